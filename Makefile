@@ -1,0 +1,39 @@
+# Everything a newcomer needs: `make demo` and `make test`. Both install on first use.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A folder of wheels that pip is configured with, if any; empty on most machines.
+WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo "$$PIP_FIND_LINKS")
+# TORCH=cpu asks for PyTorch's CPU build where no such folder exists (the default build brings CUDA).
+TORCH ?=
+UV_FLAGS := -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
+SEED ?= 0
+
+.PHONY: setup demo test check format bench campaign test-server test-ray clean
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(UV_FLAGS) -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/aifeedback demo --seed $(SEED) -o runs/demo
+
+test: setup
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not campaign and not server'
+
+check: setup
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench
+
+clean:
+	rm -rf $(VENV) runs

@@ -1,0 +1,1 @@
+"""Shared-prefix compute: token sequences → tree → packed batches → forward; and generation. Needs torch."""

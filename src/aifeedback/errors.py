@@ -1,0 +1,97 @@
+"""What can go wrong, as one tree. Each message says what, where (file, row, key) and what to do.
+
+AIFeedbackError
+├── InputError          what the user gave is wrong; found before the first model call; exit code 2
+│   ├── FileError       a data file: path, row, column
+│   ├── RecipeError     a recipe or setting: file, key
+│   ├── StandardsError  a constitution, rubric or judge prompt: file, key
+│   └── ModelError      a model URI or folder that cannot be used
+├── MissingExtra        an optional dependency is not installed; exit code 2
+├── JournalError        the journal is damaged or was edited; exit code 3
+├── JudgeUnavailable    the judge stayed dead for its whole retry budget; exit code 4
+└── TrainingError       a training run cannot go on (a rank died, loss is not finite); exit code 5
+"""
+
+from __future__ import annotations
+
+from os import PathLike
+
+
+class AIFeedbackError(Exception):
+    """Root of the tree. ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class InputError(AIFeedbackError):
+    """What was given is wrong. ``where`` names file, row and key as far as they are known."""
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        file: str | PathLike[str] | None = None,
+        row: int | None = None,
+        key: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.what, self.file, self.row, self.key, self.fix = what, file, row, key, fix
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        where = ", ".join(
+            part
+            for part in (
+                f"{self.file}" if self.file is not None else "",
+                f"row {self.row}" if self.row is not None else "",
+                f"key '{self.key}'" if self.key is not None else "",
+            )
+            if part
+        )
+        message = f"{where}: {self.what}" if where else self.what
+        return f"{message}\n  → {self.fix}" if self.fix else message
+
+
+class FileError(InputError):
+    """A data file that cannot be read as what it should be. Rows count from 1."""
+
+
+class RecipeError(InputError):
+    """A recipe, a setting or a command-line value."""
+
+
+class StandardsError(InputError):
+    """A constitution, rubric or judge prompt."""
+
+
+class ModelError(InputError):
+    """A model URI or folder that cannot be used."""
+
+
+class MissingExtra(AIFeedbackError):
+    """An optional dependency is not installed."""
+
+    exit_code = 2
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed\n  → pip install 'aifeedback[{extra}]'")
+
+
+class JournalError(AIFeedbackError):
+    """The journal is damaged, was edited, or belongs to something else."""
+
+    exit_code = 3
+
+
+class JudgeUnavailable(AIFeedbackError):
+    """The judge stayed unreachable for its whole retry budget; carries the last cause."""
+
+    exit_code = 4
+
+
+class TrainingError(AIFeedbackError):
+    """A training run cannot go on."""
+
+    exit_code = 5

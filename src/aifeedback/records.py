@@ -1,0 +1,247 @@
+"""The records that stages exchange: frozen, one JSON line each, ids are short content hashes.
+
+A preference is always ``p_first``: the probability in [0, 1] that the *first stored* completion is better, whatever
+order was shown. ``None`` means not known and comes with a ``problem``; nothing ever replaces it by a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Role = Literal["system", "user", "assistant"]
+
+
+class Problem(StrEnum):
+    """Why something is not known. A record with one is kept, counted, reported and left out of training."""
+
+    REFUSED = "refused"  # the model declined to answer
+    UNREADABLE = "unreadable"  # an answer came, no verdict could be read from it
+    LABEL_HIDDEN = "label_hidden"  # a label is outside the top log-probabilities that the server shows
+    NO_LOGPROBS = "no_logprobs"  # the server returned none
+    BAD_LOGPROBS = "bad_logprobs"  # NaN, positive or otherwise impossible
+    TOO_LONG = "too_long"  # the prompt does not fit the model's context window
+    EMPTY = "empty"  # nothing to judge, or an empty answer
+    TRUNCATED = "truncated"  # the answer hit its token limit before it could be read
+    SERVER_ERROR = "server_error"  # the call failed after all its retries
+    TIMEOUT = "timeout"  # the call's deadline passed
+    OVER_BUDGET = "over_budget"  # the spend cap was reached before this call
+    ABSTAINED = "abstained"  # the judge or the rater could not tell
+    DISAGREEMENT = "disagreement"  # votes cancelled out
+    MISSING = "missing"  # a part that this depends on is itself not known
+
+
+class Record(BaseModel):
+    """Frozen, unknown keys refused, compared and hashed by value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def content_id(*parts: Any) -> str:
+    """Sixteen hex digits of SHA-256 over the parts as canonical JSON: equal parts, equal id, on any machine."""
+    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_as_plain)
+    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"no canonical form for {type(value).__name__}")
+
+
+_Known = TypeVar("_Known", "Judgement", "Preference", "Score")
+
+
+class Message(Record):
+    role: Role
+    content: str
+
+
+class Prompt(Record):
+    """What a policy answers. One user message is plain text; more are a dialogue."""
+
+    id: str
+    messages: tuple[Message, ...]
+    reference: str | None = None
+    tags: Mapping[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        prompt: str | Sequence[Message] | Sequence[Mapping[str, str]],
+        *,
+        reference: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Self:
+        """The id depends on the messages alone, so the same prompt is the same record in every file."""
+        if isinstance(prompt, str):
+            messages = (Message(role="user", content=prompt),)
+        else:
+            messages = tuple(Message.model_validate(m, from_attributes=True) for m in prompt)
+        return cls(id=content_id("prompt", messages), messages=messages, reference=reference, tags=tags or {})
+
+    @property
+    def text(self) -> str:
+        """The prompt as people and judges read it: plain for one user message, a transcript otherwise."""
+        if len(self.messages) == 1 and self.messages[0].role == "user":
+            return self.messages[0].content
+        return "\n\n".join(f"{m.role.capitalize()}: {m.content}" for m in self.messages)
+
+
+class Sampling(Record):
+    """How an answer is drawn. ``temperature=0`` is greedy; ``top_k``/``top_p`` of None are off."""
+
+    temperature: float = Field(1.0, ge=0.0)
+    top_k: int | None = Field(None, ge=1)
+    top_p: float | None = Field(None, gt=0.0, le=1.0)
+    max_new_tokens: int = Field(128, ge=1)
+    stop: tuple[str, ...] = ()
+    """Strings that end the answer; the stop string itself is not part of the text."""
+    seed: int = 0
+
+
+FinishReason = Literal["stop", "length", "error", "unknown"]
+
+
+class Completion(Record):
+    id: str
+    prompt_id: str
+    text: str
+    source: str
+    """Who wrote it: a model URI, a policy's name, 'human', a data set's name."""
+    sampling: Sampling | None = None
+    finish_reason: FinishReason = "unknown"
+
+    @classmethod
+    def of(
+        cls,
+        prompt: Prompt,
+        text: str,
+        *,
+        source: str,
+        sampling: Sampling | None = None,
+        finish_reason: FinishReason = "unknown",
+    ) -> Self:
+        return cls(
+            id=content_id("completion", prompt.id, text, source),
+            prompt_id=prompt.id,
+            text=text,
+            source=source,
+            sampling=sampling,
+            finish_reason=finish_reason,
+        )
+
+
+class Comparison(Record):
+    """Two completions of one prompt, in storage order."""
+
+    id: str
+    prompt: Prompt
+    first: Completion
+    second: Completion
+
+    @classmethod
+    def of(cls, prompt: Prompt, first: Completion, second: Completion) -> Self:
+        identity = content_id("comparison", prompt.id, first.id, second.id)
+        return cls(id=identity, prompt=prompt, first=first, second=second)
+
+    def swapped(self) -> Comparison:
+        return Comparison.of(self.prompt, self.second, self.first)
+
+
+class Judgement(Record):
+    """One reading of one comparison by one judge, in one shown order. ``p_first`` is about storage order."""
+
+    comparison_id: str
+    judge: str
+    principle_id: str | None = None
+    shown_swapped: bool
+    readout: Literal["logprobs", "parsed", "votes", "ratings", "gold", "human", "recorded"]
+    p_first: Probability | None
+    logprobs: tuple[float | None, ...] | None = None
+    """log P(label) as shown: the label of the response *shown* first comes first. Nats, unnormalised."""
+    coverage: float | None = None
+    """Probability mass that the readout could see on the labels, in [0, 1]."""
+    rationale: str | None = None
+    problem: Problem | None = None
+    call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _known_or_explained(self) -> Self:
+        return _known_or_explained(self, self.p_first)
+
+
+class Preference(Record):
+    """What a labeler says about a comparison, with every judgement it rests on."""
+
+    comparison_id: str
+    source: str
+    p_first: Probability | None
+    judgements: tuple[Judgement, ...] = ()
+    position_gap: float | None = None
+    """P(first) when shown first minus P(first) when shown second: 0 for a judge blind to position, in [-1, 1]."""
+    problem: Problem | None = None
+
+    @model_validator(mode="after")
+    def _known_or_explained(self) -> Self:
+        return _known_or_explained(self, self.p_first)
+
+
+class Score(Record):
+    """A judge's score of one completion."""
+
+    completion_id: str
+    judge: str
+    value: float | None = Field(None, ge=-1.0, le=1.0, allow_inf_nan=False)
+    """(2·expected − 11)/9, in [−1, 1]."""
+    expected: float | None = Field(None, ge=1.0, le=10.0, allow_inf_nan=False)
+    """Σ i·P(i) over the labels 1..10."""
+    distribution: tuple[float, ...] | None = None
+    """P(1)..P(10), normalised over the ten labels."""
+    coverage: float | None = None
+    rationale: str | None = None
+    problem: Problem | None = None
+    call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _known_or_explained(self) -> Self:
+        return _known_or_explained(self, self.value)
+
+
+class Revision(Record):
+    """One critique-and-revise round on one prompt."""
+
+    prompt_id: str
+    round: int = Field(ge=1)
+    principle_id: str
+    before: str
+    critique: str
+    after: str
+    problem: Problem | None = None
+
+
+class Rating(Record):
+    """One person's answer about one item. Ranks start at 1; equal ranks are ties; None is 'cannot tell'."""
+
+    item_id: str
+    rater: str
+    choice: Literal["first", "second", "tie", "cannot_tell"] | None = None
+    ranking: tuple[int, ...] | None = None
+    order_shown: tuple[int, ...]
+    """Storage index of the response shown at each place."""
+    seconds: float | None = None
+    at: str
+    """UTC, ISO 8601."""
+    comment: str | None = None
+
+
+def _known_or_explained(record: _Known, known: float | None) -> _Known:
+    if (known is None) != (record.problem is not None):
+        raise ValueError("a value is either known, or None with a problem that says why")
+    return record
