@@ -1,0 +1,158 @@
+"""``Journaled``: a Model in front of a Model that answers from the journal, and journals what it had to ask.
+
+The key of a question is a hash of the model's card, of what is asked (labels, or sampling) and of the rendered prompt.
+Any change of model, revision, endpoint, template, exemplars or their order, decoding, or order shown is a miss.
+A call that failed in transit is journalled too, but stays open: a later run asks it again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from aifeedback.protocols import Model, ModelCard, Progress, PromptLike, Reading, Reply, silent
+from aifeedback.records import Problem, Sampling
+from aifeedback.store import Entry, Journal, call_id, canonical, content_key, prompt_hash, setting_digest
+
+OPEN = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.OVER_BUDGET})
+"""Problems of the way to the model, not of its answer: the question stays open."""
+
+
+class Answered(NamedTuple):
+    """One answer as it arrives."""
+
+    index: int
+    """Position of its prompt."""
+    answer: Any
+    """Reading or Reply."""
+    seconds: float = 0.0
+    raw: dict[str, Any] | None = None
+    """What the server sent beyond the answer; kept in the journal only."""
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A model that hands over answers as they come, in batches. Asking for the next batch says that the last one is
+    committed, so a model that limits its calls in flight counts each call until then."""
+
+    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Iterator[list[Answered]]: ...
+
+    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Iterator[list[Answered]]: ...
+
+
+class Journaled:
+    """Asks ``model`` only what ``journal`` does not hold; every answered batch is committed before more are taken.
+
+    ``batch``: prompts per call of a model that does not stream. Batches lie at fixed places of the prompt list, so a
+    resumed run computes the very batches that the interrupted one would have.
+    """
+
+    def __init__(self, model: Model, journal: Journal, *, batch: int = 256, progress: Progress = silent) -> None:
+        self.model, self.journal, self.batch, self.progress = model, journal, batch, progress
+        self.asked = 0
+        """Questions that were not in the journal, since this object was made."""
+
+    @property
+    def card(self) -> ModelCard:
+        return self.model.card
+
+    @property
+    def readout(self) -> str:
+        """How label probabilities come about: ``logprobs``, ``votes`` or ``parsed``."""
+        return getattr(self.model, "readout", "logprobs")
+
+    def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
+        """As the model's own, with ``call_id``."""
+        setting = canonical({"card": self.card.model_dump(mode="json"), "sampling": sampling.model_dump(mode="json")})
+        if isinstance(self.model, Streaming):
+            ask = _streamed(lambda some: self.model.iter_replies(some, sampling))  # type: ignore[attr-defined]
+        else:
+            ask = _batched(lambda some: self.model.reply(some, sampling))
+        return self._answers("reply", prompts, setting, ask, Reply)
+
+    def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
+        """As the model's own, with ``call_id``."""
+        setting = canonical({"card": self.card.model_dump(mode="json"), "labels": list(labels)})
+        if isinstance(self.model, Streaming):
+            ask = _streamed(lambda some: self.model.iter_labels(some, labels))  # type: ignore[attr-defined]
+        else:
+            ask = _batched(lambda some: self.model.read_labels(some, labels))
+        return self._answers("labels", prompts, setting, ask, Reading)
+
+    def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> np.ndarray:
+        """(N, K) float64: log P(label | prompt), unnormalised over the labels, NaN where not known."""
+        rows = [[np.nan if value is None else value for value in r.logprobs] for r in self.read_labels(prompts, labels)]
+        return np.array(rows, dtype=np.float64).reshape(len(rows), len(labels))
+
+    def _answers(self, kind: str, prompts: Sequence[PromptLike], setting: str, ask: _Ask, form: type) -> list[Any]:
+        digest = setting_digest(setting)
+        hashes = [prompt_hash(prompt) for prompt in prompts]
+        keys = [content_key(digest, hashed) for hashed in hashes]
+        step = len(prompts) if ask.streams else self.batch
+        answers: dict[bytes, Any] = {}
+        for start in range(0, len(prompts), max(step, 1)):
+            wanted = dict(zip(keys[start : start + step], range(start, len(prompts)), strict=False))
+            missing = [key for key in wanted if key not in answers]
+            for key, entry in self.journal.find(missing).items():
+                answers[key] = _answer(entry, form)
+            places = [wanted[key] for key in missing if key not in answers]
+            if not places:
+                continue
+            with closing(ask.run([prompts[place] for place in places])) as batches:
+                for batch in batches:
+                    entries = [_entry(kind, keys[places[a.index]], setting, hashes[places[a.index]], a) for a in batch]
+                    for entry in self.journal.append(entries):
+                        answers[entry.key] = _answer(entry, form)
+                    self.asked += len(batch)
+                    self.progress(len(answers), len(prompts), {"asked": self.asked})
+        return [answers[key] for key in keys]
+
+
+class _Ask(NamedTuple):
+    streams: bool
+    run: Callable[[Sequence[PromptLike]], Any]
+    """Prompts → generator of batches of Answered."""
+
+
+def _streamed(stream: Callable[[Sequence[PromptLike]], Iterable[list[Answered]]]) -> _Ask:
+    def run(prompts: Sequence[PromptLike]) -> Iterator[list[Answered]]:
+        yield from stream(prompts)
+
+    return _Ask(True, run)
+
+
+def _batched(answer: Callable[[Sequence[PromptLike]], Sequence[Any]]) -> _Ask:
+    def run(prompts: Sequence[PromptLike]) -> Iterator[list[Answered]]:
+        start = time.perf_counter()
+        answers = answer(prompts)
+        seconds = (time.perf_counter() - start) / max(len(prompts), 1)
+        yield [Answered(index, given, seconds) for index, given in enumerate(answers)]
+
+    return _Ask(False, run)
+
+
+def _entry(kind: str, key: bytes, setting: str, hashed: bytes, answered: Answered) -> Entry:
+    answer = answered.answer
+    return Entry(
+        kind=kind,
+        key=key,
+        setting=setting,
+        prompt_hash=hashed,
+        outcome=answer.problem or "ok",
+        answer=canonical(answer.model_dump(exclude={"call_id"}, exclude_defaults=True)),
+        raw=None if answered.raw is None else canonical(answered.raw),
+        prompt_tokens=answer.prompt_tokens,
+        completion_tokens=getattr(answer, "completion_tokens", 0),
+        cost_usd=answer.cost_usd,
+        seconds=answered.seconds,
+        is_final=answer.problem not in OPEN,
+    )
+
+
+def _answer(entry: Entry, form: type) -> Any:
+    return form.model_validate({**json.loads(entry.answer), "call_id": call_id(entry.key)})
