@@ -66,6 +66,15 @@ class Journaled:
         """How label probabilities come about: ``logprobs``, ``votes`` or ``parsed``."""
         return getattr(self.model, "readout", "logprobs")
 
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(getattr(self.model, "has_chat_template", False))
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """The special tokens of the model's own tokenizer, where it tells them."""
+        return tuple(getattr(self.model, "special_tokens", ()))
+
     def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
         """As the model's own, with ``call_id``."""
         setting = canonical({"card": self.card.model_dump(mode="json"), "sampling": sampling.model_dump(mode="json")})
