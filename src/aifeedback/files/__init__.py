@@ -1,0 +1,43 @@
+"""Files that people exchange, in and out: prompts, completions, comparisons, labels, and any record list as JSONL."""
+
+from aifeedback.files.comparisons import (
+    Comparisons,
+    LabelledRow,
+    labelled,
+    read_comparisons,
+    read_labelled,
+    write_labelled,
+)
+from aifeedback.files.prompts import (
+    Completions,
+    Prompts,
+    load_prompts,
+    read_completions,
+    read_prompts,
+    read_records,
+    write_completions,
+    write_records,
+)
+from aifeedback.files.report import ReadReport, Skipped
+from aifeedback.files.tables import read_rows, write_rows
+
+__all__ = [
+    "Comparisons",
+    "Completions",
+    "LabelledRow",
+    "Prompts",
+    "ReadReport",
+    "Skipped",
+    "labelled",
+    "load_prompts",
+    "read_comparisons",
+    "read_completions",
+    "read_labelled",
+    "read_prompts",
+    "read_records",
+    "read_rows",
+    "write_completions",
+    "write_labelled",
+    "write_records",
+    "write_rows",
+]

@@ -1,0 +1,220 @@
+"""From the rows of a file to comparisons: which format it is, which rows are usable, which are votes on one pair."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aifeedback.errors import FileError
+from aifeedback.files.report import Ledger, ReadReport, RowFault
+from aifeedback.files.shapes import SHAPES, Pair, Shape, shape_of
+from aifeedback.files.tables import Row, read_rows
+from aifeedback.records import Comparison, Completion, Prompt, content_id
+
+COLUMNS = ("prompt", "first", "second", "chosen", "rejected", "label", "p_first", "completion", "reference", "id",
+           "topic", "language", "group", "first_source", "second_source", "judge")  # fmt: skip
+"""The names that a column map may give to a file's own columns."""
+
+
+class PairItem(NamedTuple):
+    """One comparison in storage order, the verdict that the file carries, and the row it came from."""
+
+    comparison: Comparison
+    p_first: float | None
+    by: str | None
+    row: Mapping[str, Any]
+
+
+def read_pairs(
+    path: str | Path, seed: int, columns: Mapping[str, str] | None, criterion: str | None, limit: int | None
+) -> tuple[list[PairItem], ReadReport]:
+    rows = map_columns(path, read_rows(path), columns)
+    shape, rows = _recognise(path, rows)
+    ledger = Ledger(path, shape.name)
+    items: list[PairItem] = []
+    place: dict[frozenset[str], int] = {}
+    votes: dict[int, int] = {}
+    for row in _joined(rows, shape):
+        if limit is not None and len(items) >= limit:
+            break
+        try:
+            _keep(_pairs(row, shape, criterion, ledger), seed, row, items, place, votes, ledger)
+        except RowFault as fault:
+            ledger.skip(row.number, fault.reason, fault.key)
+    return items, ledger.report()
+
+
+def _pairs(row: Row, shape: Shape, criterion: str | None, ledger: Ledger) -> list[Pair]:
+    if row.fault is not None:
+        raise RowFault(row.fault)
+    identity = row.values.get("id")
+    if isinstance(identity, (str, int)) and (earlier := ledger.earlier(row.number, ("id", identity))):
+        raise RowFault(f"stands in an earlier row (row {earlier}) too: {identity!r}", "id")
+    missing = next((column for column in shape.columns if column not in row.values), None)
+    if missing:
+        raise RowFault("is missing", missing)
+    try:
+        pairs = list(shape.read(row.values, criterion))
+    except (KeyError, TypeError, AttributeError, ValueError) as cause:
+        raise RowFault(f"does not read as {shape.name}: {cause}") from None
+    usable = [pair for pair in pairs if pair.first.strip() and pair.second.strip() and pair.first != pair.second]
+    if pairs and not usable:
+        raise _unusable(pairs[0])
+    return usable
+
+
+def _unusable(pair: Pair) -> RowFault:
+    if pair.first == pair.second:
+        return RowFault("both answers are the same")
+    names = ("chosen", "rejected") if pair.shuffled else ("first", "second")
+    return RowFault("is empty", names[0] if not pair.first.strip() else names[1])
+
+
+def _keep(
+    pairs: list[Pair],
+    seed: int,
+    row: Row,
+    items: list[PairItem],
+    place: dict[frozenset[str], int],
+    votes: dict[int, int],
+    ledger: Ledger,
+) -> None:
+    """Adds the row's pairs; a further vote of people on a known pair is averaged into it."""
+    added = merged = 0
+    for pair in pairs:
+        item = _item(pair, seed, row.values)
+        both = frozenset((item.comparison.prompt.id, item.comparison.first.text, item.comparison.second.text))
+        known = place.get(both)
+        if known is None:
+            place[both] = len(items)
+            items.append(item)
+            added += 1
+        elif item.by is not None and item.by == items[known].by and item.p_first is not None:
+            old, count = items[known], votes.get(known, 1)
+            vote = item.p_first if old.comparison.first.text == item.comparison.first.text else 1.0 - item.p_first
+            assert old.p_first is not None
+            items[known] = old._replace(p_first=(old.p_first * count + vote) / (count + 1))
+            votes[known] = count + 1
+            merged += 1
+    if added or merged:
+        ledger.keep()
+        ledger.merged += not added
+    else:
+        ledger.skip(row.number, "the same pair stands in an earlier row", is_repeat=True)
+
+
+def _item(pair: Pair, seed: int, row: Mapping[str, Any]) -> PairItem:
+    prompt = pair.prompt
+    first = Completion.of(prompt, pair.first, source=pair.sources[0])
+    second = Completion.of(prompt, pair.second, source=pair.sources[1])
+    p_first = pair.p_first
+    # the draw sees the unordered pair only, so the better answer's place says nothing about it
+    ascending = int(content_id(seed, prompt.id, sorted((pair.first, pair.second))), 16) % 2 == 1
+    if pair.shuffled and (pair.first < pair.second) != ascending:
+        first, second = second, first
+        p_first = None if p_first is None else 1.0 - p_first
+    return PairItem(Comparison.of(prompt, first, second), p_first, pair.by, row)
+
+
+def _recognise(path: str | Path, rows: Iterator[Row]) -> tuple[Shape, Iterator[Row]]:
+    """The format, told by the first readable rows; the rows again, from the start."""
+    head: list[Row] = []
+    for row in rows:
+        head.append(row)
+        shape = None if row.fault else shape_of(_as_group(row.values))
+        if shape:
+            return shape, _chain(head, rows)
+        if len(head) >= 50:
+            break
+    readable = [row for row in head if not row.fault]
+    if head and not readable:
+        raise FileError(str(head[0].fault), file=path, row=head[0].number, fix="no row can be read; check the file")
+    if not head:
+        raise FileError("the file has no rows", file=path, fix="give a file with at least one row")
+    raise FileError(
+        f"no known format of comparisons has the columns {', '.join(map(str, readable[0].values)) or '(none)'}",
+        file=path,
+        row=readable[0].number,
+        key=_nearest_gap(readable[0].values),
+        fix="name columns prompt, chosen, rejected (or prompt, first, second), or map them: prompt=YOURS,first=YOURS,…",
+    )
+
+
+def _nearest_gap(row: Mapping[str, Any]) -> str | None:
+    """The one column that the closest format lacks, where only one is lacking."""
+    gaps = [[c for c in shape.columns if c not in row] for shape in SHAPES]
+    near = [gap[0] for gap, shape in zip(gaps, SHAPES, strict=True) if len(gap) == 1 and len(shape.columns) > 1]
+    return near[-1] if near else None
+
+
+def map_columns(path: str | Path, rows: Iterator[Row], columns: Mapping[str, str] | None) -> Iterator[Row]:
+    """Gives the file's columns our names. Raises FileError for a name that we or the file do not know."""
+    if not columns:
+        return rows
+    for ours in columns:
+        if ours not in COLUMNS:
+            raise FileError("is no column that can be mapped", file=path, key=ours, fix=f"one of {', '.join(COLUMNS)}")
+    head: list[Row] = []
+    first = None
+    for row in rows:
+        head.append(row)
+        if not row.fault:
+            first = row
+            break
+    for ours, theirs in columns.items():
+        if first is not None and theirs not in first.values:
+            raise FileError(
+                f"'{ours}' is mapped to '{theirs}', which is no column of the file",
+                file=path,
+                row=first.number,
+                key=theirs,
+                fix=f"one of {', '.join(map(str, first.values))}",
+            )
+    return (
+        row._replace(values={**row.values, **{o: row.values[t] for o, t in columns.items() if t in row.values}})
+        for row in _chain(head, rows)
+    )
+
+
+def _joined(rows: Iterator[Row], shape: Shape) -> Iterator[Row]:
+    """Rows as the shape wants them: HelpSteer2 needs neighbours of one prompt together."""
+    if shape.columns != ("_rows",):
+        yield from rows
+        return
+    group: list[Row] = []
+    for row in rows:
+        if row.fault:
+            yield row
+            continue
+        if group and group[0].values.get("prompt") != row.values.get("prompt"):
+            yield _grouped(group)
+            group = []
+        group.append(row)
+    if group:
+        yield _grouped(group)
+
+
+def _grouped(group: list[Row]) -> Row:
+    if len(group) < 2:
+        return group[0]._replace(fault="stands alone: its prompt has no second answer beside it")
+    return Row(group[0].number, {"_rows": [row.values for row in group]})
+
+
+def _as_group(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    is_rated = all(column in row for column in ("prompt", "response", "helpfulness"))
+    return {"_rows": [row]} if is_rated else row
+
+
+def _chain(head: list[Row], rest: Iterator[Row]) -> Iterator[Row]:
+    yield from head
+    yield from rest
+
+
+def prompt_of(row: Mapping[str, Any]) -> Prompt | None:
+    """The prompt of a row in a comparisons format; None where it is in none. Raises RowFault."""
+    shape = shape_of(_as_group(row))
+    if shape is None or shape.columns == ("_rows",):
+        return None
+    pair = next(iter(shape.read(row, None)), None)
+    return pair.prompt if pair else None
