@@ -1,0 +1,65 @@
+"""Logistic regression on soft labels, with a covariance that holds when the labels are no coin flips.
+
+Quasi-likelihood (Papke & Wooldridge 1996): maximise Σ p·log σ(xβ) + (1−p)·log σ(−xβ) for p in [0, 1]; sandwich
+covariance (White 1980; Liang & Zeger 1986 with clusters). The fit is statsmodels' GLM.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aifeedback.errors import MissingExtra
+from aifeedback.evaluate.columns import Floats
+
+SEPARATED = 12.0
+"""A fitted |logit| beyond this at the centre of the data means that the labels do not bound the fit."""
+
+
+class LogisticFit(NamedTuple):
+    coefficients: Floats
+    covariance: Floats
+    is_bounded: bool
+    """False when the labels are separable or the design is singular: coefficients are then meaningless."""
+    problem: str = ""
+
+
+def fit_logistic(design: Floats, targets: Floats, clusters: NDArray[np.intp] | None = None) -> LogisticFit:
+    """Coefficients of logit P = design @ β for targets in [0, 1]; rows of one cluster may depend on each other."""
+    columns = design.shape[1]
+    unknown = LogisticFit(np.full(columns, np.nan), np.full((columns, columns), np.nan), False, "")
+    if len(targets) <= columns or np.linalg.matrix_rank(design) < columns:
+        return unknown._replace(problem="too few rows, or predictors that do not vary")
+    if targets.min() == targets.max() and targets.min() in (0.0, 1.0):
+        return unknown._replace(problem="every label is the same")
+    try:
+        import statsmodels.api as sm
+    except ImportError:
+        raise MissingExtra("statsmodels", "stats") from None
+    kind, options = ("HC1", None) if clusters is None else ("cluster", {"groups": clusters})
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            fit = sm.GLM(targets, design, family=sm.families.Binomial()).fit(cov_type=kind, cov_kwds=options)
+        except (ValueError, np.linalg.LinAlgError, ZeroDivisionError):
+            return unknown._replace(problem="the fit did not converge")
+    coefficients = np.asarray(fit.params, dtype=np.float64)
+    covariance = np.asarray(fit.cov_params(), dtype=np.float64)
+    if not (fit.converged and np.isfinite(covariance).all()) or is_separated(design, coefficients, targets):
+        return unknown._replace(problem="the labels are separable: no finite fit")
+    return LogisticFit(coefficients, covariance, True)
+
+
+def is_separated(design: Floats, coefficients: Floats, targets: Floats) -> bool:
+    """Hard labels, every one of them fitted to certainty."""
+    logits = design @ coefficients
+    fitted_right = np.where(targets > 0.5, logits, -logits)
+    return bool(np.all((targets == 0) | (targets == 1)) and (fitted_right > SEPARATED).mean() > 0.99)
+
+
+def sigmoid(logit: Floats | float) -> Floats:
+    """Stable 1/(1 + e^−x)."""
+    return np.exp(-np.logaddexp(0.0, -np.asarray(logit, dtype=np.float64)))
