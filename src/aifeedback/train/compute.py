@@ -1,0 +1,7 @@
+"""Where training gets hidden states and log-probabilities from: one place to switch how they are computed."""
+
+from __future__ import annotations
+
+from aifeedback.train.plain import last_hidden, sequence_logprobs
+
+__all__ = ["last_hidden", "sequence_logprobs"]

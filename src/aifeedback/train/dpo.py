@@ -1,0 +1,154 @@
+"""Direct preference optimisation with one soft label per pair.
+
+Rafailov et al. 2023 (arXiv 2305.18290) eq. 7 on Δ = β·[(log π/π_ref)(first) − (log π/π_ref)(second)], weighted p and 1−p.
+Where we differ: the label is the pair's own probability (human label: 0 or 1), and the reference's log-probabilities
+are computed once for the whole data set before the first step, so no second model is in memory while training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from aifeedback.protocols import Progress, silent
+from aifeedback.train import compute, folders, loop
+from aifeedback.train.loop import Loss
+from aifeedback.train.losses import dpo_margin, ipo_loss, soft_dpo_loss
+from aifeedback.train.objective import (
+    Micro,
+    RowConfig,
+    RowObjective,
+    Share,
+    TrainResult,
+    conclude,
+    finished,
+    planned_steps,
+    require_rows,
+    row_order,
+)
+from aifeedback.train.rows import Pair, PairIds, digest, encode_pairs, split_by_tokens
+
+
+class DpoConfig(RowConfig):
+    """Settings of ``train_dpo``."""
+
+    beta: float = Field(0.1, gt=0.0)
+    """How strongly the policy is held to the reference; larger holds more."""
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """sigmoid is DPO; ipo regresses the log-ratio on ±1/(2β), which hard labels cannot push to infinity."""
+
+
+class DpoObjective(RowObjective):
+    """Soft-label DPO against stored reference log-probabilities."""
+
+    def __init__(
+        self, model: Any, rows: Sequence[PairIds], *, reference_N2: Tensor, config: DpoConfig, **rest: Any
+    ) -> None:
+        super().__init__(model, rows, **rest)
+        self.reference = {row.row: pair for row, pair in zip(rows, reference_N2.unbind(0), strict=True)}
+        self.beta, self.loss = config.beta, config.loss
+
+    def forward(self, micro: Micro) -> Loss:
+        rows: list[PairIds] = micro.rows
+        first_B, second_B = pair_logprobs(self.model, rows, grad=True)
+        reference_B2 = torch.stack([self.reference[r.row] for r in rows]).to(first_B.device)
+        margin_B = dpo_margin(first_B, second_B, reference_B2[:, 0], reference_B2[:, 1], beta=self.beta)
+        p_B = torch.tensor([r.p_first for r in rows], device=margin_B.device, dtype=margin_B.dtype)
+        weight_B = torch.tensor([r.weight for r in rows], device=margin_B.device, dtype=margin_B.dtype) * micro.scale
+        loss_B = soft_dpo_loss(margin_B, p_B) if self.loss == "sigmoid" else ipo_loss(margin_B, p_B, beta=self.beta)
+        agrees_B = torch.sign(margin_B) == torch.sign(p_B - 0.5)
+        better_B = torch.where(p_B > 0.5, first_B - reference_B2[:, 0], second_B - reference_B2[:, 1])
+        return Loss(
+            (loss_B * weight_B).sum(),
+            {
+                "accuracy": (agrees_B * weight_B).sum(),
+                "margin": (margin_B.detach().abs() * weight_B).sum(),
+                "better_log_ratio": (better_B.detach() * weight_B).sum(),
+            },
+        )
+
+
+def pair_logprobs(model: Any, rows: Sequence[PairIds], *, grad: bool) -> tuple[Tensor, Tensor]:
+    """Summed log p of both completions of each row, fp32 at least. Two tensors of shape (B,)."""
+    prompts = [r.prompt for r in rows]
+    logp = compute.sequence_logprobs(
+        model, prompts + prompts, [r.first for r in rows] + [r.second for r in rows], grad=grad
+    )
+    first_B, second_B = torch.stack([logp_T.sum() for logp_T in logp]).chunk(2)
+    return first_B, second_B
+
+
+def reference_logprobs(model: Any, rows: Sequence[PairIds], *, forward_tokens: int) -> Tensor:
+    """Summed log p of (first, second) under the reference for every row, without gradient. Shape (N, 2)."""
+    parts = []
+    for group in split_by_tokens(range(len(rows)), [r.tokens for r in rows], limit=forward_tokens):
+        parts.append(torch.stack(pair_logprobs(model, [rows[i] for i in group], grad=False), dim=-1).cpu())
+    return torch.cat(parts)
+
+
+def train_dpo(
+    model_dir: str | PathLike[str],
+    rows: Sequence[Pair],
+    config: DpoConfig,
+    out: str | PathLike[str],
+    *,
+    reference_dir: str | PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> TrainResult:
+    """Trains a causal LM folder on labelled comparisons and writes the folder ``out``; run again, it goes on or returns.
+
+    The reference is ``reference_dir``, or the starting model itself. Rows with an unknown label or that are too long are
+    left out and counted. Raises TrainingError, ModelError.
+    """
+    reference_dir = reference_dir or model_dir
+    weights = (folders.weights_digest(model_dir), folders.weights_digest(reference_dir))
+    identity = digest(rows, kind="dpo", config=config.model_dump_json(), model=weights)
+    if (done := finished(out, identity)) is not None:
+        return done
+    tokenizer = folders.load_tokenizer(model_dir)
+    kept, skipped = encode_pairs(
+        tokenizer,
+        rows,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_completion_tokens=config.max_completion_tokens,
+    )
+    require_rows(kept, skipped)
+    accelerator = loop.start(config)
+    reference = folders.load_policy(reference_dir).to(accelerator.device).eval()
+    reference_N2 = reference_logprobs(reference, kept, forward_tokens=config.forward_tokens)
+    groups = (
+        [rows[i.row].comparison.prompt.tags.get(config.balance_by, "") for i in kept] if config.balance_by else None
+    )
+    objective = DpoObjective(
+        folders.load_policy(model_dir),
+        kept,
+        reference_N2=reference_N2,
+        config=config,
+        order=row_order(kept, config, groups=groups),
+        forward_tokens=config.forward_tokens,
+        share=Share(accelerator.process_index, accelerator.num_processes),
+    )
+    outcome = loop.run(
+        objective,
+        config=config,
+        steps=planned_steps(len(kept), config),
+        out=Path(out) / "training",
+        identity=identity,
+        accelerator=accelerator,
+        progress=progress,
+    )
+    text = folders.card(
+        "DPO policy",
+        summary="Trained on soft preference labels by direct preference optimisation.",
+        base=str(model_dir),
+        settings=config.model_dump(mode="json"),
+        figures=outcome.figures,
+    )
+    folders.save_folder(objective.model, tokenizer, out, card=text)
+    return conclude(out, outcome, rows=len(kept), skipped=skipped, identity=identity)

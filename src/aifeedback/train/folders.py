@@ -1,0 +1,137 @@
+"""Hugging Face model folders in and out: safetensors, tokenizer, a card in README.md. Never pickle, never remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aifeedback.errors import ModelError
+
+PAD_TOKEN = "<|pad|>"
+
+
+def load_tokenizer(folder: str | PathLike[str]) -> Any:
+    """The tokenizer of a model folder; raises ModelError where there is none."""
+    from transformers import AutoTokenizer
+
+    _check(folder)
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as cause:
+        raise ModelError(
+            f"no tokenizer can be loaded ({_first_line(cause)})",
+            file=folder,
+            fix="save one with tokenizer.save_pretrained",
+        ) from cause
+
+
+def load_policy(folder: str | PathLike[str], *, dtype: torch.dtype = torch.float32) -> Any:
+    """A causal language model in training precision; raises ModelError where the folder holds none."""
+    from transformers import AutoModelForCausalLM
+
+    _check(folder)
+    try:
+        return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as cause:
+        raise ModelError(f"no causal language model can be loaded ({_first_line(cause)})", file=folder) from cause
+
+
+def load_scorer(folder: str | PathLike[str], *, seed: int | None, dtype: torch.dtype = torch.float32) -> Any:
+    """A sequence classifier with one output. A missing head is drawn from ``seed``; with None a missing head raises.
+
+    A new head is normal with standard deviation 1/√(D+1), as in Stiennon et al. 2020 (arXiv 2009.01325).
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    _check(folder)
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), num_labels=1, dtype=dtype, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as cause:
+        raise ModelError(f"no reward model can be loaded ({_first_line(cause)})", file=folder) from cause
+    missing = sorted(info["missing_keys"])
+    if not hasattr(model, "score") or any(not key.startswith("score.") for key in missing):
+        raise ModelError(f"weights are missing: {', '.join(missing[:3]) or 'no score head'}", file=folder)
+    if missing and seed is None:
+        raise ModelError("this is a language model, not a reward model", file=folder, fix="train one: train reward")
+    if missing:
+        draw = torch.Generator().manual_seed(seed or 0)
+        shape = model.score.weight.shape
+        weight = torch.randn(shape, generator=draw) / (shape[-1] + 1) ** 0.5
+        with torch.no_grad():
+            model.score.weight.copy_(weight)
+            if model.score.bias is not None:
+                model.score.bias.zero_()
+    return model
+
+
+def set_pad_token(tokenizer: Any, model: Any) -> None:
+    """Gives model and tokenizer a padding token that is not EOS.
+
+    transformers reads a classifier at the last token that is not padding: with pad = EOS it would read one token too
+    early. UNK or BOS serve where they differ from EOS; otherwise a new token is added.
+    """
+    eos = tokenizer.eos_token_id
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == eos:
+        spare = [
+            t for t in (tokenizer.unk_token, tokenizer.bos_token) if t and tokenizer.convert_tokens_to_ids(t) != eos
+        ]
+        if spare:
+            tokenizer.pad_token = spare[0]
+        else:
+            tokenizer.add_special_tokens({"pad_token": PAD_TOKEN})
+            if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def save_folder(model: Any, tokenizer: Any, out: str | PathLike[str], *, card: str) -> None:
+    """Writes weights, tokenizer and card; loads in plain transformers."""
+    Path(out).mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(str(out))
+    tokenizer.save_pretrained(str(out))
+    (Path(out) / "README.md").write_text(card, encoding="utf-8")
+
+
+def card(title: str, *, summary: str, base: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """README.md of a trained folder: what it is, what it came from, its settings and its figures."""
+    rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in figures.items())
+    return (
+        f"---\nlibrary_name: transformers\ntags: [aifeedback]\n---\n\n# {title}\n\n{summary}\n\n"
+        f"Trained from `{base}`.\n\n| figure | value |\n|---|---|\n{rows}\n\n"
+        f"## Settings\n\n```json\n{json.dumps(settings, indent=2, sort_keys=True, default=str)}\n```\n"
+    )
+
+
+def weights_digest(folder: str | PathLike[str]) -> str:
+    """SHA-256 over the names and bytes of a folder's weights and configuration, sixteen hex digits."""
+    total = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*")):
+        if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
+            total.update(file.name.encode())
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()[:16]
+
+
+def _check(folder: str | PathLike[str]) -> None:
+    if not Path(folder).is_dir():
+        raise ModelError("no such model folder", file=folder, fix="give a folder written by save_pretrained")
+    if not (Path(folder) / "config.json").is_file():
+        raise ModelError("no config.json in this folder", file=folder, fix="give a folder written by save_pretrained")
+
+
+def _first_line(cause: BaseException) -> str:
+    return str(cause).strip().split("\n", 1)[0][:160]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,92 @@
+"""The objectives as pure functions on tensors; no model, no settings, no logging.
+
+Axes: B sequences or pairs, T tokens of a completion, K options. Every function returns one loss per item, so that the
+caller weights, masks and averages in the open.
+
+Sources: soft-label reward model, Lee et al. 2023 (arXiv 2309.00267) §2.2; DPO, Rafailov et al. 2023 (arXiv 2305.18290)
+eq. 7, with the pair's own probability in place of a constant label smoothing (cDPO); IPO, Azar et al. 2023 (arXiv
+2310.12036) eq. 17; REINFORCE with a baseline, Williams 1992; KL estimators, Schulman 2020 (joschu.net/blog/kl-approx).
+Where we differ: labels are probabilities everywhere. A human label is the case p ∈ {0, 1}.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def token_nll(logits_TV: Tensor, token_T: Tensor) -> Tensor:
+    """−log p(token) at each position, in nats; computed in fp32 at least. Shape (T,)."""
+    return F.cross_entropy(_at_least_fp32(logits_TV), token_T, reduction="none")
+
+
+def token_logp(logits_TV: Tensor, token_T: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """log p(token) at each position at a sampling temperature > 0, in nats. Shape (T,)."""
+    logits_TV = _at_least_fp32(logits_TV)
+    return -F.cross_entropy(logits_TV if temperature == 1.0 else logits_TV / temperature, token_T, reduction="none")
+
+
+def soft_preference_loss(margin_B: Tensor, p_first_B: Tensor) -> Tensor:
+    """−p·log σ(Δ) − (1−p)·log σ(−Δ), Δ = score(first) − score(second); p in [0, 1]. Shape (B,).
+
+    Exact under a swap: (Δ, p) and (−Δ, 1−p) give the same bits as long as 1−(1−p) = p.
+    """
+    return -(p_first_B * F.logsigmoid(margin_B) + (1.0 - p_first_B) * F.logsigmoid(-margin_B))
+
+
+def dpo_margin(
+    logp_first_B: Tensor, logp_second_B: Tensor, ref_logp_first_B: Tensor, ref_logp_second_B: Tensor, *, beta: float
+) -> Tensor:
+    """β·[(log π/π_ref)(first) − (log π/π_ref)(second)] of summed log-probabilities. Shape (B,)."""
+    return beta * ((logp_first_B - ref_logp_first_B) - (logp_second_B - ref_logp_second_B))
+
+
+def soft_dpo_loss(margin_B: Tensor, p_first_B: Tensor) -> Tensor:
+    """DPO with the pair's own label: the soft preference loss on ``dpo_margin``. p = 1 is eq. 7 of the paper."""
+    return soft_preference_loss(margin_B, p_first_B)
+
+
+def ipo_loss(margin_B: Tensor, p_first_B: Tensor, *, beta: float) -> Tensor:
+    """(h − 1/(2β))² for the better, (h + 1/(2β))² for the worse order, weighted by p; h = margin/β. Shape (B,).
+
+    h is the difference of *summed* log-ratios, as in the paper's eq. 17 (some code averages over tokens).
+    """
+    h_B = margin_B / beta
+    target = 1.0 / (2.0 * beta)
+    return p_first_B * (h_B - target).square() + (1.0 - p_first_B) * (h_B + target).square()
+
+
+def policy_gradient_loss(logp_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """−Σ_t log π(a_t)·stopgrad(A_t) over the tokens that the mask counts: one REINFORCE term each. Shape (B,).
+
+    Summed, not averaged: dividing by the length biases the gradient (arXiv 2503.20783).
+    """
+    return -(logp_BT * advantage_BT.detach() * mask_BT).sum(-1)
+
+
+def value_loss(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Σ_t (Z_t − V_t)² over the tokens that the mask counts. Shape (B,)."""
+    return ((return_BT.detach() - value_BT).square() * mask_BT).sum(-1)
+
+
+def k1_kl(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Σ_t log π − log π_ref: unbiased for KL(π‖π_ref) on samples of π; may be negative. Shape (B,).
+
+    In the *reward* it gives the exact reverse-KL gradient; as a loss its expected gradient is zero.
+    """
+    return ((logp_BT - ref_logp_BT) * mask_BT).sum(-1)
+
+
+def k3_kl(logp_BT: Tensor, ref_logp_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Mean over counted tokens of r − 1 − log r, r = π_ref/π: unbiased for the token KL, never negative. Shape (B,).
+
+    For the log only: as a loss it descends another divergence.
+    """
+    log_r_BT = (ref_logp_BT - logp_BT) * mask_BT
+    k3_BT = torch.expm1(log_r_BT) - log_r_BT
+    return k3_BT.sum(-1) / mask_BT.sum(-1).clamp(min=1)
+
+
+def _at_least_fp32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

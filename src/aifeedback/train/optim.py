@@ -1,0 +1,74 @@
+"""Optimizers, learning-rate schedules and clipping.
+
+Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with a fixed learning rate and without parameter scaling is the
+paper's optimizer; it is transformers' own. AdamW is torch's. Weight decay touches matrices only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from aifeedback.config import Config
+
+
+class OptimConfig(Config):
+    """How weights move."""
+
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    """Adafactor is the published choice and keeps almost no state; AdamW often needs fewer steps from scratch."""
+    learning_rate: float = Field(1e-5, gt=0.0)
+    """Peak of the schedule. 1e-5 is the published value for large models; models under 10M parameters want 1e-4..3e-3."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls after warm-up; linear and cosine reach zero at the last step."""
+    warmup_steps: int = Field(0, ge=0)
+    """Steps over which the rate rises linearly from zero."""
+    weight_decay: float = Field(0.0, ge=0.0)
+    """Decoupled decay per unit of learning rate, on matrices only."""
+    max_grad_norm: float | None = Field(1.0, gt=0.0)
+    """Gradients longer than this are scaled down to it; None is off."""
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    """An optimizer over the parameters that require a gradient, matrices and vectors as two groups."""
+    trained = [p for p in parameters if p.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+    from transformers.optimization import Adafactor
+
+    return Adafactor(groups, lr=config.learning_rate, scale_parameter=False, relative_step=False)
+
+
+def rate(step: int, *, steps: int, config: OptimConfig) -> float:
+    """Learning rate of step ``step`` (the first is 1) out of ``steps``."""
+    if step <= config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    left = (steps - step + 1) / max(1, steps - config.warmup_steps)
+    if config.schedule == "linear":
+        return config.learning_rate * max(0.0, left)
+    if config.schedule == "cosine":
+        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (1.0 - max(0.0, left))))
+    return config.learning_rate
+
+
+def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Gives every group the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
+    """Scales gradients to ``max_norm`` where they are longer; returns their norm before that (None never scales)."""
+    held = [p for p in parameters if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(held, max_norm if max_norm is not None else math.inf)
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # type: ignore[attr-defined]

@@ -1,0 +1,274 @@
+"""Reward model: a scalar head at the last token, trained on soft labels.
+
+Lee et al. 2023 (arXiv 2309.00267): −p·log σ(Δ) − (1−p)·log σ(−Δ), Δ = r(x, y₁) − r(x, y₂). Human labels are p ∈ {0, 1}.
+The last token is EOS. The folder is a standard sequence classifier with one output. Where we differ: the optional
+offset that centres rewards stands in the folder's config (``reward_offset``), since the classifier head has no bias;
+plain transformers ignores it, ``RewardModel`` subtracts it. Differences of rewards are the same either way.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aifeedback.engine.encoding import encode_completion, encode_prompt
+from aifeedback.protocols import Progress, PromptLike, silent
+from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
+from aifeedback.train import compute, folders, loop
+from aifeedback.train.loop import Loss
+from aifeedback.train.losses import soft_preference_loss
+from aifeedback.train.objective import (
+    Micro,
+    RowConfig,
+    RowObjective,
+    Share,
+    TrainResult,
+    conclude,
+    finished,
+    planned_steps,
+    require_rows,
+    row_order,
+)
+from aifeedback.train.rows import Pair, PairIds, digest, encode_pairs, split_by_tokens
+
+
+class RewardModelConfig(RowConfig):
+    """Settings of ``fit_reward_model``; published: Adafactor at 1e-5, batch 128 or 32, 2–3 epochs until a plateau."""
+
+    epochs: float = 2.0
+    """Passes over the data where ``steps`` is not given."""
+
+
+class Accuracy(NamedTuple):
+    """Share of held-out pairs whose preferred completion scores higher, with a 95 % Wilson interval."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Pairs with a preference (p_first other than one half)."""
+    equal_scores: int
+    """Pairs that the model could not tell apart; they count as wrong."""
+
+
+class RewardObjective(RowObjective):
+    """Soft-label cross-entropy on score differences."""
+
+    def forward(self, micro: Micro) -> Loss:
+        rows: list[PairIds] = micro.rows
+        score_B = score_ids(
+            self.model, [[*r.prompt, *r.first] for r in rows] + [[*r.prompt, *r.second] for r in rows], grad=True
+        )
+        first_B, second_B = score_B.chunk(2)
+        margin_B = first_B - second_B
+        p_B = torch.tensor([r.p_first for r in rows], device=margin_B.device, dtype=margin_B.dtype)
+        weight_B = torch.tensor([r.weight for r in rows], device=margin_B.device, dtype=margin_B.dtype) * micro.scale
+        loss_B = soft_preference_loss(margin_B, p_B)
+        agrees_B = torch.sign(margin_B) == torch.sign(p_B - 0.5)
+        return Loss(
+            (loss_B * weight_B).sum(),
+            {
+                "accuracy": (agrees_B * weight_B).sum(),
+                "margin": (margin_B.abs() * weight_B).sum(),
+                "score": ((first_B + second_B) / 2 * weight_B).sum(),
+            },
+        )
+
+
+def score_ids(model: Any, sequences: Sequence[Sequence[int]], *, grad: bool) -> Tensor:
+    """Score of each whole sequence, read at its last token, fp32. Shape (N,)."""
+    hidden_ND = compute.last_hidden(model, sequences, grad=grad)
+    with torch.set_grad_enabled(grad):
+        return model.score(hidden_ND).squeeze(-1).float()
+
+
+def fit_reward_model(
+    model_dir: str | PathLike[str],
+    rows: Sequence[Pair],
+    config: RewardModelConfig,
+    out: str | PathLike[str],
+    *,
+    heldout: Sequence[Pair] | None = None,
+    progress: Progress = silent,
+) -> TrainResult:
+    """Fits a reward model on labelled comparisons and writes the folder ``out``; run again, it goes on or returns.
+
+    Rows with an unknown label or that are too long are left out and counted. ``heldout`` pairs (human, p ∈ {0, 1}) give
+    ``heldout_accuracy`` with ``_low``, ``_high``, ``_n`` among the figures. Raises TrainingError, ModelError.
+    """
+    identity = digest(rows, kind="reward", config=config.model_dump_json(), model=folders.weights_digest(model_dir))
+    if (done := finished(out, identity)) is not None:
+        return done
+    tokenizer = folders.load_tokenizer(model_dir)
+    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_completion_tokens": config.max_completion_tokens}
+    kept, skipped = encode_pairs(tokenizer, rows, **limits)
+    require_rows(kept, skipped)
+    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits)
+    skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
+    accelerator = loop.start(config)
+    groups = _tags(rows, kept, config.balance_by) if config.balance_by else None
+    model = folders.load_scorer(model_dir, seed=config.seed)
+    folders.set_pad_token(tokenizer, model)
+    objective = RewardObjective(
+        model,
+        kept,
+        order=row_order(kept, config, groups=groups),
+        forward_tokens=config.forward_tokens,
+        share=Share(accelerator.process_index, accelerator.num_processes),
+    )
+
+    def evaluate(_: int) -> dict[str, float]:
+        return heldout_figures(model, held, forward_tokens=config.forward_tokens)
+
+    outcome = loop.run(
+        objective,
+        config=config,
+        steps=planned_steps(len(kept), config),
+        out=Path(out) / "training",
+        identity=identity,
+        accelerator=accelerator,
+        progress=progress,
+        evaluate=evaluate if held else None,
+    )
+    text = folders.card(
+        "Reward model",
+        summary="Scalar reward at the last token (EOS): `AutoModelForSequenceClassification`, one output.",
+        base=str(model_dir),
+        settings=config.model_dump(mode="json"),
+        figures=outcome.figures,
+    )
+    folders.save_folder(model, tokenizer, out, card=text)
+    return conclude(out, outcome, rows=len(kept), skipped=skipped, identity=identity)
+
+
+def heldout_figures(model: Any, held: Sequence[PairIds], *, forward_tokens: int = 16_384) -> dict[str, float]:
+    """Accuracy with interval, and soft-label loss, on encoded held-out pairs."""
+    margin = pair_margins(model, held, forward_tokens=forward_tokens)
+    p = torch.tensor([row.p_first for row in held], dtype=torch.float64)
+    share = accuracy(margin.tolist(), p.tolist())
+    return {
+        "heldout_loss": float(soft_preference_loss(margin, p).mean()),
+        "heldout_accuracy": share.value,
+        "heldout_accuracy_low": share.low,
+        "heldout_accuracy_high": share.high,
+        "heldout_n": share.n,
+    }
+
+
+def pair_margins(model: Any, rows: Sequence[PairIds], *, forward_tokens: int = 16_384) -> Tensor:
+    """r(first) − r(second) of each row, float64."""
+    margins = []
+    for group in split_by_tokens(range(len(rows)), [r.tokens for r in rows], limit=forward_tokens):
+        part = [rows[i] for i in group]
+        sequences = [[*r.prompt, *r.first] for r in part] + [[*r.prompt, *r.second] for r in part]
+        first_B, second_B = score_ids(model, sequences, grad=False).double().cpu().chunk(2)
+        margins.append(first_B - second_B)
+    return torch.cat(margins) if margins else torch.zeros(0, dtype=torch.float64)
+
+
+def accuracy(margins: Sequence[float], p_first: Sequence[float]) -> Accuracy:
+    """Accuracy of score differences against labels; pairs at p_first = ½ have no preference and do not count."""
+    decided = [(m, p) for m, p in zip(margins, p_first, strict=True) if p != 0.5]
+    right = sum((m > 0) == (p > 0.5) and m != 0 for m, p in decided)
+    return Accuracy(*wilson(right, len(decided)), len(decided), sum(m == 0 for m, _ in decided))
+
+
+def wilson(right: int, n: int, *, z: float = 1.959964) -> tuple[float, float, float]:
+    """Share and its Wilson score interval (Wilson 1927); NaN three times for n = 0."""
+    if n == 0:
+        return math.nan, math.nan, math.nan
+    share = right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return share, max(0.0, middle - half), min(1.0, middle + half)
+
+
+class RewardModel:
+    """A reward model folder in use: scores, labels comparisons, serves as a reward function."""
+
+    def __init__(self, folder: str | PathLike[str], *, name: str | None = None, forward_tokens: int = 16_384) -> None:
+        self.folder, self.forward_tokens = str(folder), forward_tokens
+        self.name = name or f"reward:{folder}"
+        self.tokenizer = folders.load_tokenizer(folder)
+        self.model = folders.load_scorer(folder, seed=None).eval()
+        self.offset = float(getattr(self.model.config, "reward_offset", 0.0))
+        self.longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def scores(
+        self, prompts: Sequence[Prompt | PromptLike], completions: Sequence[Completion | str]
+    ) -> list[float | None]:
+        """One reward per (prompt, completion); None where the two together exceed the model's context window."""
+        sequences = [self._ids(p, c) for p, c in zip(prompts, completions, strict=True)]
+        usable = [i for i, ids in enumerate(sequences) if self.longest is None or len(ids) <= self.longest]
+        found: list[float | None] = [None] * len(sequences)
+        lengths = [len(ids) for ids in sequences]
+        for group in split_by_tokens(usable, lengths, limit=self.forward_tokens):
+            values = score_ids(self.model, [sequences[i] for i in group], grad=False).double() - self.offset
+            for i, value in zip(group, values.tolist(), strict=True):
+                found[i] = value
+        return found
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        """p_first = σ(r(first) − r(second)), the model's own probability."""
+        values = self.scores(
+            [c.prompt for c in comparisons for _ in range(2)], [s for c in comparisons for s in (c.first, c.second)]
+        )
+        return [
+            self._preference(c, first, second)
+            for c, first, second in zip(comparisons, values[::2], values[1::2], strict=True)
+        ]
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]
+    ) -> list[float | None]:
+        """TRL's signature; further columns are not used."""
+        return self.scores(prompts, completions)
+
+    def _preference(self, comparison: Comparison, first: float | None, second: float | None) -> Preference:
+        if first is None or second is None:
+            return Preference(comparison_id=comparison.id, source=self.name, p_first=None, problem=Problem.TOO_LONG)
+        p_first = float(torch.sigmoid(torch.tensor(first - second, dtype=torch.float64)))
+        return Preference(comparison_id=comparison.id, source=self.name, p_first=p_first)
+
+    def _ids(self, prompt: Prompt | PromptLike, completion: Completion | str) -> list[int]:
+        text = completion.text if isinstance(completion, Completion) else completion
+        asked = prompt if isinstance(prompt, str) else as_prompt(prompt).messages
+        return [
+            *encode_prompt(self.tokenizer, asked),
+            *encode_completion(self.tokenizer, text),
+            self.tokenizer.eos_token_id,
+        ]
+
+
+def as_prompt(prompt: Any) -> Prompt:
+    """A Prompt, or one made of message records or plain message dictionaries."""
+    return prompt if isinstance(prompt, Prompt) else Prompt.of(prompt)
+
+
+def centre(folder: str | PathLike[str], prompts: Sequence[Prompt], completions: Sequence[Completion]) -> float:
+    """Stores the mean reward of these completions (the SFT policy's samples) as the folder's offset; returns it.
+
+    Raises TrainingError where none could be scored.
+    """
+    from aifeedback.errors import TrainingError
+
+    model = RewardModel(folder)
+    known = [s for s in model.scores(prompts, completions) if s is not None]
+    if not known:
+        raise TrainingError(f"{folder}: no completion could be scored, so there is no mean to centre on")
+    offset = model.offset + math.fsum(known) / len(known)
+    file = Path(folder) / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "reward_offset": offset}, indent=2) + "\n", encoding="utf-8")
+    return offset
+
+
+def _tags(rows: Sequence[Pair], kept: Sequence[PairIds], tag: str) -> list[str]:
+    return [rows[ids.row].comparison.prompt.tags.get(tag, "") for ids in kept]
