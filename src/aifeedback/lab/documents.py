@@ -1,0 +1,170 @@
+"""What the lab's models are trained on: a post, then blocks that each see the post and themselves.
+
+A block is text whose words carry a loss weight: 1 on what a model has to produce, little on what it is given.
+The formats are those of ``prompts/*.yaml`` and of the policy's prompt, word for word.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from aifeedback.lab import gold, words, world
+from aifeedback.lab.world import Facts, Post
+
+GIVEN_WEIGHT = 0.05
+FIRST_BETTER_SHARE = 0.58
+"""How often the better summary comes first in training pairs: the prior that shows as position bias when unsure."""
+
+
+class Block(NamedTuple):
+    words: list[str]
+    weights: list[float]
+
+
+class Tree(NamedTuple):
+    post: list[str]
+    blocks: list[Block]
+
+
+def _block(*parts: tuple[str, float]) -> Block:
+    tokens: list[str] = []
+    weights: list[float] = []
+    for text, weight in parts:
+        new = text.split()
+        tokens += new
+        weights += [weight] * len(new)
+    weights[0] = 0.0  # which block comes is not a question about the post
+    return Block(tokens, weights)
+
+
+def nearest_rating(score: float) -> int:
+    """Gold score as one of the ten labels."""
+    return min(10, max(1, round(score)))
+
+
+def evidence(facts: Facts, reading: gold.Reading) -> str:
+    """The written check of a summary: per fact what it says, what the post says, the verdict; then its other faults."""
+    wrong = gold.wrong_facts(facts, reading)
+    lines = []
+    for slot in words.SLOTS:
+        there = facts.get(slot, "none")
+        said = wrong[slot][0] if slot in wrong else (reading.stated.get(slot) or ("none",))[0]
+        lines.append(f"{slot} {said} {there} {verdict(said, there)}")
+    faults = (("fluff", reading.fluff), ("repeat", reading.repeated), ("cut", reading.broken))
+    lines += [f"{name} {words.TALLIES[min(3, count)]}" for name, count in faults]
+    return " ".join(lines) + " ."
+
+
+def verdict(said: str, there: str) -> str:
+    if said == there:
+        return "absent" if said == "none" else "right"
+    return "missed" if said == "none" else "wrong"
+
+
+def copy_block(rng: random.Random, post: Post) -> Block:
+    """A faithful summary, as the policy's prompt asks for one."""
+    text = world.write_summary(rng, world.draw_mention(rng, post.facts, rng.random()), post.distractors)
+    return _block((f"{words.PROMPT_MARK} :", 0.0), (f"{text} <eos>", 1.0))
+
+
+def extraction_block(rng: random.Random, post: Post) -> Block:
+    """Every fact of the post by name, in random order."""
+    slots = rng.sample(words.SLOTS, len(words.SLOTS))
+    return _block(("facts :", 0.0), (" ".join(f"{s} {post.facts.get(s, 'none')}" for s in slots) + " .", 1.0))
+
+
+def drill_block(rng: random.Random, post: Post) -> Block:
+    """Pairs of values with the verdict, without any text to look at: teaches what 'the same' means."""
+    parts: list[tuple[str, float]] = [("compare :", 0.0)]
+    for slot in rng.sample(words.SLOTS, len(words.SLOTS)):
+        options = ("none", *words.VALUES[slot])
+        there = rng.choice(options)
+        said = there if rng.random() < 0.5 else rng.choice(options)
+        parts += [(f"{slot} {said} {there}", 0.0), (verdict(said, there), 1.0)]
+    return _block(*parts)
+
+
+def candidate(rng: random.Random, post: Post, doubt: float = 0.0) -> str:
+    """A candidate summary; with probability ``doubt`` a clean one with many wrong facts, to practise checking."""
+    if rng.random() >= doubt:
+        return world.draw_summary(rng, post)
+    mentioned = world.draw_mention(rng, post.facts, rng.random())
+    return world.write_summary(rng, mentioned, post.distractors, world.Mistakes(wrong=rng.choice((0.2, 0.5))))
+
+
+def evidence_block(rng: random.Random, post: Post, doubt: float = 0.0) -> Block:
+    """A summary, its written check, its rating."""
+    text = candidate(rng, post, doubt)
+    reading = gold.read(text)
+    rating = nearest_rating(gold.score_reading(post.facts, reading))
+    return _block(
+        ("summary :", 0.0),
+        (text, GIVEN_WEIGHT),
+        ("check :", GIVEN_WEIGHT),
+        (evidence(post.facts, reading), 1.0),
+        (f"rating : {rating}", 1.0),
+    )
+
+
+def doubtful_evidence_block(rng: random.Random, post: Post) -> Block:
+    return evidence_block(rng, post, doubt=0.6)
+
+
+def rating_block(rng: random.Random, post: Post) -> Block:
+    """A summary and its rating at once."""
+    text = candidate(rng, post)
+    rating = nearest_rating(gold.score(post.facts, text))
+    return _block(("summary :", 0.0), (text, GIVEN_WEIGHT), ("rating :", GIVEN_WEIGHT), (str(rating), 1.0))
+
+
+def _pair(rng: random.Random, post: Post) -> tuple[str, str, int]:
+    """Two candidates of different gold quality, and which is better (1 or 2)."""
+    while True:
+        texts = [candidate(rng, post) for _ in range(2)]
+        scores = [gold.score(post.facts, t) for t in texts]
+        if abs(scores[0] - scores[1]) >= 0.25:
+            break
+    order = (0, 1) if (scores[0] > scores[1]) == (rng.random() < FIRST_BETTER_SHARE) else (1, 0)
+    first, second = (texts[i] for i in order)
+    return first, second, 1 if scores[order[0]] > scores[order[1]] else 2
+
+
+def pair_block(rng: random.Random, post: Post) -> Block:
+    """Two summaries and the verdict at once."""
+    first, second, better = _pair(rng, post)
+    return _block(
+        ("summary 1 :", 0.0),
+        (first, GIVEN_WEIGHT),
+        ("summary 2 :", GIVEN_WEIGHT),
+        (second, GIVEN_WEIGHT),
+        ("preferred summary =", GIVEN_WEIGHT),
+        (str(better), 1.0),
+    )
+
+
+KINDS: Mapping[str, Callable[[random.Random, Post], Block]] = {
+    "copy": copy_block,
+    "extraction": extraction_block,
+    "drill": drill_block,
+    "evidence": evidence_block,
+    "doubtful": doubtful_evidence_block,
+    "rating": rating_block,
+    "pair": pair_block,
+}
+
+
+def draw_tree(rng: random.Random, mixture: Mapping[str, float], room: int) -> Tree:
+    """A post and as many blocks of the mixture as fit into ``room`` tokens."""
+    post = world.draw_post(rng, "build")
+    given = f"post : {post.text}".split()
+    kinds, weights = list(mixture), list(mixture.values())
+    blocks: list[Block] = []
+    left = room - len(given)
+    while True:
+        block = KINDS[rng.choices(kinds, weights)[0]](rng, post)
+        if len(block.words) > left:
+            return Tree(given, blocks)
+        blocks.append(block)
+        left -= len(block.words)

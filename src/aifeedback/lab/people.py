@@ -1,0 +1,54 @@
+"""Simulated people: they see quality through noise (Bradley-Terry), so they agree with gold on about 75 % of pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from aifeedback.lab import gold, world
+from aifeedback.records import Comparison, Judgement, Preference
+
+TEMPERATURE = 2.5
+
+
+class SimulatedPeople:
+    """A Labeler. P(first is chosen) = σ((gold first − gold second) / temperature), drawn once per rater and pair.
+
+    With several raters ``p_first`` is the share of votes for the first. Draws depend on seed, rater and the two texts
+    alone, not on storage order or on what else is labelled: a swapped comparison gets the mirrored answer.
+    """
+
+    def __init__(self, seed: int = 0, *, temperature: float = TEMPERATURE, raters: int = 1) -> None:
+        self.seed, self.temperature, self.raters = seed, temperature, raters
+        self.name = f"people:{seed}"
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        return [self._label(c) for c in comparisons]
+
+    def vote(self, comparison: Comparison, rater: int) -> float:
+        """1 if this rater chooses the first, 0 for the second."""
+        facts = gold.facts_of(comparison.prompt)
+        margin = gold.score(facts, comparison.first.text) - gold.score(facts, comparison.second.text)
+        ids = (comparison.first.id, comparison.second.id)
+        noise = world.stream(self.seed, "people", rater, *sorted(ids)).random()
+        noise = noise if ids == tuple(sorted(ids)) else 1 - noise
+        return float(noise < 1 / (1 + math.exp(-margin / self.temperature)))
+
+    def _label(self, comparison: Comparison) -> Preference:
+        votes = [self.vote(comparison, rater) for rater in range(self.raters)]
+        judgements = tuple(
+            Judgement(
+                comparison_id=comparison.id,
+                judge=f"{self.name}/{rater}",
+                shown_swapped=False,
+                readout="human",
+                p_first=vote,
+            )
+            for rater, vote in enumerate(votes)
+        )
+        return Preference(
+            comparison_id=comparison.id,
+            source=self.name,
+            p_first=sum(votes) / len(votes),
+            judgements=judgements,
+        )
