@@ -1,0 +1,225 @@
+"""How people and models write scores and verdicts in English: the patterns behind ``parse``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+
+class Forms(NamedTuple):
+    """How values of one kind are written. The one group that a match of any pattern captures is the value."""
+
+    bare: re.Pattern[str]
+    """A whole line that is nothing but the value."""
+    line: re.Pattern[str]
+    """A whole line: heading and value."""
+    final: re.Pattern[str]
+    """Somewhere, marked as final."""
+    inline: tuple[re.Pattern[str], ...]
+    spoils: re.Pattern[str]
+    """Ends the reading of the inline tier: a range, a tie, another scale."""
+    values: Mapping[str, str | float] | None
+    """Written form, casefolded → value; None: any number within ``span``."""
+    span: tuple[int, int] = (0, 0)
+
+
+def any_of(*phrases: str) -> str:
+    return "(?:" + "|".join(phrases) + ")"
+
+
+def pattern(source: str) -> re.Pattern[str]:
+    return re.compile(source, re.IGNORECASE)
+
+
+# ---------------------------------------------------------------- plain text
+
+_INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]")
+_BOX = re.compile(r"\$?\\boxed\{(?:\\text\{)?([^{}\n]{1,40})\}{1,2}\$?|\[\[([^\[\]\n]{1,40})\]\]")
+_TAGS = any_of(
+    "rating", "score", "grade", "verdict", "answer", "preference", "preferred", "choice", "winner", "judge?ment"
+)
+_TAG = pattern(rf"<({_TAGS})>([^<>\n]{{0,80}})</\1>")
+_TEN = any_of("10", "ten")
+_ONE_TO_TEN = rf"(?:1|one)\s*(?:-|–|—|to)\s*{_TEN}"
+_SCALE = pattern(
+    any_of(
+        rf"\((?:from |on a scale (?:of|from) )?{_ONE_TO_TEN}\)",
+        rf"\b(?:on|using) (?:a|the) (?:scale (?:of|from) )?{_ONE_TO_TEN}(?: scale)?\b",
+        rf"\b(?:on|using) a {_TEN}[- ]point scale\b",
+        rf"\bscale (?:of|from) {_ONE_TO_TEN}\b",
+        rf"\bfrom {_ONE_TO_TEN}\b",
+    )
+)
+_BULLET = re.compile(r"^\s*(?:[-–—•+]\s+)+")
+_WRAPPING = " \t\f\v#{}[]()<>|$,;:'"
+
+
+def plain(text: str) -> str:
+    """Without thinking, mark-up and invisible characters; boxes and tags become headings."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("’", "'").replace("‘", "'")
+    text = _INVISIBLE.sub("", text)
+    if "<think" in text or "</think" in text:
+        text = text.rpartition("</think>")[2]
+    text = _BOX.sub("\n final answer: \\g<1>\\g<2> \n", text)
+    text = _TAG.sub("\n\\1: \\2\n", text)
+    text = re.sub(r'["“”„«»]', "", text)
+    text = re.sub(r"(?<!\w)[*_`~]+|[*_`~]+(?!\w)", "", text)
+    return _SCALE.sub(" ", text)
+
+
+def lines(text: str) -> list[str]:
+    """The lines that say something, without bullets and brackets around them."""
+    bare = (_BULLET.sub("", line).strip(_WRAPPING) for line in text.split("\n"))
+    return [line for line in bare if line]
+
+
+# ---------------------------------------------------------------- what makes a statement no evidence
+
+SENTENCE_END = re.compile(r"[.!?;](?=\s|$)|\n")
+LIST_NUMBER = re.compile(r"\d+[.)](?:\s|$)")
+_VAGUE = any_of("nearly", "almost", "around", "about", "roughly", "approximately", "between")
+_BOUND = any_of("below", "above", "under", "over", "at least", "at most", "up to", "more than", "less than")
+_NEGATED = any_of("not", "never", "neither", "nor", "cannot", "can't", "hardly", "barely", "rather than", "instead")
+_SOMEONE = any_of(
+    "some", "someone", "others?", "another", "people", "users?", "claim(?:s|ed)?", "says?", "said", "asks?"
+)
+_OTHER_TIME = any_of(
+    "previous(?:ly)?", "initial(?:ly)?", "original(?:ly)?", "earlier", "first glance", "example", "had"
+)
+_UNREAL = any_of(
+    "if", "unless", "whether", "might", "could", "may", "should", "were", "tempted", "than", "minimum", "maximum"
+)
+_OTHER_THING = any_of(
+    "confidence", "certainty", "difficulty", "importance", "worse", "worst", "weaker", "inferior", "rejected", "loser",
+    "losing", "lower", "lowest", "least", "wrong", "dispreferred", "expected", "average", "mean", "max", "min",
+)  # fmt: skip
+HEDGE_BEFORE = pattern(
+    rf"\b{any_of(_VAGUE, _BOUND, _NEGATED, _SOMEONE, _OTHER_TIME, _UNREAL, _OTHER_THING)}\b|n't\b|[~≈<>≤≥±]\s*$"
+)
+HEDGE_INSIDE = pattern(rf"\b{any_of(_VAGUE, _BOUND, _NEGATED, _OTHER_TIME, _OTHER_THING, 'have')}\b|n't\b|[~≈<>≤≥±]")
+HEDGE_AFTER = pattern(
+    r"\s*(?:[,(]?\s*(?:would|could|might|if|unless|were|was|had|(?:is|seems|feels) too|at best|at most|at least"
+    r"|or (?:so|more|less|higher|lower|above|below)|of the|for (?!the (?:overall|final))|in (?:terms|some|certain|part)"
+    r"|on (?:clarity|style|accuracy|tone|some)|than (?:it|expected))\b|\s*[+?±%])"
+)
+OTHER_HEADING = pattern(rf"\b{any_of(_NEGATED, _OTHER_TIME, _OTHER_THING)}\b")
+UNDECIDED = pattern(
+    r"\b(?:tied?|draw|equal(?:ly)?|neither|both|(?:cannot|can't|unable to|hard to) (?:decide|tell|determine|say|choose"
+    r"|rate|judge)|no preference|not sure|unsure|undecided|too close)\b"
+)
+TIED_LINE = pattern(
+    r"(?:[\w' ]{0,40}(?::|=|\bis|-)\s*)?(?:it'?s )?(?:an? )?(?:tied?|draw|equal|neither|both|undecided|cannot tell"
+    r"|can't tell|cannot decide|no preference|none|n/?a|unknown)[.!]*"
+)
+REFUSAL = pattern(
+    r"\b(?:I(?:'m| am) (?:sorry|afraid|unable|not able|not comfortable)|I (?:can(?:no|')t|won't|will not|must decline)"
+    r"|as an AI|against my (?:guidelines|policy))\b"
+)
+
+_REMARK = r"\s*(?:\([^()\n]{0,40}\))?\s*"
+_JOINT = _REMARK + r"(?:is(?: an?)?|was|=|:|->|=>|→|[-–—](?=\s))\s*"
+_MODIFIERS = any_of(
+    "my", "the", "this", "our", "final", "overall", "total", "response", "summary", "answer", "quality",
+    "numeric(?:al)?", "general", "assigned", "combined", "judge'?s?", "helpfulness", "harmlessness", "preferred", "better",
+    "best", "chosen",
+)  # fmt: skip
+
+# ---------------------------------------------------------------- scores
+
+NUMBER_WORDS: Mapping[str, float] = {
+    "one": 1.0, "two": 2.0, "three": 3.0, "four": 4.0, "five": 5.0,
+    "six": 6.0, "seven": 7.0, "eight": 8.0, "nine": 9.0, "ten": 10.0,
+}  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def score_forms(low: int, high: int) -> Forms:
+    """Scores in [low, high]; a denominator, where one is given, must be ``high``."""
+    words = "|".join(NUMBER_WORDS)
+    number = rf"(\d{{1,4}}(?:\.\d{{1,4}})?|{words})(?![\w*^]|[.,:]\d|-\d)"
+    number_or_comma = rf"(\d{{1,2}}[.,]\d{{1,2}}|\d{{1,4}}|{words})"
+    top = rf"(?:{high}(?:\.0)?|ten)" if high == 10 else rf"{high}(?:\.0)?"
+    of = rf"\s*(?:/|\\/|out of(?: a (?:possible|maximum)(?: of)?)?)\s*{top}(?![\w/]|[.,]\d)"
+    starts = r"(?<![\w.,/*^+-])"
+    amount = rf"{starts}(?:{number}(?:{of}|\s*points?\b)?(?!\s*(?:/|\\/|out of)))"
+    noun = any_of("rating", "score", "grade", "mark", "verdict", "answer", "evaluation", "assessment", "judge?ment")
+    heading = rf"(?:{_MODIFIERS}[ _]){{0,4}}{any_of(noun, 'result', 'quality', 'final', 'overall')}"
+    gives = (
+        r"\b(?:gives?|rates?|scores?|grade|assign|award|deserves?|gets?|earns?|receives?|merits?)\b(?:\s+[a-z']+){0,6}?"
+        r"\s+(?:an? |as |at |with )?(?:an? |(?:an? )?(?:score|rating) of )?"
+    )
+    return Forms(
+        bare=pattern(rf"(?:an? )?{number_or_comma}(?:{of}|\s*points?)?\s*[.!]*"),
+        line=pattern(rf"{heading}{_JOINT}[\[(]?{number_or_comma}(?:{of}|\s*points?)?[\])]?\s*[.!]*"),
+        final=pattern(
+            rf"\b(?:final|overall)(?:\s+[a-z']+){{0,5}}?{_JOINT}{amount}"
+            rf"|\b(?:final|overall),?\s+I(?:'d| would)? {gives}{amount}"
+        ),
+        inline=(
+            pattern(rf"\b{noun}\b(?:{_JOINT}|\s+of\s+(?:an? )?){amount}"),
+            pattern(rf"{gives}{amount}"),
+            pattern(rf"{starts}{number_or_comma}{of}"),
+        ),
+        spoils=pattern(
+            r"\d\s*(?:-|–|—|to|or|and)\s*(?:an? )?\d(?!\d*[.)]\s)|\bbetween\b[^.\n]{0,20}\d|\d\s*/\s*\d+\s*/\s*\d"
+            rf"|\d\s*(?:/|out of)\s*(?!{top}(?![\w.]))\d|\d\s*[%×]|\bstars?\b|\bpercent"
+        ),
+        values=None,
+        span=(low, high),
+    )
+
+
+# ---------------------------------------------------------------- labels
+
+
+@lru_cache(maxsize=64)
+def label_forms(labels: tuple[str, ...]) -> Forms:
+    """Verdicts that name one of ``labels``, alone or as "Response 1", "option B" and the like."""
+    names = sorted({label.strip() for label in labels}, key=len, reverse=True)
+    alone = "|".join(re.escape(name) for name in names)
+    # A lone letter must be a capital in running text: "a" is an article.
+    running = "|".join(re.escape(name) if len(name) > 1 else f"(?-i:{re.escape(name)})" for name in names)
+    thing = any_of(
+        "response", "summary", "answer", "completion", "reply", "option", "candidate", "assistant", "output", "model",
+        "choice", "text", "version",
+    )  # fmt: skip
+    noun = rf"(?:the )?{thing}"
+    ends = r"(?![\w/%]|[.,:]\d|'\w|-\w)"
+    named = rf"(?:{noun}\s+)?[(\[]?(?<![\w.,/-])({running})[)\]]?{ends}"
+    must_name = rf"\b{noun}\s+[(\[]?({running})[)\]]?{ends}"
+    choice = any_of("preferred", "preference", "better", "best", "winner", "choice", "verdict", "answer")
+    outcome = any_of("decision", "selection", "pick", "judge?ment", "conclusion", "result", "final", "label")
+    heading = rf"(?:{_MODIFIERS}[ _]){{0,4}}{any_of(choice, thing, outcome)}"
+    how_much = any_of("clearly", "much", "slightly", "significantly", "overall", "the", "far", "somewhat", "definitely")
+    better = (
+        rf"\s+(?:is|seems|appears|was)\s+(?:{how_much}\s+){{0,3}}(?:better|preferred|preferable|superior|stronger|best"
+        r"|winner)\b(?!\s+(?:at|in|for|on|written|structured|if|when|only)\b)|\s+(?:clearly |easily )?wins\b"
+    )
+    stop = r"(?=\s*(?:[.!,;)\n]|$|(?:over|because|since|as|due|is)\b))"
+    leading = rf"\A\s*({alone})(?=\s*[,;:–—]|\s+-\s|\.\s)" if all(len(name) > 1 for name in names) else "(?!)()"
+    return Forms(
+        bare=pattern(rf"(?:{noun}\s+)?[(\[]?({alone})[)\]]?\s*[.!]*"),
+        line=pattern(rf"{heading}{_JOINT}(?:{noun}\s+)?[(\[]?({alone})[)\]]?\s*[.!]*|{must_name}(?:{better})\s*[.!]*"),
+        final=pattern(
+            rf"\b(?:final|overall)(?:\s+[a-z']+){{0,4}}?{_JOINT}{named}{stop}|\boverall,?\s+{must_name}(?:{better})"
+        ),
+        inline=(
+            pattern(rf"\b(?:prefer|choose|pick|select|favou?r|go with)\s+{named}{stop}"),
+            pattern(rf"{must_name}(?:{better})"),
+            pattern(rf"\b{choice}\b(?:\s+{noun})?{_JOINT}{named}{stop}"),
+            pattern(leading),
+        ),
+        spoils=pattern(
+            r"\b(?:tied?|equally (?:good|bad|helpful|valid)|neither (?:is|response)|(?:cannot|can't) (?:decide|tell)"
+            r"|no preference|too close)\b"
+        ),
+        values=_casefolded(labels),
+    )
+
+
+def _casefolded(labels: Sequence[str]) -> dict[str, str | float]:
+    """Labels that differ in case alone could be mistaken for each other, so they are read by nothing."""
+    names = [label.strip().casefold() for label in labels]
+    return {name: label for name, label in zip(names, labels, strict=True) if names.count(name) == 1}
