@@ -40,7 +40,7 @@ _TAGS = (
 )
 _WORDS = (
     r"/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_\w+|TOOLS|IMG\w*|PREFIX|SUFFIX|MIDDLE|CLS|SEP|PAD|UNK|MASK|BOS|EOS"
-    r"|gMASK|sMASK|sop|eop|control_\d+|unused_?\d+)\]"
+    r"|gMASK|sMASK|sop|eop|control_\d+|unused_?\d+)[\]］]"
 )
 _PATTERN = (
     rf"[⟦{_INVISIBLE}]"
@@ -49,7 +49,7 @@ _PATTERN = (
     r"|[<＜﹤](?=[|｜¦])"
     rf"|[<＜﹤](?=(?i:{_TAGS}))"
     r"|[<＜﹤](?=[<＜﹤]/?SYS[>＞﹥])"
-    rf"|\[(?=(?i:{_WORDS}))"
+    rf"|[\[［](?=(?i:{_WORDS}))"
 )
 
 
