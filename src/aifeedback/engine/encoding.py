@@ -1,37 +1,56 @@
-"""Prompts to token ids: the one place that knows about chat templates, transcripts and BOS."""
+"""Prompts to token ids: the one place that knows about chat templates, transcripts, BOS and control tokens.
+
+Text that someone wrote never becomes a control token (R10). A tokenizer turns ``<|im_end|>`` in a judged answer into
+the very token that ends a turn; here it stays the characters it is. Only the template's own control tokens are tokens.
+"""
 
 from __future__ import annotations
 
+import json
+import re
+import secrets
+import weakref
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
+from aifeedback.errors import ModelError
 from aifeedback.protocols import PromptLike
 from aifeedback.records import Message
 
 SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System"}
+TAG = re.compile(r"[<\[{|].+[>\]}|]", re.DOTALL)
+"""An added token that looks like this controls something, whether or not the tokenizer calls it special."""
 
 
 def encode_prompt(tokenizer: Any, prompt: PromptLike) -> list[int]:
     """Token ids of a prompt, up to the position where the answer starts.
 
-    Text is taken exactly as it is, with the tokenizer's own BOS rule. Messages go through the chat template; a list
-    that ends with an assistant message is continued from its end. Without a template, see ``transcript``.
+    Text is taken exactly as it is, after whatever the tokenizer itself puts at the start of a text (BOS); what it puts
+    at the end (EOS, SEP) is left out, since the text goes on. Messages go through the chat template; a list that ends
+    with an assistant message is continued from its end. Without a template, see ``transcript``. A template that refuses
+    a system message gets it at the head of the first user message.
+
+    The text of a prompt or of a message never yields a control token, whatever it spells.
+    Raises ModelError where the chat template refuses the messages.
     """
+    codec = _codec(tokenizer)
     if isinstance(prompt, str):
-        return list(tokenizer(prompt)["input_ids"])
-    messages = [m.model_dump() for m in prompt]
+        return codec.prefix + codec.plain(prompt)
     if not getattr(tokenizer, "chat_template", None):
-        return list(tokenizer(transcript(prompt))["input_ids"])
-    continues = messages[-1]["role"] == "assistant"
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
-    )
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return codec.prefix + codec.plain(transcript(prompt))
+    return codec.templated(list(prompt))
 
 
 def encode_completion(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of an answer, without BOS and EOS."""
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    """Token ids of an answer, without BOS and EOS and without control tokens."""
+    return _codec(tokenizer).plain(text)
+
+
+def control_ids(tokenizer: Any) -> frozenset[int]:
+    """Ids of the tokens that text never yields: special ones, and added ones that look like tags; not the unknown."""
+    return _codec(tokenizer).ids
 
 
 def transcript(messages: Sequence[Message]) -> str:
@@ -43,3 +62,187 @@ def transcript(messages: Sequence[Message]) -> str:
         return messages[0].content + messages[1].content
     turns = "".join(f"\n\n{SPEAKER[m.role]}: {m.content}" for m in messages)
     return turns if roles[-1] == "assistant" else f"{turns}\n\nAssistant:"
+
+
+class _Codec:
+    """What one tokenizer does with text; the stripped copies of it are built only when a text needs them."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = weakref.proxy(tokenizer)
+        self.size = len(tokenizer)
+        unknown = tokenizer.unk_token_id
+        template = str(getattr(tokenizer, "chat_template", None) or "")
+        self.control: dict[str, int] = {
+            token.content: index
+            for index, token in tokenizer.added_tokens_decoder.items()
+            if index != unknown and token.content and _controls(token, template)
+        }
+        self.ids = frozenset(self.control.values())
+        self.prefix = self._prefix()
+
+    def _prefix(self) -> list[int]:
+        """Ids that the tokenizer puts before every text."""
+        full, bare = list(self.tokenizer("a")["input_ids"]), self._raw("a")
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                return full[:start]
+        return []
+
+    def _raw(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        names = sorted(self.control, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, names)) if names else r"(?!)")
+
+    @cached_property
+    def _flags(self) -> dict[str, tuple[bool, bool]]:
+        """Whether a control token swallows the white space to its left and to its right."""
+        tokens = self.tokenizer.added_tokens_decoder.values()
+        return {t.content: (t.lstrip, t.rstrip) for t in tokens if t.content in self.control}
+
+    def plain(self, text: str, *, at_start: bool = True) -> list[int]:
+        """Ids of a text without control tokens."""
+        ids = self._raw(text)
+        if not at_start or not self.ids.isdisjoint(ids):
+            return self._stripped(text, at_start=at_start)
+        return ids
+
+    def _stripped(self, text: str, *, at_start: bool) -> list[int]:
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            ids = list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        else:
+            ids = (self._first if at_start else self._later).encode(text, add_special_tokens=False).ids
+        if not self.ids.isdisjoint(ids):
+            raise ModelError(
+                "this tokenizer turns plain text into control tokens", fix="use its fast (tokenizer.json) form"
+            )
+        return ids
+
+    @cached_property
+    def _first(self) -> Any:
+        return _without_control(self.tokenizer.backend_tokenizer, self.control, at_start=True)
+
+    @cached_property
+    def _later(self) -> Any:
+        return _without_control(self.tokenizer.backend_tokenizer, self.control, at_start=False)
+
+    def templated(self, messages: list[Message]) -> list[int]:
+        """Ids of messages in the chat template; control tokens are those of the template alone."""
+        mark = _unused_character(m.content for m in messages)
+        rendered = self._rendered([(m.role, _broken(m.content, self.pattern, mark)) for m in messages])
+        if mark not in rendered:
+            ids = self._raw(rendered)
+            # A tokenizer may normalise text into a control token that the text did not spell.
+            if sum(i in self.ids for i in ids) == len(self.pattern.findall(rendered)):
+                return ids
+        return self._pieces(rendered, mark)
+
+    def _rendered(self, turns: list[tuple[str, str]]) -> str:
+        try:
+            return self._apply(turns)
+        except Exception as refused:  # templates raise what they like
+            roles = [role for role, _ in turns]
+            if roles[:2] == ["system", "user"]:
+                merged = [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]]
+                try:
+                    return self._apply(merged)
+                except Exception:
+                    pass
+            raise ModelError(
+                f"its chat template refuses messages with roles {', '.join(roles)}: {refused}",
+                fix="use roles that this model knows, or give the prompt as text",
+            ) from None
+
+    def _apply(self, turns: list[tuple[str, str]]) -> str:
+        # An empty assistant message has no end to continue from: it is the start of an answer.
+        if turns[-1] == ("assistant", ""):
+            turns = turns[:-1]
+        continues = turns[-1][0] == "assistant"
+        return self.tokenizer.apply_chat_template(
+            [{"role": role, "content": content} for role, content in turns],
+            tokenize=False,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
+        )
+
+    def _pieces(self, rendered: str, mark: str) -> list[int]:
+        """As the tokenizer does it: control tokens are cut out first, the text between them is encoded by itself."""
+        ids: list[int] = []
+        at, strip_left = 0, False
+        for found in [*self.pattern.finditer(rendered), None]:
+            text = rendered[at : found.start() if found else None].replace(mark, "")
+            lstrip, rstrip = self._flags[found[0]] if found else (False, False)
+            text = text.lstrip() if strip_left else text
+            text = text.rstrip() if lstrip else text
+            if text:
+                ids += self._stripped(text, at_start=at == 0)
+            if found:
+                ids.append(self.control[found[0]])
+                at, strip_left = found.end(), rstrip
+        return ids
+
+
+_codecs: weakref.WeakKeyDictionary[Any, _Codec] = weakref.WeakKeyDictionary()
+
+
+def _codec(tokenizer: Any) -> _Codec:
+    """Remembered per tokenizer, as long as it lives and has no token more or less."""
+    known = _codecs.get(tokenizer)
+    if known is None or known.size != len(tokenizer):
+        known = _codecs[tokenizer] = _Codec(tokenizer)
+    return known
+
+
+def _controls(token: Any, template: str) -> bool:
+    if token.content.isspace():
+        return False
+    return token.special or bool(TAG.fullmatch(token.content)) or token.content in template
+
+
+def _broken(content: str, pattern: re.Pattern[str], mark: str) -> str:
+    """The content with ``mark`` inside everything that spells a control token, overlapping ones included."""
+    places, at = [], 0
+    while found := pattern.search(content, at):
+        at = found.start() + 1
+        places.append(at)
+    cuts = [0, *places, len(content)]
+    return mark.join(content[a:b] for a, b in pairwise(cuts)) if places else content
+
+
+def _unused_character(texts: Any) -> str:
+    used = set().union(*texts)
+    return next(chr(c) for c in range(0xE000, 0xF900) if chr(c) not in used)
+
+
+def _without_control(backend: Any, control: dict[str, int], *, at_start: bool) -> Any:
+    """A copy of a tokenizer that does not know its control tokens. ``at_start`` False: for text after such a token."""
+    from tokenizers import Tokenizer
+
+    tree = json.loads(backend.to_str())
+    tree["added_tokens"] = [t for t in tree["added_tokens"] if t["content"] not in control]
+    tree["post_processor"] = tree["truncation"] = tree["padding"] = None
+    _rename(tree["model"], set(control))
+    if not at_start:
+        _never_prepend(tree.get("pre_tokenizer"))
+    return Tokenizer.from_str(json.dumps(tree))
+
+
+def _rename(model: dict[str, Any], names: set[str]) -> None:
+    """Gives control tokens that are also in the model's own vocabulary a name that no text can contain."""
+    nonce = secrets.token_hex(16)
+    vocabulary = model["vocab"]
+    if isinstance(vocabulary, dict):
+        model["vocab"] = {(f"{nonce}{i}" if t in names else t): i for t, i in vocabulary.items()}
+    else:
+        model["vocab"] = [
+            [f"{nonce}{i}", -1e6] if piece in names else [piece, score] for i, (piece, score) in enumerate(vocabulary)
+        ]
+
+
+def _never_prepend(part: dict[str, Any] | None) -> None:
+    """Metaspace's ``first`` puts a space before the first text only, not before text after a control token."""
+    for inner in (part or {}).get("pretokenizers", [part] if part else []):
+        if inner["type"] == "Metaspace" and inner.get("prepend_scheme") == "first":
+            inner["prepend_scheme"] = "never"

@@ -1,0 +1,40 @@
+"""Things that answer. ``connect`` makes one from a URI; ``journaled`` and friends live in their own modules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from aifeedback.errors import ModelError
+from aifeedback.protocols import Model, PromptLike
+
+SCHEMES = {
+    "hf": ("aifeedback.models.local", "load"),
+    "lab": ("aifeedback.models.local", "load_lab"),
+    "openai": ("aifeedback.models.server", "connect"),
+    "fake": ("aifeedback.models.fake", "connect"),
+}
+"""Scheme → module and function; the function takes the URI's name and the options."""
+
+
+class Connected(Model, Protocol):
+    """What ``connect`` returns: a ``Model`` that also gives its readings as an array."""
+
+    def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Any:
+        """(N, K) float64: log P(label | prompt) in nats, unnormalised over the label set; NaN where not known."""
+        ...
+
+
+def connect(uri: str, **options: Any) -> Connected:
+    """A model by URI: ``hf:FOLDER_OR_ID``, ``openai:NAME`` (``base_url=…``), ``lab:NAME``, ``fake:NAME``.
+
+    Options depend on the kind of model; see ``models.local.load``, ``models.server.connect``, ``models.fake.connect``.
+    Raises ModelError for a URI that names no model, before anything is computed.
+    """
+    scheme, separator, name = uri.partition(":")
+    if not separator or scheme not in SCHEMES or not name:
+        known = ", ".join(f"{s}:NAME" for s in SCHEMES)
+        raise ModelError(f"no model can be made of {uri!r}", fix=f"write one of {known}; a folder is hf:FOLDER")
+    module, function = SCHEMES[scheme]
+    return getattr(import_module(module), function)(name, **options)

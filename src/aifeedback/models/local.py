@@ -1,0 +1,265 @@
+"""A Hugging Face causal language model in this process: exact label log-probabilities and sampled answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aifeedback.errors import MissingExtra, ModelError
+from aifeedback.models.readings import as_array, checked, unknown
+from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
+from aifeedback.records import Problem, Sampling
+
+try:
+    import torch
+except ModuleNotFoundError as missing:
+    raise MissingExtra("torch", "local") from missing
+
+from aifeedback.engine.encoding import encode_prompt
+from aifeedback.engine.generate import generate
+from aifeedback.engine.labels import LabelReader, LabelTree, label_logprobs
+from aifeedback.engine.plain import read_padded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+IDENTITY = (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Files that decide what a model answers."""
+BATCH_TOKENS = 8192
+
+
+def load(name: str, *, device: str | None = None, dtype: str | None = None, either_space: bool = False) -> LocalModel:
+    """The model in a folder, or by Hub id (``HF_HUB_OFFLINE=1``: from the local cache only).
+
+    ``device``: default a GPU where there is one. ``dtype``: default float32 on a CPU, bfloat16 on a GPU that has it.
+    ``either_space``: a label may have a space before it (see ``engine.labels``).
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = _folder(name)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = getattr(torch, dtype) if dtype else _precision(device)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
+    except (OSError, ValueError, KeyError) as unusable:
+        raise ModelError(
+            f"not a causal language model: {unusable}", file=folder, fix="give a folder saved with save_pretrained"
+        ) from unusable
+    return LocalModel(model.to(device).eval(), tokenizer, uri=f"hf:{name}", folder=folder, either_space=either_space)
+
+
+def load_lab(name: str, **options: Any) -> LocalModel:
+    """A model that ships with the built-in lab."""
+    folder = import_module("aifeedback.lab.zoo").folder(name)
+    model = load(str(folder), **options)
+    model.uri = f"lab:{name}"
+    return model
+
+
+class LocalModel:
+    """A causal language model and its tokenizer, in memory. Nothing in it depends on what was asked before."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, *, uri: str, folder: Path | None = None, either_space: bool = False
+    ) -> None:
+        self.model, self.tokenizer, self.uri, self.folder = model, tokenizer, uri, folder
+        self._reader = LabelReader(tokenizer, either_space=either_space)
+        self._card: tuple[int, ModelCard] | None = None
+
+    @property
+    def card(self) -> ModelCard:
+        """Computed once, and again after the weights changed (a policy that is being trained)."""
+        version = sum(p._version for p in self.model.parameters())
+        if self._card is None or self._card[0] != version:
+            config = self.model.config
+            unchanged = self.folder is not None and self._card is None
+            self._card = (
+                version,
+                ModelCard(
+                    uri=self.uri,
+                    revision=_digest_files(self.folder) if self.folder and unchanged else _digest_weights(self.model),
+                    family=getattr(config, "aifeedback_family", None) or config.model_type,
+                    parameters=sum(p.numel() for p in self.model.parameters()),
+                    context_window=self.context_window,
+                ),
+            )
+        return self._card[1]
+
+    @property
+    def context_window(self) -> int | None:
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> NDArray[np.float64]:
+        """(N, K) log P(label | prompt) in nats, *unnormalised* over the labels; NaN where the prompt is too long.
+
+        What exactly a label's event is stands in ``aifeedback.engine.labels``. Raises ModelError for a label that the
+        tokenizer cannot spell.
+        """
+        return as_array(self.read_labels(prompts, labels), labels=len(labels))
+
+    def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
+        """One reading per prompt, in order. Prompts longer than the context window are told so, never cut."""
+        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        trees = [self._reader.tree(tokens, labels) for tokens in ids]
+        readings: list[Reading | None] = [
+            self._refused(t, tree, len(labels)) for t, tree in zip(ids, trees, strict=True)
+        ]
+        asked = [i for i, reading in enumerate(readings) if reading is None]
+        for i, logprobs in zip(asked, self._logprobs([ids[i] for i in asked], [trees[i] for i in asked]), strict=True):
+            readings[i] = checked(logprobs, prompt_tokens=len(ids[i]), event=trees[i].event)
+        return [reading for reading in readings if reading is not None]
+
+    def _refused(self, ids: list[int], tree: LabelTree, labels: int) -> Reading | None:
+        if not ids:
+            return unknown(Problem.EMPTY, labels)
+        deepest = max(len(tree.nodes[i].path) for i in tree.inner)
+        if self.context_window is not None and len(ids) + deepest > self.context_window:
+            return unknown(Problem.TOO_LONG, labels, prompt_tokens=len(ids))
+        return None
+
+    def _logprobs(self, ids: list[list[int]], trees: list[LabelTree]) -> list[list[float]]:
+        sequences, reads, places = [], [], []
+        for n, (tokens, tree) in enumerate(zip(ids, trees, strict=True)):
+            for node in tree.inner:
+                sequences.append([*tokens, *tree.nodes[node].path])
+                reads.append((len(sequences) - 1, len(sequences[-1]) - 1))
+                places.append((n, node))
+        edges: list[dict[int, NDArray[np.float64]]] = [{} for _ in ids]
+        rests: list[dict[int, NDArray[np.float64]]] = [{} for _ in ids]
+
+        def consume(indices: list[int], logits_RV: Tensor) -> None:
+            for index, logits_V in zip(indices, logits_RV, strict=True):
+                n, node = places[index]
+                tokens = [trees[n].nodes[child].path[-1] for child in trees[n].nodes[node].children]
+                edges[n][node], rests[n][node] = _next(logits_V, tokens)
+
+        with torch.inference_mode():
+            read_padded(self.model, sequences, reads, consume, tokens=BATCH_TOKENS)
+        return [
+            label_logprobs(tree, edge, rest)[0].tolist() for tree, edge, rest in zip(trees, edges, rests, strict=True)
+        ]
+
+    def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
+        """One answer per prompt, drawn with a seed made of ``sampling.seed`` and the prompt itself."""
+        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        window = self.context_window
+        fits = [bool(t) and (window is None or len(t) + sampling.max_new_tokens <= window) for t in ids]
+        asked = [t for t, fit in zip(ids, fits, strict=True) if fit]
+        replies = iter(self._replies(asked, sampling) if asked else [])
+        return [next(replies) if fit else _unanswered(t) for t, fit in zip(ids, fits, strict=True)]
+
+    def _replies(self, ids: list[list[int]], sampling: Sampling) -> list[Reply]:
+        uniform = [_uniform(tokens, sampling) for tokens in ids]
+        drawn = generate(
+            self.model,
+            ids,
+            sampling=sampling,
+            eos_ids=self.eos_ids,
+            pad_id=self.tokenizer.pad_token_id or 0,
+            uniform_BT=torch.stack(uniform) if sampling.temperature > 0 else None,
+            stop=self._stop(sampling.stop) if sampling.stop else None,
+        )
+        rows = zip(ids, drawn.tokens_BT.tolist(), drawn.length_B.tolist(), drawn.finished_B.tolist(), strict=True)
+        return [
+            Reply(
+                text=_before(self._text(tokens[:length]), sampling.stop),
+                finish_reason="stop" if finished else "length",
+                prompt_tokens=len(prompt),
+                completion_tokens=length,
+            )
+            for prompt, tokens, length, finished in rows
+        ]
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        """Tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
+        listed = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        found = [self.tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
+        return frozenset(i for i in found if i is not None)
+
+    def _text(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def _stop(self, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:
+        return lambda tokens: any(s in self._text(tokens) for s in stops)
+
+
+def _next(logits_V: Tensor, tokens: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """log-probabilities of some next tokens, (1, C), and of all others together, (1,)."""
+    logits_V = logits_V.double()
+    total = torch.logsumexp(logits_V, 0)
+    chosen = logits_V[tokens] - total
+    others = logits_V.clone()
+    others[tokens] = -torch.inf
+    return chosen[None].cpu().numpy(), (torch.logsumexp(others, 0) - total)[None].cpu().numpy()
+
+
+def _uniform(tokens: list[int], sampling: Sampling) -> Tensor:
+    """The numbers that decide one answer: a function of the seed and the prompt, whatever else is asked beside it."""
+    seed = hashlib.sha256(f"{sampling.seed}:{tokens}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(seed[:8], "big", signed=True))
+    return torch.rand(sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+
+
+def _before(text: str, stops: Sequence[str]) -> str:
+    return text[: min((text.index(s) for s in stops if s in text), default=len(text))]
+
+
+def _unanswered(tokens: list[int]) -> Reply:
+    problem = Problem.TOO_LONG if tokens else Problem.EMPTY
+    return Reply(text="", finish_reason="error", prompt_tokens=len(tokens), problem=problem)
+
+
+def _precision(device: str) -> torch.dtype:
+    return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+            raise ModelError("no such folder", file=name, fix="give the folder of a saved model, or a Hub id")
+        from huggingface_hub import snapshot_download
+
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=list(IDENTITY)))
+        except Exception as failed:
+            raise ModelError(
+                f"neither a folder nor a model that could be fetched: {failed}", file=name, fix="check the name"
+            ) from failed
+    if not (folder / "config.json").is_file():
+        raise ModelError("has no config.json", file=folder, fix="give the folder of a saved model")
+    if not any(folder.glob(pattern) for pattern in WEIGHTS) or not any(any(folder.glob(p)) for p in WEIGHTS):
+        raise ModelError("has no weights (*.safetensors)", file=folder, fix="give the folder of a saved model")
+    if not any(any(folder.glob(p)) for p in ("tokenizer*", "vocab*", "*.model")):
+        raise ModelError(
+            "has no tokenizer",
+            file=folder,
+            fix="save the tokenizer into the same folder: tokenizer.save_pretrained(FOLDER)",
+        )
+    return folder
+
+
+def _digest_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted({p for pattern in IDENTITY for p in folder.glob(pattern)}):
+        digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _digest_weights(model: Any) -> str:
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
