@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from aifeedback.models.readings import as_array
 from aifeedback.protocols import Model, ModelCard, Progress, PromptLike, Reading, Reply, silent
 from aifeedback.records import Problem, Sampling
 from aifeedback.store import Entry, Journal, call_id, canonical, content_key, prompt_hash, setting_digest
@@ -95,8 +96,7 @@ class Journaled:
 
     def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> np.ndarray:
         """(N, K) float64: log P(label | prompt), unnormalised over the labels, NaN where not known."""
-        rows = [[np.nan if value is None else value for value in r.logprobs] for r in self.read_labels(prompts, labels)]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(labels))
+        return as_array(self.read_labels(prompts, labels), labels=len(labels))
 
     def _answers(self, kind: str, prompts: Sequence[PromptLike], setting: str, ask: _Ask, form: type) -> list[Any]:
         digest = setting_digest(setting)

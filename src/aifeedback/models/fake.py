@@ -12,11 +12,13 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from aifeedback.config import Config
 from aifeedback.errors import ModelError
+from aifeedback.models.readings import as_array
 from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
 from aifeedback.records import Problem, Sampling
 
@@ -43,6 +45,12 @@ NAMED: Mapping[str, Taste] = {
     "undecided": Taste(),
     "noisy": Taste(quality=1.0, position=0.5, noise=1.0),
 }
+
+
+def connect(name: str, **options: Any) -> FakeModel:
+    """What ``models.connect("fake:NAME")`` calls."""
+    return FakeModel(name, **options)
+
 
 _GRADES = tuple(str(grade) for grade in range(1, 11))
 _UNARY = frozenset({"good", "bad", "yes", "no", "true", "false"})
@@ -94,8 +102,7 @@ class FakeModel:
 
     def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> np.ndarray:
         """(N, K) float64, NaN where not known."""
-        rows = [[np.nan if value is None else value for value in r.logprobs] for r in self.read_labels(prompts, labels)]
-        return np.array(rows, dtype=np.float64).reshape(len(rows), len(labels))
+        return as_array(self.read_labels(prompts, labels), labels=len(labels))
 
     def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
         return [self._reply(as_text(prompt), sampling) for prompt in prompts]

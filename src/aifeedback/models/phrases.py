@@ -122,8 +122,8 @@ _REMARK = r"\s*(?:\([^()\n]{0,40}\))?\s*"
 _JOINT = _REMARK + r"(?:is(?: an?)?|was|=|:|->|=>|→|[-–—](?=\s))\s*"
 _MODIFIERS = any_of(
     "my", "the", "this", "our", "final", "overall", "total", "response", "summary", "answer", "quality",
-    "numeric(?:al)?", "general", "assigned", "combined", "judge'?s?", "helpfulness", "harmlessness", "preferred", "better",
-    "best", "chosen",
+    "numeric(?:al)?", "general", "assigned", "combined", "judge'?s?", "helpfulness", "harmlessness",
+    "preferred", "better", "best", "chosen",
 )  # fmt: skip
 
 # ---------------------------------------------------------------- scores
