@@ -29,7 +29,7 @@ def parse(
     prefix: str = "",
     error: type[InputError] = RecipeError,
 ) -> C:
-    """Validates ``values`` into ``schema``; raises ``error`` naming every wrong key, each with the nearest valid one."""
+    """Validates ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one."""
     try:
         return schema.model_validate(dict(values))
     except ValidationError as invalid:

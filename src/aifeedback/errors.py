@@ -15,12 +15,23 @@ AIFeedbackError
 from __future__ import annotations
 
 from os import PathLike
+from typing import Any
 
 
 class AIFeedbackError(Exception):
     """Root of the tree. ``exit_code`` is what the command line returns."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors cross process boundaries as their class and message."""
+        return _rebuilt, (type(self), str(self))
+
+
+def _rebuilt(kind: type[AIFeedbackError], message: str) -> AIFeedbackError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
 
 
 class InputError(AIFeedbackError):

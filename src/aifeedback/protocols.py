@@ -68,7 +68,7 @@ class Model(Protocol):
     def card(self) -> ModelCard: ...
 
     def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
-        """One answer per prompt, in order. Each is drawn with a seed made of ``sampling.seed`` and the prompt itself."""
+        """One answer per prompt, in order; each drawn with a seed made of ``sampling.seed`` and the prompt itself."""
         ...
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:

@@ -97,10 +97,10 @@ class Prompt(Record):
 class Sampling(Record):
     """How an answer is drawn. ``temperature=0`` is greedy; ``top_k``/``top_p`` of None are off."""
 
-    temperature: float = Field(1.0, ge=0.0)
-    top_k: int | None = Field(None, ge=1)
-    top_p: float | None = Field(None, gt=0.0, le=1.0)
-    max_new_tokens: int = Field(128, ge=1)
+    temperature: float = Field(default=1.0, ge=0.0)
+    top_k: int | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0)
+    max_new_tokens: int = Field(default=128, ge=1)
     stop: tuple[str, ...] = ()
     """Strings that end the answer; the stop string itself is not part of the text."""
     seed: int = 0
@@ -198,9 +198,9 @@ class Score(Record):
 
     completion_id: str
     judge: str
-    value: float | None = Field(None, ge=-1.0, le=1.0, allow_inf_nan=False)
+    value: float | None = Field(default=None, ge=-1.0, le=1.0, allow_inf_nan=False)
     """(2·expected − 11)/9, in [−1, 1]."""
-    expected: float | None = Field(None, ge=1.0, le=10.0, allow_inf_nan=False)
+    expected: float | None = Field(default=None, ge=1.0, le=10.0, allow_inf_nan=False)
     """Σ i·P(i) over the labels 1..10."""
     distribution: tuple[float, ...] | None = None
     """P(1)..P(10), normalised over the ten labels."""

@@ -1,0 +1,55 @@
+"""The command line. Nothing heavy is imported before a command runs; every AIFeedbackError ends as one message."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from aifeedback import __version__
+from aifeedback.cli import evidence, lab, runs, serving, standards, steps, train
+from aifeedback.errors import AIFeedbackError
+
+app = typer.Typer(
+    name="aifeedback",
+    help="Reinforcement learning from AI feedback: principles and a judge in; labels, rewards, a policy, evidence out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for group in (runs, steps, evidence, serving):
+    group.add_to(app)
+app.add_typer(train.app, name="train", help="One training step on files: sft, reward, dpo, rl.")
+app.add_typer(standards.app, name="standards", help="Look at, check and compare constitutions and judge prompts.")
+app.add_typer(lab.app, name="lab", help="The built-in offline world: build, list and sample it.")
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"aifeedback {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point: exit codes are those of errors.py; 130 after Ctrl-C."""
+    try:
+        app()
+    except AIFeedbackError as error:
+        from rich.console import Console
+
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nstopped; run the same command to go on\n")
+        sys.exit(130)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

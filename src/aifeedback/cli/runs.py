@@ -1,0 +1,143 @@
+"""demo, run, check, show: whole recipes and what they left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aifeedback.cli.terminal import RunWatcher, bars, console, table
+from aifeedback.errors import FileError
+
+Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (demo, run, check, show):
+        app.command()(command)
+
+
+def demo(
+    seed: Annotated[int, typer.Option(help="Every random choice depends on it.")] = 0,
+    out: Out = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="A minute instead of six: too small for firm figures.")
+    ] = False,
+    sets: Sets = None,
+    json_file: Json = None,
+) -> None:
+    """The whole main job on the built-in lab: three ways to align a policy, measured; ends in report.html."""
+    from aifeedback.recipe import assign, load
+
+    overrides = {"seed": seed, **dict(assign(text) for text in sets or [])}
+    recipe = load("demo-short" if short else "demo", overrides)
+    _execute(recipe, out or Path("runs") / recipe.name, json_file)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    sets: Sets = None,
+    out: Out = None,
+    json_file: Json = None,
+) -> None:
+    """Runs a recipe; the same command continues a stopped run and skips what is done."""
+    from aifeedback.recipe import assign, load
+
+    loaded = load(recipe, dict(assign(text) for text in sets or []))
+    _execute(loaded, out or Path("runs") / loaded.name, json_file)
+
+
+def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
+    from aifeedback import runner
+    from aifeedback.audit.report import write_report
+    from aifeedback.runs import write_json
+    from aifeedback.summary import summarise
+
+    runner.require_inputs(recipe)
+    console.print(f"[bold]{recipe.name}[/] seed {recipe.seed} → {folder}")
+    with bars() as progress:
+        runner.run(recipe, folder, RunWatcher(progress))
+    summary = summarise(folder)
+    report = write_report(summary, folder)
+    print_summary(summary)
+    if json_file:
+        write_json(json_file, summary)
+    console.print(f"\nreport: [bold]{report}[/]")
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """The table a run ends with: one line per policy, then everything else in the summary's own names."""
+    from aifeedback.cli.terminal import estimate, flatten
+
+    policies = summary.get("policies") or {}
+    if policies:
+        rows = []
+        for name, figures in policies.items():
+            rows.append(
+                (
+                    name,
+                    *(estimate(figures[k], 100) if figures.get(k) else "–" for k in _COLUMNS),
+                    f"{figures['mean_length']:.1f}" if figures.get("mean_length") is not None else "–",
+                    f"{figures['kl']:.2f}" if figures.get("kl") is not None else "–",
+                )
+            )
+        table(
+            "win rate against SFT, %, 95 % interval",
+            ("policy", "win rate", "length-controlled", "independent judge", "length", "KL"),
+            rows,
+        )
+    shown = {k: summary[k] for k in ("judge", "reward_model", "head_to_head") if summary.get(k)}
+    table("", ("figure", "value"), list(flatten(shown)))
+
+
+_COLUMNS = ("win_rate", "length_controlled", "win_rate_independent")
+
+
+def check(recipe: str, sets: Sets = None) -> None:
+    """Shows a recipe with everything filled in, names every problem at once, and forecasts its model calls."""
+    import yaml
+
+    from aifeedback.recipe import assign, load
+    from aifeedback.runner import check_inputs
+
+    loaded = load(recipe, dict(assign(text) for text in sets or []))
+    console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
+    rows = []
+    for step in loaded.steps:
+        forecast = step.stage.forecast()
+        rows.append(
+            (
+                step.id,
+                step.stage.kind,
+                f"{forecast['calls']:,.0f}" if "calls" in forecast else "–",
+                f"{forecast['cost_usd']:.2f}" if "cost_usd" in forecast else "–",
+                ", ".join(step.needs) or "–",
+            )
+        )
+    table("forecast", ("stage", "kind", "model calls", "cost, $", "waits for"), rows)
+    problems = check_inputs(loaded)
+    for problem in problems:
+        console.print(f"[red]✗[/] {problem}", markup=True)
+    if problems:
+        raise typer.Exit(2)
+    console.print("[green]✓[/] nothing missing; nothing was run")
+
+
+def show(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    item: Annotated[str, typer.Argument(help="An id or its beginning: comparison, completion, prompt.")] = "",
+) -> None:
+    """One item of a run, from prompt to verdict: both orders, raw log-probabilities, rationale, what came of it."""
+    from aifeedback.runs import RunFolder
+    from aifeedback.trace import trace
+
+    if not folder.is_dir():
+        raise FileError("no such run", file=folder, fix="give a run folder, for example runs/demo")
+    if not item:
+        stages = RunFolder(folder).manifest.get("stages", {})
+        table(str(folder), ("stage", "seconds"), [(k, f"{v['seconds']:.1f}") for k, v in stages.items()])
+        return
+    console.print(trace(folder, item), markup=False, highlight=False)

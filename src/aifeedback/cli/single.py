@@ -1,0 +1,72 @@
+"""Runs one stage outside a recipe: checks its inputs, shows a bar, prints its figures, hands its file over."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aifeedback.cli.terminal import console, one_bar, show_figures
+from aifeedback.errors import RecipeError
+
+FILES = (".jsonl", ".parquet")
+
+
+class Destination(NamedTuple):
+    """``out`` is a folder that gets everything, or a file that gets the stage's main result (``main``)."""
+
+    out: Path
+    main: str
+
+    @property
+    def is_file(self) -> bool:
+        return self.out.suffix in FILES
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage works, and where its journal lets it go on: beside a result file, ``NAME.run/``."""
+        return self.out.with_name(f"{self.out.name}.run") if self.is_file else self.out
+
+
+def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file: Path | None = None) -> Any:
+    """Runs the stage; returns its Outcome. Raises RecipeError before any model call if an input is missing."""
+    from aifeedback.runs import RunFolder, write_json
+    from aifeedback.stages import Job
+
+    check_inputs(stage)
+    folder = destination.folder
+    if destination.out.suffix and not destination.is_file and not destination.out.is_dir():
+        raise RecipeError(
+            f"cannot write '{destination.out.suffix}'",
+            file=destination.out,
+            fix=f"end in {' or '.join(FILES)}, or give a folder",
+        )
+    with RunFolder(folder).locked(), one_bar(stage.kind) as progress:
+        outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress))
+        write_json(folder / "figures.json", outcome.figures)
+    result = folder / destination.main
+    if destination.is_file:
+        _hand_over(result, destination.out)
+        result = destination.out
+    show_figures(outcome.figures, json_file)
+    console.print(
+        f"→ [bold]{result}[/]" + (f"  [dim](records and journal in {folder})[/]" if destination.is_file else "")
+    )
+    return outcome
+
+
+def check_inputs(stage: Any) -> None:
+    from aifeedback.stages.resolve import input_problem
+
+    problems = [problem for name in stage.inputs() if (problem := input_problem(name))]
+    if problems:
+        raise RecipeError("\n  ".join(problems), fix="nothing was run; correct this first")
+
+
+def _hand_over(result: Path, out: Path) -> None:
+    if out.suffix == ".jsonl":
+        shutil.copyfile(result, out)
+        return
+    from aifeedback.files import read_rows, write_rows
+
+    write_rows(out, [dict(row.values) for row in read_rows(result)])

@@ -1,0 +1,130 @@
+"""What a person sees while something runs, and tables of figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def bars() -> Progress:
+    """Bars with rate, time left and a few figures; on a pipe, one line per finished stage instead."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("[dim]{task.fields[figures]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+class RunWatcher:
+    """A runner.Watcher that draws one bar per running stage."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[str, TaskID] = {}
+
+    def started(self, stage_id: str) -> None:
+        self.tasks[stage_id] = self.progress.add_task(stage_id, total=None, rate="", figures="")
+        if not console.is_terminal:
+            console.print(f"· {stage_id}")
+
+    def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        task = self.tasks[stage_id]
+        self.progress.update(
+            task, completed=done, total=total or None, rate=_rate(self.progress, task), figures=brief(figures)
+        )
+
+    def finished(self, stage_id: str, *, seconds: float, skipped: bool) -> None:
+        if stage_id in self.tasks:
+            self.progress.remove_task(self.tasks.pop(stage_id))
+        note = "[dim]already done[/]" if skipped else f"{seconds:.1f} s"
+        console.print(f"[green]✓[/] {stage_id:<18} {note}")
+
+
+def _rate(progress: Progress, task: TaskID) -> str:
+    speed = progress.tasks[progress.task_ids.index(task)].speed
+    return f"{speed:.1f}/s" if speed else ""
+
+
+@contextmanager
+def one_bar(title: str) -> Iterator[Any]:
+    """A protocols.Progress for a single step."""
+    with bars() as progress:
+        watcher = RunWatcher(progress)
+        watcher.tasks[title] = progress.add_task(title, total=None, rate="", figures="")
+
+        def advance(done: int, total: int, figures: Mapping[str, float]) -> None:
+            watcher.advanced(title, done, total, figures)
+
+        yield advance
+
+
+def brief(figures: Mapping[str, Any]) -> str:
+    return "  ".join(f"{key} {value:.3g}" for key, value in list(figures.items())[:4] if isinstance(value, int | float))
+
+
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for index, name in enumerate(header):
+        drawn.add_column(name, justify="left" if index == 0 else "right")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+
+
+def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, title: str = "") -> None:
+    """Prints a nested mapping as a two-column table and, if asked, saves it."""
+    table(title, ("figure", "value"), [(key, value) for key, value in flatten(figures)])
+    if json_file:
+        from aifeedback.runs import write_json
+
+        write_json(json_file, figures)
+        console.print(f"[dim]figures → {json_file}[/]")
+
+
+def flatten(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in figures.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and {"value", "low", "high"} <= set(value):
+            yield name, estimate(value)
+        elif isinstance(value, Mapping):
+            yield from flatten(value, f"{name}.")
+        elif isinstance(value, float):
+            yield name, f"{value:.4g}"
+        elif isinstance(value, str | int | bool) or value is None:
+            yield name, str(value)
+        elif isinstance(value, Sequence) and len(value) <= 6:
+            yield name, json.dumps(value, default=str)[:80]
+
+
+def estimate(value: Mapping[str, Any], scale: float = 1.0) -> str:
+    """'0.71 [0.66, 0.75] n=400'."""
+    if value.get("value") is None:
+        return f"not known, n={value.get('n', 0)}"
+    low, high = value.get("low"), value.get("high")
+    interval = f" [{low * scale:.3g}, {high * scale:.3g}]" if low is not None and high is not None else ""
+    return f"{value['value'] * scale:.3g}{interval} n={value.get('n', '?')}"

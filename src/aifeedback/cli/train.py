@@ -1,0 +1,130 @@
+"""train sft | reward | dpo | rl: one training step on files; model folders in, standard model folders out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aifeedback.cli.terminal import console, one_bar, show_figures
+
+app = typer.Typer(no_args_is_help=True)
+
+ModelDir = Annotated[str, typer.Option(help="Where to start: hf:DIR_OR_ID or lab:NAME.")]
+Data = Annotated[Path, typer.Option(help="Training data in any known format.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="The model folder to write.")]
+Batch = Annotated[int | None, typer.Option(help="Rows per optimizer step.")]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps; by default as many as --epochs need.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
+Rate = Annotated[float | None, typer.Option("--lr", "--learning-rate")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any further setting of the trainer.")]
+Seed = Annotated[int, typer.Option(help="Every random choice depends on it.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
+Limit = Annotated[int | None, typer.Option(help="Use only so many rows.")]
+
+
+@app.command()
+def sft(
+    model: ModelDir,
+    data: Data,
+    out: Out,
+    batch: Batch = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    lr: Rate = None,
+    seed: Seed = 0,
+    sets: Sets = None,
+    json_file: Json = None,
+) -> None:
+    """Supervised fine-tuning on prompts and completions (or on the preferred answers of a comparisons file)."""
+    from aifeedback.cli.training_data import sft_rows
+    from aifeedback.train.sft import SftConfig, train_sft
+
+    start = _start(model, data)
+    config = _config(SftConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed)
+    rows = sft_rows(data, seed)
+    with one_bar("sft") as progress:
+        result = train_sft(start, rows, config, out, progress=progress)
+    _report(result, out, json_file)
+
+
+@app.command()
+def reward(
+    model: ModelDir,
+    data: Data,
+    out: Out,
+    heldout: Annotated[Path | None, typer.Option(help="Human comparisons that accuracy is measured on.")] = None,
+    batch: Batch = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    lr: Rate = None,
+    seed: Seed = 0,
+    sets: Sets = None,
+    json_file: Json = None,
+) -> None:
+    """A reward model on soft labels; an AutoModelForSequenceClassification folder comes out."""
+    from aifeedback.cli.training_data import pair_rows
+    from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
+
+    start = _start(model, data, heldout)
+    config = _config(RewardModelConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed)
+    rows, held = pair_rows(data, seed), pair_rows(heldout, seed) if heldout else None
+    with one_bar("reward") as progress:
+        result = fit_reward_model(start, rows, config, out, heldout=held, progress=progress)
+    _report(result, out, json_file)
+
+
+@app.command()
+def dpo(
+    model: ModelDir,
+    data: Data,
+    out: Out,
+    beta: Annotated[float | None, typer.Option(help="Strength of the pull to the reference.")] = None,
+    batch: Batch = None,
+    steps: Steps = None,
+    epochs: Epochs = None,
+    lr: Rate = None,
+    seed: Seed = 0,
+    sets: Sets = None,
+    json_file: Json = None,
+) -> None:
+    """Direct preference optimisation with per-pair soft labels."""
+    from aifeedback.cli.training_data import pair_rows
+    from aifeedback.train.dpo import DpoConfig, train_dpo
+
+    start = _start(model, data)
+    config = _config(DpoConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed, beta=beta)
+    rows = pair_rows(data, seed)
+    with one_bar("dpo") as progress:
+        result = train_dpo(start, rows, config, out, progress=progress)
+    _report(result, out, json_file)
+
+
+def _start(model: str, *inputs: Path | None) -> str:
+    """The folder to start from; every missing input is told at once, before anything is loaded."""
+    from aifeedback.errors import RecipeError
+    from aifeedback.stages.resolve import input_problem, policy_folder
+
+    names = [model, *(str(path) for path in inputs if path is not None)]
+    problems = [problem for name in names if (problem := input_problem(name))]
+    if problems:
+        raise RecipeError("\n  ".join(problems), fix="nothing was run; correct this first")
+    return policy_folder(model)
+
+
+def _config(schema: type[Any], sets: list[str] | None, **values: Any) -> Any:
+    from aifeedback.config import parse
+    from aifeedback.recipe import assign, merge, nest
+
+    given = {key: value for key, value in values.items() if value is not None}
+    return parse(schema, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--set ")
+
+
+def _report(result: Any, out: Path, json_file: Path | None) -> None:
+    figures = result.model_dump(mode="json", exclude={"identity"})
+    from aifeedback.runs import write_json
+
+    write_json(out / "figures.json", figures)
+    show_figures(figures, json_file)
+    console.print(f"→ [bold]{out}[/]")

@@ -1,0 +1,255 @@
+"""Recipes: a YAML list of stages, resolved and checked as a whole before anything runs.
+
+    name: rlaif
+    seed: 0
+    workers: 2                       # stages that do not depend on each other run side by side
+    settings: {judge: hf:judge, n: 100}
+    stages:
+      - {id: labels, stage: label, comparisons: "@pairs/comparisons.jsonl", judge: "${judge}"}
+    summary: {judge.alignment: check.alignment}
+
+``${name}`` is a setting (``--set name=value`` replaces it). ``@id/file`` is a file that stage ``id`` leaves in its
+folder, and makes this stage wait for it. ``summary`` says which stage's figures end where in ``summary.json``.
+A stage with ``when: ${setting}`` is left out while the setting is empty or false.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import Field
+
+from aifeedback.config import Config, describe, parse
+from aifeedback.errors import RecipeError
+from aifeedback.stages import Stage, stage_class
+
+REFERENCE = re.compile(r"^@([A-Za-z0-9_-]+)(?:/(.+))?$")
+VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+class RecipeFile(Config):
+    """The YAML as written."""
+
+    name: str
+    description: str = ""
+    seed: int = 0
+    workers: int = Field(default=1, ge=1)
+    """Stages that run at the same time, each in a process of its own with one torch thread."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    stages: list[dict[str, Any]]
+    summary: dict[str, str] = Field(default_factory=dict)
+    """Dotted key in summary.json → ``stage-id.figure``."""
+
+
+class Step(NamedTuple):
+    """One stage with its settings filled in; ``needs`` are the ids it waits for."""
+
+    id: str
+    stage: Stage
+    needs: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+class Recipe(NamedTuple):
+    name: str
+    description: str
+    seed: int
+    workers: int
+    settings: Mapping[str, Any]
+    steps: tuple[Step, ...]
+    summary: Mapping[str, str]
+
+    def resolved(self) -> dict[str, Any]:
+        """What runs, with nothing left to fill in: written into the run folder."""
+        stages = [{"id": s.id, "stage": s.stage.kind, **s.stage.model_dump(mode="json")} for s in self.steps]
+        return {
+            "name": self.name,
+            "description": self.description,
+            "seed": self.seed,
+            "workers": self.workers,
+            "stages": stages,
+            "summary": dict(self.summary),
+        }
+
+
+def shipped() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    folder = Path(str(resources.files("aifeedback") / "recipes"))
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def find(name: str | Path) -> Path:
+    """A recipe by path or by shipped name (``rlaif`` and ``recipes/rlaif.yaml`` both find the shipped one)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.stem in shipped() and path.parent.name in ("", "recipes"):
+        return shipped()[path.stem]
+    raise RecipeError("no such recipe", file=path, fix=f"give a YAML file or one of: {', '.join(shipped())}")
+
+
+def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Reads, fills in and checks a recipe; raises one RecipeError with every problem found.
+
+    Overrides name a setting (``judge``), a stage's key (``rl.steps``) or ``seed``/``workers``.
+    """
+    path = find(name)
+    raw = _read_yaml(path)
+    recipe = parse(RecipeFile, raw, file=path)
+    overrides = dict(overrides or {})
+    settings = {**recipe.settings, "seed": overrides.pop("seed", recipe.seed)}
+    workers = int(overrides.pop("workers", recipe.workers))
+    problems: list[str] = []
+    stage_ids = [str(s.get("id", s.get("stage", ""))) for s in recipe.stages]
+    per_stage: dict[str, dict[str, Any]] = {}
+    for key, value in overrides.items():
+        stage_id, _, rest = key.partition(".")
+        if rest and stage_id in stage_ids:
+            per_stage.setdefault(stage_id, {})[rest] = value
+        elif key in settings:
+            settings[key] = value
+        else:
+            problems.append(f"--set {key}: no such setting; known: {', '.join([*settings, 'STAGE.KEY'])}")
+    steps = list(_steps(recipe.stages, settings, per_stage, problems))
+    _check_order(steps, problems)
+    if problems:
+        raise RecipeError("\n  ".join(problems), file=path, fix="correct these, then `aifeedback check` shows the rest")
+    seed = int(settings["seed"])
+    kept = {step.id for step in steps}
+    summary = {key: where for key, where in recipe.summary.items() if where.split(".")[0] in kept}
+    return Recipe(recipe.name, recipe.description, seed, workers, settings, tuple(steps), summary)
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as broken:
+        mark = getattr(broken, "problem_mark", None)
+        line = mark.line + 1 if mark else None
+        raise RecipeError(f"not valid YAML: {getattr(broken, 'problem', broken)}", file=path, row=line) from None
+    except UnicodeDecodeError:
+        raise RecipeError("not UTF-8 text", file=path, fix="save the recipe as UTF-8") from None
+    if not isinstance(raw, Mapping):
+        raise RecipeError("a recipe is a mapping with name and stages", file=path)
+    return raw
+
+
+def _steps(
+    stages: Sequence[Mapping[str, Any]],
+    settings: Mapping[str, Any],
+    overrides: Mapping[str, Mapping[str, Any]],
+    problems: list[str],
+) -> Iterator[Step]:
+    for index, entry in enumerate(stages):
+        values = dict(entry)
+        kind = values.pop("stage", None)
+        stage_id = str(values.pop("id", kind))
+        where = f"stages[{index}] ({stage_id})"
+        try:
+            values = fill(values, settings)
+            if not values.pop("when", True):
+                continue
+            schema = stage_class(str(kind))
+            stage = schema.model_validate(merge(values, nest(overrides.get(stage_id, {}))))
+        except KeyError as unknown:
+            problems.append(f"{where}: {unknown.args[0]}")
+        except ValueError as invalid:
+            errors = getattr(invalid, "errors", list)()
+            problems += [f"{where}: {describe(e, schema)}" for e in errors] or [f"{where}: {invalid}"]
+        else:
+            needs = sorted({match for match in _references(stage.model_dump()) if match})
+            yield Step(stage_id, stage, tuple(needs), values)
+
+
+def _check_order(steps: Sequence[Step], problems: list[str]) -> None:
+    seen: set[str] = set()
+    for step in steps:
+        if step.id in seen:
+            problems.append(f"stage id '{step.id}' is used twice")
+        problems += [f"{step.id}: '@{need}' is not an earlier stage" for need in step.needs if need not in seen]
+        seen.add(step.id)
+
+
+def fill(value: Any, settings: Mapping[str, Any]) -> Any:
+    """Replaces ``${name}``; a value that is only a variable keeps the setting's type. KeyError if unknown."""
+    if isinstance(value, Mapping):
+        return {key: fill(item, settings) for key, item in value.items()}
+    if isinstance(value, list):
+        return [fill(item, settings) for item in value]
+    if not isinstance(value, str):
+        return value
+    names = VARIABLE.findall(value)
+    for name in names:
+        if name not in settings:
+            raise KeyError(f"'${{{name}}}' is not a setting; known: {', '.join(settings)}")
+    if len(names) == 1 and VARIABLE.fullmatch(value):
+        return settings[names[0]]
+    return VARIABLE.sub(lambda match: str(settings[match[1]]), value)
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{'a.b': 1} → {'a': {'b': 1}}."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        place = nested
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[last] = value
+    return nested
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """``above`` laid over ``below``, mapping by mapping."""
+    merged = dict(below)
+    for key, value in above.items():
+        both_map = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = merge(merged[key], value) if both_map else value
+    return merged
+
+
+def locate(value: Any, folder: Path) -> Any:
+    """Replaces every ``@id/file`` inside a stage's settings by its path in the run folder."""
+    if isinstance(value, Mapping):
+        return {key: locate(item, folder) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [locate(item, folder) for item in value]
+    if isinstance(value, str) and (match := _match(value)):
+        prefix, stage_id, rest = match
+        return prefix + str(folder / "stages" / stage_id / rest)
+    return value
+
+
+def _match(value: str) -> tuple[str, str, str] | None:
+    """('hf:', 'sft', 'policy') for 'hf:@sft/policy'."""
+    head, colon, tail = value.partition(":")
+    prefix, reference = (head + colon, tail) if colon and tail.startswith("@") else ("", value)
+    found = REFERENCE.match(reference)
+    return (prefix, found[1], found[2] or "") if found else None
+
+
+def _references(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for item in value.values():
+            yield from _references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _references(item)
+    elif isinstance(value, str) and (match := _match(value)):
+        yield match[1]
+
+
+def assign(text: str) -> tuple[str, Any]:
+    """``a.b=c`` from the command line; the value is read as YAML, so numbers and lists work."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {text!r} is not KEY=VALUE", fix="for example: --set judge=hf:my-judge")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key.strip(), value

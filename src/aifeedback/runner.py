@@ -1,0 +1,244 @@
+"""Runs a recipe: what is done is skipped, what is independent runs side by side, what is interrupted continues.
+
+Each stage runs in a worker process with one torch thread (two torch threads on two shared cores are slower than two
+processes), so results do not depend on how many run at once. A worker whose parent died ends itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from aifeedback.errors import AIFeedbackError, RecipeError
+from aifeedback.recipe import Recipe, Step, locate
+from aifeedback.records import content_id
+from aifeedback.runs import RunFolder, digest, write_json
+from aifeedback.stages import Job, stage_class
+
+
+class Watcher(Protocol):
+    """Is told what happens; the terminal's progress bars are one."""
+
+    def started(self, stage_id: str) -> None: ...
+    def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None: ...
+    def finished(self, stage_id: str, *, seconds: float, skipped: bool) -> None: ...
+
+
+class _Task(NamedTuple):
+    stage_id: str
+    kind: str
+    settings: dict[str, Any]
+    fingerprint: str
+    folder: Path
+    run: Path
+    seed: int
+
+
+def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
+    """Runs every stage that is not done; returns the manifest. The first failure ends the run after telling which."""
+    place = RunFolder(folder)
+    with place.locked():
+        resolved = recipe.resolved()
+        import yaml
+
+        (folder / "recipe.yaml").write_text(
+            yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
+        )
+        prints = fingerprints(recipe)
+        waiting: dict[str, Step] = {}
+        done: set[str] = set()
+        for step in recipe.steps:
+            if place.is_done(step.id, prints[step.id]) and all(need in done for need in step.needs):
+                done.add(step.id)
+                watcher.finished(step.id, seconds=place.done(step.id)["seconds"], skipped=True)  # type: ignore[index]
+            else:
+                waiting[step.id] = step
+        if waiting:
+            _Execution(recipe, place, prints, watcher).all(waiting, done)
+        return place.write_manifest(resolved)
+
+
+class _Execution:
+    """The loop that hands stages to workers as soon as what they need is there."""
+
+    def __init__(self, recipe: Recipe, place: RunFolder, prints: Mapping[str, str], watcher: Watcher) -> None:
+        self.recipe, self.place, self.prints, self.watcher = recipe, place, prints, watcher
+        self.running: dict[Future[dict[str, Any]], str] = {}
+
+    def all(self, waiting: dict[str, Step], done: set[str]) -> None:
+        context = multiprocessing.get_context("spawn")
+        events: Any = context.Queue()
+        workers = min(self.recipe.workers, len(waiting))
+        with ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_begin, initargs=(events, os.getpid())
+        ) as pool:
+            try:
+                while waiting or self.running:
+                    self._submit_ready(pool, waiting, done)
+                    finished, _ = wait(self.running, timeout=0.2, return_when=FIRST_COMPLETED)
+                    self._drain(events)
+                    for future in finished:
+                        stage_id = self.running.pop(future)
+                        outcome = _result(future, stage_id)
+                        done.add(stage_id)
+                        self.watcher.finished(stage_id, seconds=outcome["seconds"], skipped=False)
+                        self.place.write_manifest(self.recipe.resolved())
+            except BaseException:
+                _stop(pool)
+                raise
+
+    def _submit_ready(self, pool: ProcessPoolExecutor, waiting: dict[str, Step], done: set[str]) -> None:
+        for stage_id, step in list(waiting.items()):
+            if len(self.running) >= self.recipe.workers:
+                return
+            if all(need in done for need in step.needs):
+                del waiting[stage_id]
+                folder = self.place.prepare(stage_id, self.prints[stage_id])
+                settings = locate(step.stage.model_dump(), self.place.path.absolute())
+                task = _Task(
+                    stage_id,
+                    step.stage.kind,
+                    settings,
+                    self.prints[stage_id],
+                    folder.absolute(),
+                    self.place.path.absolute(),
+                    self.recipe.seed,
+                )
+                self.watcher.started(stage_id)
+                self.running[pool.submit(_work, task)] = stage_id
+
+    def _drain(self, events: Any) -> None:
+        while True:
+            try:
+                stage_id, done, total, figures = events.get_nowait()
+            except queue.Empty:
+                return
+            self.watcher.advanced(stage_id, done, total, figures)
+
+
+def fingerprints(recipe: Recipe) -> dict[str, str]:
+    """Per stage, a digest of everything its result depends on: kind, settings, seed, inputs, and what it waits for."""
+    found: dict[str, str] = {}
+    for step in recipe.steps:
+        outside = {name: _digest_input(name) for name in step.stage.inputs()}
+        above = {need: found[need] for need in step.needs}
+        settings = step.stage.model_dump(mode="json")
+        found[step.id] = content_id(step.stage.kind, settings, recipe.seed, outside, above, code_digest())
+    return found
+
+
+def _digest_input(name: str) -> str:
+    from aifeedback.stages.resolve import input_path
+
+    path = input_path(name)
+    return digest(path) if path and path.exists() else name
+
+
+_CODE: list[str] = []
+
+
+def code_digest() -> str:
+    """Digest of the package's own Python: a changed implementation is a changed stage."""
+    if not _CODE:
+        package = Path(str(importlib.import_module("aifeedback").__file__)).parent
+        _CODE.append(content_id([[str(f.relative_to(package)), digest(f)] for f in sorted(package.rglob("*.py"))]))
+    return _CODE[0]
+
+
+def _begin(events: Any, parent: int) -> None:
+    """In each worker: one thread, Ctrl-C is the parent's business, and no life without the parent."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    globals()["_EVENTS"] = events
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _work(task: _Task) -> dict[str, Any]:
+    """In a worker: one stage, from its settings to ``done.json``."""
+    started = time.perf_counter()
+    events = globals()["_EVENTS"]
+    last = 0.0
+
+    def progress(done: int, total: int, figures: Mapping[str, float]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 0.1 or done == total:
+            last = now
+            events.put((task.stage_id, done, total, dict(figures)))
+
+    stage = stage_class(task.kind).model_validate(task.settings)
+    job = Job(task.folder, task.run / "journal.sqlite", task.run, task.seed, progress)
+    try:
+        outcome = stage.run(job)
+    except AIFeedbackError:
+        raise
+    except Exception as unexpected:
+        details = task.folder / "error.txt"
+        details.write_text(traceback.format_exc(), encoding="utf-8")
+        raise StageFailed(f"stage '{task.stage_id}' failed: {unexpected!r}\n  → details in {details}") from None
+    record = {
+        "fingerprint": task.fingerprint,
+        "kind": task.kind,
+        "seconds": round(time.perf_counter() - started, 3),
+        "calls": outcome.calls,
+        "tokens": outcome.tokens,
+        "cost_usd": outcome.cost_usd,
+        "figures": outcome.figures,
+    }
+    write_json(task.folder / "done.json", record)
+    return record
+
+
+class StageFailed(AIFeedbackError):
+    """A stage broke in a way nobody foresaw; the message names the file with the details."""
+
+
+def _result(future: Future[dict[str, Any]], stage_id: str) -> dict[str, Any]:
+    try:
+        return future.result()
+    except AIFeedbackError:
+        raise
+    except Exception as broken:  # a killed worker, an error that could not be pickled
+        raise StageFailed(
+            f"stage '{stage_id}': its worker ended ({broken!r})\n  → run the same command to go on"
+        ) from None
+
+
+def _stop(pool: ProcessPoolExecutor) -> None:
+    for process in list(getattr(pool, "_processes", {}).values()):
+        process.kill()
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def check_inputs(recipe: Recipe) -> list[str]:
+    """Every outside file, folder or model that a stage names and that is not there."""
+    from aifeedback.stages.resolve import input_problem
+
+    problems: list[str] = []
+    for step in recipe.steps:
+        problems += [f"{step.id}: {problem}" for name in step.stage.inputs() if (problem := input_problem(name))]
+    return problems
+
+
+def require_inputs(recipe: Recipe) -> None:
+    problems = check_inputs(recipe)
+    if problems:
+        raise RecipeError("\n  ".join(problems), fix="nothing was run; correct these first")

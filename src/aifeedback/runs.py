@@ -1,0 +1,123 @@
+"""The run folder: what it holds, how it says what was done, and that only one process works in it.
+
+RUN/recipe.yaml            the recipe with everything filled in
+RUN/manifest.json          versions, seed, and per stage: fingerprint, seconds, calls, tokens, cost, figures
+RUN/journal.sqlite         every model call
+RUN/stages/ID/…            what each stage leaves
+RUN/summary.json, report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from aifeedback.errors import RecipeError
+
+VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scipy", "statsmodels", "scikit-learn")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: a killed process leaves the old file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that figures depend on, as installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over a file, or over a folder's files by name: what the fingerprint of an input rests on."""
+    hashed = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    for file in files:
+        hashed.update(str(file.relative_to(path) if path.is_dir() else file.name).encode())
+        with file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                hashed.update(block)
+    return hashed.hexdigest()[:16]
+
+
+class RunFolder:
+    """A run on disk. Stages are done when their ``done.json`` carries the fingerprint of the settings and inputs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal.sqlite"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        return read_json(self.path / "manifest.json") or {}
+
+    def stage(self, stage_id: str) -> Path:
+        return self.path / "stages" / stage_id
+
+    def done(self, stage_id: str) -> dict[str, Any] | None:
+        return read_json(self.stage(stage_id) / "done.json")
+
+    def is_done(self, stage_id: str, fingerprint: str) -> bool:
+        done = self.done(stage_id)
+        return done is not None and done["fingerprint"] == fingerprint
+
+    def prepare(self, stage_id: str, fingerprint: str) -> Path:
+        """The stage's folder: kept where the same stage was interrupted, emptied where settings or inputs changed."""
+        folder = self.stage(stage_id)
+        begun = read_json(folder / "begun.json")
+        if folder.exists() and (begun or {}).get("fingerprint") != fingerprint:
+            shutil.rmtree(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "done.json").unlink(missing_ok=True)
+        write_json(folder / "begun.json", {"fingerprint": fingerprint})
+        return folder
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Refuses a second process in the same run; a killed one leaves no lock behind."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise RecipeError(
+                    "another process is working in this run", file=self.path, fix="wait for it, or give another -o"
+                ) from None
+            yield
+
+    def write_manifest(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """Collects every finished stage; returns what it wrote."""
+        stages = {s["id"]: self.done(s["id"]) for s in recipe["stages"]}
+        finished = {stage_id: done for stage_id, done in stages.items() if done}
+        manifest = {
+            "recipe": recipe["name"],
+            "seed": recipe["seed"],
+            "versions": versions(),
+            "seconds": {stage_id: done["seconds"] for stage_id, done in finished.items()},
+            "cost_usd": sum(done["cost_usd"] for done in finished.values()),
+            "stages": finished,
+        }
+        write_json(self.path / "manifest.json", manifest)
+        return manifest

@@ -1,0 +1,190 @@
+"""Stages that measure: policies against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from statistics import fmean
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from aifeedback import files
+from aifeedback.errors import RecipeError
+from aifeedback.records import Comparison, Completion, Preference, Prompt
+from aifeedback.stages import resolve
+from aifeedback.stages.base import Job, Outcome, Stage
+from aifeedback.stages.feedback import SamplingSettings, account, draw, label_all
+
+
+class Compare(Stage):
+    """Policies against a reference and each other on held-out prompts, by one or several judges.
+
+    The reference also meets a second draw of itself: whatever that is away from 50 % is noise. The first judge named
+    decides the headline; every judge's preferences stay in the folder.
+    """
+
+    kind: ClassVar[str] = "compare"
+    policies: dict[str, str] = Field(min_length=1)
+    """Name → model. The reference is one of them."""
+    reference: str = "sft"
+    prompts: str
+    judges: dict[str, resolve.JudgeSpec] = Field(min_length=1)
+    """Name → judge, the headline judge first."""
+    trained_by: list[str] = Field(default_factory=list)
+    """Models whose feedback trained any of the policies: evidence from them or their family is no proof."""
+    limit: int | None = None
+    sampling: SamplingSettings = SamplingSettings()
+
+    def inputs(self) -> Iterator[str]:
+        for name in (*self.policies.values(), self.prompts):
+            yield from resolve.outside(name)
+        for judge in self.judges.values():
+            yield from resolve.outside_judge(judge)
+
+    def run(self, job: Job) -> Outcome:
+        if self.reference not in self.policies:
+            raise RecipeError(f"reference '{self.reference}' is none of the policies", key="reference")
+        read = files.load_prompts(self.prompts, limit=self.limit)
+        outcome = Outcome()
+        drawn = {name: self._draw(name, model, read.rows, job, outcome) for name, model in self.policies.items()}
+        again = self._draw(f"{self.reference} again", self.policies[self.reference], read.rows, job, outcome, shift=1)
+        table: dict[str, dict[str, Any]] = {}
+        for name, answers in drawn.items():
+            other = again if name == self.reference else drawn[self.reference]
+            table[name] = {
+                "mean_length": _mean_length(answers),
+                "mean_words": fmean(len(c.text.split()) for c in answers if c is not None),
+                "kl": self._kl(name, read.rows, answers),
+                "by_judge": {judge: self._judged(judge, name, read.rows, answers, other, job) for judge in self.judges},
+            }
+        head_to_head = {
+            f"{one}_vs_{other}": self._judged(
+                next(iter(self.judges)), f"{one}_vs_{other}", read.rows, drawn[one], drawn[other], job
+            )
+            for one, other in combinations([n for n in self.policies if n != self.reference], 2)
+        }
+        independence = self._independence(job)
+        outcome.figures |= {
+            "policies": {name: self._headline(row, independence) for name, row in table.items()},
+            "head_to_head": {name: row["win_rate"] for name, row in head_to_head.items()},
+            "independence": independence,
+            "judges": {name: resolve.described(judge, job) for name, judge in self.judges.items()},
+            "examples": _examples(read.rows, drawn, self.reference),
+            "rows": account(read.report),
+        }
+        return outcome
+
+    def _draw(
+        self, name: str, model: str, prompts: Sequence[Prompt], job: Job, outcome: Outcome, shift: int = 0
+    ) -> list[Completion | None]:
+        """One completion per prompt; None where none came."""
+        seeded = Job(job.folder, job.journal, job.run, job.seed + 7_919 * (shift + 1), job.progress)
+        drawn, part = draw(resolve.connect_model(model, job), prompts, self.sampling, 1, seeded, source=name)
+        outcome.calls, outcome.tokens = outcome.calls + part.calls, outcome.tokens + part.tokens
+        outcome.cost_usd += part.cost_usd
+        answers = [row[0] if row else None for row in drawn]
+        files.write_records(
+            job.folder / f"completions-{name.replace(' ', '-')}.jsonl", [c for c in answers if c is not None]
+        )
+        return answers
+
+    def _judged(
+        self,
+        judge: str,
+        name: str,
+        prompts: Sequence[Prompt],
+        ours: Sequence[Completion | None],
+        theirs: Sequence[Completion | None],
+        job: Job,
+    ) -> dict[str, Any]:
+        """Win rate of ``ours`` over ``theirs``, raw and at equal length (characters)."""
+        from aifeedback.evaluate import length_controlled_win_rate, win_rate
+
+        comparisons = [
+            Comparison.of(prompt, one, other)
+            for prompt, one, other in zip(prompts, ours, theirs, strict=True)
+            if one is not None and other is not None
+        ]
+        preferences = label_all(resolve.labeler(self.judges[judge], job), comparisons, job)
+        files.write_records(job.folder / f"comparisons-{name}.jsonl", comparisons)
+        files.write_records(job.folder / f"preferences-{judge}-{name}.jsonl", preferences)
+        p_first = [p.p_first for p in preferences]
+        lengths = [[max(1, len(side.text)) for side in (c.first, c.second)] for c in comparisons]
+        return {
+            "win_rate": win_rate(p_first, hard=True).as_dict(),
+            "length_controlled": length_controlled_win_rate(
+                [None if p is None else _hard(p) for p in p_first], [a for a, _ in lengths], [b for _, b in lengths]
+            ).as_dict(),
+            "unknown": _unknown(preferences),
+        }
+
+    def _headline(self, row: Mapping[str, Any], independence: Mapping[str, Any]) -> dict[str, Any]:
+        """One policy's line in the summary: the first judge's figures, and the first independent one's beside them."""
+        by_judge = row["by_judge"]
+        first = next(iter(by_judge))
+        others = [name for name in by_judge if name != first and independence["judges"][name]["independent"]]
+        return {
+            "win_rate": by_judge[first]["win_rate"],
+            "length_controlled": by_judge[first]["length_controlled"],
+            "win_rate_independent": by_judge[others[0]]["win_rate"] if others else None,
+            **row,
+        }
+
+    def _kl(self, name: str, prompts: Sequence[Prompt], answers: Sequence[Completion | None]) -> float | None:
+        """Mean log-ratio to the reference on the samples, where both are local folders that share a tokenizer."""
+        own, reference = self.policies[name], self.policies[self.reference]
+        if not (own.startswith(("hf:", "lab:")) and reference.startswith(("hf:", "lab:"))):
+            return None
+        from aifeedback.train.divergence import sequence_kl
+
+        pairs = [(p, c) for p, c in zip(prompts, answers, strict=True) if c is not None]
+        measured = sequence_kl(
+            resolve.policy_folder(own), resolve.policy_folder(reference), [p for p, _ in pairs], [c for _, c in pairs]
+        )
+        return measured.value
+
+    def _independence(self, job: Job) -> dict[str, Any]:
+        """Per judge, whether it may serve as proof (R16): neither a training judge nor of its family."""
+        trainers = [resolve.who(name, job) for name in self.trained_by]
+        judges = {}
+        for name, judge in self.judges.items():
+            family, uri = resolve.who(judge.model, job)
+            same = any(uri == t_uri or family == t_family for t_family, t_uri in trainers)
+            judges[name] = {"model": uri, "family": family, "independent": not same}
+        return {"judges": judges, "verified": any(j["independent"] for j in judges.values())}
+
+
+def _hard(p: float) -> float:
+    return 0.5 if p == 0.5 else float(p > 0.5)
+
+
+def _mean_length(answers: Sequence[Completion | None]) -> float:
+    """Characters."""
+    return fmean(len(c.text) for c in answers if c is not None)
+
+
+def _unknown(preferences: Sequence[Preference]) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for preference in preferences:
+        if preference.problem is not None:
+            counted[str(preference.problem)] = counted.get(str(preference.problem), 0) + 1
+    return counted
+
+
+def _examples(
+    prompts: Sequence[Prompt], drawn: Mapping[str, Sequence[Completion | None]], reference: str, count: int = 4
+) -> list[dict[str, Any]]:
+    """The first prompts on which every policy answered: no hand picks them."""
+    rows = []
+    for index, prompt in enumerate(prompts):
+        answers = {name: row[index] for name, row in drawn.items()}
+        if all(answer is not None for answer in answers.values()):
+            texts = {name: answer.text for name, answer in answers.items() if answer is not None}
+            rows.append({"prompt": prompt.text, "reference": reference, "answers": texts})
+        if len(rows) == count:
+            break
+    return rows
+
+
+STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (Compare,)}

@@ -1,0 +1,228 @@
+"""From names in a recipe or on the command line to things that answer: models, labelers, scorers, rewards, policies.
+
+hf:DIR_OR_ID   openai:NAME   fake:NAME   lab:NAME      models
+people:lab     gold:lab                                simulated people and the oracle of the built-in lab
+rm:DIR                                                 a reward model as a judge
+python:FILE.py:FUNCTION                                a reward function
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from aifeedback.errors import RecipeError
+from aifeedback.feedback.judge import JudgeSettings
+from aifeedback.protocols import Labeler, Model, Scorer
+from aifeedback.stages.base import Job
+
+SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python")
+
+
+class JudgeSpec(JudgeSettings):
+    """A model made into a judge. A bare model name stands for the defaults."""
+
+    model: str
+    """Model name, for example hf:DIR or openai:NAME."""
+    prompt: str = "pairwise-helpful-detailed"
+    """Judge prompt: a shipped name, lab:NAME, or a YAML file."""
+    by: Literal["pairs", "ratings"] = "pairs"
+    """pairs: a verdict on the two together. ratings: each rated alone, P(first better) from the two distributions."""
+    shots: int | None = None
+    """Exemplars to show, of those the prompt has."""
+    base_url: str | None = None
+    """Address of an OpenAI-compatible server."""
+    spend_cap_usd: float | None = Field(default=None, gt=0.0)
+    """Most that this judge's calls may cost."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """A bare name is a model; ``rationale: true`` is one greedy rationale."""
+        if isinstance(value, str):
+            return {"model": value}
+        if isinstance(value, dict) and isinstance(value.get("rationale"), bool):
+            return {**value, "rationale": {} if value["rationale"] else None}
+        return value
+
+    def settings(self, seed: int) -> JudgeSettings:
+        """What the labeler is given."""
+        own = {name: getattr(self, name) for name in JudgeSettings.model_fields}
+        return JudgeSettings(**{**own, "seed": seed})
+
+
+def input_path(name: str) -> Path | None:
+    """The file or folder behind a name, if it is a local one."""
+    scheme, _, rest = name.partition(":")
+    if scheme not in SCHEMES or not rest:
+        return Path(name)
+    if scheme == "lab":
+        from aifeedback.lab.zoo import folder
+
+        return folder(rest)
+    if scheme == "python":
+        return Path(rest.rpartition(":")[0] or rest)
+    if scheme in ("hf", "rm") and Path(rest).exists():
+        return Path(rest)
+    return None
+
+
+def input_problem(name: str) -> str | None:
+    """What is wrong with an outside file, folder or model, found without loading it; None if nothing."""
+    scheme, _, rest = name.partition(":")
+    if scheme not in SCHEMES or not rest:
+        return None if Path(name).exists() else f"{name}: no such file"
+    if scheme in ("hf", "rm"):
+        return _folder_problem(rest)
+    if scheme == "lab":
+        from aifeedback.lab.zoo import names
+
+        return None if rest in names() else f"{name}: no such lab model; known: {', '.join(names())}"
+    if scheme in ("people", "gold"):
+        return None if rest == "lab" else f"{name}: only the built-in lab has {scheme} ({scheme}:lab)"
+    if scheme == "python":
+        path = input_path(name)
+        return None if path and path.is_file() else f"{name}: no such file; write python:FILE.py:FUNCTION"
+    return None
+
+
+def _folder_problem(name: str) -> str | None:
+    path = Path(name)
+    if not path.exists():
+        looks_like_id = not name.startswith((".", "/", "~")) and name.count("/") <= 1
+        return None if looks_like_id and "/" in name else f"hf:{name}: no such folder, and no hub id (OWNER/NAME)"
+    if not (path / "config.json").is_file():
+        return f"hf:{name}: no config.json; this is no model folder"
+    tokenizers = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if not any((path / file).is_file() for file in tokenizers):
+        return f"hf:{name}: the model folder has no tokenizer; save it with tokenizer.save_pretrained('{name}')"
+    weights = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
+    return None if weights else f"hf:{name}: no *.safetensors weights (pickled weights are not loaded)"
+
+
+def connect_model(name: str, job: Job, *, base_url: str | None = None, spend_cap_usd: float | None = None) -> Model:
+    """A model with the run's journal in front of it."""
+    from aifeedback.models import connect
+    from aifeedback.models.cache import Journaled
+    from aifeedback.store import Journal
+
+    options: dict[str, Any] = {}
+    if name.startswith("openai:"):
+        options = {"base_url": base_url, "spend_cap_usd": spend_cap_usd}
+    return Journaled(connect(name, **options), Journal(job.journal))
+
+
+def judge_prompt(name: str, shots: int | None = None) -> Any:
+    from aifeedback.standards.judge import JudgePrompt
+
+    if name.startswith("lab:"):
+        from aifeedback.lab.zoo import prompt_file
+
+        prompt = JudgePrompt.load(prompt_file(name.partition(":")[2]))
+    else:
+        prompt = JudgePrompt.load(name)
+    return prompt if shots is None else prompt.with_shots(shots)
+
+
+def labeler(judge: JudgeSpec, job: Job) -> Labeler:
+    """Whoever says which of two completions is better."""
+    scheme, _, rest = judge.model.partition(":")
+    if scheme == "gold":
+        from aifeedback.lab.gold import GoldLabeler
+
+        return GoldLabeler()
+    if scheme == "people":
+        from aifeedback.lab.people import SimulatedPeople
+
+        return SimulatedPeople(seed=job.seed)
+    if scheme == "rm":
+        from aifeedback.train.reward_model import RewardModel
+
+        return RewardModel(rest)
+    if judge.by == "ratings":
+        from aifeedback.feedback.ratings import RatingLabeler
+
+        return RatingLabeler(scorer(judge, job))
+    from aifeedback.feedback.judge import JudgeLabeler
+
+    return JudgeLabeler(_model(judge, job), judge_prompt(judge.prompt, judge.shots), judge.settings(job.seed))
+
+
+def scorer(judge: JudgeSpec, job: Job) -> Scorer:
+    """Whoever scores completions one by one: the judge's expected 1–10 score, or the lab's oracle."""
+    if judge.model.startswith("gold:"):
+        from aifeedback.lab.gold import GoldLabeler
+
+        return GoldLabeler()
+    from aifeedback.feedback.score import JudgeScorer, ScoreSettings
+
+    settings = ScoreSettings(rationale=judge.rationale, seed=job.seed, chat=judge.chat)
+    return JudgeScorer(_model(judge, job), judge_prompt(judge.prompt, judge.shots), settings)
+
+
+def _model(judge: JudgeSpec, job: Job) -> Model:
+    return connect_model(judge.model, job, base_url=judge.base_url, spend_cap_usd=judge.spend_cap_usd)
+
+
+def who(name: str, job: Job) -> tuple[str, str]:
+    """(family, URI) of a model, of the oracle, or of people."""
+    scheme = name.partition(":")[0]
+    if scheme in ("gold", "people", "rm"):
+        return {"gold": "oracle", "people": "people", "rm": "reward model"}[scheme], name
+    card = connect_model(name, job).card
+    return card.family, card.uri
+
+
+def described(judge: JudgeSpec, job: Job) -> dict[str, Any]:
+    """Who judged, by which words: what the report prints and an auditor asks first."""
+    scheme = judge.model.partition(":")[0]
+    if scheme in ("gold", "people", "rm"):
+        return {"model": judge.model, "family": who(judge.model, job)[0], "prompt": None}
+    card = connect_model(judge.model, job, base_url=judge.base_url).card
+    prompt = judge_prompt(judge.prompt, judge.shots)
+    settings = judge.settings(job.seed).model_dump(mode="json", exclude={"batch_size"})
+    return {
+        **card.model_dump(mode="json"),
+        "model": judge.model,
+        "by": judge.by,
+        "prompt": {
+            "name": prompt.name,
+            "version": prompt.version,
+            "digest": prompt.digest,
+            "preamble": prompt.preamble,
+            "sample": prompt.sample,
+            "ending": prompt.ending,
+            "rationale_request": prompt.rationale_request if judge.rationale else None,
+            "labels": list(prompt.labels),
+            "exemplars": len(prompt.shown),
+        },
+        "settings": settings,
+    }
+
+
+def outside(name: str) -> Iterator[str]:
+    """``name`` if it comes from outside the run (a reference to another stage does not)."""
+    if name and "@" not in name.partition(":")[0] and not name.partition(":")[2].startswith("@"):
+        yield name
+
+
+def outside_judge(judge: JudgeSpec) -> Iterator[str]:
+    """The model and prompt file that a judge is made of, as far as they come from outside."""
+    yield from outside(judge.model)
+    if Path(judge.prompt).suffix in (".yaml", ".yml"):
+        yield judge.prompt
+
+
+def policy_folder(name: str) -> str:
+    """The model folder or hub id that training starts from."""
+    scheme, _, rest = name.partition(":")
+    if scheme == "lab":
+        return str(input_path(name))
+    if scheme == "hf":
+        return rest
+    if scheme in SCHEMES:
+        raise RecipeError(f"'{name}' cannot be trained", fix="give a model folder or hub id: hf:DIR or lab:NAME")
+    return name

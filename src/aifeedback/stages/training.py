@@ -1,0 +1,136 @@
+"""Stages that train: sft, reward_model, dpo, rl. Each leaves a standard model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from aifeedback import files
+from aifeedback.config import Config
+from aifeedback.stages import resolve
+from aifeedback.stages.base import Job, Outcome, Stage
+from aifeedback.stages.feedback import account
+
+
+class Trained(Stage):
+    """What training stages share: a model to start from, and settings of the trainer under ``train``."""
+
+    model: str
+    """Model folder or hub id to start from."""
+    train: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the trainer by name; the run's seed unless given."""
+
+    def inputs(self) -> Iterator[str]:
+        yield from resolve.outside(self.model)
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        return {"seed": job.seed, **self.train}
+
+
+class Sft(Trained):
+    """Supervised fine-tuning on completions → ``policy/``."""
+
+    kind: ClassVar[str] = "sft"
+    data: str
+
+    def inputs(self) -> Iterator[str]:
+        yield from super().inputs()
+        yield from resolve.outside(self.data)
+
+    def run(self, job: Job) -> Outcome:
+        from aifeedback.train.rows import SftRow
+        from aifeedback.train.sft import SftConfig, train_sft
+
+        read = files.read_completions(self.data)
+        rows = [SftRow(p, c) for p, c in zip(read.prompts, read.rows, strict=True)]
+        config = configured(SftConfig, self.settings(job))
+        start = resolve.policy_folder(self.model)
+        result = train_sft(start, rows, config, job.folder / "policy", progress=job.progress)
+        return Outcome({**training_figures(result), "rows": account(read.report)})
+
+
+class RewardModelStage(Trained):
+    """A reward model on labelled comparisons → ``reward_model/``."""
+
+    kind: ClassVar[str] = "reward_model"
+    data: str
+    """A labelled file; several sources are given as ``mix``."""
+    mix: dict[str, float] = Field(default_factory=dict)
+    """Further labelled files → weight of their rows (human and AI labels in one model)."""
+    heldout: str | None = None
+    """Labelled file of people's verdicts that accuracy is measured on."""
+    centre: str | None = None
+    """Completions file (of the SFT policy) whose mean reward becomes 0."""
+
+    def inputs(self) -> Iterator[str]:
+        yield from super().inputs()
+        for name in (self.data, *self.mix, self.heldout or "", self.centre or ""):
+            yield from resolve.outside(name)
+
+    def run(self, job: Job) -> Outcome:
+        from aifeedback.train.reward_model import RewardModelConfig, centre, fit_reward_model
+        from aifeedback.train.rows import PairRow
+
+        rows: list[Any] = [PairRow(r.comparison, r.p_first) for r in files.read_labelled(self.data, job.seed)]
+        for path, weight in self.mix.items():
+            rows += [PairRow(r.comparison, r.p_first, weight) for r in files.read_labelled(path, job.seed)]
+        heldout = files.read_labelled(self.heldout, job.seed) if self.heldout else None
+        folder = job.folder / "reward_model"
+        config = configured(RewardModelConfig, self.settings(job))
+        start = resolve.policy_folder(self.model)
+        result = fit_reward_model(start, rows, config, folder, heldout=heldout, progress=job.progress)
+        figures = training_figures(result)
+        if self.centre:
+            read = files.read_completions(self.centre)
+            figures["offset"] = centre(folder, read.prompts, read.rows)
+        if "heldout_accuracy" in result.figures:
+            figures["accuracy"] = {
+                "value": result.figures["heldout_accuracy"],
+                "low": result.figures["heldout_accuracy_low"],
+                "high": result.figures["heldout_accuracy_high"],
+                "n": int(result.figures["heldout_n"]),
+                "method": "share of held-out pairs whose preferred completion scores higher, Wilson interval",
+            }
+        return Outcome(figures)
+
+
+class Dpo(Trained):
+    """Direct preference optimisation on soft labels → ``policy/``."""
+
+    kind: ClassVar[str] = "dpo"
+    data: str
+    reference: str | None = None
+    """Reference policy; ``model`` itself when not given."""
+
+    def inputs(self) -> Iterator[str]:
+        yield from super().inputs()
+        yield from resolve.outside(self.data)
+
+    def run(self, job: Job) -> Outcome:
+        from aifeedback.train.dpo import DpoConfig, train_dpo
+
+        rows = files.read_labelled(self.data, job.seed)
+        config = configured(DpoConfig, self.settings(job))
+        start = resolve.policy_folder(self.model)
+        result = train_dpo(start, rows, config, job.folder / "policy", progress=job.progress)
+        return Outcome(training_figures(result))
+
+
+def configured(schema: type[Any], values: dict[str, Any]) -> Any:
+    """A trainer's settings, checked; errors name the key under ``train``."""
+    from aifeedback.config import parse
+
+    if not issubclass(schema, Config):
+        raise TypeError(f"{schema} is no settings class")
+    return parse(schema, values, prefix="train.")
+
+
+def training_figures(result: Any) -> dict[str, Any]:
+    """What every trainer reports of itself."""
+    told = result.model_dump(mode="json")
+    return {key: told[key] for key in told if key not in ("folder", "identity")}
+
+
+STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (Sft, RewardModelStage, Dpo)}

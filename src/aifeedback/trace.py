@@ -1,0 +1,60 @@
+"""From any id back to everything known about it: the provenance that `aifeedback show` prints."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from aifeedback.errors import FileError
+
+
+def trace(folder: Path, item: str) -> str:
+    """All records of a run whose own or whose comparison's, completion's or prompt's id starts with ``item``."""
+    found = [(path, record) for path, record in _records(folder) if _about(record, item)]
+    if not found:
+        what = f"no record with an id that starts with '{item}'"
+        raise FileError(what, file=folder, fix="ids stand in stages/*/*.jsonl")
+    return "\n\n".join(_told(path.relative_to(folder), record) for path, record in found[:12])
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for path in sorted(folder.glob("stages/*/*.jsonl")):
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    yield path, record
+
+
+def _about(record: dict[str, Any], item: str) -> bool:
+    ids = (record.get(key) for key in ("id", "comparison_id", "completion_id", "prompt_id"))
+    return any(isinstance(value, str) and value.startswith(item) for value in ids)
+
+
+def _told(path: Path, record: dict[str, Any]) -> str:
+    lines = [f"── {path}"]
+    for key, value in record.items():
+        if key == "judgements":
+            lines += [_judgement(judgement) for judgement in value]
+        elif isinstance(value, dict | list):
+            plain = json.dumps(value, indent=1, ensure_ascii=False)
+            lines += [f"{key}:", *(f"    {line}" for line in plain.splitlines())]
+        elif value is not None:
+            lines.append(f"{key}: {value}")
+    return "\n".join(lines)
+
+
+def _judgement(judgement: dict[str, Any]) -> str:
+    order = "second response shown first" if judgement["shown_swapped"] else "first response shown first"
+    logprobs = judgement.get("logprobs") or ()
+    readings = ", ".join("?" if v is None else f"{v:.4f} (P {math.exp(v):.4f})" for v in logprobs)
+    lines = [f"  judged by {judgement['judge']}, {order}: P(first stored is better) = {judgement['p_first']}"]
+    lines += [f"    log-probabilities as shown: {readings}"] if readings else []
+    lines += [f"    coverage: {judgement['coverage']}"] if judgement.get("coverage") is not None else []
+    lines += [f"    rationale: {judgement['rationale']}"] if judgement.get("rationale") else []
+    lines += [f"    problem: {judgement['problem']}"] if judgement.get("problem") else []
+    lines += [f"    call: {judgement['call_id']}"] if judgement.get("call_id") else []
+    return "\n".join(lines)
