@@ -18,7 +18,7 @@ QUICK = {"optimizer": "adamw", "learning_rate": 3e-3, "batch": 8, "seed": 3}
 def test_sft_learns(llama: Path, tmp_path: Path) -> None:
     result = train_sft(llama, made_answers(16), SftConfig(steps=60, **QUICK), tmp_path / "sft")
     assert result.figures["loss"] < 2.5 < 4.0
-    assert result.steps == 60 and result.rows == 16
+    assert (result.steps, result.rows) == (60, 16)
 
 
 def test_reward_model_learns_and_is_standard(llama: Path, tmp_path: Path) -> None:

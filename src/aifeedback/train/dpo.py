@@ -1,6 +1,7 @@
 """Direct preference optimisation with one soft label per pair.
 
-Rafailov et al. 2023 (arXiv 2305.18290) eq. 7 on Δ = β·[(log π/π_ref)(first) − (log π/π_ref)(second)], weighted p and 1−p.
+Rafailov et al. 2023 (arXiv 2305.18290) eq. 7 on Δ = β·[(log π/π_ref)(first) − (log π/π_ref)(second)],
+weighted by p and 1−p.
 Where we differ: the label is the pair's own probability (human label: 0 or 1), and the reference's log-probabilities
 are computed once for the whole data set before the first step, so no second model is in memory while training.
 """
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -17,22 +17,21 @@ from pydantic import Field
 from torch import Tensor
 
 from aifeedback.protocols import Progress, silent
-from aifeedback.train import compute, folders, loop
+from aifeedback.train import compute, folders
 from aifeedback.train.loop import Loss
 from aifeedback.train.losses import dpo_margin, ipo_loss, soft_dpo_loss
 from aifeedback.train.objective import (
     Micro,
     RowConfig,
     RowObjective,
-    Share,
-    TrainResult,
-    conclude,
-    finished,
+    limits,
     planned_steps,
     require_rows,
     row_order,
+    share_of,
 )
-from aifeedback.train.rows import Pair, PairIds, digest, encode_pairs, split_by_tokens
+from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
+from aifeedback.train.session import Session, Title, TrainResult
 
 
 class DpoConfig(RowConfig):
@@ -101,54 +100,29 @@ def train_dpo(
     reference_dir: str | PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
-    """Trains a causal LM folder on labelled comparisons and writes the folder ``out``; run again, it goes on or returns.
+    """Trains a causal LM folder on labelled comparisons and writes the folder ``out``; run again, it resumes.
 
-    The reference is ``reference_dir``, or the starting model itself. Rows with an unknown label or that are too long are
-    left out and counted. Raises TrainingError, ModelError.
+    The reference is ``reference_dir``, or the starting model itself. Rows with an unknown label or that are too
+    long are left out and counted. Raises TrainingError, ModelError.
     """
     reference_dir = reference_dir or model_dir
-    weights = (folders.weights_digest(model_dir), folders.weights_digest(reference_dir))
-    identity = digest(rows, kind="dpo", config=config.model_dump_json(), model=weights)
-    if (done := finished(out, identity)) is not None:
+    session = Session("dpo", base=model_dir, out=out, config=config, rows=rows, further=[reference_dir])
+    if (done := session.finished()) is not None:
         return done
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_pairs(
-        tokenizer,
-        rows,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_completion_tokens=config.max_completion_tokens,
-    )
+    kept, skipped = encode_pairs(tokenizer, rows, **limits(config))
     require_rows(kept, skipped)
-    accelerator = loop.start(config)
-    reference = folders.load_policy(reference_dir).to(accelerator.device).eval()
-    reference_N2 = reference_logprobs(reference, kept, forward_tokens=config.forward_tokens)
-    groups = (
-        [rows[i.row].comparison.prompt.tags.get(config.balance_by, "") for i in kept] if config.balance_by else None
-    )
+    reference = folders.load_policy(reference_dir).to(session.accelerator.device).eval()
     objective = DpoObjective(
-        folders.load_policy(model_dir),
+        session.adapt(folders.load_policy(model_dir)),
         kept,
-        reference_N2=reference_N2,
+        reference_N2=reference_logprobs(reference, kept, forward_tokens=config.forward_tokens),
         config=config,
-        order=row_order(kept, config, groups=groups),
+        order=row_order(kept, config, prompts=[row.comparison.prompt for row in rows]),
         forward_tokens=config.forward_tokens,
-        share=Share(accelerator.process_index, accelerator.num_processes),
+        share=share_of(session.accelerator),
     )
-    outcome = loop.run(
-        objective,
-        config=config,
-        steps=planned_steps(len(kept), config),
-        out=Path(out) / "training",
-        identity=identity,
-        accelerator=accelerator,
-        progress=progress,
-    )
-    text = folders.card(
-        "DPO policy",
-        summary="Trained on soft preference labels by direct preference optimisation.",
-        base=str(model_dir),
-        settings=config.model_dump(mode="json"),
-        figures=outcome.figures,
-    )
-    folders.save_folder(objective.model, tokenizer, out, card=text)
-    return conclude(out, outcome, rows=len(kept), skipped=skipped, identity=identity)
+    del reference
+    outcome = session.run(objective, steps=planned_steps(len(kept), config), progress=progress)
+    title = Title("DPO policy", "Trained on soft preference labels by direct preference optimisation.")
+    return session.conclude(objective.model, tokenizer, outcome, title, rows=len(kept), skipped=skipped)

@@ -1,10 +1,11 @@
-"""Hugging Face model folders in and out: safetensors, tokenizer, a card in README.md. Never pickle, never remote code."""
+"""Hugging Face model folders in and out: safetensors, tokenizer, card. Never pickle, never remote code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,8 @@ def load_policy(folder: str | PathLike[str], *, dtype: torch.dtype = torch.float
 
     _check(folder)
     try:
-        return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False)
+        with _quietly():
+            return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as cause:
         raise ModelError(f"no causal language model can be loaded ({_first_line(cause)})", file=folder) from cause
 
@@ -51,9 +53,10 @@ def load_scorer(folder: str | PathLike[str], *, seed: int | None, dtype: torch.d
 
     _check(folder)
     try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), num_labels=1, dtype=dtype, trust_remote_code=False, output_loading_info=True
-        )
+        with _quietly():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), num_labels=1, dtype=dtype, trust_remote_code=False, output_loading_info=True
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         raise ModelError(f"no reward model can be loaded ({_first_line(cause)})", file=folder) from cause
     missing = sorted(info["missing_keys"])
@@ -96,12 +99,13 @@ def set_pad_token(tokenizer: Any, model: Any) -> None:
 def save_folder(model: Any, tokenizer: Any, out: str | PathLike[str], *, card: str) -> None:
     """Writes weights, tokenizer and card; loads in plain transformers."""
     Path(out).mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(str(out))
+    with _quietly():
+        model.save_pretrained(str(out))
     tokenizer.save_pretrained(str(out))
     (Path(out) / "README.md").write_text(card, encoding="utf-8")
 
 
-def card(title: str, *, summary: str, base: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+def card(title: str, summary: str, *, base: str, settings: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     """README.md of a trained folder: what it is, what it came from, its settings and its figures."""
     rows = "\n".join(f"| {name} | {_short(value)} |" for name, value in figures.items())
     return (
@@ -120,6 +124,22 @@ def weights_digest(folder: str | PathLike[str]) -> str:
             with file.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()[:16]
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' own bars and warnings on new heads: the caller shows progress."""
+    from transformers.utils import logging
+
+    level, had_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if had_bar:
+            logging.enable_progress_bar()
 
 
 def _check(folder: str | PathLike[str]) -> None:

@@ -26,6 +26,7 @@ from aifeedback.errors import TrainingError
 from aifeedback.protocols import Progress, silent
 from aifeedback.train import checkpoint
 from aifeedback.train.journal import Timing, Trail
+from aifeedback.train.lora import LoraSettings
 from aifeedback.train.optim import OptimConfig, build_optimizer, clip_gradients, rate, set_rate
 
 
@@ -44,6 +45,8 @@ class LoopConfig(OptimConfig):
     """Seeds data order, new weights, dropout and sampling."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has it, fp32 elsewhere. Weights and optimizer stay fp32."""
+    lora: LoraSettings | None = None
+    """Trains low-rank adapters instead of all weights; the saved folder has them merged."""
     shard: bool = False
     """Shards weights over processes (FSDP2) instead of copying them (DDP)."""
     checkpoint_every: int = Field(100, ge=1)
@@ -155,7 +158,8 @@ def run(
             is_due = step == steps or (config.evaluate_every is not None and step % config.evaluate_every == 0)
             if evaluate is not None and is_due:
                 objective.eval()
-                figures |= evaluate(step)
+                with _whole(wrapped):
+                    figures |= evaluate(step)
             trail.add({"step": step, **figures})
             reason = stop(trail.lines) if stop else None
             if step % config.checkpoint_every == 0 or step == steps or reason:
@@ -184,7 +188,8 @@ def _step(
     accelerator: Any,
 ) -> dict[str, float]:
     objective.train()
-    plan = objective.plan(step)
+    with _whole(wrapped):
+        plan = objective.plan(step)
     world = accelerator.num_processes
     sums: dict[str, Tensor | float] = {"loss": 0.0, "tokens": float(plan.tokens), **plan.figures}
     for at, micro in enumerate(plan.micro):
@@ -229,6 +234,16 @@ def _shard(objective: Any, accelerator: Any) -> Any:
 
 
 @contextmanager
+def _whole(wrapped: Any) -> Iterator[None]:
+    """Lets code use the model outside the wrapped call: a sharded root has its own parameters gathered meanwhile."""
+    if hasattr(wrapped, "unshard"):
+        wrapped.unshard()
+    yield
+    if hasattr(wrapped, "reshard"):
+        wrapped.reshard()
+
+
+@contextmanager
 def _unsynchronised(wrapped: Any) -> Iterator[None]:
     """Gradients of all but the last micro-batch stay on their process."""
     if hasattr(wrapped, "set_requires_gradient_sync"):
@@ -246,18 +261,18 @@ def _unsynchronised(wrapped: Any) -> Iterator[None]:
 def _repeatable(seed: int, accelerator: Any) -> Iterator[None]:
     """Own random state, deterministic algorithms; everything as before afterwards."""
     on_cpu = accelerator.device.type == "cpu"
-    before = torch.are_deterministic_algorithms_enabled()
-    fill = torch.utils.deterministic.fill_uninitialized_memory
+    memory: Any = torch.utils.deterministic
+    before, fill = torch.are_deterministic_algorithms_enabled(), memory.fill_uninitialized_memory
     with torch.random.fork_rng(devices=[] if on_cpu else [accelerator.device]):
         torch.manual_seed(seed * 1009 + accelerator.process_index)
         try:
             if on_cpu:
                 torch.use_deterministic_algorithms(True)
-                torch.utils.deterministic.fill_uninitialized_memory = False
+                memory.fill_uninitialized_memory = False
             yield
         finally:
             torch.use_deterministic_algorithms(before)
-            torch.utils.deterministic.fill_uninitialized_memory = fill
+            memory.fill_uninitialized_memory = fill
 
 
 class _Keeper:
@@ -276,7 +291,7 @@ class _Keeper:
         world = self.accelerator.num_processes
         if snapshot.facts["identity"] != self.identity:
             raise TrainingError(
-                f"{newest} belongs to a run with other data, model or settings\n  → give another output folder, or delete it"
+                f"{newest} belongs to a run with other data, model or settings\n  → give another output folder"
             )
         if snapshot.facts["processes"] != world:
             raise TrainingError(

@@ -1,19 +1,17 @@
-"""What SFT, reward model and DPO share: rows of token ids, a step's share of them, and the result they report."""
+"""What SFT, reward model and DPO share: settings, rows of token ids, and a process's share of a step."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from aifeedback.errors import TrainingError
-from aifeedback.records import Record
-from aifeedback.train.loop import LoopConfig, Loss, Outcome, Plan
+from aifeedback.records import Prompt
+from aifeedback.train.loop import LoopConfig, Loss, Plan
 from aifeedback.train.rows import Order, split_by_tokens
 
 
@@ -26,26 +24,6 @@ class RowConfig(LoopConfig):
     """Rows with a longer completion (EOS included) are left out and counted."""
     balance_by: str | None = None
     """A tag of the prompt: every value of it is drawn equally often."""
-
-
-class TrainResult(Record):
-    """What a training run reports; also written to ``training/result.json`` in its folder."""
-
-    folder: str
-    steps: int
-    rows: int
-    skipped: Mapping[str, int]
-    """Rows left out, by reason."""
-    seconds_per_step: float
-    """Median, without evaluation and checkpoints."""
-    tokens_per_s: float
-    peak_memory_mb: float
-    figures: Mapping[str, float]
-    """Last value of every logged figure."""
-    stopped: str | None = None
-    """Why it ended before its last planned step."""
-    identity: str = ""
-    """Digest of model, data and settings."""
 
 
 class Share(NamedTuple):
@@ -98,9 +76,11 @@ class RowObjective(nn.Module):
         del state
 
 
-def row_order(rows: Sequence[Any], config: RowConfig, *, groups: Sequence[str] | None = None) -> Order:
-    """The order of a run: it ends after ``epochs`` passes, or runs on for ``steps``."""
+def row_order(rows: Sequence[Any], config: RowConfig, *, prompts: Sequence[Prompt]) -> Order:
+    """The order of a run: it ends after ``epochs`` passes, or runs on for ``steps``. ``prompts``: the file's, by row."""
     total = None if config.steps is not None else max(1, round(config.epochs * len(rows)))
+    tag = config.balance_by
+    groups = [prompts[row.row].tags.get(tag, "") for row in rows] if tag is not None else None
     return Order(len(rows), batch=config.batch, seed=config.seed, total=total, groups=groups)
 
 
@@ -109,33 +89,18 @@ def planned_steps(rows: int, config: LoopConfig) -> int:
     return config.steps if config.steps is not None else -(-max(1, round(config.epochs * rows)) // config.batch)
 
 
+def share_of(accelerator: Any) -> Share:
+    """This process's share."""
+    return Share(accelerator.process_index, accelerator.num_processes)
+
+
+def limits(config: RowConfig) -> dict[str, int]:
+    """The length limits, as the encoders take them."""
+    return {"max_prompt_tokens": config.max_prompt_tokens, "max_completion_tokens": config.max_completion_tokens}
+
+
 def require_rows(kept: Sequence[Any], skipped: Counter[str]) -> None:
     """Raises TrainingError with the reasons where no row can be used."""
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "the data is empty"
         raise TrainingError(f"no row can be trained on: {reasons}")
-
-
-def finished(out: str | Path, identity: str) -> TrainResult | None:
-    """The result of the same run where it is already complete; a finished other run in the folder raises."""
-    file = Path(out) / "training" / "result.json"
-    if not file.exists():
-        return None
-    result = TrainResult.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    if result.identity != identity:
-        raise TrainingError(
-            f"{out} holds a finished run with other data, model or settings\n  → give another output folder"
-        )
-    return result
-
-
-def conclude(out: str | Path, outcome: Outcome, **rest: Any) -> TrainResult:
-    """Writes the result, last of all, and drops the checkpoints that it makes needless."""
-    result = TrainResult(folder=str(out), **outcome._asdict(), **rest)
-    folder = Path(out) / "training"
-    partial = folder / "result.partial"
-    partial.write_text(result.model_dump_json(indent=2), encoding="utf-8")
-    partial.replace(folder / "result.json")
-    for file in (folder / "checkpoints").glob("step-*.safetensors"):
-        file.unlink()
-    return result

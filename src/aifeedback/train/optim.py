@@ -23,7 +23,7 @@ class OptimConfig(Config):
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     """Adafactor is the published choice and keeps almost no state; AdamW often needs fewer steps from scratch."""
     learning_rate: float = Field(1e-5, gt=0.0)
-    """Peak of the schedule. 1e-5 is the published value for large models; models under 10M parameters want 1e-4..3e-3."""
+    """Peak of the schedule. 1e-5 is the published value for large models; tiny ones want 1e-4..3e-3."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the rate falls after warm-up; linear and cosine reach zero at the last step."""
     warmup_steps: int = Field(0, ge=0)

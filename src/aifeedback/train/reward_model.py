@@ -16,27 +16,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from aifeedback.engine.encoding import encode_completion, encode_prompt
+from aifeedback.errors import TrainingError
 from aifeedback.protocols import Progress, PromptLike, silent
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
-from aifeedback.train import compute, folders, loop
-from aifeedback.train.loop import Loss
+from aifeedback.train import compute, folders
+from aifeedback.train.loop import Loss, Stop
 from aifeedback.train.losses import soft_preference_loss
 from aifeedback.train.objective import (
     Micro,
     RowConfig,
     RowObjective,
-    Share,
-    TrainResult,
-    conclude,
-    finished,
+    limits,
     planned_steps,
     require_rows,
     row_order,
+    share_of,
 )
-from aifeedback.train.rows import Pair, PairIds, digest, encode_pairs, split_by_tokens
+from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
+from aifeedback.train.session import Session, Title, TrainResult
+from aifeedback.train.stopping import plateau
 
 
 class RewardModelConfig(RowConfig):
@@ -44,6 +46,8 @@ class RewardModelConfig(RowConfig):
 
     epochs: float = 2.0
     """Passes over the data where ``steps`` is not given."""
+    patience: int | None = Field(None, ge=1)
+    """Stops after this many evaluations without better held-out loss or accuracy; None never."""
 
 
 class Accuracy(NamedTuple):
@@ -103,49 +107,47 @@ def fit_reward_model(
     Rows with an unknown label or that are too long are left out and counted. ``heldout`` pairs (human, p ∈ {0, 1}) give
     ``heldout_accuracy`` with ``_low``, ``_high``, ``_n`` among the figures. Raises TrainingError, ModelError.
     """
-    identity = digest(rows, kind="reward", config=config.model_dump_json(), model=folders.weights_digest(model_dir))
-    if (done := finished(out, identity)) is not None:
+    session = Session("reward", base=model_dir, out=out, config=config, rows=rows)
+    if (done := session.finished()) is not None:
         return done
+    stop = _stop_rule(config, heldout)
     tokenizer = folders.load_tokenizer(model_dir)
-    limits = {"max_prompt_tokens": config.max_prompt_tokens, "max_completion_tokens": config.max_completion_tokens}
-    kept, skipped = encode_pairs(tokenizer, rows, **limits)
+    kept, skipped = encode_pairs(tokenizer, rows, **limits(config))
     require_rows(kept, skipped)
-    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits)
+    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config))
     skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
-    accelerator = loop.start(config)
-    groups = _tags(rows, kept, config.balance_by) if config.balance_by else None
     model = folders.load_scorer(model_dir, seed=config.seed)
     folders.set_pad_token(tokenizer, model)
     objective = RewardObjective(
-        model,
+        session.adapt(model),
         kept,
-        order=row_order(kept, config, groups=groups),
+        order=row_order(kept, config, prompts=[row.comparison.prompt for row in rows]),
         forward_tokens=config.forward_tokens,
-        share=Share(accelerator.process_index, accelerator.num_processes),
+        share=share_of(session.accelerator),
     )
 
     def evaluate(_: int) -> dict[str, float]:
         return heldout_figures(model, held, forward_tokens=config.forward_tokens)
 
-    outcome = loop.run(
+    outcome = session.run(
         objective,
-        config=config,
         steps=planned_steps(len(kept), config),
-        out=Path(out) / "training",
-        identity=identity,
-        accelerator=accelerator,
         progress=progress,
         evaluate=evaluate if held else None,
+        stop=stop,
     )
-    text = folders.card(
-        "Reward model",
-        summary="Scalar reward at the last token (EOS): `AutoModelForSequenceClassification`, one output.",
-        base=str(model_dir),
-        settings=config.model_dump(mode="json"),
-        figures=outcome.figures,
+    title = Title(
+        "Reward model", "Scalar reward at the last token (EOS): `AutoModelForSequenceClassification`, one output."
     )
-    folders.save_folder(model, tokenizer, out, card=text)
-    return conclude(out, outcome, rows=len(kept), skipped=skipped, identity=identity)
+    return session.conclude(model, tokenizer, outcome, title, rows=len(kept), skipped=skipped)
+
+
+def _stop_rule(config: RewardModelConfig, heldout: Sequence[Pair] | None) -> Stop | None:
+    if config.patience is None:
+        return None
+    if not heldout or config.evaluate_every is None:
+        raise TrainingError("patience needs held-out pairs and evaluate_every")
+    return plateau(config.patience)
 
 
 def heldout_figures(model: Any, held: Sequence[PairIds], *, forward_tokens: int = 16_384) -> dict[str, float]:
@@ -257,8 +259,6 @@ def centre(folder: str | PathLike[str], prompts: Sequence[Prompt], completions: 
 
     Raises TrainingError where none could be scored.
     """
-    from aifeedback.errors import TrainingError
-
     model = RewardModel(folder)
     known = [s for s in model.scores(prompts, completions) if s is not None]
     if not known:
@@ -268,7 +268,3 @@ def centre(folder: str | PathLike[str], prompts: Sequence[Prompt], completions: 
     config = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**config, "reward_offset": offset}, indent=2) + "\n", encoding="utf-8")
     return offset
-
-
-def _tags(rows: Sequence[Pair], kept: Sequence[PairIds], tag: str) -> list[str]:
-    return [rows[ids.row].comparison.prompt.tags.get(tag, "") for ids in kept]

@@ -7,14 +7,14 @@ that cannot be used and counts every reason; nothing is cut and nothing is guess
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from aifeedback.engine.encoding import encode_completion, encode_prompt
 from aifeedback.errors import TrainingError
-from aifeedback.records import Comparison, Completion, Prompt, content_id
+from aifeedback.records import Comparison, Completion, Prompt
 
 
 class SftRow(NamedTuple):
@@ -197,15 +197,3 @@ def split_by_tokens(rows: Sequence[int], tokens: Sequence[int], *, limit: int) -
         groups[-1].append(row)
         held += tokens[row]
     return groups
-
-
-def digest(rows: Sequence[Any], **settings: Any) -> str:
-    """Identity of a training set and its settings: a run resumes only onto the same one."""
-    parts = [_row_key(row) for row in rows]
-    return content_id("training", parts, {k: str(v) for k, v in settings.items()})
-
-
-def _row_key(row: Any) -> Mapping[str, Any]:
-    if hasattr(row, "comparison"):
-        return {"id": row.comparison.id, "p_first": row.p_first, "weight": getattr(row, "weight", 1.0)}
-    return {"prompt": row[0].id, "completion": row[1].id, "weight": row[2] if len(row) > 2 else 1.0}

@@ -7,27 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 
 import torch
 
 from aifeedback.protocols import Progress, silent
 from aifeedback.records import Completion, Prompt
-from aifeedback.train import compute, folders, loop
+from aifeedback.train import compute, folders
 from aifeedback.train.loop import Loss
 from aifeedback.train.objective import (
     Micro,
     RowConfig,
     RowObjective,
-    Share,
-    TrainResult,
-    conclude,
-    finished,
+    limits,
     planned_steps,
     require_rows,
     row_order,
+    share_of,
 )
-from aifeedback.train.rows import SftIds, SftRow, digest, encode_sft
+from aifeedback.train.rows import SftIds, SftRow, encode_sft
+from aifeedback.train.session import Session, Title, TrainResult
 
 
 class SftConfig(RowConfig):
@@ -61,42 +59,19 @@ def train_sft(
 
     Rows that are too long are left out and counted in the result. Raises TrainingError, ModelError.
     """
-    identity = digest(rows, kind="sft", config=config.model_dump_json(), model=folders.weights_digest(model_dir))
-    if (done := finished(out, identity)) is not None:
+    session = Session("sft", base=model_dir, out=out, config=config, rows=rows)
+    if (done := session.finished()) is not None:
         return done
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_sft(
-        tokenizer,
-        rows,
-        max_prompt_tokens=config.max_prompt_tokens,
-        max_completion_tokens=config.max_completion_tokens,
-    )
+    kept, skipped = encode_sft(tokenizer, rows, **limits(config))
     require_rows(kept, skipped)
-    accelerator = loop.start(config)
-    share = Share(accelerator.process_index, accelerator.num_processes)
-    groups = [rows[ids.row][0].tags.get(config.balance_by, "") for ids in kept] if config.balance_by else None
     objective = SftObjective(
-        folders.load_policy(model_dir),
+        session.adapt(folders.load_policy(model_dir)),
         kept,
-        order=row_order(kept, config, groups=groups),
+        order=row_order(kept, config, prompts=[row[0] for row in rows]),
         forward_tokens=config.forward_tokens,
-        share=share,
+        share=share_of(session.accelerator),
     )
-    outcome = loop.run(
-        objective,
-        config=config,
-        steps=planned_steps(len(kept), config),
-        out=Path(out) / "training",
-        identity=identity,
-        accelerator=accelerator,
-        progress=progress,
-    )
-    text = folders.card(
-        "Supervised fine-tuned policy",
-        summary="Fine-tuned on completions with aifeedback.",
-        base=str(model_dir),
-        settings=config.model_dump(mode="json"),
-        figures=outcome.figures,
-    )
-    folders.save_folder(objective.model, tokenizer, out, card=text)
-    return conclude(out, outcome, rows=len(kept), skipped=skipped, identity=identity)
+    outcome = session.run(objective, steps=planned_steps(len(kept), config), progress=progress)
+    title = Title("Supervised fine-tuned policy", "Fine-tuned on completions with aifeedback.")
+    return session.conclude(objective.model, tokenizer, outcome, title, rows=len(kept), skipped=skipped)
