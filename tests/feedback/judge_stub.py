@@ -59,3 +59,12 @@ def pair(context: str = "the question", first: str = "answer one", second: str =
 
 def pairs(count: int) -> list[Comparison]:
     return [pair(f"question {i}", f"first {i}", f"second {i}") for i in range(count)]
+
+
+def better_longer(text: str) -> tuple[float, float]:
+    """Prefers the longer of the two responses shown, with a margin of a tenth of a nat per character."""
+    _, _, rest = text.partition("Response 1:")
+    first, _, after = rest.partition("Response 2:")
+    second = after.split("\n\n")[0]
+    margin = (len(first.strip()) - len(second.strip())) / 10
+    return -10 + margin / 2, -10 - margin / 2

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from pydantic import Field
 
 from aifeedback.config import Config
+from aifeedback.feedback.seeds import derived_seed
 from aifeedback.protocols import Model, PromptLike
-from aifeedback.records import Problem, Sampling, content_id
+from aifeedback.records import Problem, Sampling
 from aifeedback.standards.judge import JudgePrompt
 
 
@@ -61,8 +62,3 @@ def _sampling(prompt: JudgePrompt, settings: Rationale, sample: int, seed: int) 
         stop=prompt.rationale_stop,
         seed=derived_seed(seed, "rationale", sample),
     )
-
-
-def derived_seed(seed: int, *parts: str | int) -> int:
-    """A 31-bit seed for one purpose: independent streams from one seed, equal on every machine."""
-    return int(content_id("seed", seed, *parts), 16) % 2**31

@@ -68,7 +68,12 @@ def unquote(quoted: str) -> str:
     lines = quoted.split("\n")
     if not all(line.startswith(MARK) for line in lines):
         raise ValueError(f"every quoted line starts with {MARK!r}")
-    return re.sub(r"⟦U\+([0-9A-F]+)⟧", lambda m: chr(int(m[1], 16)), "\n".join(line[len(MARK) :] for line in lines))
+    return unescape("\n".join(line[len(MARK) :] for line in lines))
+
+
+def unescape(text: str) -> str:
+    """The text that ``escape`` was given; code points beyond Unicode stay as they are written."""
+    return re.sub(r"⟦U\+([0-9A-F]{1,5}|10[0-9A-F]{4})⟧", lambda m: chr(int(m[1], 16)), text)
 
 
 def _code_point(match: re.Match[str]) -> str:

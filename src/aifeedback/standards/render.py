@@ -57,6 +57,10 @@ class Renderer:
         """The prompt that asks for a rationale (step 1)."""
         return self._as_prompt(self._asked(context, values, principle, with_rationale=True), None)
 
+    def answer(self, context: Prompt | str, values: Mapping[str, str], *, principle: str | None = None) -> PromptLike:
+        """The prompt after which a critique or a revision is written."""
+        return self.verdict(context, values, principle=principle)
+
     def _asked(
         self, context: Prompt | str, values: Mapping[str, str], principle: str | None, *, with_rationale: bool
     ) -> str:

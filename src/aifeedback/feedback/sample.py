@@ -1,0 +1,57 @@
+"""Completions from a model: k answers to each prompt, each from its own seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aifeedback.feedback.seeds import derived_seed
+from aifeedback.protocols import Model, Progress, silent
+from aifeedback.records import Completion, Problem, Prompt, Sampling
+
+
+class Unanswered(NamedTuple):
+    prompt_id: str
+    sample: int
+    problem: Problem
+
+
+class Sampled(NamedTuple):
+    completions: list[Completion]
+    """Prompt by prompt, each in order of its samples; what could not be answered is left out of here."""
+    unanswered: list[Unanswered]
+
+
+def sample_completions(
+    model: Model,
+    prompts: Sequence[Prompt],
+    *,
+    per_prompt: int = 1,
+    sampling: Sampling | None = None,
+    source: str | None = None,
+    batch_size: int = 256,
+    progress: Progress = silent,
+) -> Sampled:
+    """``per_prompt`` answers to each prompt. An answer is kept as it came, spaces included, even when it is empty.
+
+    The same seed gives the same answers, whatever the batch size. ``source`` is the model's URI when not given.
+    """
+    sampling, source = sampling or Sampling(), source or model.card.uri
+    found: dict[tuple[str, int], Completion] = {}
+    unanswered: list[Unanswered] = []
+    total, done = len(prompts) * per_prompt, 0
+    for start in range(0, len(prompts), batch_size):
+        batch = prompts[start : start + batch_size]
+        for sample in range(per_prompt):
+            drawn = sampling.model_copy(update={"seed": derived_seed(sampling.seed, "sample", sample)})
+            for prompt, reply in zip(batch, model.reply([list(p.messages) for p in batch], drawn), strict=True):
+                if reply.problem is not None:
+                    unanswered.append(Unanswered(prompt.id, sample, reply.problem))
+                    continue
+                found[prompt.id, sample] = Completion.of(
+                    prompt, reply.text, source=source, sampling=drawn, finish_reason=reply.finish_reason
+                )
+            done += len(batch)
+            progress(done, total, {"unanswered": len(unanswered)})
+    ordered = [found[p.id, s] for p in prompts for s in range(per_prompt) if (p.id, s) in found]
+    return Sampled(ordered, sorted(unanswered, key=lambda missing: missing.sample))

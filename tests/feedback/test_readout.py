@@ -1,0 +1,93 @@
+"""Worked examples, the invariants of R7 and R13, and a comparison with another implementation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import expit
+from scipy.special import softmax as scipy_softmax
+
+from aifeedback.feedback import readout
+from aifeedback.records import Problem
+
+MARGINS = st.floats(-40, 40)
+BIASES = st.floats(-5, 5)
+
+
+def test_the_papers_example() -> None:
+    # exp(-1.2) = 0.3012, exp(-0.5) = 0.6065; 0.3012 / 0.9077 = 0.3318
+    assert readout.softmax([-1.2, -0.5]).round(2).tolist() == [0.33, 0.67]
+    assert round(readout.sigmoid(readout.margin([-1.2, -0.5], swapped=False)), 2) == 0.33
+    assert round(readout.sigmoid(readout.margin([-1.2, -0.5], swapped=True)), 2) == 0.67
+
+
+@given(st.lists(st.floats(-60, 0), min_size=2, max_size=12))
+def test_softmax_is_scipys(logprobs: list[float]) -> None:
+    np.testing.assert_allclose(readout.softmax(logprobs), scipy_softmax(logprobs), rtol=1e-12)
+
+
+@given(MARGINS)
+def test_sigmoid_is_scipys_and_exactly_symmetric(margin: float) -> None:
+    assert readout.sigmoid(margin) == pytest.approx(float(expit(margin)), abs=1e-15)
+    assert readout.sigmoid(-margin) == 1.0 - readout.sigmoid(margin)
+
+
+@given(st.floats(0.001, 0.999))
+def test_a_judge_of_the_position_alone_says_exactly_one_half(p_shown_first: float) -> None:
+    slot = readout.logit(p_shown_first)
+    as_stored, swapped = readout.sigmoid(slot), readout.sigmoid(-slot)
+    assert readout.average_orders(as_stored, swapped) == 0.5
+    assert readout.average_margins([slot, -slot]) == 0.5
+
+
+@given(st.floats(-8, 8), BIASES)
+def test_additive_bias_of_the_logit(truth: float, bias: float) -> None:
+    # Shown as stored the judge reads truth + bias; swapped, bias favours the other: truth - bias, in storage order.
+    as_stored, swapped = readout.sigmoid(truth + bias), readout.sigmoid(truth - bias)
+    averaged = readout.average_orders(as_stored, swapped)
+    if abs(truth) > 1e-9:
+        assert (averaged > 0.5) == (truth > 0), "the sign is kept"
+    assert abs(averaged - 0.5) <= abs(readout.sigmoid(truth) - 0.5) + 1e-12, "confidence only shrinks"
+    recovered = readout.logit(readout.average_margins([truth + bias, truth - bias]))
+    assert recovered == pytest.approx(truth, abs=1e-9)
+    if truth == 0 and bias > 0:
+        assert readout.position_gap(as_stored, swapped) > 0
+
+
+def test_expected_score() -> None:
+    certain = np.eye(10)
+    assert [readout.expected_score(p) for p in certain] == list(range(1, 11))
+    assert readout.expected_score([0.1] * 10) == pytest.approx(5.5)
+    assert [readout.score_value(s) for s in (1, 5.5, 10)] == [-1, 0, 1]
+
+
+@given(st.lists(st.floats(-20, 0), min_size=10, max_size=10), st.lists(st.floats(-20, 0), min_size=10, max_size=10))
+def test_pair_probability_from_two_ratings(first: list[float], second: list[float]) -> None:
+    p, q = readout.softmax(first), readout.softmax(second)
+    by_hand = math.fsum(p[i] * q[j] * (1.0 if i > j else 0.5) for i in range(10) for j in range(i + 1))
+    assert readout.p_from_ratings(p, q) == pytest.approx(by_hand, abs=1e-12)
+    assert readout.p_from_ratings(q, p) == 1.0 - readout.p_from_ratings(p, q)
+    assert readout.p_from_ratings(p, p) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "problem"),
+    [
+        ((-1.0, -2.0), None),
+        ((-1.0, 1e-7), None),
+        ((-1.0, None), Problem.LABEL_HIDDEN),
+        ((-1.0, math.nan), Problem.BAD_LOGPROBS),
+        ((-1.0, -math.inf), Problem.BAD_LOGPROBS),
+        ((-1.0, 0.7), Problem.BAD_LOGPROBS),
+    ],
+)
+def test_what_cannot_be_read_is_named(logprobs: tuple[float | None, ...], problem: Problem | None) -> None:
+    assert readout.fault(logprobs) is problem
+
+
+def test_clamp() -> None:
+    assert [readout.clamp(p) for p in (0.01, 0.45, 0.99)] == [0.4, 0.45, 0.6]
