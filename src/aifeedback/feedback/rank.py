@@ -16,6 +16,8 @@ from aifeedback.feedback.pairing import by_prompt, tournament
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt, Score
 
+Design = Literal["all", "tournament"]
+
 
 class Ranking(NamedTuple):
     """All answers to one prompt, in the order they were given, with what is known about them."""
@@ -49,7 +51,7 @@ def rank_answers(
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
     *,
-    design: Literal["all", "tournament"] = "all",
+    design: Design = "all",
     rounds: int = 2,
     seed: int = 0,
 ) -> list[Ranking]:
@@ -69,10 +71,9 @@ def rank_answers(
 class RankScorer:
     """A ``Scorer``: value = 2·(fitted chance to beat another answer of the same prompt) − 1, in [−1, 1]."""
 
-    def __init__(
-        self, labeler: Labeler, *, design: Literal["all", "tournament"] = "all", rounds: int = 2, seed: int = 0
-    ) -> None:
-        self._labeler, self._design, self._rounds, self._seed = labeler, design, rounds, seed
+    def __init__(self, labeler: Labeler, *, design: Design = "all", rounds: int = 2, seed: int = 0) -> None:
+        self._labeler, self._rounds, self._seed = labeler, rounds, seed
+        self._design: Design = design
 
     @property
     def name(self) -> str:

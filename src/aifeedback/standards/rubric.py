@@ -62,17 +62,18 @@ class Rubric(Config):
 
     def rating_wordings(self) -> tuple[Wording, ...]:
         """What a rating judge is shown, one per criterion."""
-        return tuple(
-            Wording(f"{self.name}@{self.version}/{c.id}", f"{c.title}. {c.text}", c.weight) for c in self.criteria
-        )
+        return tuple(Wording(self._full_id(c), f"{c.title}. {c.text}", c.weight) for c in self.criteria)
 
     def pair_wordings(self) -> tuple[Wording, ...]:
         """What a judge of pairs is asked, one per criterion."""
         return tuple(
             Wording(
-                f"{self.name}@{self.version}/{c.id}",
+                self._full_id(c),
                 c.compare or f"Which response does better in this respect: {c.text}",
                 c.weight,
             )
             for c in self.criteria
         )
+
+    def _full_id(self, criterion: Criterion) -> str:
+        return f"{self.name}@{self.version}/{criterion.id}"
