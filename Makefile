@@ -10,7 +10,7 @@ TORCH ?=
 UV_FLAGS := -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
 SEED ?= 0
 
-.PHONY: setup demo test check format bench campaign test-server test-ray clean
+.PHONY: setup demo demo-short test check format bench campaign test-server clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -22,6 +22,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/aifeedback demo --seed $(SEED) -o runs/demo
 
+demo-short: setup
+	$(BIN)/aifeedback demo --short --seed $(SEED) -o runs/demo-short
+
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not campaign and not server'
 
@@ -30,6 +33,14 @@ check: setup
 	$(BIN)/ruff check src tests bench
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# Full-size versions of the reliability and coverage measurements; hours.
+campaign: setup
+	$(BIN)/pytest -m campaign
+
+# Side by side with the named peers, interleaved; prints ratios.
+bench: setup
+	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
 
 format: setup
 	$(BIN)/ruff format src tests bench

@@ -16,8 +16,11 @@ import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+import yaml
 
 from aifeedback.errors import AIFeedbackError, RecipeError
 from aifeedback.recipe import Recipe, Step, locate
@@ -49,8 +52,6 @@ def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
     place = RunFolder(folder)
     with place.locked():
         resolved = recipe.resolved()
-        import yaml
-
         (folder / "recipe.yaml").write_text(
             yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
@@ -144,15 +145,15 @@ def _digest_input(name: str) -> str:
     return digest(path) if path and path.exists() else name
 
 
-_CODE: list[str] = []
-
-
+@cache
 def code_digest() -> str:
-    """Digest of the package's own Python: a changed implementation is a changed stage."""
-    if not _CODE:
-        package = Path(str(importlib.import_module("aifeedback").__file__)).parent
-        _CODE.append(content_id([[str(f.relative_to(package)), digest(f)] for f in sorted(package.rglob("*.py"))]))
-    return _CODE[0]
+    """Digest of the package's own Python, less what only shows results: a changed implementation is a changed stage."""
+    package = Path(str(importlib.import_module("aifeedback").__file__)).parent
+    sources = [f for f in sorted(package.rglob("*.py")) if f.relative_to(package).parts[0] not in ONLY_SHOWS]
+    return content_id([[str(f.relative_to(package)), digest(f)] for f in sources])
+
+
+ONLY_SHOWS = ("cli", "audit", "rating", "integrations", "summary.py", "trace.py")
 
 
 def _begin(events: Any, parent: int) -> None:
@@ -160,6 +161,7 @@ def _begin(events: Any, parent: int) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     globals()["_EVENTS"] = events
 

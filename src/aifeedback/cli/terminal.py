@@ -116,7 +116,8 @@ def flatten(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
         elif isinstance(value, float):
             yield name, f"{value:.4g}"
         elif isinstance(value, str | int | bool) or value is None:
-            yield name, str(value)
+            first, *more = str(value).splitlines() or [""]
+            yield name, first[:60] + ("…" if more or len(first) > 60 else "")
         elif isinstance(value, Sequence) and len(value) <= 6:
             yield name, json.dumps(value, default=str)[:80]
 

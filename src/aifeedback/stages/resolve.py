@@ -14,12 +14,17 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from aifeedback.errors import RecipeError
+from aifeedback.errors import InputError, RecipeError
 from aifeedback.feedback.judge import JudgeSettings
 from aifeedback.protocols import Labeler, Model, Scorer
 from aifeedback.stages.base import Job
+from aifeedback.standards.judge import JudgePrompt
 
-SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python")
+SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python", "prompt")
+
+
+NO_PROMPT = ("gold", "people", "rm")
+"""Judges that are asked nothing in words."""
 
 
 class JudgeSpec(JudgeSettings):
@@ -27,7 +32,7 @@ class JudgeSpec(JudgeSettings):
 
     model: str
     """Model name, for example hf:DIR or openai:NAME."""
-    prompt: str = "pairwise-helpful-detailed"
+    prompt: str = "helpful-detailed"
     """Judge prompt: a shipped name, lab:NAME, or a YAML file."""
     by: Literal["pairs", "ratings"] = "pairs"
     """pairs: a verdict on the two together. ratings: each rated alone, P(first better) from the two distributions."""
@@ -65,6 +70,8 @@ def input_path(name: str) -> Path | None:
         return folder(rest)
     if scheme == "python":
         return Path(rest.rpartition(":")[0] or rest)
+    if scheme == "prompt":
+        return prompt_file(rest)
     if scheme in ("hf", "rm") and Path(rest).exists():
         return Path(rest)
     return None
@@ -83,6 +90,8 @@ def input_problem(name: str) -> str | None:
         return None if rest in names() else f"{name}: no such lab model; known: {', '.join(names())}"
     if scheme in ("people", "gold"):
         return None if rest == "lab" else f"{name}: only the built-in lab has {scheme} ({scheme}:lab)"
+    if scheme == "prompt":
+        return _prompt_problem(rest)
     if scheme == "python":
         path = input_path(name)
         return None if path and path.is_file() else f"{name}: no such file; write python:FILE.py:FUNCTION"
@@ -103,6 +112,14 @@ def _folder_problem(name: str) -> str | None:
     return None if weights else f"hf:{name}: no *.safetensors weights (pickled weights are not loaded)"
 
 
+def _prompt_problem(name: str) -> str | None:
+    try:
+        judge_prompt(name)
+    except InputError as wrong:
+        return str(wrong)
+    return None
+
+
 def connect_model(name: str, job: Job, *, base_url: str | None = None, spend_cap_usd: float | None = None) -> Model:
     """A model with the run's journal in front of it."""
     from aifeedback.models import connect
@@ -115,15 +132,19 @@ def connect_model(name: str, job: Job, *, base_url: str | None = None, spend_cap
     return Journaled(connect(name, **options), Journal(job.journal))
 
 
-def judge_prompt(name: str, shots: int | None = None) -> Any:
-    from aifeedback.standards.judge import JudgePrompt
-
+def prompt_file(name: str) -> Path:
+    """The YAML file of a judge prompt: a shipped name, lab:NAME, or a path."""
     if name.startswith("lab:"):
-        from aifeedback.lab.zoo import prompt_file
+        from aifeedback.lab.zoo import prompt_file as lab_file
 
-        prompt = JudgePrompt.load(prompt_file(name.partition(":")[2]))
-    else:
-        prompt = JudgePrompt.load(name)
+        return lab_file(name.partition(":")[2])
+    from aifeedback.standards import shelf
+
+    return shelf.find("judges", name)
+
+
+def judge_prompt(name: str, shots: int | None = None) -> JudgePrompt:
+    prompt = JudgePrompt.load(prompt_file(name))
     return prompt if shots is None else prompt.with_shots(shots)
 
 
@@ -170,7 +191,7 @@ def _model(judge: JudgeSpec, job: Job) -> Model:
 def who(name: str, job: Job) -> tuple[str, str]:
     """(family, URI) of a model, of the oracle, or of people."""
     scheme = name.partition(":")[0]
-    if scheme in ("gold", "people", "rm"):
+    if scheme in NO_PROMPT:
         return {"gold": "oracle", "people": "people", "rm": "reward model"}[scheme], name
     card = connect_model(name, job).card
     return card.family, card.uri
@@ -179,7 +200,7 @@ def who(name: str, job: Job) -> tuple[str, str]:
 def described(judge: JudgeSpec, job: Job) -> dict[str, Any]:
     """Who judged, by which words: what the report prints and an auditor asks first."""
     scheme = judge.model.partition(":")[0]
-    if scheme in ("gold", "people", "rm"):
+    if scheme in NO_PROMPT:
         return {"model": judge.model, "family": who(judge.model, job)[0], "prompt": None}
     card = connect_model(judge.model, job, base_url=judge.base_url).card
     prompt = judge_prompt(judge.prompt, judge.shots)
@@ -212,8 +233,8 @@ def outside(name: str) -> Iterator[str]:
 def outside_judge(judge: JudgeSpec) -> Iterator[str]:
     """The model and prompt file that a judge is made of, as far as they come from outside."""
     yield from outside(judge.model)
-    if Path(judge.prompt).suffix in (".yaml", ".yml"):
-        yield judge.prompt
+    if judge.model.partition(":")[0] not in NO_PROMPT:
+        yield f"prompt:{judge.prompt}"
 
 
 def policy_folder(name: str) -> str:

@@ -1,0 +1,5 @@
+"""``python -m aifeedback``."""
+
+from aifeedback.cli import main
+
+main()

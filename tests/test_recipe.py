@@ -1,0 +1,106 @@
+"""Recipes: filling in, references, overrides, and every problem told at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aifeedback import recipe
+from aifeedback.errors import RecipeError
+
+TEXT = """
+name: tiny
+seed: 3
+settings: {judge: "fake:longer", n: 4}
+stages:
+  - {id: labels, stage: label, comparisons: DATA, judge: "${judge}", limit: "${n}"}
+  - {id: model, stage: reward_model, model: "hf:DIR", data: "@labels/labelled.jsonl"}
+summary: {agreement: labels.alignment.value}
+"""
+
+
+def written(folder: Path, text: str = TEXT) -> Path:
+    path = folder / "tiny.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_settings_fill_in_with_their_own_type(tmp_path: Path) -> None:
+    loaded = recipe.load(written(tmp_path))
+    label = loaded.steps[0].stage
+    assert label.limit == 4
+    assert label.judge.model == "fake:longer"
+    assert loaded.steps[1].needs == ("labels",)
+
+
+def test_overrides_reach_settings_stage_keys_and_the_seed(tmp_path: Path) -> None:
+    loaded = recipe.load(
+        written(tmp_path), {"judge": "fake:first", "seed": 7, "model.train.steps": 2, "labels.limit": 9}
+    )
+    assert loaded.seed == 7
+    assert loaded.steps[0].stage.judge.model == "fake:first"
+    assert loaded.steps[0].stage.limit == 9
+    assert loaded.steps[1].stage.train == {"steps": 2}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("stage: label,", "no stage 'lable'"),
+        ("comparisons: DATA", "unknown key 'comparison'; did you mean 'comparisons'?"),
+        ('"${judge}"', "'${jugde}' is not a setting"),
+        ('"@labels/labelled.jsonl"', "'@lables' is not an earlier stage"),
+        ("limit: ", "'limit' = 'many'"),
+    ],
+)
+def test_a_typo_is_named(tmp_path: Path, wrong: str, told: str) -> None:
+    typos = {
+        "stage: label,": "stage: lable,",
+        "comparisons: DATA": "comparison: DATA",
+        '"${judge}"': '"${jugde}"',
+        '"@labels/labelled.jsonl"': '"@lables/labelled.jsonl"',
+        "limit: ": "limit: many, batch: ",
+    }
+    path = written(tmp_path, TEXT.replace(wrong, typos[wrong], 1))
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(path)
+    assert told in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    text = TEXT.replace("limit: ", "limit: many, batch: ").replace('"@labels/', '"@lables/')
+    with pytest.raises(RecipeError) as caught:
+        recipe.load(written(tmp_path, text), {"nosuch": 1})
+    message = str(caught.value)
+    assert "many" in message
+    assert "nosuch" in message
+
+
+def test_a_stage_with_an_empty_condition_is_left_out(tmp_path: Path) -> None:
+    text = TEXT.replace("n: 4}", 'n: 4, extra: ""}').replace("{id: model,", '{id: model, when: "${extra}",')
+    assert [step.id for step in recipe.load(written(tmp_path, text)).steps] == ["labels"]
+    assert len(recipe.load(written(tmp_path, text), {"extra": True}).steps) == 2
+
+
+def test_references_become_paths_of_the_run(tmp_path: Path) -> None:
+    found = recipe.locate({"a": "hf:@sft/policy", "b": ["@x/y.jsonl"], "c": "plain"}, tmp_path)
+    assert found == {
+        "a": f"hf:{tmp_path}/stages/sft/policy",
+        "b": [f"{tmp_path}/stages/x/y.jsonl"],
+        "c": "plain",
+    }
+
+
+@pytest.mark.parametrize("name", sorted(recipe.shipped()))
+def test_shipped_recipes_are_valid(name: str) -> None:
+    loaded = recipe.load(name)
+    assert loaded.steps
+    for key, where in loaded.summary.items():
+        assert where.split(".")[0] in {step.id for step in loaded.steps}, key
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="row 3"):
+        recipe.load(written(tmp_path, "name: x\nstages: [\n"))
