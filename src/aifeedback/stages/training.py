@@ -12,6 +12,7 @@ from aifeedback.config import Config
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Job, Outcome, Stage
 from aifeedback.stages.feedback import account
+from aifeedback.stages.rewards import RewardSpec, reward_function
 
 
 class Trained(Stage):
@@ -118,6 +119,81 @@ class Dpo(Trained):
         return Outcome(training_figures(result))
 
 
+class Monitor(Config):
+    """An independent measure on held-out prompts while a policy trains: does the reward still mean something?"""
+
+    prompts: str
+    """Prompts that are not trained on."""
+    judge: resolve.JudgeSpec
+    """Scores the policy's answers (``by: ratings``, or the oracle), or compares them with the starting policy's."""
+    limit: int = Field(default=100, ge=2)
+    """Prompts looked at each time."""
+    stop_when_gamed: bool = False
+    """End the run when the measure falls while the reward rises."""
+    guard: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the guard by name."""
+
+
+class Rl(Trained):
+    """Policy gradient on a reward → ``policy/``; ``training/metrics.jsonl`` in it has every step."""
+
+    kind: ClassVar[str] = "rl"
+    prompts: str
+    reward: RewardSpec
+    monitor: Monitor | None = None
+
+    def inputs(self) -> Iterator[str]:
+        yield from super().inputs()
+        yield from resolve.outside(self.prompts)
+        yield from self.reward.inputs()
+        if self.monitor:
+            yield from resolve.outside(self.monitor.prompts)
+            yield from resolve.outside_judge(self.monitor.judge)
+
+    def run(self, job: Job) -> Outcome:
+        from aifeedback.train.reinforce import RLConfig, train_rl
+        from aifeedback.train.rewards import name_of
+
+        read = files.load_prompts(self.prompts)
+        reward = reward_function(self.reward, job)
+        config = configured(RLConfig, self.settings(job))
+        guard = self._guard(reward, job)
+        result = train_rl(
+            resolve.policy_folder(self.model),
+            read.rows,
+            reward,
+            config,
+            job.folder / "policy",
+            hook=guard,
+            stop=guard.stop if guard and self.monitor and self.monitor.stop_when_gamed else None,
+            reward_name=name_of(reward),
+            progress=job.progress,
+        )
+        figures = {
+            **training_figures(result),
+            "reward": name_of(reward),
+            "judges": {judge.model: resolve.described(judge, job) for judge in self.reward.judges()},
+            "rows": account(read.report),
+        }
+        return Outcome(figures)
+
+    def _guard(self, reward: Any, job: Job) -> Any:
+        if self.monitor is None:
+            return None
+        from aifeedback.train.guard import Guard, GuardConfig
+        from aifeedback.train.rewards import judge_score
+
+        judge = self.monitor.judge
+        scores = judge.by == "ratings" or judge.model.startswith("gold:")
+        return Guard(
+            files.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
+            reward,
+            configured(GuardConfig, {"candidates": 0, "seed": job.seed, **self.monitor.guard}),
+            measure=judge_score(resolve.scorer(judge, job)) if scores else None,
+            judge=None if scores else resolve.labeler(judge, job),
+        )
+
+
 def configured(schema: type[Any], values: dict[str, Any]) -> Any:
     """A trainer's settings, checked; errors name the key under ``train``."""
     from aifeedback.config import parse
@@ -133,4 +209,4 @@ def training_figures(result: Any) -> dict[str, Any]:
     return {key: told[key] for key in told if key not in ("folder", "identity")}
 
 
-STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (Sft, RewardModelStage, Dpo)}
+STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (Sft, RewardModelStage, Dpo, Rl)}
