@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
+from aifeedback.audit.examples import examples_of_run
 from aifeedback.audit.independence import Independence, Source, independence
 
 DISPLAY = {"sft": "SFT", "rlaif": "RLAIF", "rlhf": "RLHF", "d_rlaif": "d-RLAIF", "dpo": "DPO", "base": "base model"}
@@ -152,7 +153,7 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
     _voices(story, summary, stages)
     _judge_figures(story, summary, stages)
     story.trainings = list(_trainings(stages, folder))
-    story.examples = _examples(summary, stages)
+    story.examples = _examples(story, summary, stages, folder)
     story.rows = [(n, f["rows"]) for n, f in _figures(stages) if isinstance(f.get("rows"), Mapping)]
     names = [v.model for v in story.voices] + [str(_mapping(s).get("kind")) for s in stages.values()]
     story.is_lab = any(name.startswith(("gold:", "lab:", "lab_world")) for name in names)
@@ -331,7 +332,17 @@ def _metric_lines(folder: Path) -> list[Mapping[str, Any]]:
     return lines
 
 
-def _examples(summary: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _examples(
+    story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any], folder: Path | None
+) -> list[Mapping[str, Any]]:
+    """By rule from the comparisons of the run; where they are not at hand, what the summary or a stage chose."""
+    for stage, figures in _figures(stages):
+        if folder is not None and figures.get("judges"):
+            names = [p.name for p in story.contenders]
+            judge = next(iter(_mapping(figures["judges"])))
+            seed = story.seed if isinstance(story.seed, int) else 0
+            if found := examples_of_run(folder / "stages" / stage, names, story.reference, judge, seed=seed):
+                return found
     given = summary.get("examples")
     if not given:
         given = next((f["examples"] for _, f in _figures(stages) if f.get("examples")), [])

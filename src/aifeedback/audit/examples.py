@@ -1,0 +1,63 @@
+"""Side-by-side examples chosen by rule: one side's clearest win, its clearest loss, and one drawn by a hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aifeedback.records import Comparison, Preference, content_id
+
+
+def pick_examples(
+    comparisons: Sequence[Comparison],
+    preferences: Sequence[Preference],
+    *,
+    first: str,
+    second: str,
+    each: int = 1,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """``each`` best, worst and random examples for ``first``, as the report shows them; unknown preferences never.
+
+    Among equal preferences the order is that of a hash of seed and comparison, so no one's taste decides.
+    """
+    known = [
+        (said.p_first, content_id("example", seed, c.id), c)
+        for c, said in zip(comparisons, preferences, strict=True)
+        if said.p_first is not None
+    ]
+    by_preference = sorted(known, key=lambda item: (-item[0], item[1]))
+    by_chance = sorted(known, key=lambda item: item[1])
+    picked: dict[str, dict[str, Any]] = {}
+    for rule, rows in (
+        (f"where {first} won most clearly over {second}", by_preference),
+        (f"where {first} lost most clearly to {second}", by_preference[::-1]),
+        (f"drawn by chance: {first} and {second}", by_chance),
+    ):
+        fresh = [row for row in rows if row[2].id not in picked][:each]
+        for p_first, _, comparison in fresh:
+            picked[comparison.id] = {
+                "rule": rule,
+                "prompt": comparison.prompt.text,
+                "answers": {first: comparison.first.text, second: comparison.second.text},
+                "scores": {first: p_first, second: 1.0 - p_first},
+            }
+    return list(picked.values())
+
+
+def examples_of_run(
+    folder: Path, policies: Sequence[str], reference: str, judge: str, *, seed: int = 0
+) -> list[Mapping[str, Any]]:
+    """The same from what a comparing stage leaves: comparisons-POLICY.jsonl and preferences-JUDGE-POLICY.jsonl."""
+    from aifeedback.files import read_records
+
+    found: list[Mapping[str, Any]] = []
+    for policy in policies:
+        comparisons = folder / f"comparisons-{policy}.jsonl"
+        preferences = folder / f"preferences-{judge}-{policy}.jsonl"
+        if comparisons.is_file() and preferences.is_file():
+            rows, said = read_records(comparisons, Comparison), read_records(preferences, Preference)
+            if len(rows) == len(said):
+                found += pick_examples(rows, said, first=policy, second=reference, seed=seed)
+    return found
