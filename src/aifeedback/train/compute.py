@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from aifeedback.train.plain import last_hidden, sequence_logprobs
+from aifeedback.train.plain import hidden_states, last_hidden, sequence_logprobs
 
-__all__ = ["last_hidden", "sequence_logprobs"]
+__all__ = ["hidden_states", "last_hidden", "sequence_logprobs"]

@@ -37,8 +37,6 @@ class LoopConfig(OptimConfig):
     """Optimizer steps; None takes as many as ``epochs`` need."""
     epochs: float = Field(1.0, gt=0.0)
     """Passes over the data where ``steps`` is not given."""
-    batch: int = Field(32, ge=1)
-    """Rows per optimizer step, over all processes together."""
     forward_tokens: int = Field(16_384, ge=1)
     """Most tokens in one forward pass of one process; a larger batch is accumulated over several."""
     seed: int = 0

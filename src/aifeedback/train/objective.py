@@ -18,6 +18,8 @@ from aifeedback.train.rows import Order, split_by_tokens
 class RowConfig(LoopConfig):
     """Settings of training on rows of a file."""
 
+    batch: int = Field(32, ge=1)
+    """Rows per optimizer step, over all processes together."""
     max_prompt_tokens: int = Field(1024, ge=1)
     """Rows with a longer prompt are left out and counted."""
     max_completion_tokens: int = Field(128, ge=1)
@@ -77,14 +79,14 @@ class RowObjective(nn.Module):
 
 
 def row_order(rows: Sequence[Any], config: RowConfig, *, prompts: Sequence[Prompt]) -> Order:
-    """The order of a run: it ends after ``epochs`` passes, or runs on for ``steps``. ``prompts``: the file's, by row."""
+    """The order of a run: it ends after ``epochs`` passes, or runs on for ``steps``. ``prompts`` by row of the file."""
     total = None if config.steps is not None else max(1, round(config.epochs * len(rows)))
     tag = config.balance_by
     groups = [prompts[row.row].tags.get(tag, "") for row in rows] if tag is not None else None
     return Order(len(rows), batch=config.batch, seed=config.seed, total=total, groups=groups)
 
 
-def planned_steps(rows: int, config: LoopConfig) -> int:
+def planned_steps(rows: int, config: RowConfig) -> int:
     """Optimizer steps of a run."""
     return config.steps if config.steps is not None else -(-max(1, round(config.epochs * rows)) // config.batch)
 

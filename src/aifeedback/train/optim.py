@@ -24,8 +24,10 @@ class OptimConfig(Config):
     """Adafactor is the published choice and keeps almost no state; AdamW often needs fewer steps from scratch."""
     learning_rate: float = Field(1e-5, gt=0.0)
     """Peak of the schedule. 1e-5 is the published value for large models; tiny ones want 1e-4..3e-3."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the rate falls after warm-up; linear and cosine reach zero at the last step."""
+    schedule: Literal["constant", "linear", "cosine", "trapezoid"] = "constant"
+    """How the rate falls after warm-up; all but constant reach zero after the last step."""
+    decay_share: float = Field(0.4, gt=0.0, le=1.0)
+    """trapezoid: the last share of all steps, over which the rate falls linearly; constant before."""
     warmup_steps: int = Field(0, ge=0)
     """Steps over which the rate rises linearly from zero."""
     weight_decay: float = Field(0.0, ge=0.0)
@@ -53,11 +55,14 @@ def rate(step: int, *, steps: int, config: OptimConfig) -> float:
     """Learning rate of step ``step`` (the first is 1) out of ``steps``."""
     if step <= config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
-    left = (steps - step + 1) / max(1, steps - config.warmup_steps)
+    ahead = max(0, steps - step + 1)
+    left = ahead / max(1, steps - config.warmup_steps)
     if config.schedule == "linear":
-        return config.learning_rate * max(0.0, left)
+        return config.learning_rate * left
     if config.schedule == "cosine":
-        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (1.0 - max(0.0, left))))
+        return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * (1.0 - left)))
+    if config.schedule == "trapezoid":
+        return config.learning_rate * min(1.0, ahead / max(1.0, config.decay_share * steps))
     return config.learning_rate
 
 
