@@ -11,14 +11,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aifeedback.evaluate.agreement import cohens_kappa, fleiss_kappa
+    from aifeedback.evaluate.calibration import Bin, brier, expected_calibration_error, log_loss, reliability_table
     from aifeedback.evaluate.estimate import Estimate
+    from aifeedback.evaluate.kendall import Concordance, kendalls_w
+    from aifeedback.evaluate.krippendorff import krippendorff_alpha
     from aifeedback.evaluate.labels import Agreement, PositionBias, alignment, position_bias, reward_accuracy
     from aifeedback.evaluate.length import LengthControlled, length_controlled_rate, length_controlled_win_rate
     from aifeedback.evaluate.multiple import benjamini_hochberg, holm
+    from aifeedback.evaluate.people import (
+        PredictionPowered,
+        SampleSize,
+        prediction_powered_mean,
+        prediction_powered_win_rate,
+        rogan_gladen,
+        sample_size,
+    )
+    from aifeedback.evaluate.ranking import Ranking, Transitivity, Wins, bradley_terry, count_wins, transitivity
+    from aifeedback.evaluate.repeats import Repeatability, repeatability
     from aifeedback.evaluate.win import Difference, WinRate, compare_all_win_rates, compare_win_rates, win_rate
 
 _HOME = {
+    "cohens_kappa": "agreement",
+    "fleiss_kappa": "agreement",
+    "Bin": "calibration",
+    "brier": "calibration",
+    "expected_calibration_error": "calibration",
+    "log_loss": "calibration",
+    "reliability_table": "calibration",
     "Estimate": "estimate",
+    "Concordance": "kendall",
+    "kendalls_w": "kendall",
+    "krippendorff_alpha": "krippendorff",
     "Agreement": "labels",
     "PositionBias": "labels",
     "alignment": "labels",
@@ -29,6 +53,20 @@ _HOME = {
     "length_controlled_win_rate": "length",
     "benjamini_hochberg": "multiple",
     "holm": "multiple",
+    "PredictionPowered": "people",
+    "SampleSize": "people",
+    "prediction_powered_mean": "people",
+    "prediction_powered_win_rate": "people",
+    "rogan_gladen": "people",
+    "sample_size": "people",
+    "Ranking": "ranking",
+    "Transitivity": "ranking",
+    "Wins": "ranking",
+    "bradley_terry": "ranking",
+    "count_wins": "ranking",
+    "transitivity": "ranking",
+    "Repeatability": "repeats",
+    "repeatability": "repeats",
     "Difference": "win",
     "WinRate": "win",
     "compare_all_win_rates": "win",
@@ -38,20 +76,44 @@ _HOME = {
 
 __all__ = [
     "Agreement",
+    "Bin",
+    "Concordance",
     "Difference",
     "Estimate",
     "LengthControlled",
     "PositionBias",
+    "PredictionPowered",
+    "Ranking",
+    "Repeatability",
+    "SampleSize",
+    "Transitivity",
     "WinRate",
+    "Wins",
     "alignment",
     "benjamini_hochberg",
+    "bradley_terry",
+    "brier",
+    "cohens_kappa",
     "compare_all_win_rates",
     "compare_win_rates",
+    "count_wins",
+    "expected_calibration_error",
+    "fleiss_kappa",
     "holm",
+    "kendalls_w",
+    "krippendorff_alpha",
     "length_controlled_rate",
     "length_controlled_win_rate",
+    "log_loss",
     "position_bias",
+    "prediction_powered_mean",
+    "prediction_powered_win_rate",
+    "reliability_table",
+    "repeatability",
     "reward_accuracy",
+    "rogan_gladen",
+    "sample_size",
+    "transitivity",
     "win_rate",
 ]
 

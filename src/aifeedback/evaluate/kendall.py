@@ -1,0 +1,171 @@
+"""Kendall's W: do several raters put the items in the same order?
+
+W = 12·S / (m²(n³ − n) − m·Σ_j T_j), S the spread of the n rank sums over m raters, T_j = Σ(t³ − t) over rater j's
+tied ranks (Kendall & Gibbons 1990, ch. 6); χ² = m(n − 1)W with n − 1 degrees of freedom, Friedman's statistic. Lee et
+al. 2023 report W per context with its few responses, averaged: give ``contexts``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aifeedback.errors import InputError
+from aifeedback.evaluate.columns import Floats, groups, table
+from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
+from aifeedback.evaluate.intervals import special, t_of, variance_of_mean
+from aifeedback.evaluate.win import size_notes
+
+EXACT = 1000
+"""Items up to which the jackknife is exact."""
+
+
+@dataclass(frozen=True)
+class Concordance(Estimate):
+    chi2: float = NOT_KNOWN
+    """m(n − 1)W; summed over contexts where those are given."""
+    df: int = 0
+    p_value: float = NOT_KNOWN
+    """Against raters who order at random."""
+    contexts: int = 1
+
+
+def kendalls_w(
+    ratings: Sequence[Sequence[Any]] | NDArray[Any], *, contexts: Any = None, confidence: float = 0.95
+) -> Concordance:
+    """W in [0, 1] of a table (items, raters) of ranks or scores; each column is ranked, ties share their mean rank.
+
+    Items that some rater did not rate are dropped and counted. With ``contexts``, one id per item, W is computed
+    within each context and averaged with a t interval over contexts; a context with fewer than two items, or in which
+    every rater ties everything, has no W and is counted in the notes. Without, the interval is a jackknife over items
+    on the logit of W.
+    """
+    scores = table(ratings)
+    if scores.shape[1] < 2:
+        raise InputError("has fewer than two raters", key="ratings", fix="one column per rater")
+    kept = np.asarray(~np.isnan(scores).any(axis=1))
+    scores, dropped = scores[kept], int((~kept).sum())
+    ids = groups(contexts, kept, "contexts")
+    return _pooled(scores, dropped, confidence) if ids is None else _averaged(scores, ids, dropped, confidence)
+
+
+def _pooled(scores: Floats, dropped: int, confidence: float) -> Concordance:
+    n, raters = scores.shape
+    notes = list(size_notes(n, dropped))
+    value = concordance(scores)
+    if not np.isfinite(value):
+        notes.append("undefined: fewer than two items, or every rater ties all items")
+        return Concordance(NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, n, "Kendall's W", dropped, tuple(notes))
+    chi2 = raters * (n - 1) * value
+    left_out = _without_each(scores)
+    error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())) if n > 2 else NOT_KNOWN
+    low, high = _logit_interval(value, error, n, confidence)
+    return Concordance(
+        value=value,
+        low=low,
+        high=high,
+        n=n,
+        method=f"Kendall's W of {raters} raters, ties corrected, jackknife over items on the logit",
+        dropped=dropped,
+        notes=tuple(notes),
+        standard_error=error,
+        chi2=chi2,
+        df=n - 1,
+        p_value=float(special().chdtrc(n - 1, chi2)),
+    )
+
+
+def _averaged(scores: Floats, ids: NDArray[np.intp], dropped: int, confidence: float) -> Concordance:
+    order = np.argsort(ids, kind="stable")
+    parts = np.split(scores[order], np.flatnonzero(np.diff(ids[order])) + 1) if len(ids) else []
+    values = np.array([concordance(part) for part in parts])
+    sizes = np.array([len(part) for part in parts])
+    known = np.isfinite(values)
+    notes = list(size_notes(int(known.sum()), dropped))
+    if (~known).any():
+        notes.append(f"{int((~known).sum())} contexts have no W: fewer than two items, or all tied")
+    if not known.any():
+        return Concordance(NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, len(scores), "mean Kendall's W", dropped, tuple(notes))
+    variance, df = variance_of_mean(values[known])
+    value, error = float(values[known].mean()), float(np.sqrt(variance))
+    reach = t_of(confidence, df) * error if df else NOT_KNOWN
+    chi2 = float((scores.shape[1] * (sizes[known] - 1) * values[known]).sum())
+    freedom = int((sizes[known] - 1).sum())
+    return Concordance(
+        value=value,
+        low=max(0.0, value - reach),
+        high=min(1.0, value + reach),
+        n=int(sizes[known].sum()),
+        method=f"mean Kendall's W over {int(known.sum())} contexts, ties corrected, t interval over contexts",
+        dropped=dropped,
+        notes=tuple(notes),
+        standard_error=error,
+        chi2=chi2,
+        df=freedom,
+        p_value=float(special().chdtrc(freedom, chi2)),
+        contexts=int(known.sum()),
+    )
+
+
+def concordance(scores: Floats) -> float:
+    """W of a complete table; NaN when it is not defined."""
+    n, raters = scores.shape
+    if n < 2:
+        return NOT_KNOWN
+    ranks, ties = _ranks(scores)
+    spread = ((ranks.sum(axis=1) - raters * (n + 1) / 2) ** 2).sum()
+    largest = raters**2 * (n**3 - n) - raters * ties.sum()
+    return float(12 * spread / largest) if largest > 0 else NOT_KNOWN
+
+
+def _ranks(scores: Floats) -> tuple[Floats, Floats]:
+    """Mid-ranks per column and Σ(t³ − t) per column."""
+    ranks, ties = np.empty_like(scores), np.empty(scores.shape[1])
+    for j, column in enumerate(scores.T):
+        _, codes, counts = np.unique(column, return_inverse=True, return_counts=True)
+        ranks[:, j] = (np.cumsum(counts) - (counts - 1) / 2)[codes]
+        ties[j] = (counts.astype(np.float64) ** 3 - counts).sum()
+    return ranks, ties
+
+
+def _without_each(scores: Floats) -> Floats:
+    """W with each item left out; exact up to 1,000 items, up to a term of order 1/n beyond.
+
+    Dropping item k lowers the rank sum of item i by d_ik, the number of raters who put k below i (ties count half), so
+    S changes by −2·Σ_i R_i·d_ik + Σ_i d_ik². The first sum takes one sort, the last a table of n × n: where that is
+    large the sum is replaced by one typical value.
+    """
+    n, raters = scores.shape
+    ranks, ties = _ranks(scores)
+    sums = ranks.sum(axis=1)
+    lowered, ties_left = np.zeros(n), np.tile(ties.sum(), n)
+    for column in scores.T:
+        _, codes, counts = np.unique(column, return_inverse=True, return_counts=True)
+        held = np.bincount(codes, weights=sums)
+        above = np.cumsum(held[::-1])[::-1] - held
+        lowered += (above + held / 2)[codes] - sums / 2
+        ties_left -= (3 * counts * (counts - 1.0))[codes]
+    squared = _squared_moves(scores) if n <= EXACT else raters * (n - 1) * (2 * raters + 1) / 6
+    spread = (sums**2).sum() - sums**2 - 2 * lowered + squared - (n - 1) * (raters * n / 2) ** 2
+    largest = raters**2 * ((n - 1.0) ** 3 - (n - 1)) - raters * ties_left
+    return 12 * spread / np.where(largest > 0, largest, np.nan)
+
+
+def _squared_moves(scores: Floats) -> Floats:
+    """Σ_{i≠k} d_ik² for each k."""
+    moves = np.zeros((len(scores), len(scores)))
+    for column in scores.T:
+        moves += np.sign(column[:, None] - column) / 2 + 0.5
+    return (moves**2).sum(axis=0) - (scores.shape[1] / 2) ** 2
+
+
+def _logit_interval(value: float, error: float, n: int, confidence: float) -> tuple[float, float]:
+    if not np.isfinite(error) or not 0 < value < 1:
+        return NOT_KNOWN, NOT_KNOWN
+    logit = np.log(value / (1 - value))
+    reach = t_of(confidence, n - 1) * error / (value * (1 - value))
+    return float(1 / (1 + np.exp(-(logit - reach)))), float(1 / (1 + np.exp(-(logit + reach))))
