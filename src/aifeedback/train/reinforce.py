@@ -35,6 +35,7 @@ from aifeedback.train.baselines import BaselineName, Value, make_baseline
 from aifeedback.train.loop import LoopConfig, Loss, Plan
 from aifeedback.train.losses import policy_gradient_loss, value_loss
 from aifeedback.train.objective import Share, share_of
+from aifeedback.train.rewards import name_of
 from aifeedback.train.rollout import (
     Clock,
     EncodedPrompts,
@@ -61,31 +62,31 @@ UNSCORED_STEPS = 3
 class RLConfig(LoopConfig):
     """Settings of ``train_rl``. Defaults are the published ones."""
 
-    epochs: float = Field(8.0, gt=0.0)
+    epochs: float = Field(default=8.0, gt=0.0)
     """Passes over the prompts where ``steps`` is not given."""
-    prompts_per_step: int = Field(128, ge=1)
+    prompts_per_step: int = Field(default=128, ge=1)
     """Prompts per optimizer step, over all processes together."""
-    samples_per_prompt: int = Field(1, ge=1)
+    samples_per_prompt: int = Field(default=1, ge=1)
     """Completions of each prompt in a step."""
-    max_prompt_tokens: int = Field(1024, ge=1)
+    max_prompt_tokens: int = Field(default=1024, ge=1)
     """Longer prompts are left out and counted."""
-    max_new_tokens: int = Field(128, ge=1)
+    max_new_tokens: int = Field(default=128, ge=1)
     """Completions are cut here; see ``missing_eos_penalty``."""
-    temperature: float = Field(0.9, gt=0.0)
+    temperature: float = Field(default=0.9, gt=0.0)
     """Of sampling, and of every log-probability in gradient and KL."""
-    beta: float = Field(0.05, ge=0.0, lt=1.0)
+    beta: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Weight of the KL to the reference, in the form that ``kl_form`` names."""
     kl_form: Literal["paper", "usual"] = "paper"
     """paper: (1−β)·r − β·KL. usual: r − β·KL."""
     baseline: BaselineName | None = None
     """None: leave_one_out with several samples per prompt, the published learned value with one."""
-    missing_eos_penalty: float = Field(0.0, ge=0.0)
+    missing_eos_penalty: float = Field(default=0.0, ge=0.0)
     """Subtracted from the (z-scored) reward of a completion that was cut before it ended by itself."""
-    zscore_samples: int | None = Field(None, ge=2)
+    zscore_samples: int | None = Field(default=None, ge=2)
     """Reward is replaced by (r − mean)/sd with mean and sd of this many reference samples, fixed before step 1."""
     normalise_advantage: bool = False
     """Divides advantages by their standard deviation within the step. Biases the gradient (arXiv 2503.20783); off."""
-    value_weight: float = Field(0.5, ge=0.0)
+    value_weight: float = Field(default=0.5, ge=0.0)
     """Weight of the value loss beside the policy loss; the value network shares no weights with the policy."""
 
     @model_validator(mode="after")
@@ -351,7 +352,7 @@ def train_rl(
     reference: Any = None,
     hook: Hook | None = None,
     stop: loop.Stop | None = None,
-    reward_name: str = "reward",
+    reward_name: str | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Trains the causal LM of a folder on a reward and writes the folder ``out``; run again, it goes on or returns.
@@ -363,6 +364,7 @@ def train_rl(
     """
     tokenizer = folders.load_tokenizer(policy_dir)
     encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=config.max_prompt_tokens)
+    reward_name = reward_name or name_of(reward)
     asked = content_id([p.id for p in encoded.prompts], reward_name)
     session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
     if (done := session.finished()) is not None:

@@ -1,0 +1,169 @@
+"""Rewards as values: each is called with prompts and completions and returns one float or None per completion.
+
+The signature is TRL's, so any of these serves a TRL trainer and any TRL reward function serves here. ``None`` means
+not scored; it passes through every combinator and never becomes a number.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aifeedback.errors import InputError, RecipeError
+from aifeedback.protocols import Labeler, RewardFn, Scorer
+from aifeedback.records import Comparison, Completion, Prompt
+
+Values = list[float | None]
+
+
+class Reward:
+    """A reward function with a name. ``name`` enters a run's identity, so it should say all that matters."""
+
+    def __init__(self, name: str, function: Callable[..., Values]) -> None:
+        self.name, self.function = name, function
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        return self.function(prompts, completions, **columns)
+
+
+def name_of(reward: RewardFn) -> str:
+    """A reward's own name, its function's name otherwise."""
+    return str(getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__)
+
+
+def reward_model(folder: str | Path, *, forward_tokens: int = 16_384) -> Reward:
+    """Scores of a reward model folder; None where prompt and completion exceed its context window."""
+    from aifeedback.train.reward_model import RewardModel
+
+    model = RewardModel(folder, forward_tokens=forward_tokens)
+    return Reward(model.name, model)
+
+
+def judge_score(scorer: Scorer) -> Reward:
+    """d-RLAIF (Lee et al. 2023, §2.4): the judge's expected 1–10 rating, mapped to [−1, 1]; asked live at every step.
+
+    The judge may be the policy's own starting checkpoint: hand the judge's model object to ``train_rl`` as its
+    ``reference`` and it is in memory once.
+    """
+
+    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        asked, answers = records(prompts, completions)
+        return [found.value for found in scorer.score(asked, answers)]
+
+    return Reward(f"judge {scorer.name}", score)
+
+
+def against_reference(labeler: Labeler) -> Reward:
+    """2·P(completion better than the prompt's reference text) − 1, in [−1, 1]; None without a reference."""
+
+    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        references = columns.get("reference") or [getattr(p, "reference", None) for p in prompts]
+        asked, answers = records(prompts, completions)
+        rows = [
+            (i, Comparison.of(p, answer, Completion.of(p, reference, source="reference")))
+            for i, (p, answer, reference) in enumerate(zip(asked, answers, references, strict=True))
+            if reference is not None
+        ]
+        found: Values = [None] * len(completions)
+        for (i, _), preference in zip(rows, labeler.label([row for _, row in rows]), strict=True):
+            found[i] = None if preference.p_first is None else 2.0 * preference.p_first - 1.0
+        return found
+
+    return Reward(f"against reference, {labeler.name}", score)
+
+
+def mix(parts: Sequence[tuple[RewardFn, float]]) -> Reward:
+    """Σ weight·reward; None where any part with a weight other than 0 is None."""
+    if not parts or not all(math.isfinite(weight) for _, weight in parts):
+        raise RecipeError("a mix of rewards needs at least one part, each with a finite weight", key="reward")
+    used = [(reward, weight) for reward, weight in parts if weight != 0]
+
+    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        rows = [reward(prompts, completions, **columns) for reward, _ in used]
+        weights = [weight for _, weight in used]
+        return [_weighted(values, weights) for values in zip(*rows, strict=True)]
+
+    return Reward(" + ".join(f"{weight:g}·({name_of(reward)})" for reward, weight in parts), score)
+
+
+def panel(members: Sequence[RewardFn]) -> Reward:
+    """The members' mean; None where any member is None, since a mean over the others is another measure."""
+    averaged = mix([(member, 1.0 / len(members)) for member in members])
+    return Reward(f"panel of {', '.join(name_of(member) for member in members)}", averaged)
+
+
+def length_penalty(reward: RewardFn, *, per_word: float, free_words: int) -> Reward:
+    """reward − per_word·max(0, words − free_words)."""
+
+    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        values = reward(prompts, completions, **columns)
+        extra = [max(0, len(text.split()) - free_words) for text in completions]
+        return [None if v is None else v - per_word * n for v, n in zip(values, extra, strict=True)]
+
+    return Reward(f"{name_of(reward)} − {per_word:g} per word above {free_words}", score)
+
+
+def clip(reward: RewardFn, *, low: float, high: float) -> Reward:
+    """The reward, held within [low, high]."""
+    if not low < high:
+        raise RecipeError(f"the lower limit {low} is not below the upper limit {high}", key="reward.clip")
+
+    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        return [None if v is None else min(high, max(low, v)) for v in reward(prompts, completions, **columns)]
+
+    return Reward(f"{name_of(reward)} in [{low:g}, {high:g}]", score)
+
+
+def python_function(spec: str) -> Reward:
+    """``python:FILE.py:function``, called as TRL does: prompts, completions, further columns as keywords.
+
+    A function that names its keywords gets those only. Raises InputError where file or function is missing.
+    """
+    place = spec.removeprefix("python:")
+    file, _, function_name = place.rpartition(":")
+    if not file or not function_name:
+        raise InputError(f"'{spec}' names no function", key="reward", fix="write python:FILE.py:function")
+    function: Any = getattr(_load(Path(file)), function_name, None)
+    if not callable(function):
+        raise InputError(f"no function '{function_name}'", file=file, key="reward")
+    parameters = inspect.signature(function).parameters.values()
+    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    wanted = {p.name for p in parameters}
+
+    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        given: Mapping[str, Any] = {"prompts": prompts, "completions": completions, **columns}
+        return list(function(**{k: v for k, v in given.items() if takes_all or k in wanted}))
+
+    return Reward(f"python:{place}", score)
+
+
+def records(prompts: Sequence[Any], completions: Sequence[str]) -> tuple[list[Prompt], list[Completion]]:
+    """Prompts as texts, messages or records, and completions as texts, as records."""
+    asked = [p if isinstance(p, Prompt) else Prompt.of(p) for p in prompts]
+    answers = [Completion.of(p, text, source="policy") for p, text in zip(asked, completions, strict=True)]
+    return asked, answers
+
+
+def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float | None:
+    known = [v for v in values if v is not None and not math.isnan(v)]
+    if len(known) < len(values):
+        return None
+    return math.fsum(v * w for v, w in zip(known, weights, strict=True))
+
+
+def _load(file: Path) -> Any:
+    if not file.is_file():
+        raise InputError("no such file", file=file, key="reward")
+    spec = importlib.util.spec_from_file_location(f"aifeedback_reward_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise InputError("not a Python file", file=file, key="reward")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as broken:
+        raise InputError(f"cannot be imported: {type(broken).__name__}: {broken}", file=file, key="reward") from broken
+    return module
