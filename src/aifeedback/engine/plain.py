@@ -35,9 +35,20 @@ def read_padded(
 
 def logits_at(model: Any, places_U: Tensor, **inputs: Any) -> Tensor:
     """(B, U, V) logits at the given positions, computing no others where the model can."""
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters:
         return model(**inputs, logits_to_keep=places_U, use_cache=False).logits
     return model(**inputs, use_cache=False).logits[:, places_U]
+
+
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside LoRA adapters and inside a data-parallel wrapper."""
+    model = getattr(model, "module", model)
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+def base_of(model: Any) -> Any:
+    """The part of a model below its head; LoRA adapters stay in it."""
+    return unwrapped(model).base_model
 
 
 def pad(sequences: Sequence[Sequence[int]], *, device: Any) -> tuple[Tensor, Tensor]:

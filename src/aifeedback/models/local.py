@@ -22,9 +22,9 @@ except ModuleNotFoundError as missing:
     raise MissingExtra("torch", "local") from missing
 
 from aifeedback.engine.encoding import encode_prompt
+from aifeedback.engine.forward import engine_of
 from aifeedback.engine.generate import generate
 from aifeedback.engine.labels import LabelReader, LabelTree, label_logprobs
-from aifeedback.engine.plain import read_padded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 IDENTITY = (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Files that decide what a model answers."""
-BATCH_TOKENS = 8192
 
 
 def load(name: str, *, device: str | None = None, dtype: str | None = None, either_space: bool = False) -> LocalModel:
@@ -141,11 +140,19 @@ class LocalModel:
                 tokens = [trees[n].nodes[child].path[-1] for child in trees[n].nodes[node].children]
                 edges[n][node], rests[n][node] = _next(logits_V, tokens)
 
-        with torch.inference_mode():
-            read_padded(self.model, sequences, reads, consume, tokens=BATCH_TOKENS)
+        self._run(lambda: engine_of(self.model).read(sequences, reads, consume))
         return [
             label_logprobs(tree, edge, rest)[0].tolist() for tree, edge, rest in zip(trees, edges, rests, strict=True)
         ]
+
+    def _run(self, forward: Callable[[], None]) -> None:
+        """In evaluation mode, which a policy in training is not in."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            forward()
+        finally:
+            self.model.train(was_training)
 
     def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
         """One answer per prompt, drawn with a seed made of ``sampling.seed`` and the prompt itself."""

@@ -1,0 +1,175 @@
+"""One model on many token sequences, what they share computed once: ``Engine.read`` gives next-token logits.
+
+- ``tree``: packs of token trees through our attention (``attention.py``); keys and values of prefixes are kept.
+- ``mask``: token trees with an explicit mask, for models whose attention cannot be replaced.
+- ``padded``: batches sorted by length, for everything else (convolutions, state spaces, ALiBi …).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from aifeedback.engine.attention import NAME, KeyValue, Plan, attention, configs_of
+from aifeedback.engine.limits import longest_shared, token_budget
+from aifeedback.engine.plain import Consume, Read, base_of, logits_at, read_padded
+from aifeedback.engine.tree import (
+    Layout,
+    Pack,
+    Segment,
+    Tree,
+    build_tree,
+    chained_packs,
+    cut_long,
+    cut_prefix,
+    layout,
+    whole_packs,
+)
+
+Path: TypeAlias = Literal["tree", "mask", "padded"]
+PREFIX_CHUNK = 64
+"""What all sequences of a job share is kept across calls in chunks of this many tokens."""
+
+
+class Engine:
+    """Runs one model in one of three ways. ``tokens``: most tokens in one pass; by default what suits the device."""
+
+    def __init__(self, model: Any, *, path: Path, tokens: int | None = None) -> None:
+        self.model = model
+        self.tokens = tokens or token_budget(model)
+        self.configs = configs_of(model)
+        self.path: Path = path
+        self._prefix: dict[bytes, dict[int, KeyValue]] = {}
+        self._prefix_of: Any = None
+
+    def path_for(self, longest: int) -> Path:
+        """Sequences at which rotary frequencies change with the length of the batch cannot share one."""
+        limit = longest_shared(self.model)
+        return "padded" if limit is not None and longest > limit else self.path
+
+    @torch.inference_mode()
+    def read(self, sequences: Sequence[Sequence[int]], reads: Sequence[Read], consume: Consume) -> None:
+        """Calls ``consume(read indices, logits (R, V))`` batch by batch until every read was given its logits."""
+        if not reads:
+            return
+        path = self.path_for(max(map(len, sequences)))
+        if path == "padded":
+            read_padded(self.model, sequences, reads, consume, tokens=self.tokens)
+            return
+        tree = build_tree(sequences)
+        if path == "tree":
+            prefix = cut_prefix(tree, PREFIX_CHUNK, min(p for _, p in reads))
+            cut_long(prefix[-1].children if prefix else tree.roots, self.tokens)
+            passes = self._chained(tree, prefix)
+        else:
+            passes = whole(tree, self.tokens)
+        pending = by_segment(tree, reads)
+        for pack, plan in passes:
+            indices, places_U, at = take(pack, plan.layout, pending)
+            if indices:
+                consume(indices, self._run(plan, path, places_U)[at])
+            elif pack.goes_on:
+                self._run(plan, path)
+
+    def _run(self, plan: Plan, path: Path, places_U: Tensor | None = None) -> Tensor:
+        """Logits at the given places; without places only the keys and values."""
+        given = inputs(self.model, plan, path)
+        with attention(self.configs, NAME) if path == "tree" else nullcontext():
+            if places_U is None:
+                return base_of(self.model)(**given, use_cache=False).last_hidden_state
+            return logits_at(self.model, places_U.to(self.model.device), **given)[0]
+
+    def _chained(self, tree: Tree, prefix: tuple[Segment, ...]) -> Iterator[tuple[Pack, Plan]]:
+        """Packs in order, with the keys and values of their chains at hand when their turn comes."""
+        known: dict[int, dict[int, KeyValue]] = {}
+        yield from self._kept_prefix(prefix, known)
+        roots = prefix[-1].children if prefix else tree.roots
+        joined: tuple[tuple[Segment, ...], dict[int, KeyValue] | None] = ((), None)
+        for pack in chained_packs(roots, self.tokens, chain=prefix):
+            for stale in known.keys() - {id(s) for s in pack.chain}:
+                del known[stale]
+            if pack.chain != joined[0]:
+                joined = pack.chain, _joined([known[id(s)] for s in pack.chain])
+            plan = Plan(layout(pack), joined[1], _chain_tokens(pack), {} if pack.goes_on else None)
+            yield pack, plan
+            if plan.collect is not None:
+                known[id(pack.segments[0])] = plan.collect
+
+    def _kept_prefix(
+        self, prefix: tuple[Segment, ...], known: dict[int, dict[int, KeyValue]]
+    ) -> Iterator[tuple[Pack, Plan]]:
+        """The static prefix of a job: only the chunks that the last call did not start with are computed."""
+        state = weights_state(self.model)
+        if state != self._prefix_of:
+            self._prefix, self._prefix_of = {}, state
+        kept: dict[bytes, dict[int, KeyValue]] = {}
+        text = b""
+        for n, chunk in enumerate(prefix):
+            text += chunk.tokens.tobytes()
+            if text not in self._prefix:
+                pack = Pack(prefix[:n], [chunk], True)
+                chain = _joined([known[id(s)] for s in pack.chain])
+                plan = Plan(layout(pack), chain, _chain_tokens(pack), {})
+                yield pack, plan
+                assert plan.collect is not None
+                self._prefix[text] = plan.collect
+            known[id(chunk)] = kept[text] = self._prefix[text]
+        self._prefix = kept
+
+
+def inputs(model: Any, plan: Plan, path: Path) -> dict[str, Any]:
+    """What a model is called with to run one pack."""
+    device = model.device
+    given: dict[str, Any] = {
+        "input_ids": torch.from_numpy(plan.layout.tokens_T).to(device)[None],
+        "position_ids": torch.from_numpy(plan.layout.depth_T).to(device)[None],
+    }
+    if path == "tree":
+        return given | {"tree": plan}
+    return given | {"attention_mask": plan.bias(None, torch.empty(0, dtype=model.dtype, device=device))}
+
+
+def weights_state(model: Any) -> tuple[int, ...]:
+    """Changes whenever an optimizer, or anything else that writes in place, has touched the weights."""
+    return tuple(x for p in model.parameters() for x in (p.data_ptr(), p._version))
+
+
+def whole(tree: Tree, budget: int) -> Iterator[tuple[Pack, Plan]]:
+    for pack in whole_packs(tree.roots, budget):
+        yield pack, Plan(layout(pack))
+
+
+def by_segment(tree: Tree, reads: Iterable[Read]) -> dict[int, list[tuple[int, int]]]:
+    """id of a segment → (read, place in the segment). Built after the last cut."""
+    pending: dict[int, list[tuple[int, int]]] = {}
+    for r, (sequence, position) in enumerate(reads):
+        segment, place = tree.place(sequence, position)
+        pending.setdefault(id(segment), []).append((r, place))
+    return pending
+
+
+def take(pack: Pack, where: Layout, pending: dict[int, list[tuple[int, int]]]) -> tuple[list[int], Tensor, Tensor]:
+    """The reads that a pack serves: their indices, the places to read (U,), and each read's index among those."""
+    found = [
+        (r, where.offset[id(segment)] + place) for segment in pack.segments for r, place in pending.pop(id(segment), [])
+    ]
+    places_U, at = torch.unique(torch.tensor([p for _, p in found], dtype=torch.long), return_inverse=True)
+    return [r for r, _ in found], places_U, at
+
+
+def _chain_tokens(pack: Pack) -> int:
+    return pack.chain[-1].stop if pack.chain else 0
+
+
+def _joined(parts: list[dict[int, KeyValue]]) -> dict[int, KeyValue] | None:
+    """Keys and values of a chain in one piece per layer."""
+    if not parts:
+        return None
+    return {
+        layer: KeyValue(*(torch.cat([part[layer][side] for part in parts], dim=2) for side in (0, 1)))
+        for layer in parts[0]
+    }
