@@ -54,8 +54,20 @@ def curve(steps: int, turns: bool) -> list[dict[str, float]]:
     rows = []
     for step in range(1, steps + 1):
         done = step / steps
-        gold = 3.4 + 2.2 * done - (2.6 * max(0.0, done - 0.55) if turns else 0.0)
-        rows.append({"step": step, "reward": 2.4 * (1 - math.exp(-3 * done)), "gold": gold, "kl": 6 * done})
+        gold = 3.4 + 2.2 * done - (3.6 * max(0.0, done - 0.55) if turns else 0.0)
+        row = {
+            "step": step,
+            "reward": 2.4 * (1 - math.exp(-3 * done)) + 0.2 * math.sin(step),
+            "k1_sum": 6 * done,
+            "length": 18 + 4 * done,
+        }
+        if step % 15 == 1 or step == steps:
+            row |= {
+                "heldout_reward": 2.3 * (1 - math.exp(-3 * done)),
+                "heldout_measure": gold,
+                "heldout_measure_se": 0.2,
+            }
+        rows.append(row)
     return rows
 
 
@@ -73,7 +85,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "description": "Three ways to align a small summariser, measured against a known truth.",
         "seed": 0,
         "versions": {"python": "3.11", "aifeedback": "0.1.0", "torch": "2.13.0"},
-        "seconds": {"label": 41.2, "rl-rlaif": 62.0, "rl-rlhf": 61.1, "compare": 30.3, "total": 265.0},
+        "seconds": {"label": 41.2, "rlaif": 62.0, "rlhf": 61.1, "compare": 30.3, "total": 265.0},
         "cost_usd": 0.0,
         "judge": {
             "alignment_single": est(0.72, 0.025, 1100), "alignment": est(0.77, 0.024, 1100),
@@ -96,8 +108,8 @@ def summary(**changes: Any) -> dict[str, Any]:
                     "reliability": {"lab:judge-a": [{"p": p / 10 + 0.05, "share": 0.5 + (p / 10 - 0.45) * 0.8, "n": 60 + 20 * abs(p - 5)} for p in range(10)]},
                 },
             },
-            "rl-rlaif": {"kind": "rl", "calls": 0, "tokens": 0, "figures": {"curve": curve(150, turns=True)}},
-            "rl-d-rlaif": {"kind": "rl", "calls": 0, "tokens": 0, "figures": {"curve": curve(150, turns=False), "judge": judge("lab:judge-a", "lab-a")}},
+            "rlaif": {"kind": "rl", "calls": 0, "tokens": 0, "figures": {"curve": curve(150, turns=True)}},
+            "d_rlaif": {"kind": "rl", "calls": 0, "tokens": 0, "figures": {"curve": curve(150, turns=False), "judges": {"lab:judge-a": judge("lab:judge-a", "lab-a")}}},
             "compare": {
                 "kind": "compare", "calls": 0, "tokens": 0,
                 "figures": {

@@ -94,7 +94,7 @@ def test_texts_are_escaped_wherever_they_come_from(tmp_path: Path) -> None:
     told = poison(summary(principles=["be kind"], feedback=[{"role": "training feedback", "model": "m"}]))
     assert isinstance(told, dict)
     told["policies"][ATTACK] = copy.deepcopy(told["policies"]["rlaif"])
-    told["stages"][ATTACK] = copy.deepcopy(told["stages"]["rl-rlaif"])
+    told["stages"][ATTACK] = copy.deepcopy(told["stages"]["rlaif"])
     told["head_to_head"][ATTACK + "_vs_x"] = est(0.5)
     html = page(told, tmp_path)
     assert "<script" not in html
@@ -131,7 +131,7 @@ def test_evidence_from_the_training_judge_alone_is_always_unverified(
     }[by]
     told = summary()
     told["stages"]["label"]["figures"]["judge"] = trainer
-    told["stages"]["rl-d-rlaif"]["figures"].pop("judge")
+    told["stages"]["d_rlaif"]["figures"].pop("judges")
     told["stages"]["compare"]["figures"]["judges"] = {"evaluator": evaluator}
     html = page(told, tmp_path)
     assert "✗ UNVERIFIED" in html
@@ -170,6 +170,7 @@ def test_a_stage_that_denies_independence_is_believed() -> None:
 
 def test_only_who_trained_counts_where_the_stage_names_them() -> None:
     told = summary()
+    told["stages"]["d_rlaif"]["figures"].pop("judges")
     figures = told["stages"]["compare"]["figures"]
     figures["judges"] = {"b": judge("lab:b", "lab-a", revision="x")}  # of the labelling judge's family …
     assert not gather(told).independence.is_verified
@@ -195,18 +196,18 @@ def test_words_follow_the_intervals() -> None:
 
 def test_over_optimisation_is_seen_only_where_gold_falls() -> None:
     trainings = {t.name: t for t in gather(summary()).trainings}
-    assert over_optimised(trainings["rl-rlaif"]) == pytest.approx(83, abs=2)
-    assert over_optimised(trainings["rl-d-rlaif"]) is None
+    assert over_optimised(trainings["rlaif"]) == pytest.approx(83, abs=9)
+    assert over_optimised(trainings["d_rlaif"]) is None
 
 
 def test_curves_are_read_from_the_run_folder(tmp_path: Path) -> None:
     told = summary()
-    told["stages"]["rl-rlaif"]["figures"] = {}
-    folder = tmp_path / "stages" / "rl-rlaif" / "policy"
+    told["stages"]["rlaif"]["figures"] = {}
+    folder = tmp_path / "stages" / "rlaif" / "policy"
     folder.mkdir(parents=True)
     lines = [json.dumps({"step": i, "reward": i / 10, "kl": i}) for i in range(1, 4)]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"step": 4, "rew', encoding="utf-8")
-    training = next(t for t in gather(told, tmp_path).trainings if t.name == "rl-rlaif")
+    training = next(t for t in gather(told, tmp_path).trainings if t.name == "rlaif")
     assert training.columns["reward"] == [0.1, 0.2, 0.3]
 
 

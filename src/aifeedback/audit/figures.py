@@ -141,25 +141,37 @@ class Panel(NamedTuple):
     curves: Sequence[Curve]
 
 
-def curves(panels: Sequence[Panel], *, x_label: str) -> str:
-    """Lines over one x axis, one panel per unit: two units never share a panel."""
+def curves(columns: Sequence[tuple[str, Sequence[Panel]]], *, x_label: str) -> str:
+    """Small multiples: one column per (title, panels), one row per unit; rows share their axis, units never do."""
+    rows = list(dict.fromkeys(panel.y_label for _, panels in columns for panel in panels))
 
     def draw(figure: Any) -> None:
-        grid = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for row, (axes, panel) in enumerate(zip(grid, panels, strict=True)):
-            for index, curve in enumerate(panel.curves):
-                colour = SERIES[(index + row) % len(SERIES)]
-                dot = "o" if len(curve.x) < 15 else None
-                axes.plot(curve.x, curve.y, color=colour, label=curve.label, marker=dot, ms=4)
-                if curve.low is not None and curve.high is not None:
-                    axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
-            axes.set_title(panel.y_label, fontweight="normal", fontsize=9.5, color=FAINT)
-            if len(panel.curves) > 1:
-                axes.legend(loc="best", labelcolor=INK)
-        grid[-1].set_xlabel(x_label)
+        grid = figure.subplots(len(rows), len(columns), sharex="col", sharey="row", squeeze=False)
+        for c, (title, panels) in enumerate(columns):
+            by_unit = {panel.y_label: panel for panel in panels}
+            for r, unit in enumerate(rows):
+                axes = grid[r][c]
+                for index, curve in enumerate(by_unit[unit].curves if unit in by_unit else ()):
+                    _curve(axes, curve, SERIES[(index + r) % len(SERIES)], thin=index > 0)
+                if c == 0:
+                    axes.set_ylabel(unit)
+                if r == 0:
+                    axes.set_title(title)
+                    if len(by_unit.get(unit, Panel("", ())).curves) > 1 and c == 0:
+                        axes.legend(loc="best", labelcolor=INK, fontsize=8)
+            grid[-1][c].set_xlabel(x_label)
 
-    told = "; ".join(f"{p.y_label}: {', '.join(c.label for c in p.curves)}" for p in panels)
-    return drawn(draw, width=6.6, height=0.5 + 1.45 * len(panels), alt=f"Against {x_label}. {told}")
+    told = "; ".join(f"{title}: {', '.join(p.y_label for p in panels)}" for title, panels in columns)
+    width = min(9.4, 1.2 + 2.7 * len(columns))
+    return drawn(draw, width=width, height=0.7 + 1.3 * len(rows), alt=f"Against {x_label}. {told}")
+
+
+def _curve(axes: Any, curve: Curve, colour: str, *, thin: bool) -> None:
+    dot = "o" if len(curve.x) < 15 else None
+    width, alpha = (1.0, 0.55) if thin else (1.8, 1.0)
+    axes.plot(curve.x, curve.y, color=colour, label=curve.label, marker=dot, ms=4, lw=width, alpha=alpha)
+    if curve.low is not None and curve.high is not None:
+        axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
 
 
 def reliability(tables: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:

@@ -223,9 +223,10 @@ def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any])
             is_trainer = not named or any(source.model == trainer.model for trainer in story.trainers)
             _add_voice(story, seen, "training feedback" if is_trainer else "measured only", figures["judge"], stage)
             story.trainers += [source] if is_trainer else []
+        compares = _mapping(stages[stage]).get("kind") == "compare"
         for name, judge in _mapping(figures.get("judges")).items():
-            _add_voice(story, seen, f"evaluation ({name})", judge, stage)
-            story.evaluators.append(_source(str(name), judge))
+            _add_voice(story, seen, f"evaluation ({name})" if compares else "training feedback", judge, stage)
+            (story.evaluators if compares else story.trainers).append(_source(str(name), judge))
     for voice in summary.get("feedback") or ():
         role, source = str(voice.get("role") or "training feedback"), _source(str(voice.get("name") or ""), voice)
         _add_voice(story, seen, role, voice, "")
@@ -286,13 +287,15 @@ NAMED = {
 
 def _judge_figures(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> None:
     judge = _mapping(summary.get("judge"))
+    bounds = _mapping(judge.get("intervals"))
     for key, label in NAMED.items():
-        if (figure := estimate(judge.get(key))) is not None:
+        if (figure := estimate(bounds.get(key)) or estimate(judge.get(key))) is not None:
             (story.fact_pairs if key.startswith("fact_pairs") else story.agreement).append((label, figure))
-    for key, value in _mapping(summary.get("reward_model")).items():
-        if (figure := estimate(value)) is not None:
+    reward_models = _mapping(summary.get("reward_model"))
+    for key, value in reward_models.items():
+        if (figure := estimate(_mapping(reward_models.get("intervals")).get(key)) or estimate(value)) is not None:
             story.agreement.append((f"reward model, {display(key)}", figure))
-    story.same_position = estimate(judge.get("same_position"))
+    story.same_position = estimate(bounds.get("same_position")) or estimate(judge.get("same_position"))
     for stage, figures in _figures(stages):
         if not judge and (figure := estimate(figures.get("alignment"))) is not None:
             story.agreement.append((f"labels of '{stage}'", figure))

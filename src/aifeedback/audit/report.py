@@ -69,8 +69,9 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
             "agreement": agreement(story),
             "reliability": figures.reliability(story.reliability) if story.reliability else None,
             "position": position(story),
+            "trainings": training_curves(story.trainings),
         },
-        "trainings": [(t.name, svg) for t in story.trainings if (svg := training_curves(t))],
+        "gamed": [(display(t.name), step) for t in story.trainings if (step := wording.over_optimised(t)) is not None],
         "examples": examples(story),
         "is_blurred": _is_harmful(story) if blur is None else blur,
         "summary_json": json.dumps(_slim(summary), indent=1, ensure_ascii=False, default=str),
@@ -136,29 +137,47 @@ def position(story: Story) -> str | None:
     return figures.stacked(rows, ("same answer", "slot 1 twice", "slot 2 twice", "a tie once"))
 
 
-def training_curves(training: Training) -> str | None:
-    """Reward while learning; below it the independent measure and the KL where they were logged."""
+def training_curves(trainings: Sequence[Training]) -> str | None:
+    """Reward, independent measure, KL and length of every policy while it learned, side by side."""
+    columns = [(display(t.name), panels) for t in trainings if (panels := _panels(t))]
+    return figures.curves(columns, x_label="step") if columns else None
+
+
+def _panels(training: Training) -> list[Panel]:
     if training.kind not in ("rl", "reinforce", ""):
-        return None
-    steps = training.columns["step"]
-    proxy, gold = (wording.column(training, names) for names in (wording.REWARD_COLUMNS, wording.GOLD_COLUMNS))
-    kl = wording.column(training, wording.KL_COLUMNS)
-    if proxy is None:
-        return None
-    panels = [Panel("mean reward, as trained on", [_curve("reward", steps, proxy)])]
-    if gold is not None:
-        panels.append(Panel("independent measure", [_curve("independent measure", steps, gold)]))
-    if kl is not None:
-        panels.append(Panel("KL to the starting policy, nats", [_curve("KL", steps, kl)]))
-    return figures.curves(panels, x_label="step")
+        return []
+    told = training.columns
+    found = []
+    rewards = [
+        (name, label) for name, label in (("heldout_reward", "held out"), ("reward", "training")) if name in told
+    ]
+    if rewards:
+        found.append(Panel("reward", [_course(training, name, label) for name, label in rewards]))
+    for unit, names in (
+        ("independent\nmeasure", wording.MEASURE),
+        ("KL, nats", wording.KL),
+        ("length, tokens", wording.LENGTH),
+    ):
+        name = next((n for n in names if n in told), None)
+        if name is not None:
+            found.append(Panel(unit, [_course(training, name, unit)]))
+    return found if rewards else []
 
 
-def _curve(label: str, steps: Sequence[float], values: Sequence[float]) -> Curve:
-    """Known points only, thinned to at most 120 means, so that noise does not hide the course."""
-    known = [(s, v) for s, v in zip(steps, values, strict=True) if not math.isnan(v)]
-    size = max(1, math.ceil(len(known) / 120))
+def _course(training: Training, name: str, label: str) -> Curve:
+    """Known points, thinned to at most 100 means so that noise does not hide the course; ± 1.96 standard errors."""
+    errors = training.columns.get(f"{name}_se") or [math.nan] * len(training.columns[name])
+    rows = zip(training.columns["step"], training.columns[name], errors, strict=True)
+    known = [row for row in rows if not math.isnan(row[1])]
+    size = max(1, math.ceil(len(known) / 100))
     blocks = [known[i : i + size] for i in range(0, len(known), size)]
-    return Curve(label, [b[-1][0] for b in blocks], [sum(v for _, v in b) / len(b) for b in blocks])
+    x, y = [block[-1][0] for block in blocks], [sum(row[1] for row in block) / len(block) for block in blocks]
+    if size > 1 or any(math.isnan(row[2]) for row in known):
+        return Curve(label, x, y)
+    reach = [1.96 * row[2] for row in known]
+    return Curve(
+        label, x, y, [v - r for v, r in zip(y, reach, strict=True)], [v + r for v, r in zip(y, reach, strict=True)]
+    )
 
 
 def examples(story: Story) -> list[dict[str, Any]]:

@@ -9,9 +9,14 @@ from aifeedback.audit.gather import Est, Policy, Story, Training, display
 
 LONGER = 1.2
 """A policy whose answers are this many times as long as the reference's is said to have grown longer."""
-REWARD_COLUMNS = ("reward", "reward_mean", "mean_reward", "proxy_reward", "score")
-GOLD_COLUMNS = ("gold", "gold_reward", "gold_mean", "gold_win_rate", "independent_win_rate")
-KL_COLUMNS = ("kl", "kl_k1", "kl_sum", "kl_mean", "kl_k1_sum")
+REWARD, MEASURE, KL, LENGTH, REPETITION = (
+    ("heldout_reward", "reward"),
+    ("heldout_measure", "gold"),
+    ("k1_sum", "heldout_kl", "kl"),
+    ("length", "heldout_length"),
+    ("heldout_repetition",),
+)
+"""What a training log may call each figure, the first that is there counts."""
 
 
 class Caution(NamedTuple):
@@ -136,18 +141,23 @@ def _of_trainings(story: Story) -> list[Caution]:
 
 
 def over_optimised(training: Training) -> float | None:
-    """The step after which the reward rose while gold lost a tenth of its gain; None where that did not happen."""
-    reward, gold = column(training, REWARD_COLUMNS), column(training, GOLD_COLUMNS)
-    if reward is None or gold is None:
+    """The step of the best independent measure, where the reward rose after it and the measure fell for certain.
+
+    For certain: by more than two standard errors of the difference where they were logged, else by a tenth of what
+    had been gained. None where that did not happen or was not measured.
+    """
+    reward, measure = column(training, REWARD), column(training, MEASURE)
+    if reward is None or measure is None:
         return None
-    steps = training.columns["step"]
-    known = [(s, r, g) for s, r, g in zip(steps, reward, gold, strict=True) if not math.isnan(r) and not math.isnan(g)]
+    errors = training.columns.get("heldout_measure_se") or [math.nan] * len(measure)
+    rows = zip(training.columns["step"], reward, measure, errors, strict=True)
+    known = [row for row in rows if not math.isnan(row[1]) and not math.isnan(row[2])]
     if len(known) < 3:
         return None
-    peak = max(range(len(known)), key=lambda i: known[i][2])
-    gained = known[peak][2] - known[0][2]
-    lost = known[peak][2] - known[-1][2]
-    return known[peak][0] if known[-1][1] > known[peak][1] and gained > 0 and lost > 0.1 * gained else None
+    best, last = max(known, key=lambda row: row[2]), known[-1]
+    noise = 2 * math.hypot(best[3], last[3])
+    certain = noise if not math.isnan(noise) else 0.1 * (best[2] - known[0][2])
+    return best[0] if last[1] > best[1] and best[2] - last[2] > max(certain, 0.0) else None
 
 
 def column(training: Training, names: tuple[str, ...]) -> list[float] | None:
