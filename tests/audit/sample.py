@@ -54,7 +54,7 @@ def curve(steps: int, turns: bool) -> list[dict[str, float]]:
     rows = []
     for step in range(1, steps + 1):
         done = step / steps
-        gold = 3.4 + 2.2 * done - (3.6 * max(0.0, done - 0.55) if turns else 0.0)
+        gold = 3.4 + 2.2 * done - (4.6 * max(0.0, done - 0.55) if turns else 0.0)
         row = {
             "step": step,
             "reward": 2.4 * (1 - math.exp(-3 * done)) + 0.2 * math.sin(step),
