@@ -10,7 +10,8 @@
 
 ``${name}`` is a setting (``--set name=value`` replaces it). ``@id/file`` is a file that stage ``id`` leaves in its
 folder, and makes this stage wait for it. ``summary`` says which stage's figures end where in ``summary.json``.
-A stage with ``when: ${setting}`` is left out while the setting is empty or false.
+A stage with ``when: ${setting}`` is left out while the setting is empty or false. ``base: demo`` with ``set: {…}`` is
+another recipe with other values.
 """
 
 from __future__ import annotations
@@ -41,9 +42,22 @@ class RecipeFile(Config):
     workers: int = Field(default=1, ge=1)
     """Stages that run at the same time, each in a process of its own with one torch thread."""
     settings: dict[str, Any] = Field(default_factory=dict)
+    required: list[str] = Field(default_factory=list)
+    """Settings that have no default."""
     stages: list[dict[str, Any]]
     summary: dict[str, str] = Field(default_factory=dict)
     """Dotted key in summary.json → ``stage-id.figure``."""
+
+
+class Variant(Config):
+    """A recipe that is another one with some values set."""
+
+    name: str
+    base: str
+    """A shipped recipe's name or a file."""
+    description: str = ""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """As ``--set`` would: setting or STAGE.KEY → value."""
 
 
 class Step(NamedTuple):
@@ -63,6 +77,8 @@ class Recipe(NamedTuple):
     settings: Mapping[str, Any]
     steps: tuple[Step, ...]
     summary: Mapping[str, str]
+    missing: tuple[str, ...] = ()
+    """Required settings that were not given."""
 
     def resolved(self) -> dict[str, Any]:
         """What runs, with nothing left to fill in: written into the run folder."""
@@ -100,8 +116,12 @@ def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
     """
     path = find(name)
     raw = _read_yaml(path)
-    recipe = parse(RecipeFile, raw, file=path)
     overrides = dict(overrides or {})
+    if "base" in raw:
+        variant = parse(Variant, raw, file=path)
+        raw = {**_read_yaml(find(variant.base)), "name": variant.name, "description": variant.description}
+        overrides = {**variant.set, **overrides}
+    recipe = parse(RecipeFile, raw, file=path)
     settings = {**recipe.settings, "seed": overrides.pop("seed", recipe.seed)}
     workers = int(overrides.pop("workers", recipe.workers))
     problems: list[str] = []
@@ -122,7 +142,8 @@ def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
     seed = int(settings["seed"])
     kept = {step.id for step in steps}
     summary = {key: where for key, where in recipe.summary.items() if where.split(".")[0] in kept}
-    return Recipe(recipe.name, recipe.description, seed, workers, settings, tuple(steps), summary)
+    missing = tuple(name for name in recipe.required if not settings.get(name))
+    return Recipe(recipe.name, recipe.description, seed, workers, settings, tuple(steps), summary, missing)
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:

@@ -231,13 +231,16 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 
 def check_inputs(recipe: Recipe) -> list[str]:
-    """Every outside file, folder or model that a stage names and that is not there."""
+    """Every required setting, outside file, folder or model that is not there, and every wrong trainer setting."""
     from aifeedback.stages.resolve import input_problem
 
-    problems: list[str] = []
+    if recipe.missing:
+        return [f"setting '{name}' is needed: --set {name}=…" for name in recipe.missing]
+    found: dict[str, None] = {}
     for step in recipe.steps:
-        problems += [f"{step.id}: {problem}" for name in step.stage.inputs() if (problem := input_problem(name))]
-    return problems
+        found |= {f"{step.id}: {problem}": None for problem in step.stage.problems()}
+        found |= {f"{step.id}: {p}": None for name in step.stage.inputs() if (p := input_problem(name))}
+    return list(found)
 
 
 def require_inputs(recipe: Recipe) -> None:

@@ -105,25 +105,32 @@ def check(recipe: str, sets: Sets = None) -> None:
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
     console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
-    rows = []
-    for step in loaded.steps:
-        forecast = step.stage.forecast()
-        rows.append(
-            (
-                step.id,
-                step.stage.kind,
-                f"{forecast['calls']:,.0f}" if "calls" in forecast else "–",
-                f"{forecast['cost_usd']:.2f}" if "cost_usd" in forecast else "–",
-                ", ".join(step.needs) or "–",
-            )
-        )
-    table("forecast", ("stage", "kind", "model calls", "cost, $", "waits for"), rows)
+    show_forecast(loaded)
     problems = check_inputs(loaded)
     for problem in problems:
         console.print(f"[red]✗[/] {problem}", markup=True)
     if problems:
         raise typer.Exit(2)
     console.print("[green]✓[/] nothing missing; nothing was run")
+
+
+def show_forecast(loaded: Any) -> None:
+    """One line per stage: model calls as far as the files tell, and what the stage waits for."""
+    from aifeedback.forecast import forecast
+
+    found = forecast(loaded)
+    rows = [
+        (
+            step.id,
+            step.stage.kind,
+            "not known yet" if found[step.id] is None else f"{found[step.id]:,}",
+            ", ".join(step.needs) or "–",
+        )
+        for step in loaded.steps
+    ]
+    known = [calls for calls in found.values() if calls is not None]
+    rows.append(("all", "", f"{sum(known):,}" + ("" if len(known) == len(found) else " and more"), ""))
+    table("forecast", ("stage", "kind", "model calls", "waits for"), rows)
 
 
 def show(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from aifeedback.stages.base import Job, Outcome, Stage
+from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 
 MODULES = {
     "sample": "feedback",
@@ -34,4 +34,4 @@ def stage_class(kind: str) -> type[Stage]:
     return module.STAGES[kind]
 
 
-__all__ = ["MODULES", "Job", "Outcome", "Stage", "stage_class"]
+__all__ = ["MODULES", "Forecast", "Job", "Outcome", "Stage", "stage_class"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from aifeedback.config import Config
 from aifeedback.protocols import Progress, silent
@@ -35,6 +35,13 @@ class Outcome:
     cost_usd: float = 0.0
 
 
+class Forecast(NamedTuple):
+    """Calls of models, None where it cannot be told; rows per file that the stage leaves."""
+
+    calls: int | None = 0
+    leaves: Mapping[str, int] = {}
+
+
 class Stage(Config):
     """Settings plus ``run``. Paths in settings are strings; ``@id/file`` has been replaced by the time it runs."""
 
@@ -47,6 +54,11 @@ class Stage(Config):
         """Files and model URIs that come from outside the run: checked before anything starts, digested after."""
         yield from ()
 
-    def forecast(self) -> Mapping[str, float]:
-        """Model calls this stage expects to make, as far as its settings tell: {'calls': n}."""
-        return {}
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the settings beyond their types; found before anything starts."""
+        yield from ()
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        """Model calls this stage will make and rows it will leave, given the rows of the files it reads."""
+        del rows
+        return Forecast()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -13,8 +13,8 @@ from aifeedback.errors import FileError
 from aifeedback.files import Comparisons, LabelledRow
 from aifeedback.records import Prompt
 from aifeedback.stages import resolve
-from aifeedback.stages.base import Job, Outcome, Stage
-from aifeedback.stages.feedback import account
+from aifeedback.stages.base import Forecast, Job, Outcome, Stage
+from aifeedback.stages.feedback import account, at_most
 
 
 class Split(Stage):
@@ -29,6 +29,13 @@ class Split(Stage):
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.prompts)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.prompts), self.limit)
+        if count is None:
+            return Forecast(0)
+        test = min(self.test, count // 2)
+        return Forecast(0, {"train.jsonl": count - test, "test.jsonl": test})
 
     def run(self, job: Job) -> Outcome:
         read = files.load_prompts(self.prompts, columns=self.columns, limit=self.limit)
@@ -64,6 +71,14 @@ class Pairs(Stage):
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.data)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.data), self.limit)
+        if count is None:
+            return Forecast(0)
+        test = min(self.heldout, count // 2)
+        parts = {"train.jsonl": count - test, "prompts.jsonl": count - test, "heldout.jsonl": test, "test.jsonl": test}
+        return Forecast(0, parts)
 
     def run(self, job: Job) -> Outcome:
         read = files.read_comparisons(

@@ -7,14 +7,14 @@ from itertools import combinations
 from statistics import fmean
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aifeedback import files
 from aifeedback.errors import RecipeError
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
-from aifeedback.stages.base import Job, Outcome, Stage
-from aifeedback.stages.feedback import SamplingSettings, account, draw, label_all
+from aifeedback.stages.base import Forecast, Job, Outcome, Stage
+from aifeedback.stages.feedback import SamplingSettings, account, at_most, draw, label_all
 
 
 class Compare(Stage):
@@ -30,17 +30,32 @@ class Compare(Stage):
     reference: str = "sft"
     prompts: str
     judges: dict[str, resolve.JudgeSpec] = Field(min_length=1)
-    """Name → judge, the headline judge first."""
+    """Name → judge, the headline judge first; one whose model is empty is left out."""
     trained_by: list[str] = Field(default_factory=list)
     """Models whose feedback trained any of the policies: evidence from them or their family is no proof."""
     limit: int | None = None
     sampling: SamplingSettings = SamplingSettings()
+
+    @field_validator("judges")
+    @classmethod
+    def _named(cls, judges: dict[str, resolve.JudgeSpec]) -> dict[str, resolve.JudgeSpec]:
+        return {name: judge for name, judge in judges.items() if judge.model}
 
     def inputs(self) -> Iterator[str]:
         for name in (*self.policies.values(), self.prompts):
             yield from resolve.outside(name)
         for judge in self.judges.values():
             yield from resolve.outside_judge(judge)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.prompts), self.limit)
+        if count is None:
+            return Forecast(None)
+        pairs = len(self.policies) * count
+        calls = (len(self.policies) + 1) * count + pairs * sum(j.calls_per_pair for j in self.judges.values())
+        others = len(self.policies) - 1
+        first = next(iter(self.judges.values()))
+        return Forecast(calls + others * (others - 1) // 2 * count * first.calls_per_pair)
 
     def run(self, job: Job) -> Outcome:
         if self.reference not in self.policies:

@@ -14,7 +14,7 @@ from aifeedback.config import Config
 from aifeedback.protocols import Labeler, Model, Reply
 from aifeedback.records import Comparison, Completion, Preference, Prompt, Sampling
 from aifeedback.stages import resolve
-from aifeedback.stages.base import Job, Outcome, Stage
+from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 
 
 class SamplingSettings(Config):
@@ -45,6 +45,12 @@ class Sample(Stage):
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.model)
         yield from resolve.outside(self.prompts)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.prompts), self.limit)
+        if count is None:
+            return Forecast(None)
+        return Forecast(count * self.per_prompt, {"completions.jsonl": count * self.per_prompt})
 
     def run(self, job: Job) -> Outcome:
         read = files.load_prompts(self.prompts, limit=self.limit)
@@ -113,6 +119,11 @@ def count(outcome: Outcome, reply: Reply) -> None:
     outcome.cost_usd += reply.cost_usd
 
 
+def at_most(count: int | None, limit: int | None) -> int | None:
+    """The smaller of the two, where they are known."""
+    return limit if count is None else count if limit is None else min(count, limit)
+
+
 def account(report: Any) -> dict[str, Any]:
     """Rows of a file: how many there were, were kept, and why the others were not."""
     return {"read": report.rows, "kept": report.kept, "skipped": dict(report.reasons)}
@@ -129,6 +140,12 @@ class Pair(Stage):
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.completions)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = rows.get(self.completions)
+        if count is None or self.pairs == "all":
+            return Forecast(0)
+        return Forecast(0, {"comparisons.jsonl": at_most(count // 2, self.limit) or 0})
 
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions)
@@ -165,10 +182,11 @@ class Label(Stage):
         yield from resolve.outside(self.comparisons)
         yield from resolve.outside_judge(self.judge)
 
-    def forecast(self) -> Mapping[str, float]:
-        if self.limit is None:
-            return {}
-        return {"calls": self.limit * (2 if self.judge.orders == "both" else 1) * (2 if self.judge.rationale else 1)}
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.comparisons), self.limit)
+        if count is None:
+            return Forecast(None)
+        return Forecast(count * self.judge.calls_per_pair, {"labelled.jsonl": count, "preferences.jsonl": count})
 
     def run(self, job: Job) -> Outcome:
         read = files.read_comparisons(
@@ -236,6 +254,10 @@ class Score(Stage):
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.completions)
         yield from resolve.outside_judge(self.judge)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.completions), self.limit)
+        return Forecast(None if count is None else count * self.judge.calls_per_score)
 
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions, limit=self.limit)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from pydantic import Field
@@ -10,7 +10,7 @@ from pydantic import Field
 from aifeedback import files
 from aifeedback.files import LabelledRow
 from aifeedback.records import Comparison
-from aifeedback.stages.base import Job, Outcome, Stage
+from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 
 
 class LabWorld(Stage):
@@ -30,6 +30,11 @@ class LabWorld(Stage):
     """Held-out pairs with a gold preference, for judges and reward models."""
     fact_pairs: int = Field(default=500, ge=1)
     """Pairs that differ in one wrong fact."""
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        del rows
+        names = ("sft", "prompts", "test", "heldout", "fact_pairs")
+        return Forecast(0, {f"{name}.jsonl": getattr(self, name) for name in names})
 
     def run(self, job: Job) -> Outcome:
         from aifeedback.lab import samples

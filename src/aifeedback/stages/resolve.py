@@ -53,6 +53,16 @@ class JudgeSpec(JudgeSettings):
             return {**value, "rationale": {} if value["rationale"] else None}
         return value
 
+    @property
+    def calls_per_score(self) -> int:
+        """Calls for one completion: a reading, after a rationale where one is written."""
+        return 0 if self.model.partition(":")[0] in NO_PROMPT else 2 * self.rationale.samples if self.rationale else 1
+
+    @property
+    def calls_per_pair(self) -> int:
+        shown = 2 if self.by == "ratings" or self.orders == "both" else 1
+        return shown * self.calls_per_score
+
     def settings(self, seed: int) -> JudgeSettings:
         """What the labeler is given."""
         own = {name: getattr(self, name) for name in JudgeSettings.model_fields}

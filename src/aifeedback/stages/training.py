@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from aifeedback import files
 from aifeedback.config import Config
+from aifeedback.errors import InputError
 from aifeedback.stages import resolve
-from aifeedback.stages.base import Job, Outcome, Stage
+from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import account
 from aifeedback.stages.rewards import RewardSpec, reward_function
 
@@ -26,8 +28,15 @@ class Trained(Stage):
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.model)
 
-    def settings(self, job: Job) -> dict[str, Any]:
-        return {"seed": job.seed, **self.train}
+    def problems(self) -> Iterator[str]:
+        try:
+            configured(trainer(self.kind), self.train)
+        except InputError as wrong:
+            yield str(wrong)
+
+    def config(self, job: Job) -> Any:
+        """The trainer's settings, with the run's seed unless one is given."""
+        return configured(trainer(self.kind), {"seed": job.seed, **self.train})
 
 
 class Sft(Trained):
@@ -42,11 +51,11 @@ class Sft(Trained):
 
     def run(self, job: Job) -> Outcome:
         from aifeedback.train.rows import SftRow
-        from aifeedback.train.sft import SftConfig, train_sft
+        from aifeedback.train.sft import train_sft
 
         read = files.read_completions(self.data)
         rows = [SftRow(p, c) for p, c in zip(read.prompts, read.rows, strict=True)]
-        config = configured(SftConfig, self.settings(job))
+        config = self.config(job)
         start = resolve.policy_folder(self.model)
         result = train_sft(start, rows, config, job.folder / "policy", progress=job.progress)
         return Outcome({**training_figures(result), "rows": account(read.report)})
@@ -71,7 +80,7 @@ class RewardModelStage(Trained):
             yield from resolve.outside(name)
 
     def run(self, job: Job) -> Outcome:
-        from aifeedback.train.reward_model import RewardModelConfig, centre, fit_reward_model
+        from aifeedback.train.reward_model import centre, fit_reward_model
         from aifeedback.train.rows import PairRow
 
         rows: list[Any] = [PairRow(r.comparison, r.p_first) for r in files.read_labelled(self.data, job.seed)]
@@ -79,7 +88,7 @@ class RewardModelStage(Trained):
             rows += [PairRow(r.comparison, r.p_first, weight) for r in files.read_labelled(path, job.seed)]
         heldout = files.read_labelled(self.heldout, job.seed) if self.heldout else None
         folder = job.folder / "reward_model"
-        config = configured(RewardModelConfig, self.settings(job))
+        config = self.config(job)
         start = resolve.policy_folder(self.model)
         result = fit_reward_model(start, rows, config, folder, heldout=heldout, progress=job.progress)
         figures = training_figures(result)
@@ -110,10 +119,10 @@ class Dpo(Trained):
         yield from resolve.outside(self.data)
 
     def run(self, job: Job) -> Outcome:
-        from aifeedback.train.dpo import DpoConfig, train_dpo
+        from aifeedback.train.dpo import train_dpo
 
         rows = files.read_labelled(self.data, job.seed)
-        config = configured(DpoConfig, self.settings(job))
+        config = self.config(job)
         start = resolve.policy_folder(self.model)
         result = train_dpo(start, rows, config, job.folder / "policy", progress=job.progress)
         return Outcome(training_figures(result))
@@ -150,13 +159,21 @@ class Rl(Trained):
             yield from resolve.outside(self.monitor.prompts)
             yield from resolve.outside_judge(self.monitor.judge)
 
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        del rows
+        samples = self.train.get("prompts_per_step", 128) * self.train.get("samples_per_prompt", 1)
+        asked = sum(judge.calls_per_score for judge in self.reward.judges())
+        if asked and "steps" not in self.train:
+            return Forecast(None)
+        return Forecast(samples * int(self.train.get("steps", 0)) * asked)
+
     def run(self, job: Job) -> Outcome:
-        from aifeedback.train.reinforce import RLConfig, train_rl
+        from aifeedback.train.reinforce import train_rl
         from aifeedback.train.rewards import name_of
 
         read = files.load_prompts(self.prompts)
         reward = reward_function(self.reward, job)
-        config = configured(RLConfig, self.settings(job))
+        config = self.config(job)
         guard = self._guard(reward, job)
         result = train_rl(
             resolve.policy_folder(self.model),
@@ -194,12 +211,24 @@ class Rl(Trained):
         )
 
 
+TRAINERS = {
+    "sft": ("sft", "SftConfig"),
+    "reward_model": ("reward_model", "RewardModelConfig"),
+    "dpo": ("dpo", "DpoConfig"),
+    "rl": ("reinforce", "RLConfig"),
+}
+
+
+def trainer(kind: str) -> type[Any]:
+    """The settings class of a kind of training; loads torch."""
+    module, name = TRAINERS[kind]
+    return getattr(import_module(f"aifeedback.train.{module}"), name)
+
+
 def configured(schema: type[Any], values: dict[str, Any]) -> Any:
     """A trainer's settings, checked; errors name the key under ``train``."""
     from aifeedback.config import parse
 
-    if not issubclass(schema, Config):
-        raise TypeError(f"{schema} is no settings class")
     return parse(schema, values, prefix="train.")
 
 
