@@ -20,8 +20,8 @@ from aifeedback.protocols import Model, ModelCard, Progress, PromptLike, Reading
 from aifeedback.records import Problem, Sampling
 from aifeedback.store import Entry, Journal, call_id, canonical, content_key, prompt_hash, setting_digest
 
-OPEN = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.OVER_BUDGET})
-"""Problems of the way to the model, not of its answer: the question stays open."""
+OPEN = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.NO_LOGPROBS, Problem.BAD_LOGPROBS})
+"""Problems of the way to the model, not of its judgement: the question stays open."""
 
 
 class Answered(NamedTuple):
@@ -115,11 +115,16 @@ class Journaled:
             with closing(ask.run([prompts[place] for place in places])) as batches:
                 for batch in batches:
                     entries = [_entry(kind, keys[places[a.index]], setting, hashes[places[a.index]], a) for a in batch]
-                    for entry in self.journal.append(entries):
-                        answers[entry.key] = _answer(entry, form)
-                    self.asked += len(batch)
-                    self.progress(len(answers), len(prompts), {"asked": self.asked})
+                    made = [entry for entry in entries if entry.outcome != Problem.OVER_BUDGET]
+                    answers.update({entry.key: _answer(entry, form) for entry in entries})
+                    answers.update({entry.key: _answer(entry, form) for entry in self.journal.append(made)})
+                    self.asked += len(made)
+                    self.progress(len(answers), len(prompts), {"asked": self.asked, **self._figures()})
         return [answers[key] for key in keys]
+
+    def _figures(self) -> dict[str, float]:
+        figures: Any = getattr(self.model, "figures", None)
+        return figures() if figures is not None else {}
 
 
 class _Ask(NamedTuple):
