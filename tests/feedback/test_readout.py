@@ -54,8 +54,11 @@ def test_additive_bias_of_the_logit(truth: float, bias: float) -> None:
     assert abs(averaged - 0.5) <= abs(readout.sigmoid(truth) - 0.5) + 1e-12, "confidence only shrinks"
     recovered = readout.logit(readout.average_margins([truth + bias, truth - bias]))
     assert recovered == pytest.approx(truth, abs=1e-9)
-    if truth == 0 and bias > 0:
-        assert readout.position_gap(as_stored, swapped) > 0
+
+
+def test_the_gap_names_the_favoured_position() -> None:
+    assert readout.position_gap(readout.sigmoid(1.0), readout.sigmoid(-1.0)) > 0
+    assert readout.position_gap(0.3, 0.3) == 0
 
 
 def test_expected_score() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from aifeedback.errors import StandardsError
 from aifeedback.records import content_id
+from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.wording import Wording
 
 How = Literal["drawn", "averaged", "together"]
@@ -41,6 +42,15 @@ class PrincipleUse:
         )
         # Weights decided the draw already; counting them again in the mean would use them twice.
         return [self.wordings[i]._replace(weight=1.0) for i in drawn]
+
+
+def use_of(
+    constitution: Constitution, *, how: How | None = None, per_pair: int | None = None, seed: int = 0
+) -> PrincipleUse:
+    """A constitution's principles for comparing, used as it says itself unless told otherwise."""
+    how = how or constitution.use
+    drawn = per_pair or constitution.per_pair
+    return PrincipleUse(constitution.wordings("compare"), how, per_pair=drawn if how == "drawn" else 1, seed=seed)
 
 
 def together(wordings: Sequence[Wording]) -> Wording:

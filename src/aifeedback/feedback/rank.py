@@ -96,7 +96,7 @@ class RankScorer:
         return Score(completion_id=completion.id, judge=self.name, value=2.0 * win_rate - 1.0)
 
 
-def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prior_sd: float = 10.0) -> np.ndarray:
+def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prior_sd: float = 30.0) -> np.ndarray:
     """Log-strengths, mean 0, shape (count,): minimises Σ −p·log σ(sᵢ−sⱼ) − (1−p)·log σ(sⱼ−sᵢ) + Σ s²/2σ² by Newton.
 
     ``results`` holds (i, j, P(i better)). With two answers and p the fitted difference is close to logit p.
