@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,7 @@ def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file:
     from aifeedback.runs import RunFolder, write_json
     from aifeedback.stages import Job
 
-    check_inputs(stage)
+    require(stage.inputs())
     folder = destination.folder
     if destination.out.suffix and not destination.is_file and not destination.out.is_dir():
         raise RecipeError(
@@ -55,10 +56,11 @@ def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file:
     return outcome
 
 
-def check_inputs(stage: Any) -> None:
+def require(names: Iterable[str]) -> None:
+    """Raises RecipeError with every file, folder, model or prompt that is not there."""
     from aifeedback.stages.resolve import input_problem
 
-    problems = [problem for name in stage.inputs() if (problem := input_problem(name))]
+    problems = [problem for name in names if (problem := input_problem(name))]
     if problems:
         raise RecipeError("\n  ".join(problems), fix="nothing was run; correct this first")
 

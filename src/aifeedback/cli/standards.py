@@ -1,17 +1,116 @@
-"""standards list | show: the shipped judge prompts and constitutions."""
+"""standards list | show | check | diff: look at, test and compare constitutions and judge prompts."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-from aifeedback.cli.terminal import console
+from aifeedback.cli.terminal import console, table
 
 app = typer.Typer(no_args_is_help=True)
+
+KINDS = ("constitutions", "judges", "rubrics", "exemplars")
+Judge = Annotated[str | None, typer.Option(help="Also ask this judge: hf:DIR_OR_ID, openai:NAME.")]
+PromptName = Annotated[str, typer.Option(help="A judge prompt that shows a principle.")]
+Data = Annotated[Path | None, typer.Option(help="Comparisons to try the principles on.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also save what was found here.")]
+
+
+@app.command("list")
+def list_files() -> None:
+    """Names of everything that ships."""
+    from aifeedback.standards import shelf
+
+    table("", ("kind", "names"), [(kind, ", ".join(shelf.shipped(kind))) for kind in KINDS])
 
 
 @app.command()
 def show(name: str) -> None:
-    """Prints a judge prompt as it stands in its file."""
+    """Prints a shipped constitution, judge prompt, rubric or exemplar file as it stands."""
     from aifeedback.standards import shelf
 
-    console.print(shelf.find("judges", name).read_text(encoding="utf-8"), markup=False, highlight=False)
+    kind = next((kind for kind in KINDS if name in shelf.shipped(kind)), KINDS[0])
+    console.print(shelf.find(kind, name).read_text(encoding="utf-8"), markup=False, highlight=False)
+
+
+@app.command()
+def check(
+    constitution: Annotated[str, typer.Argument(help="A file, or a shipped constitution's name.")],
+    judge: Judge = None,
+    prompt: PromptName = "principle",
+    data: Data = None,
+    out: Out = Path("runs/standards"),
+    json_file: Json = None,
+) -> None:
+    """Every fault at once; with a judge, each principle's own test cases; with data, redundancy and conflicts."""
+    from aifeedback.feedback.inspection import inspect
+    from aifeedback.feedback.trials import labeler_for
+    from aifeedback.runs import write_json
+
+    found = inspect(constitution, _ask(judge, prompt, out, labeler_for), _comparisons(data))
+    for finding in found.findings:
+        console.print(f"[red]✗[/] {finding}", highlight=False)
+    for result in found.results:
+        mark = "[green]✓[/]" if result.can_apply else "[red]✗[/]"
+        console.print(f"{mark} {result.principle_id}: {result.right} of {result.n} test cases")
+    for one in found.overlaps:
+        if one.is_redundant():
+            console.print(f"[yellow]![/] {one.one} and {one.other} never disagree")
+    if json_file:
+        write_json(json_file, found.figures())
+    if not found.is_clean:
+        raise typer.Exit(2)
+    console.print("[green]✓[/] clean")
+
+
+@app.command()
+def diff(
+    old: str,
+    new: str,
+    judge: Judge = None,
+    prompt: PromptName = "principle",
+    data: Data = None,
+    out: Out = Path("runs/standards"),
+    json_file: Json = None,
+) -> None:
+    """What changed between two versions; with a judge and data, which labels flip because of it."""
+    from aifeedback.feedback.inspection import compare_versions, constitutional_judge
+    from aifeedback.runs import write_json
+    from aifeedback.standards.constitution import Constitution
+
+    found = compare_versions(
+        Constitution.load(old),
+        Constitution.load(new),
+        _ask(judge, prompt, out, constitutional_judge),
+        _comparisons(data),
+    )
+    for change in found.changes:
+        console.print(str(change), markup=False, highlight=False)
+    if found.flips is not None:
+        console.print(f"labels that flip: {found.flips.share:.1%} of {found.flips.n}")
+    if not found.changes:
+        console.print("no difference")
+    if json_file:
+        write_json(json_file, found.figures())
+
+
+def _ask(judge: str | None, prompt: str, out: Path, make: Any) -> Any:
+    """What asks the judge, or None without one."""
+    if judge is None:
+        return None
+    from aifeedback.cli.single import require
+    from aifeedback.stages import Job
+    from aifeedback.stages.resolve import connect_model, judge_prompt
+
+    require([judge, f"prompt:{prompt}"])
+    out.mkdir(parents=True, exist_ok=True)
+    return make(connect_model(judge, Job(out, out / "journal.sqlite", out)), judge_prompt(prompt))
+
+
+def _comparisons(data: Path | None) -> Any:
+    from aifeedback import files
+
+    return files.read_comparisons(data).rows if data else ()

@@ -1,4 +1,4 @@
-"""sample, pair, label, score: one feedback step on files. Running a command again goes on where it stopped."""
+"""sample, pair, label, score, revise, calibrate: one feedback step on files; the same command goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Columns = Annotated[list[str] | None, typer.Option("--column", help="OUR_NAME=TH
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (sample, pair, label, score):
+    for command in (sample, pair, label, score, revise, calibrate):
         app.command()(command)
 
 
@@ -53,13 +53,14 @@ def pair(
         bool, typer.Option("--all", help="Every two completions of a prompt, not only neighbours.")
     ] = False,
     limit: Limit = None,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Puts completions of one prompt side by side, ready to be labelled."""
     from aifeedback.stages.feedback import Pair
 
-    stage = Pair(completions=str(completions), pairs="all" if every else "neighbours", limit=limit)
-    run_stage(stage, Destination(out, "comparisons.jsonl"), json_file=json_file)
+    stage = Pair(completions=str(completions), per_prompt=None if every else 1, limit=limit)
+    run_stage(stage, Destination(out, "comparisons.jsonl"), seed=seed, json_file=json_file)
 
 
 def label(
@@ -67,6 +68,8 @@ def label(
     judge: JudgeName,
     out: OutFile,
     prompt: PromptName = None,
+    constitution: Annotated[str | None, typer.Option(help="Judge by its principles: a shipped name or a file.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="A file of `aifeedback calibrate` for this judge.")] = None,
     by: Annotated[str, typer.Option(help="pairs, or ratings of each response alone.")] = "pairs",
     orders: Annotated[str, typer.Option(help="both, or one drawn by seed.")] = "both",
     average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
@@ -94,12 +97,14 @@ def label(
     thought = {"samples": samples, "temperature": temperature, "top_k": top_k} if rationale else None
     spec = judge_spec(
         judge,
-        prompt,
+        prompt or ("principle" if constitution else None),
         by=by,
         orders=orders,
         average=average,
         rationale=thought,
         shots=shots,
+        constitution=constitution,
+        calibration=str(calibration) if calibration else None,
         base_url=base_url,
         spend_cap_usd=spend_cap_usd,
     )
@@ -129,6 +134,66 @@ def score(
     spec = judge_spec(judge, prompt, rationale={} if rationale else None, base_url=base_url)
     stage = Score(completions=str(completions), judge=spec, limit=limit)
     run_stage(stage, Destination(out, "scores.jsonl"), seed=seed, json_file=json_file)
+
+
+def revise(
+    completions: Annotated[Path, typer.Option("--data", "--completions", help="Responses to improve.")],
+    model: Annotated[str, typer.Option(help="Who criticises and rewrites: hf:DIR_OR_ID, openai:NAME.")],
+    out: OutFile,
+    constitution: Annotated[str, typer.Option(help="A shipped constitution's name or a file.")] = "harmless",
+    rounds: Annotated[int, typer.Option(help="At most so many rounds, each under another principle.")] = 2,
+    temperature: float = 0.7,
+    helpful: Annotated[Path | None, typer.Option(help="Helpful completions to mix in.")] = None,
+    helpful_share: Annotated[float, typer.Option(help="Share of the training data that is helpful data.")] = 0.0,
+    base_url: BaseUrl = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """Critique and revision under a constitution; training data for `train sft` comes out."""
+    from aifeedback.stages.feedback import Revise
+
+    stage = Revise(
+        completions=str(completions),
+        model=model,
+        constitution=constitution,
+        settings={"rounds": rounds, "temperature": temperature},
+        helpful=str(helpful) if helpful else None,
+        helpful_share=helpful_share,
+        limit=limit,
+        base_url=base_url,
+    )
+    run_stage(stage, Destination(out, "sft.jsonl"), seed=seed, json_file=json_file)
+
+
+def calibrate(
+    labelled: Annotated[Path, typer.Option("--data", "--labelled", help="A labelled file with people's verdicts.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="NAME.json, for --calibration.")],
+    kind: Annotated[str, typer.Option(help="temperature, platt or isotonic.")] = "temperature",
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """Fits a map from a judge's confidence to how often people agree; cross-validated error before and after."""
+    from aifeedback import files
+    from aifeedback.cli.terminal import console, show_figures
+    from aifeedback.errors import FileError
+    from aifeedback.feedback.calibrate import fit_calibration
+
+    rows = files.read_labelled(labelled, seed)
+    judges = {row.judge for row in rows if row.p_first is not None}
+    if len(judges) != 1:
+        raise FileError(f"holds labels of {len(judges)} judges", file=labelled, fix="give labels of exactly one judge")
+    fitted = fit_calibration(
+        [row.p_first for row in rows],
+        [row.human_p_first for row in rows],
+        name=out.stem,
+        judge=judges.pop(),
+        kind=kind,  # type: ignore[arg-type]
+        seed=seed,
+    )
+    path = fitted.save(out.parent)
+    show_figures(fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"}), json_file)
+    console.print(f"→ [bold]{path}[/]")
 
 
 def judge_spec(model: str, prompt: str | None, **settings: Any) -> Any:

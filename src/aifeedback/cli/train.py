@@ -101,15 +101,72 @@ def dpo(
     _report(result, out, json_file)
 
 
-def _start(model: str, *inputs: Path | None) -> str:
-    """The folder to start from; every missing input is told at once, before anything is loaded."""
-    from aifeedback.errors import RecipeError
-    from aifeedback.stages.resolve import input_problem, policy_folder
+@app.command()
+def rl(
+    policy: Annotated[str, typer.Option("--policy", "--model", help="Where to start: hf:DIR_OR_ID or lab:NAME.")],
+    prompts: Annotated[Path, typer.Option("--prompts", "--data", help="Prompts to answer.")],
+    reward: Annotated[str, typer.Option(help="rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL (d-RLAIF).")],
+    out: Out,
+    judge_prompt: Annotated[str, typer.Option(help="Rating prompt of a judge reward.")] = "rating",
+    rationale: Annotated[bool, typer.Option("--rationale", "--cot", help="A judge reward thinks first.")] = False,
+    samples_per_prompt: Annotated[int | None, typer.Option(help="Completions of each prompt in a step.")] = None,
+    prompts_per_step: Annotated[int | None, typer.Option(help="Prompts per optimizer step.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Completions are cut here.")] = None,
+    steps: Steps = None,
+    beta: Annotated[float | None, typer.Option(help="Weight of the KL to the starting policy.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of sampling and of every log-probability.")] = None,
+    lr: Rate = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    sets: Sets = None,
+    json_file: Json = None,
+) -> None:
+    """REINFORCE with KL and a baseline on a reward model, a judge's live score, or any Python function."""
+    from aifeedback import files
+    from aifeedback.stages import Job
+    from aifeedback.stages.rewards import reward_function
+    from aifeedback.train.reinforce import RLConfig, train_rl
+    from aifeedback.train.rewards import name_of
 
-    names = [model, *(str(path) for path in inputs if path is not None)]
-    problems = [problem for name in names if (problem := input_problem(name))]
-    if problems:
-        raise RecipeError("\n  ".join(problems), fix="nothing was run; correct this first")
+    spec = _reward(reward, judge_prompt, rationale)
+    start = _start(policy, prompts, *spec.inputs())
+    config = _config(
+        RLConfig,
+        sets,
+        samples_per_prompt=samples_per_prompt,
+        prompts_per_step=prompts_per_step,
+        max_new_tokens=max_new_tokens,
+        steps=steps,
+        beta=beta,
+        temperature=temperature,
+        learning_rate=lr,
+        seed=seed,
+    )
+    read = files.load_prompts(prompts, limit=limit)
+    console.print(f"[dim]{read.report.sentence()}[/]")
+    out.mkdir(parents=True, exist_ok=True)
+    function = reward_function(spec, Job(out, out / "journal.sqlite", out, seed))
+    with one_bar("rl") as progress:
+        result = train_rl(start, read.rows, function, config, out, reward_name=name_of(function), progress=progress)
+    _report(result, out, json_file)
+
+
+def _reward(name: str, prompt: str, rationale: bool) -> Any:
+    from aifeedback.config import parse
+    from aifeedback.stages.rewards import RewardSpec
+
+    if name.startswith("judge:"):
+        judge = {"model": name.partition(":")[2], "prompt": prompt, "rationale": rationale}
+        return parse(RewardSpec, {"judge": judge}, prefix="--reward ")
+    return parse(RewardSpec, {"source": name}, prefix="--reward ")
+
+
+def _start(model: str, *inputs: Path | str | None) -> str:
+    """The folder to start from; every missing input is told at once, before anything is loaded."""
+    from aifeedback.cli.single import require
+    from aifeedback.stages.resolve import policy_folder
+
+    require([model, *(str(path) for path in inputs if path is not None)])
     return policy_folder(model)
 
 

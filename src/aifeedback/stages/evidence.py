@@ -11,10 +11,11 @@ from pydantic import Field, field_validator
 
 from aifeedback import files
 from aifeedback.errors import RecipeError
+from aifeedback.feedback.sample import sample_completions
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
-from aifeedback.stages.feedback import SamplingSettings, account, at_most, draw, label_all
+from aifeedback.stages.feedback import SamplingSettings, account, at_most, label_all
 
 
 class Compare(Stage):
@@ -94,15 +95,17 @@ class Compare(Stage):
         self, name: str, model: str, prompts: Sequence[Prompt], job: Job, outcome: Outcome, shift: int = 0
     ) -> list[Completion | None]:
         """One completion per prompt; None where none came."""
-        seeded = Job(job.folder, job.journal, job.run, job.seed + 7_919 * (shift + 1), job.progress)
-        drawn, part = draw(resolve.connect_model(model, job), prompts, self.sampling, 1, seeded, source=name)
-        outcome.calls, outcome.tokens = outcome.calls + part.calls, outcome.tokens + part.tokens
-        outcome.cost_usd += part.cost_usd
-        answers = [row[0] if row else None for row in drawn]
-        files.write_records(
-            job.folder / f"completions-{name.replace(' ', '-')}.jsonl", [c for c in answers if c is not None]
+        sampled = sample_completions(
+            resolve.connect_model(model, job),
+            prompts,
+            sampling=self.sampling.at(job.seed + 1 + shift),
+            source=name,
+            progress=job.progress,
         )
-        return answers
+        outcome.calls += len(prompts)
+        came = {completion.prompt_id: completion for completion in sampled.completions}
+        files.write_records(job.folder / f"completions-{name.replace(' ', '-')}.jsonl", sampled.completions)
+        return [came.get(prompt.id) for prompt in prompts]
 
     def _judged(
         self,

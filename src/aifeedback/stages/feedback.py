@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import Field
 
 from aifeedback import files
 from aifeedback.config import Config
-from aifeedback.protocols import Labeler, Model, Reply
-from aifeedback.records import Comparison, Completion, Preference, Prompt, Sampling
+from aifeedback.feedback.pairing import pair_completions
+from aifeedback.feedback.revise import Reviser, sft_rows
+from aifeedback.feedback.sample import Sampled, sample_completions
+from aifeedback.protocols import Labeler
+from aifeedback.records import Comparison, Preference, Sampling
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 
@@ -55,68 +57,29 @@ class Sample(Stage):
     def run(self, job: Job) -> Outcome:
         read = files.load_prompts(self.prompts, limit=self.limit)
         model = resolve.connect_model(self.model, job, base_url=self.base_url)
-        drawn, outcome = draw(model, read.rows, self.sampling, self.per_prompt, job, source=self.model)
-        files.write_completions(job.folder / "completions.jsonl", *zip_pairs(read.rows, drawn))
-        files.write_records(job.folder / "completions.records.jsonl", [c for row in drawn for c in row])
-        outcome.figures |= {"prompts": len(read.rows), "rows": account(read.report)}
-        return outcome
+        sampled = sample_completions(
+            model,
+            read.rows,
+            per_prompt=self.per_prompt,
+            sampling=self.sampling.at(job.seed),
+            source=self.model,
+            progress=job.progress,
+        )
+        asked = {prompt.id: prompt for prompt in read.rows}
+        prompts = [asked[completion.prompt_id] for completion in sampled.completions]
+        files.write_completions(job.folder / "completions.jsonl", prompts, sampled.completions)
+        files.write_records(job.folder / "completions.records.jsonl", sampled.completions)
+        figures = {"prompts": len(read.rows), **sampling_figures(sampled), "rows": account(read.report)}
+        return Outcome(figures, calls=self.per_prompt * len(read.rows))
 
 
-def draw(
-    model: Model,
-    prompts: Sequence[Prompt],
-    sampling: SamplingSettings,
-    per_prompt: int,
-    job: Job,
-    *,
-    source: str,
-    batch: int = 256,
-) -> tuple[list[list[Completion]], Outcome]:
-    """``per_prompt`` completions of each prompt, prompt-major; failed answers are counted and left out."""
-    drawn: list[list[Completion]] = [[] for _ in prompts]
-    outcome = Outcome()
-    problems: Counter[str] = Counter()
-    truncated = 0
-    total = per_prompt * len(prompts)
-    for number in range(per_prompt):
-        setting = sampling.at(job.seed * 1_000_003 + number)
-        for start in range(0, len(prompts), batch):
-            part = prompts[start : start + batch]
-            replies = model.reply([policy_prompt(prompt) for prompt in part], setting)
-            for offset, (prompt, reply) in enumerate(zip(part, replies, strict=True)):
-                count(outcome, reply)
-                if reply.problem is not None:
-                    problems[reply.problem] += 1
-                    continue
-                truncated += reply.finish_reason == "length"
-                completion = Completion.of(
-                    prompt, reply.text, source=source, sampling=setting, finish_reason=reply.finish_reason
-                )
-                drawn[start + offset].append(completion)
-            job.progress(number * len(prompts) + start + len(part), total, {})
-    outcome.figures = {"completions": total, "truncated": truncated, "problems": dict(problems)}
-    return drawn, outcome
-
-
-def policy_prompt(prompt: Prompt) -> Any:
-    """What a policy is given: bare text for one user message, messages for a dialogue."""
-    return prompt.text if len(prompt.messages) == 1 and prompt.messages[0].role == "user" else list(prompt.messages)
-
-
-def zip_pairs(
-    prompts: Sequence[Prompt], drawn: Sequence[Sequence[Completion]]
-) -> tuple[list[Prompt], list[Completion]]:
-    """Parallel lists, each prompt repeated once per completion."""
-    return (
-        [prompt for prompt, row in zip(prompts, drawn, strict=True) for _ in row],
-        [completion for row in drawn for completion in row],
-    )
-
-
-def count(outcome: Outcome, reply: Reply) -> None:
-    outcome.calls += 1
-    outcome.tokens += reply.prompt_tokens + reply.completion_tokens
-    outcome.cost_usd += reply.cost_usd
+def sampling_figures(sampled: Sampled) -> dict[str, Any]:
+    """How many answers came, how many were cut at the token limit, and why others did not come."""
+    return {
+        "completions": len(sampled.completions),
+        "truncated": sum(c.finish_reason == "length" for c in sampled.completions),
+        "problems": dict(Counter(str(missing.problem) for missing in sampled.unanswered)),
+    }
 
 
 def at_most(count: int | None, limit: int | None) -> int | None:
@@ -130,12 +93,12 @@ def account(report: Any) -> dict[str, Any]:
 
 
 class Pair(Stage):
-    """Completions of one prompt, two by two → ``comparisons.jsonl``. Equal texts make no comparison."""
+    """Completions of one prompt, two by two → ``comparisons.jsonl``; storage order is drawn by seed."""
 
     kind: ClassVar[str] = "pair"
     completions: str
-    pairs: Literal["neighbours", "all"] = "neighbours"
-    """neighbours: 1–2, 3–4, …; all: every two completions of a prompt."""
+    per_prompt: int | None = Field(default=1, ge=1)
+    """Pairs per prompt, drawn by seed; null takes every two of its completions."""
     limit: int | None = None
 
     def inputs(self) -> Iterator[str]:
@@ -143,26 +106,17 @@ class Pair(Stage):
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = rows.get(self.completions)
-        if count is None or self.pairs == "all":
+        if count is None or self.per_prompt is None:
             return Forecast(0)
         return Forecast(0, {"comparisons.jsonl": at_most(count // 2, self.limit) or 0})
 
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions)
-        grouped: dict[str, tuple[Prompt, list[Completion]]] = {}
-        for prompt, completion in zip(read.prompts, read.rows, strict=True):
-            grouped.setdefault(prompt.id, (prompt, []))[1].append(completion)
-        made: list[Comparison] = []
-        same = 0
-        for prompt, answers in grouped.values():
-            chosen = combinations(answers, 2) if self.pairs == "all" else zip(answers[::2], answers[1::2], strict=False)
-            for first, second in chosen:
-                same += first.text == second.text
-                if first.text != second.text:
-                    made.append(Comparison.of(prompt, first, second))
-        made = made[: self.limit]
+        paired = pair_completions(read.prompts, read.rows, per_prompt=self.per_prompt, seed=job.seed)
+        made = paired.comparisons[: self.limit]
         files.write_records(job.folder / "comparisons.jsonl", made)
-        return Outcome({"comparisons": len(made), "equal_texts": same, "rows": account(read.report)})
+        figures = {"comparisons": len(made), "skipped": paired.skipped, "rows": account(read.report)}
+        return Outcome(figures)
 
 
 class Label(Stage):
@@ -280,4 +234,58 @@ class Score(Stage):
         return Outcome(figures, calls=len(scores))
 
 
-STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (Sample, Pair, Label, Score)}
+class Revise(Stage):
+    """Critique and revision under a constitution → ``revisions.jsonl`` (every step) and ``sft.jsonl``."""
+
+    kind: ClassVar[str] = "revise"
+    completions: str
+    model: str
+    constitution: str
+    """A shipped constitution's name or a YAML file."""
+    critique_prompt: str = "critique"
+    revise_prompt: str = "revise"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the reviser by name: rounds, temperature …"""
+    helpful: str | None = None
+    """Completions to mix into the training data."""
+    helpful_share: float = Field(default=0.0, ge=0.0, lt=1.0)
+    limit: int | None = None
+    base_url: str | None = None
+
+    def inputs(self) -> Iterator[str]:
+        for name in (self.completions, self.model, self.helpful or ""):
+            yield from resolve.outside(name)
+        yield f"constitution:{self.constitution}"
+        yield f"prompt:{self.critique_prompt}"
+        yield f"prompt:{self.revise_prompt}"
+
+    def run(self, job: Job) -> Outcome:
+        read = files.read_completions(self.completions, limit=self.limit)
+        reviser = Reviser(
+            resolve.connect_model(self.model, job, base_url=self.base_url),
+            resolve.constitution(self.constitution),
+            critique_prompt=resolve.judge_prompt(self.critique_prompt),
+            revise_prompt=resolve.judge_prompt(self.revise_prompt),
+            progress=job.progress,
+            **{"seed": job.seed, **self.settings},
+        )
+        revised = reviser.revise(read.prompts, read.rows)
+        helpful = files.read_completions(self.helpful) if self.helpful else None
+        mixed = list(zip(helpful.prompts, helpful.rows, strict=True)) if helpful else []
+        rows = sft_rows(revised, mixed, helpful_share=self.helpful_share, seed=job.seed)
+        files.write_records(job.folder / "revisions.jsonl", [step for r in revised for step in r.steps])
+        files.write_completions(job.folder / "sft.jsonl", [r.prompt for r in rows], [r.completion for r in rows])
+        after = [(r.prompt, r.after) for r in revised]
+        files.write_completions(job.folder / "revised.jsonl", [p for p, _ in after], [c for _, c in after])
+        figures = {
+            "responses": len(revised),
+            "changed": sum(r.is_changed for r in revised),
+            "steps": sum(len(r.steps) for r in revised),
+            "problems": dict(Counter(str(r.problem) for r in revised if r.problem is not None)),
+            "sft_rows": dict(Counter(r.origin for r in rows)),
+            "rows": account(read.report),
+        }
+        return Outcome(figures, calls=2 * figures["steps"])
+
+
+STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (Sample, Pair, Label, Score, Revise)}

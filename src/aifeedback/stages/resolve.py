@@ -15,12 +15,13 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from aifeedback.errors import InputError, RecipeError
-from aifeedback.feedback.judge import JudgeSettings
+from aifeedback.feedback.judge import JudgeLabeler, JudgeSettings
 from aifeedback.protocols import Labeler, Model, Scorer
 from aifeedback.stages.base import Job
+from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.judge import JudgePrompt
 
-SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python", "prompt")
+SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python", "prompt", "constitution")
 
 
 NO_PROMPT = ("gold", "people", "rm")
@@ -38,6 +39,12 @@ class JudgeSpec(JudgeSettings):
     """pairs: a verdict on the two together. ratings: each rated alone, P(first better) from the two distributions."""
     shots: int | None = None
     """Exemplars to show, of those the prompt has."""
+    constitution: str | None = None
+    """Principles to judge by: a shipped constitution's name or a YAML file; the prompt must show a principle."""
+    use: Literal["drawn", "averaged", "together"] | None = None
+    """How its principles are used; as the constitution says when not given."""
+    calibration: str | None = None
+    """A file of `aifeedback calibrate`, fitted for this very judge."""
     base_url: str | None = None
     """Address of an OpenAI-compatible server."""
     spend_cap_usd: float | None = Field(default=None, gt=0.0)
@@ -82,6 +89,8 @@ def input_path(name: str) -> Path | None:
         return Path(rest.rpartition(":")[0] or rest)
     if scheme == "prompt":
         return prompt_file(rest)
+    if scheme == "constitution":
+        return constitution_file(rest)
     if scheme in ("hf", "rm") and Path(rest).exists():
         return Path(rest)
     return None
@@ -100,8 +109,8 @@ def input_problem(name: str) -> str | None:
         return None if rest in names() else f"{name}: no such lab model; known: {', '.join(names())}"
     if scheme in ("people", "gold"):
         return None if rest == "lab" else f"{name}: only the built-in lab has {scheme} ({scheme}:lab)"
-    if scheme == "prompt":
-        return _prompt_problem(rest)
+    if scheme in ("prompt", "constitution"):
+        return _standard_problem(scheme, rest)
     if scheme == "python":
         path = input_path(name)
         return None if path and path.is_file() else f"{name}: no such file; write python:FILE.py:FUNCTION"
@@ -122,9 +131,9 @@ def _folder_problem(name: str) -> str | None:
     return None if weights else f"hf:{name}: no *.safetensors weights (pickled weights are not loaded)"
 
 
-def _prompt_problem(name: str) -> str | None:
+def _standard_problem(kind: str, name: str) -> str | None:
     try:
-        judge_prompt(name)
+        judge_prompt(name) if kind == "prompt" else constitution(name)
     except InputError as wrong:
         return str(wrong)
     return None
@@ -173,13 +182,39 @@ def labeler(judge: JudgeSpec, job: Job) -> Labeler:
         from aifeedback.train.reward_model import RewardModel
 
         return RewardModel(rest)
+    return _calibrated(_asked(judge, job), judge)
+
+
+def _asked(judge: JudgeSpec, job: Job) -> Labeler:
     if judge.by == "ratings":
         from aifeedback.feedback.ratings import RatingLabeler
 
         return RatingLabeler(scorer(judge, job))
-    from aifeedback.feedback.judge import JudgeLabeler
+    from aifeedback.feedback.principles import use_of
 
-    return JudgeLabeler(_model(judge, job), judge_prompt(judge.prompt, judge.shots), judge.settings(job.seed))
+    principles = use_of(constitution(judge.constitution), how=judge.use, seed=job.seed) if judge.constitution else None
+    prompt = judge_prompt(judge.prompt, judge.shots)
+    return JudgeLabeler(_model(judge, job), prompt, judge.settings(job.seed), principles=principles)
+
+
+def _calibrated(found: Labeler, judge: JudgeSpec) -> Labeler:
+    if judge.calibration is None:
+        return found
+    from aifeedback.feedback.calibrate import CalibratedLabeler, Calibration
+
+    path = Path(judge.calibration)
+    return CalibratedLabeler(found, Calibration.load(path.stem, path.parent))
+
+
+def constitution_file(name: str) -> Path:
+    from aifeedback.standards import shelf
+
+    return shelf.find("constitutions", name)
+
+
+def constitution(name: str) -> Constitution:
+    """A shipped constitution by name, or a file."""
+    return Constitution.load(constitution_file(name))
 
 
 def scorer(judge: JudgeSpec, job: Job) -> Scorer:
@@ -245,6 +280,10 @@ def outside_judge(judge: JudgeSpec) -> Iterator[str]:
     yield from outside(judge.model)
     if judge.model.partition(":")[0] not in NO_PROMPT:
         yield f"prompt:{judge.prompt}"
+    if judge.constitution:
+        yield f"constitution:{judge.constitution}"
+    if judge.calibration:
+        yield from outside(judge.calibration)
 
 
 def policy_folder(name: str) -> str:
