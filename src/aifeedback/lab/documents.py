@@ -65,14 +65,18 @@ def verdict(said: str, there: str) -> str:
 
 def copy_block(rng: random.Random, post: Post) -> Block:
     """A faithful summary, as the policy's prompt asks for one."""
-    text = world.write_summary(rng, world.draw_mention(rng, post.facts, rng.random()), post.distractors)
+    mentioned = world.draw_mention(rng, post.facts, rng.random())
+    text = world.write_summary(rng, mentioned, post.distractors)
     return _block((f"{words.PROMPT_MARK} :", 0.0), (f"{text} <eos>", 1.0))
 
 
 def extraction_block(rng: random.Random, post: Post) -> Block:
-    """Every fact of the post by name, in random order."""
-    slots = rng.sample(words.SLOTS, len(words.SLOTS))
-    return _block(("facts :", 0.0), (" ".join(f"{s} {post.facts.get(s, 'none')}" for s in slots) + " .", 1.0))
+    """Every fact of the post by name, in random order, and some that it does not hold."""
+    slots = [s for s in rng.sample(words.SLOTS, len(words.SLOTS)) if s in post.facts or rng.random() < 0.3]
+    parts: list[tuple[str, float]] = [("facts :", 0.0)]
+    for slot in slots:
+        parts += [(slot, 0.0), (post.facts.get(slot, "none"), 1.0)]
+    return _block(*parts)
 
 
 def drill_block(rng: random.Random, post: Post) -> Block:
@@ -119,13 +123,15 @@ def rating_block(rng: random.Random, post: Post) -> Block:
     return _block(("summary :", 0.0), (text, GIVEN_WEIGHT), ("rating :", GIVEN_WEIGHT), (str(rating), 1.0))
 
 
-def _pair(rng: random.Random, post: Post) -> tuple[str, str, int]:
+def _pair(rng: random.Random, post: Post, doubt: float = 0.0) -> tuple[str, str, int]:
     """Two candidates of different gold quality, and which is better (1 or 2)."""
-    while True:
-        texts = [candidate(rng, post) for _ in range(2)]
+    for _ in range(100):
+        texts = [candidate(rng, post, doubt) for _ in range(2)]
         scores = [gold.score(post.facts, t) for t in texts]
         if abs(scores[0] - scores[1]) >= 0.25:
             break
+    else:
+        raise AssertionError(f"no two summaries of different quality for {post}")
     order = (0, 1) if (scores[0] > scores[1]) == (rng.random() < FIRST_BETTER_SHARE) else (1, 0)
     first, second = (texts[i] for i in order)
     return first, second, 1 if scores[order[0]] > scores[order[1]] else 2
@@ -144,6 +150,17 @@ def pair_block(rng: random.Random, post: Post) -> Block:
     )
 
 
+def weighed_block(rng: random.Random, post: Post, doubt: float = 0.3) -> Block:
+    """Two summaries, the written check and rating of each, then the verdict."""
+    first, second, better = _pair(rng, post, doubt)
+    parts = [("summary 1 :", 0.0), (first, GIVEN_WEIGHT), ("summary 2 :", GIVEN_WEIGHT), (second, GIVEN_WEIGHT)]
+    for number, text in enumerate((first, second), 1):
+        reading = gold.read(text)
+        rating = nearest_rating(gold.score_reading(post.facts, reading))
+        parts += [(f"check {number} :", 1.0), (f"{evidence(post.facts, reading)} rating : {rating} .", 1.0)]
+    return _block(*parts, (f"preferred summary = {better}", 1.0))
+
+
 KINDS: Mapping[str, Callable[[random.Random, Post], Block]] = {
     "copy": copy_block,
     "extraction": extraction_block,
@@ -152,12 +169,13 @@ KINDS: Mapping[str, Callable[[random.Random, Post], Block]] = {
     "doubtful": doubtful_evidence_block,
     "rating": rating_block,
     "pair": pair_block,
+    "weighed": weighed_block,
 }
 
 
-def draw_tree(rng: random.Random, mixture: Mapping[str, float], room: int) -> Tree:
-    """A post and as many blocks of the mixture as fit into ``room`` tokens."""
-    post = world.draw_post(rng, "build")
+def draw_tree(rng: random.Random, mixture: Mapping[str, float], room: int, sentences: int | None = None) -> Tree:
+    """A post, or a fragment of so many sentences, and as many blocks of the mixture as fit into ``room`` tokens."""
+    post = world.draw_fragment(rng, sentences) if sentences else world.draw_post(rng, "build")
     given = f"post : {post.text}".split()
     kinds, weights = list(mixture), list(mixture.values())
     blocks: list[Block] = []

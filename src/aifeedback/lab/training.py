@@ -37,6 +37,10 @@ class Phase(Config):
     mixture: Mapping[str, float]
     """Share of each kind of block (``documents.KINDS``)."""
     steps: int
+    row_tokens: int = 256
+    """Room of a row; a step has as many rows as make 1,024 tokens."""
+    sentences: int | None = None
+    """Train on fragments of so many sentences instead of whole posts."""
     decay: float = 0.35
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     matrix_lr: float = 0.02
@@ -57,7 +61,7 @@ class Rows(NamedTuple):
     weight_N: Tensor
 
 
-ROWS, ROW_TOKENS = 4, 256
+STEP_TOKENS = 1024
 
 
 def make_model(shape: Shape, tokenizer: Any, seed: int, *, family: str) -> Any:
@@ -153,7 +157,8 @@ def train_phase(
             for group, lr in zip(optimiser.param_groups, lrs, strict=True):
                 group["lr"] = lr * factor
         trees = [
-            draw_tree(world.stream(seed, phase.name, step, row), phase.mixture, ROW_TOKENS) for row in range(ROWS)
+            draw_tree(world.stream(seed, phase.name, step, row), phase.mixture, phase.row_tokens, phase.sentences)
+            for row in range(STEP_TOKENS // phase.row_tokens)
         ]
         loss = loss_of(model, pack(trees, vocabulary, tokenizer.pad_token_id))
         loss.backward()

@@ -73,25 +73,47 @@ def draw_facts(rng: random.Random, split: Split) -> Facts:
 def draw_post(rng: random.Random, split: Split = "build") -> Post:
     """A post of about 50 words: its facts, one to three other sentences, in shuffled order."""
     facts = draw_facts(rng, split)
-    sentences = [rng.choice(words.POST_CORE), rng.choice(words.POST_WHERE)]
-    if "feeling" in facts:
-        sentences.append(rng.choice(words.POST_FEELING))
-    if "excuse" in facts:
-        sentences.append(rng.choice(words.POST_EXCUSE))
-    sentences = [s.format(**facts) for s in sentences]
+    sentences = [rng.choice(forms).format(**facts) for forms in told(facts)[:-1]]
     distractors: Facts = {}
     for _ in range(rng.randint(1, 3)):
-        slot = rng.choice(words.DISTRACTED)
-        if rng.random() < 0.5 and slot not in distractors:
-            distractors[slot] = other_value(rng, slot, facts[slot])
-            sentences.append(rng.choice(words.DISTRACTORS[slot]).format(**distractors))
-        else:
-            sentences.append(rng.choice(words.FILLERS))
+        sentences.append(_aside(rng, facts, distractors))
     rng.shuffle(sentences)
     question = rng.choice(words.POST_QUESTION).format(**facts)
     place = len(sentences) if rng.random() < 0.75 else rng.randrange(len(sentences))
     sentences.insert(place, question)
     return Post(facts, distractors, " ".join(sentences))
+
+
+def draw_fragment(rng: random.Random, sentences: int) -> Post:
+    """So many sentences of a post, in any order: short texts on which looking facts up is learned first."""
+    facts = draw_facts(rng, "build")
+    forms = rng.sample(told(facts), min(sentences, len(told(facts))))
+    chosen = [rng.choice(f) for f in forms]
+    known = {slot: value for slot, value in facts.items() if any(f"{{{slot}}}" in form for form in chosen)}
+    texts = [form.format(**facts) for form in chosen]
+    distractors: Facts = {}
+    if rng.random() < 0.5:
+        texts.insert(rng.randint(0, len(texts)), _aside(rng, facts, distractors))
+    return Post(known, distractors, " ".join(texts))
+
+
+def told(facts: Facts) -> list[tuple[str, ...]]:
+    """The forms of each sentence that a post with these facts holds; the question comes last."""
+    forms = [words.POST_CORE, words.POST_WHERE]
+    if "feeling" in facts:
+        forms.append(words.POST_FEELING)
+    if "excuse" in facts:
+        forms.append(words.POST_EXCUSE)
+    return [*forms, words.POST_QUESTION]
+
+
+def _aside(rng: random.Random, facts: Facts, distractors: Facts) -> str:
+    """A sentence beside the case; one that names a distractor also enters it into ``distractors``."""
+    slot = rng.choice(words.DISTRACTED)
+    if rng.random() < 0.5 and slot not in distractors:
+        distractors[slot] = other_value(rng, slot, facts[slot])
+        return rng.choice(words.DISTRACTORS[slot]).format(**distractors)
+    return rng.choice(words.FILLERS)
 
 
 def other_value(rng: random.Random, slot: str, value: str) -> str:
@@ -112,7 +134,7 @@ def draw_mention(rng: random.Random, facts: Facts, quality: float) -> Facts:
         "excuse": 0.3,
         "problem": 1.0,
     }
-    return {slot: value for slot, value in facts.items() if rng.random() < chance[slot]}
+    return {slot: value for slot, value in facts.items() if rng.random() < chance[slot]} or facts
 
 
 def draw_summary(rng: random.Random, post: Post) -> str:
@@ -134,7 +156,7 @@ def write_summary(rng: random.Random, mentioned: Facts, distractors: Facts, mist
     sentences = list(summary_sentences(rng, said))
     if rng.random() < mistakes.filler:
         sentences.insert(rng.randint(0, len(sentences)), rng.choice(words.FILLERS))
-    if rng.random() < mistakes.repeat:
+    if rng.random() < mistakes.repeat and sentences:
         sentences.append(rng.choice(sentences))
     tokens = " ".join(sentences).split()
     if rng.random() < mistakes.scramble and len(tokens) > 5:
@@ -149,19 +171,24 @@ def write_summary(rng: random.Random, mentioned: Facts, distractors: Facts, mist
 
 def summary_sentences(rng: random.Random, said: Facts) -> Iterator[str]:
     """The sentences of a summary that states these facts."""
-    where = [f"at {said['place']}"] if "place" in said else []
-    where += [f"on {said['day']}"] if "day" in said else []
-    rng.shuffle(where)
-    who = f"my {said['person']}" if "person" in said else "someone"
-    what = f"our {said['thing']}" if "thing" in said else "something"
-    core = [who, "has", said["problem"], what]
-    yield " ".join([*where, *core, "."] if rng.random() < 0.3 else [*core, *where, "."])
+    if "problem" in said:
+        yield _core(rng, said)
     if "feeling" in said:
         yield rng.choice(words.SUMMARY_FEELING).format(**said)
     if "excuse" in said:
         yield rng.choice(words.SUMMARY_EXCUSE).format(**said)
     if "question" in said:
         yield rng.choice(words.SUMMARY_QUESTION).format(**said)
+
+
+def _core(rng: random.Random, said: Facts) -> str:
+    where = [f"at {said['place']}"] if "place" in said else []
+    where += [f"on {said['day']}"] if "day" in said else []
+    rng.shuffle(where)
+    who = f"my {said['person']}" if "person" in said else "someone"
+    what = f"our {said['thing']}" if "thing" in said else "something"
+    core = [who, "has", said["problem"], what]
+    return " ".join([*where, *core, "."] if rng.random() < 0.3 else [*core, *where, "."])
 
 
 def _maybe_wrong(rng: random.Random, slot: str, value: str, distractors: Facts, rate: float) -> str:
