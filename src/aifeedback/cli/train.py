@@ -164,9 +164,9 @@ def _reward(name: str, prompt: str, rationale: bool) -> Any:
 def _start(model: str, *inputs: Path | str | None) -> str:
     """The folder to start from; every missing input is told at once, before anything is loaded."""
     from aifeedback.cli.single import require
-    from aifeedback.stages.resolve import policy_folder
+    from aifeedback.stages.resolve import outside_model, policy_folder
 
-    require([model, *(str(path) for path in inputs if path is not None)])
+    require([*outside_model(model), *(str(path) for path in inputs if path is not None)])
     return policy_folder(model)
 
 

@@ -43,8 +43,9 @@ class Compare(Stage):
         return {name: judge for name, judge in judges.items() if judge.model}
 
     def inputs(self) -> Iterator[str]:
-        for name in (*self.policies.values(), self.prompts):
-            yield from resolve.outside(name)
+        for name in self.policies.values():
+            yield from resolve.outside_model(name)
+        yield from resolve.outside(self.prompts)
         for judge in self.judges.values():
             yield from resolve.outside_judge(judge)
 

@@ -45,7 +45,7 @@ class Sample(Stage):
     base_url: str | None = None
 
     def inputs(self) -> Iterator[str]:
-        yield from resolve.outside(self.model)
+        yield from resolve.outside_model(self.model)
         yield from resolve.outside(self.prompts)
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
@@ -253,7 +253,8 @@ class Revise(Stage):
     base_url: str | None = None
 
     def inputs(self) -> Iterator[str]:
-        for name in (self.completions, self.model, self.helpful or ""):
+        yield from resolve.outside_model(self.model)
+        for name in (self.completions, self.helpful or ""):
             yield from resolve.outside(name)
         yield f"constitution:{self.constitution}"
         yield f"prompt:{self.critique_prompt}"

@@ -21,7 +21,7 @@ from aifeedback.stages.base import Job
 from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.judge import JudgePrompt
 
-SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python", "prompt", "constitution")
+SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python", "prompt", "constitution", "model")
 
 
 NO_PROMPT = ("gold", "people", "rm")
@@ -103,13 +103,15 @@ def input_problem(name: str) -> str | None:
         return None if Path(name).exists() else f"{name}: no such file"
     if scheme in ("hf", "rm"):
         return _folder_problem(rest)
+    if scheme == "model":
+        return f"'{rest}' names no model; write hf:DIR_OR_ID, openai:NAME, lab:NAME or fake:NAME"
     if scheme == "lab":
         from aifeedback.lab.zoo import names
 
         return None if rest in names() else f"{name}: no such lab model; known: {', '.join(names())}"
     if scheme in ("people", "gold"):
         return None if rest == "lab" else f"{name}: only the built-in lab has {scheme} ({scheme}:lab)"
-    if scheme in ("prompt", "constitution"):
+    if scheme in ("prompt", "constitution", "model"):
         return _standard_problem(scheme, rest)
     if scheme == "python":
         path = input_path(name)
@@ -275,9 +277,15 @@ def outside(name: str) -> Iterator[str]:
         yield name
 
 
+def outside_model(name: str) -> Iterator[str]:
+    """As ``outside``, for what must be a model: a name without a scheme is no file."""
+    known = name.partition(":")[0] in SCHEMES
+    yield from outside(name if known or not name or name.startswith("@") else f"model:{name}")
+
+
 def outside_judge(judge: JudgeSpec) -> Iterator[str]:
     """The model and prompt file that a judge is made of, as far as they come from outside."""
-    yield from outside(judge.model)
+    yield from outside_model(judge.model)
     if judge.model.partition(":")[0] not in NO_PROMPT:
         yield f"prompt:{judge.prompt}"
     if judge.constitution:

@@ -26,7 +26,7 @@ class Trained(Stage):
     """Settings of the trainer by name; the run's seed unless given."""
 
     def inputs(self) -> Iterator[str]:
-        yield from resolve.outside(self.model)
+        yield from resolve.outside_model(self.model)
 
     def problems(self) -> Iterator[str]:
         try:

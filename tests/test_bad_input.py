@@ -1,0 +1,139 @@
+"""Bad input (R19): one clear message that names file, row or key and what to do, exit code 2, before any model call."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aifeedback import cli
+from aifeedback.models import fake
+
+GOOD = {"prompt": "What is 2 + 2?", "first": "four", "second": "five"}
+
+
+def lines(path: Path, *rows: object) -> str:
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def label(data: str, folder: Path, *more: str) -> list[str]:
+    return ["label", "--data", data, "--judge", "fake:longer", "-o", str(folder / "out.jsonl"), *more]
+
+
+def wrong_columns(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", {"question": "a", "answer_1": "b", "answer_2": "c"})
+    return label(data, folder), ("pairs.jsonl", "question")
+
+
+def no_such_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return label(str(folder / "nowhere.jsonl"), folder), ("nowhere.jsonl", "no such file")
+
+
+def not_utf8(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    path = folder / "pairs.jsonl"
+    path.write_bytes(b'{"prompt": "caf\xe9", "first": "a", "second": "b"}\n')
+    return label(str(path), folder), ("pairs.jsonl", "UTF-8")
+
+
+def mixed_types(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", {"prompt": 3, "first": ["a"], "second": None})
+    return label(data, folder), ("pairs.jsonl", "row 1")
+
+
+def broken_json(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", '{"prompt": "a", "first": ')
+    return label(data, folder), ("pairs.jsonl", "row 1")
+
+
+def empty_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return label(lines(folder / "pairs.jsonl"), folder), ("pairs.jsonl",)
+
+
+def no_tokenizer(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    model = folder / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").write_bytes(b"")
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return ["label", "--data", data, "--judge", f"hf:{model}", "-o", str(folder / "o.jsonl")], ("tokenizer", "model")
+
+
+def recipe_typo(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    path = folder / "mine.yaml"
+    path.write_text(f"name: x\nstages:\n  - {{stage: label, comparisns: {folder}/p.jsonl, judge: 'fake:longer'}}\n")
+    return ["run", str(path), "-o", str(folder / "run")], ("mine.yaml", "comparisns", "did you mean 'comparisons'")
+
+
+def trainer_typo(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    path = folder / "mine.yaml"
+    data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
+    path.write_text(f"name: x\nstages:\n  - {{stage: sft, model: 'hf:{folder}', data: {data}, train: {{step: 3}}}}\n")
+    return ["run", str(path), "-o", str(folder / "run")], ("train.step", "did you mean 'steps'")
+
+
+def unknown_setting(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["run", "rlaif", "--set", "jugde=fake:longer", "-o", str(folder / "run")], ("jugde", "known")
+
+
+def missing_setting(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["run", "rlaif", "-o", str(folder / "run")], ("'judge'", "--set judge=")
+
+
+def unknown_judge(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return ["label", "--data", data, "--judge", "gpt", "-o", str(folder / "o.jsonl")], ("gpt", "hf:")
+
+
+def unknown_prompt(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--prompt", "helpful-detaild"), ("helpful-detaild", "did you mean")
+
+
+def wrong_option(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--orders", "three"), ("orders", "three")
+
+
+CASES = [
+    wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, no_tokenizer, recipe_typo,
+    trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_bad_input_is_told_before_any_model_call(
+    case: Callable[[Path], tuple[list[str], tuple[str, ...]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def called(*_: object) -> None:
+        raise AssertionError("a model was called")
+
+    monkeypatch.setattr(fake.FakeModel, "read_labels", called)
+    arguments, told = case(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["aifeedback", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    message = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "Traceback" not in message
+    for part in told:
+        assert part in message
+
+
+def test_good_rows_of_a_partly_bad_file_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = lines(tmp_path / "pairs.jsonl", GOOD, {**GOOD, "prompt": "b", "first": 7}, {**GOOD, "prompt": "c"})
+    monkeypatch.setattr(sys, "argv", ["aifeedback", *label(data, tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    assert left.value.code in (0, None)
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
+    figures = json.loads((tmp_path / "out.jsonl.run" / "figures.json").read_text())
+    assert figures["rows"]["read"] == 3
+    assert sum(figures["rows"]["skipped"].values()) == 1
