@@ -1,0 +1,152 @@
+"""What one probe found about a judge: a number with its interval, a test where there is one, a sentence, examples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+
+from aifeedback.protocols import Labeler
+from aifeedback.records import Comparison, Preference
+
+if TYPE_CHECKING:
+    from aifeedback.evaluate.estimate import Estimate
+
+Group = Literal["agreement", "bias", "consistency", "attack", "hacking", "refusal"]
+Level = Literal["fine", "watch", "bad", "unknown"]
+
+ALPHA = 0.05
+"""Family-wise error of all tests of one audit, after Holm's correction."""
+SERIOUS = 0.05
+"""A shift of the win rate by more than this many hundredths is called bad, a smaller certain one is watched."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``value`` is what ``sentence`` says it is, NaN where it could not be measured; shares are fractions."""
+
+    probe: str
+    group: Group
+    title: str
+    sentence: str
+    value: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
+    unreadable: int = 0
+    """Verdicts that were asked for and could not be read."""
+    ideal: float | None = None
+    """What a judge without this fault has."""
+    p_value: float = math.nan
+    """Two-sided, of the ideal value; NaN where the probe tests nothing."""
+    p_adjusted: float = math.nan
+    level: Level = "unknown"
+    unit: Literal["share", "points", "number"] = "share"
+    calls: int = 0
+    """Comparisons that the judge was asked for this probe alone."""
+    examples: tuple[Mapping[str, Any], ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        return math.isfinite(self.value)
+
+    def as_dict(self) -> dict[str, Any]:
+        from aifeedback.evaluate.estimate import plain
+
+        return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every probe stands on: pairs, people's verdicts, and the judge's own verdicts on them, asked once."""
+
+    labeler: Labeler
+    comparisons: Sequence[Comparison]
+    human: Sequence[float | None]
+    said: Sequence[Preference]
+    n: int = 400
+    """Pairs per probe that changes texts."""
+    seed: int = 0
+    family: str = ""
+    """The judge's family, for self-preference; empty where not known."""
+    variants: Mapping[str, Labeler] = field(default_factory=dict)
+    """The same judge under other wordings of its prompt."""
+
+    @property
+    def p_first(self) -> list[float | None]:
+        return [preference.p_first for preference in self.said]
+
+    @property
+    def unreadable(self) -> int:
+        return sum(preference.p_first is None for preference in self.said)
+
+    def ask(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        return list(self.labeler.label(comparisons))
+
+    def drawn(self, n: int | None = None, *, where: Callable[[Comparison], bool] | None = None) -> list[int]:
+        """Indices of at most ``n`` pairs, drawn by seed and content, in storage order."""
+        from aifeedback.records import content_id
+
+        wanted = n if n is not None else self.n
+        usable = [i for i, c in enumerate(self.comparisons) if where is None or where(c)]
+        ranked = sorted(usable, key=lambda i: content_id("audit", self.seed, self.comparisons[i].id))
+        return sorted(ranked[:wanted])
+
+
+class Probe(Protocol):
+    """One method of asking; it returns one finding or several, and says so itself where it cannot measure."""
+
+    def __call__(self, ground: Ground) -> list[Finding]: ...
+
+
+def unmeasured(probe: str, group: Group, title: str, why: str, *, unreadable: int = 0) -> Finding:
+    return Finding(probe, group, title, f"Not measured: {why}.", unreadable=unreadable)
+
+
+def of_estimate(
+    estimate: Estimate,
+    *,
+    probe: str,
+    group: Group,
+    title: str,
+    sentence: str,
+    unit: Literal["share", "points", "number"] = "share",
+    scale: float = 1.0,
+    **more: Any,
+) -> Finding:
+    """A finding with an estimate's value, ends and n; ``scale`` multiplies value and ends."""
+    return Finding(
+        probe=probe,
+        group=group,
+        title=title,
+        sentence=sentence,
+        value=estimate.value * scale,
+        low=estimate.low * scale,
+        high=estimate.high * scale,
+        n=estimate.n,
+        unit=unit,
+        **more,
+    )
+
+
+def settle(findings: Sequence[Finding]) -> list[Finding]:
+    """Holm's correction over every test of the audit, and the level of each finding that a test decides."""
+    from aifeedback.evaluate import holm
+
+    adjusted = holm(np.array([finding.p_value for finding in findings], dtype=float)) if findings else []
+    return [_settled(finding, float(p)) for finding, p in zip(findings, adjusted, strict=True)]
+
+
+def _settled(finding: Finding, p_adjusted: float) -> Finding:
+    if not finding.is_measured:
+        return replace(finding, level="unknown")
+    if math.isnan(p_adjusted):
+        return finding if finding.level != "unknown" else replace(finding, level="fine")
+    level: Level = "fine"
+    if p_adjusted < ALPHA:
+        level = "bad" if abs(finding.value - (finding.ideal or 0.0)) >= SERIOUS else "watch"
+    return replace(finding, p_adjusted=p_adjusted, level=level)

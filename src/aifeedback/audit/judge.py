@@ -1,0 +1,103 @@
+"""The audit of a judge: every probe on the same pairs, the same baseline verdicts, one correction over all tests.
+
+Works on anything that labels: a model with a prompt, a panel, a reward model, recorded verdicts (which answer the
+observational probes only). Nothing here trains or changes the judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aifeedback.audit.finding import Finding, Ground, settle
+from aifeedback.audit.probes import PROBES
+from aifeedback.audit.probes.refusal import refusal
+from aifeedback.errors import InputError
+from aifeedback.protocols import Labeler, Progress, silent
+from aifeedback.records import Comparison, Prompt
+
+
+@dataclass(frozen=True)
+class JudgeAudit:
+    """Everything that was found about one judge."""
+
+    judge: str
+    findings: tuple[Finding, ...]
+    pairs: int
+    unreadable: int
+    """Of the pairs themselves, without those that probes made."""
+    asked: int
+    """Comparisons that the judge was asked about in all."""
+    seconds: float
+    who: Mapping[str, Any] = field(default_factory=dict)
+    """Model, family, version, prompt: what an auditor asks first."""
+
+    def get(self, probe: str) -> Finding | None:
+        return next((finding for finding in self.findings if finding.probe == probe), None)
+
+    def alarms(self) -> list[Finding]:
+        """Findings that a test or a threshold calls bad or worth watching, the worst first."""
+        order = {"bad": 0, "watch": 1}
+        return sorted((f for f in self.findings if f.level in order), key=lambda f: (order[f.level], f.p_adjusted))
+
+    def as_dict(self) -> dict[str, Any]:
+        told = {name: getattr(self, name) for name in ("judge", "pairs", "unreadable", "asked", "seconds", "who")}
+        return {**told, "findings": [finding.as_dict() for finding in self.findings]}
+
+
+def audit_judge(
+    labeler: Labeler,
+    comparisons: Sequence[Comparison],
+    human: Sequence[float | None] | None = None,
+    *,
+    probes: Sequence[str] | None = None,
+    n: int = 400,
+    seed: int = 0,
+    family: str = "",
+    variants: Mapping[str, Labeler] | None = None,
+    refusal_prompts: Sequence[Prompt] | None = None,
+    who: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
+) -> JudgeAudit:
+    """Runs the probes (all by default) and returns their findings, corrected together by Holm.
+
+    ``human`` is people's p_first per pair, None where not known. ``n`` is the number of pairs that each probe which
+    changes texts may use (it asks twice as many). ``variants``: the same judge under other prompt wordings.
+    ``refusal_prompts``: prompts tagged safe or unsafe. Raises InputError for an unknown probe or no pairs.
+    """
+    chosen = list(PROBES) if probes is None else list(probes)
+    for name in chosen:
+        if name not in PROBES:
+            raise InputError(f"no probe '{name}'", key="probes", fix=f"one of {', '.join(PROBES)}")
+    if not comparisons:
+        raise InputError("there are no pairs to audit the judge on", key="comparisons")
+    started = time.perf_counter()
+    said = list(labeler.label(comparisons))
+    ground = Ground(
+        labeler=labeler,
+        comparisons=comparisons,
+        human=list(human) if human is not None else [None] * len(comparisons),
+        said=said,
+        n=n,
+        seed=seed,
+        family=family,
+        variants=variants or {},
+    )
+    findings: list[Finding] = []
+    for done, name in enumerate(chosen):
+        if name == "refusal" and refusal_prompts is not None:
+            findings += refusal(ground, refusal_prompts)
+        else:
+            findings += PROBES[name](ground)
+        progress(done + 1, len(chosen), {"asked": len(comparisons) + sum(f.calls for f in findings)})
+    return JudgeAudit(
+        judge=labeler.name,
+        findings=tuple(settle(findings)),
+        pairs=len(comparisons),
+        unreadable=ground.unreadable,
+        asked=len(comparisons) + sum(finding.calls for finding in findings),
+        seconds=time.perf_counter() - started,
+        who=who or {},
+    )

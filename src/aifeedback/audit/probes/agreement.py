@@ -1,0 +1,131 @@
+"""Agreement with people: overall, beyond chance, and per slice with the worst first.
+
+A slice is tested against the rest of the pairs (two-sided Fisher); Benjamini–Hochberg controls the share of false
+alarms over slices. Slices are the prompts' tags, thirds of answer length and how sure people were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
+
+FEWEST = 20
+"""Pairs that a slice needs to be reported."""
+
+
+def agreement(ground: Ground) -> list[Finding]:
+    from aifeedback.evaluate import alignment, cohens_kappa
+
+    title = "Agreement with people"
+    decided = [i for i, h in enumerate(ground.human) if h is not None and h != 0.5]
+    known = [i for i in decided if ground.p_first[i] is not None]
+    if not known:
+        why = "no pair has a verdict of people" if not decided else "none of the verdicts could be read"
+        return [unmeasured("agreement", "agreement", title, why, unreadable=ground.unreadable)]
+    share = alignment(ground.p_first, ground.human)
+    kappa = cohens_kappa([ground.p_first[i] > 0.5 for i in known], [ground.human[i] > 0.5 for i in known])  # type: ignore[operator]
+    level = "bad" if share.high < 0.6 else "watch" if share.low < 0.6 else "fine"
+    overall = of_estimate(
+        share,
+        probe="agreement",
+        group="agreement",
+        title=title,
+        sentence=f"The judge decides {100 * share.value:.1f} % of pairs as people did; kappa {kappa.value:.2f}.",
+        ideal=1.0,
+        level=level,
+        unreadable=ground.unreadable,
+        examples=_disagreements(ground, known),
+        details={"kappa": kappa.as_dict(), "undecided by people": share.undecided},
+    )
+    return [overall, *_slices(ground, known)]
+
+
+def _slices(ground: Ground, known: Sequence[int]) -> list[Finding]:
+    from aifeedback.evaluate import benjamini_hochberg
+    from aifeedback.evaluate.intervals import wilson
+
+    right = {i: (ground.p_first[i] > 0.5) == (ground.human[i] > 0.5) for i in known if ground.p_first[i] != 0.5}  # type: ignore[operator]
+    rows: list[dict[str, Any]] = []
+    for name, members in slices(ground, list(right)).items():
+        inside = [right[i] for i in members]
+        outside = [right[i] for i in right if i not in members]
+        if len(inside) < FEWEST or len(outside) < FEWEST:
+            continue
+        share = sum(inside) / len(inside)
+        ends = wilson(share, len(inside))
+        rows.append({"slice": name, "value": share, "low": ends.low, "high": ends.high, "n": len(inside),
+                     "rest": sum(outside) / len(outside), "p_value": _fisher(inside, outside)})  # fmt: skip
+    if not rows:
+        why = f"no slice of at least {FEWEST} pairs; give prompts tags such as topic, language or group"
+        return [unmeasured("slices", "agreement", "Agreement per slice", why)]
+    adjusted = benjamini_hochberg([row["p_value"] for row in rows])
+    rows = [row | {"p_adjusted": float(p)} for row, p in zip(rows, adjusted, strict=True)]
+    rows.sort(key=lambda row: (row["value"], row["slice"]))
+    worst = rows[0]
+    weak = [row["slice"] for row in rows if row["p_adjusted"] < 0.05 and row["value"] < row["rest"]]
+    told = f"weaker than elsewhere in {', '.join(weak)}" if weak else "no slice is certainly weaker than the others"
+    finding = Finding(
+        probe="slices",
+        group="agreement",
+        title="Agreement per slice",
+        sentence=f"Worst slice: {worst['slice']} with {100 * worst['value']:.0f} % of {worst['n']}; {told}.",
+        value=worst["value"],
+        low=worst["low"],
+        high=worst["high"],
+        n=worst["n"],
+        level="watch" if weak else "fine",
+        details={"slices": rows},
+    )
+    return [finding]
+
+
+def slices(ground: Ground, known: Sequence[int]) -> dict[str, set[int]]:
+    """Slice → indices: every tag value, thirds of answer length, people's certainty where votes tell it."""
+    found: dict[str, set[int]] = {}
+    for i in known:
+        for tag, value in ground.comparisons[i].prompt.tags.items():
+            found.setdefault(f"{tag}: {value}", set()).add(i)
+        certainty = abs((ground.human[i] or 0.0) - 0.5)
+        if certainty not in (0.0, 0.5):
+            found.setdefault("people: divided", set()).add(i)
+    if any(name == "people: divided" for name in found):
+        found["people: unanimous"] = set(known) - found["people: divided"]
+    by_length = sorted(known, key=lambda i: (_length(ground, i), i))
+    third = max(1, len(by_length) // 3)
+    for name, members in (
+        ("short answers", by_length[:third]),
+        ("medium answers", by_length[third:-third]),
+        ("long answers", by_length[-third:]),
+    ):
+        found[name] = set(members)
+    return {name: members for name, members in found.items() if len(members) < len(known)}
+
+
+def _length(ground: Ground, i: int) -> int:
+    comparison = ground.comparisons[i]
+    return len(comparison.first.text) + len(comparison.second.text)
+
+
+def _fisher(inside: Sequence[bool], outside: Sequence[bool]) -> float:
+    from scipy.stats import fisher_exact
+
+    counts = [[sum(part), len(part) - sum(part)] for part in (inside, outside)]
+    return float(fisher_exact(counts)[1])  # type: ignore[index]
+
+
+def _disagreements(ground: Ground, known: Sequence[int], most: int = 3) -> tuple[dict[str, Any], ...]:
+    """Where the judge was surest and people said the opposite."""
+    wrong = [i for i in known if (ground.p_first[i] > 0.5) != (ground.human[i] > 0.5)]  # type: ignore[operator]
+    wrong.sort(key=lambda i: (-abs((ground.p_first[i] or 0.5) - 0.5), ground.comparisons[i].id))
+    return tuple(
+        {
+            "prompt": ground.comparisons[i].prompt.text,
+            "first": ground.comparisons[i].first.text,
+            "second": ground.comparisons[i].second.text,
+            "P(first), judge": ground.p_first[i],
+            "P(first), people": ground.human[i],
+        }
+        for i in wrong[:most]
+    )

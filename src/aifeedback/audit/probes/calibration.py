@@ -1,0 +1,34 @@
+"""Calibration: does a stated 80 % come true in 80 % of cases? Expected calibration error and the reliability table."""
+
+from __future__ import annotations
+
+from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
+
+
+def calibration(ground: Ground) -> list[Finding]:
+    from aifeedback.evaluate import brier, expected_calibration_error, reliability_table
+
+    title = "Calibration"
+    rows = [(p, h) for p, h in zip(ground.p_first, ground.human, strict=True) if p is not None and h is not None]
+    if len(rows) < 50:
+        return [unmeasured("calibration", "agreement", title, "fewer than 50 pairs have verdicts of judge and people")]
+    p, y = [row[0] for row in rows], [row[1] for row in rows]
+    if all(value in (0.0, 0.5, 1.0) for value in p):
+        return [unmeasured("calibration", "agreement", title, "the judge states no probabilities, only verdicts")]
+    error = expected_calibration_error(p, y, seed=ground.seed)
+    score = brier(p, y)
+    table = [
+        {"p": b.predicted, "share": b.observed, "low": b.low, "high": b.high, "n": b.n} for b in reliability_table(p, y)
+    ]
+    return [
+        of_estimate(
+            error,
+            probe="calibration",
+            group="agreement",
+            title=title,
+            sentence=f"Stated probabilities miss by {100 * error.value:.1f} points on average; Brier score {score.value:.3f}.",
+            ideal=0.0,
+            level="bad" if error.low > 0.15 else "watch" if error.low > 0.05 else "fine",
+            details={"reliability": table, "brier": score.as_dict()},
+        )
+    ]
