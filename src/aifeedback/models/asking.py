@@ -20,6 +20,8 @@ from aifeedback.records import Problem, Sampling
 from aifeedback.store import prompt_hash
 
 T = TypeVar("T")
+NO_VOTES = -1e9
+"""log of a share of 0 votes: its exponential is exactly 0, and unlike −inf it stays itself in JSON."""
 PATHS: Mapping[wire.Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
 
 
@@ -80,7 +82,7 @@ class Asker:
         return Answered(job.index, reading, tally.seconds, {**tally.raw(), "top": tables[""]})
 
     async def vote(self, job: Job, labels: Sequence[str]) -> Answered:
-        """log of each label's share of n sampled verdicts; log 0 = −inf for a label that no readable one named.
+        """log of each label's share of n sampled verdicts; ``NO_VOTES`` for a label that no readable one named.
 
         Verdicts that could not be read count in the number of votes, so coverage tells how many could.
         """
@@ -111,7 +113,7 @@ class Asker:
         if not votes:
             return Answered(job.index, _unknown(len(labels), problems.most_common(1)[0][0], tally), tally.seconds, raw)
         reading = Reading(
-            logprobs=tuple(math.log(votes[label] / rounds) if votes[label] else -math.inf for label in labels),
+            logprobs=tuple(math.log(votes[label] / rounds) if votes[label] else NO_VOTES for label in labels),
             coverage=votes.total() / rounds,
             prompt_tokens=tally.purse.prompt_tokens,
             cost_usd=tally.purse.cost_usd,

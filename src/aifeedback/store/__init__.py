@@ -2,6 +2,7 @@
 
 from aifeedback.store.chain import Entry, Row, call_id, canonical, content_key, prompt_hash, setting_digest
 from aifeedback.store.journal import Head, Journal, Totals
+from aifeedback.store.salvage import salvage
 
 __all__ = [
     "Entry",
@@ -13,5 +14,6 @@ __all__ = [
     "canonical",
     "content_key",
     "prompt_hash",
+    "salvage",
     "setting_digest",
 ]

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -21,27 +20,10 @@ from typing import Any, NamedTuple, Self
 
 from aifeedback.errors import JournalError
 from aifeedback.store.chain import Entry, Row, genesis, link, row_digest, setting_digest
+from aifeedback.store.database import COLUMNS, SALVAGE, advice, open_database
 
-APPLICATION_ID = 0x41494642
-SCHEMA_VERSION = 1
-_SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE settings (id INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, body TEXT NOT NULL);
-CREATE TABLE calls (
-    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, key BLOB NOT NULL, setting INTEGER NOT NULL REFERENCES settings(id),
-    prompt_hash BLOB NOT NULL, outcome TEXT NOT NULL, answer TEXT NOT NULL, raw TEXT, prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, seconds REAL NOT NULL, at REAL NOT NULL,
-    is_final INTEGER NOT NULL, digest BLOB NOT NULL, link BLOB NOT NULL);
-CREATE UNIQUE INDEX one_answer ON calls(key) WHERE is_final = 1;
-CREATE INDEX failed ON calls(key) WHERE is_final = 0;
-"""
-_COLUMNS = (
-    "seq, kind, key, setting, prompt_hash, outcome, answer, raw, prompt_tokens, completion_tokens, cost_usd, seconds, "
-    "at, is_final, digest, link"
-)
 _TAIL = 64
 _KEYS_PER_QUERY = 500
-_BUSY_S = 60.0
 
 
 class Head(NamedTuple):
@@ -104,18 +86,19 @@ class Journal:
     def calls(self, key: bytes) -> list[Row]:
         """Every attempt at one question, oldest first."""
         with self._guard():
-            cursor = self._connection().execute(f"SELECT {_COLUMNS} FROM calls WHERE key = ? ORDER BY seq", (key,))
-            return [self._checked(values) for values in cursor]
+            return self._between(key, key)
 
     def by_call_id(self, call_id: str) -> list[Row]:
         """Every attempt at the question that a record's ``call_id`` names, oldest first."""
         low = bytes.fromhex(call_id)
         high = low + b"\xff" * (32 - len(low))
         with self._guard():
-            cursor = self._connection().execute(
-                f"SELECT {_COLUMNS} FROM calls WHERE key BETWEEN ? AND ? ORDER BY seq", (low, high)
-            )
-            return [self._checked(values) for values in cursor]
+            return self._between(low, high)
+
+    def _between(self, low: bytes, high: bytes) -> list[Row]:
+        where = " OR ".join(f"(is_final = {final} AND key BETWEEN ? AND ?)" for final in (0, 1))
+        query = f"SELECT {COLUMNS} FROM calls WHERE {where} ORDER BY seq"
+        return [self._checked(values) for values in self._connection().execute(query, (low, high, low, high))]
 
     def rows(self, kind: str | None = None) -> Iterator[Row]:
         """All rows in order, the chain checked on the way; raises JournalError at the first that does not fit."""
@@ -123,7 +106,7 @@ class Journal:
         while True:
             with self._guard():
                 batch = self._connection().execute(
-                    f"SELECT {_COLUMNS} FROM calls WHERE seq > ? ORDER BY seq LIMIT 1000", (seq,)
+                    f"SELECT {COLUMNS} FROM calls WHERE seq > ? ORDER BY seq LIMIT 1000", (seq,)
                 )
                 rows = [self._checked(values) for values in batch]
             if not rows:
@@ -157,7 +140,7 @@ class Journal:
         with self._guard():
             report = self._connection().execute("PRAGMA integrity_check(1)").fetchone()
             if report != ("ok",):
-                raise JournalError(f"{self.path}: damaged: {report[0]}\n  → {_SALVAGE}")
+                raise JournalError(f"{self.path}: damaged: {report[0]}\n  → {SALVAGE}")
         count, last = 0, self._genesis().hex()
         at_expected = last if expected is not None and expected.rows == 0 else None
         for row in self.rows():
@@ -207,7 +190,7 @@ class Journal:
             rows.append((seq, stamped.kind, stamped.key, setting_id, *stamped[3:], digest, last))
             if entry.is_final:
                 standing[entry.key] = stamped
-        db.executemany(f"INSERT INTO calls ({_COLUMNS}) VALUES ({','.join('?' * 16)})", rows)
+        db.executemany(f"INSERT INTO calls ({COLUMNS}) VALUES ({','.join('?' * 16)})", rows)
         return [standing[entry.key] if entry.is_final else entry for entry in entries]
 
     def _setting_id(self, db: sqlite3.Connection, body: str) -> tuple[int, bytes]:
@@ -223,7 +206,7 @@ class Journal:
 
     def _final_rows(self, db: sqlite3.Connection, keys: Sequence[bytes]) -> list[Row]:
         marks = ",".join("?" * len(keys))
-        cursor = db.execute(f"SELECT {_COLUMNS} FROM calls WHERE is_final = 1 AND key IN ({marks})", tuple(keys))
+        cursor = db.execute(f"SELECT {COLUMNS} FROM calls WHERE is_final = 1 AND key IN ({marks})", tuple(keys))
         return [self._checked(values) for values in cursor]
 
     def _checked(self, values: tuple[Any, ...]) -> Row:
@@ -235,7 +218,7 @@ class Journal:
         except (TypeError, ValueError, AttributeError):
             intact, seq, entry, digest, last = False, values[0], None, b"", b""
         if not intact or entry is None:
-            raise JournalError(f"{self.path}: row {seq} was changed after it was written\n  → {_SALVAGE}")
+            raise JournalError(f"{self.path}: row {seq} was changed after it was written\n  → {SALVAGE}")
         return Row(seq, entry, digest, last)
 
     def _setting(self, setting_id: int) -> tuple[bytes, str]:
@@ -251,9 +234,9 @@ class Journal:
 
     def _follows(self, row: Row, seq: int, last: bytes) -> bytes:
         if row.seq != seq:
-            raise JournalError(f"{self.path}: row {seq} is missing\n  → {_SALVAGE}")
+            raise JournalError(f"{self.path}: row {seq} is missing\n  → {SALVAGE}")
         if link(last, row.digest) != row.link:
-            raise JournalError(f"{self.path}: the chain breaks at row {seq}\n  → {_SALVAGE}")
+            raise JournalError(f"{self.path}: the chain breaks at row {seq}\n  → {SALVAGE}")
         return row.link
 
     def _last(self, db: sqlite3.Connection) -> tuple[int, bytes]:
@@ -263,17 +246,17 @@ class Journal:
     def _genesis(self) -> bytes:
         with self._guard():
             found = self._connection().execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
-        if not found:
-            raise JournalError(f"{self.path}: the journal's own id is gone\n  → {_SALVAGE}")
+        if not found or not isinstance(found[0], str):
+            raise JournalError(f"{self.path}: the journal's own id is gone\n  → {SALVAGE}")
         return genesis(found[0])
 
     def _check_tail(self, db: sqlite3.Connection) -> None:
-        cursor = db.execute(f"SELECT {_COLUMNS} FROM calls ORDER BY seq DESC LIMIT {_TAIL + 1}")
+        cursor = db.execute(f"SELECT {COLUMNS} FROM calls ORDER BY seq DESC LIMIT {_TAIL + 1}")
         rows = [self._checked(values) for values in cursor][::-1]
         if rows and rows[0].seq == 1:
             self._follows(rows[0], 1, self._genesis())
         elif rows and len(rows) <= _TAIL:
-            raise JournalError(f"{self.path}: rows before row {rows[0].seq} are missing\n  → {_SALVAGE}")
+            raise JournalError(f"{self.path}: rows before row {rows[0].seq} are missing\n  → {SALVAGE}")
         for before, row in pairwise(rows):
             self._follows(row, before.seq + 1, before.link)
 
@@ -282,7 +265,7 @@ class Journal:
     def _connection(self) -> sqlite3.Connection:
         if self._db is None or self._pid != os.getpid():  # SQLite connections do not survive a fork
             self._setting_ids, self._settings = {}, {}
-            self._db, self._pid = _open(self.path), os.getpid()
+            self._db, self._pid = open_database(self.path), os.getpid()
             self._check_tail(self._db)
         return self._db
 
@@ -292,7 +275,7 @@ class Journal:
             try:
                 yield
             except sqlite3.Error as error:
-                raise JournalError(f"{self.path}: {error}\n  → {_advice(error)}") from error
+                raise JournalError(f"{self.path}: {error}\n  → {advice(error)}") from error
 
     def _begin(self, db: sqlite3.Connection) -> None:
         db.execute("BEGIN IMMEDIATE")
@@ -301,85 +284,3 @@ class Journal:
         self._setting_ids, self._settings = {}, {}
         if db.in_transaction:
             db.execute("ROLLBACK")
-
-
-_SALVAGE = (
-    "nothing was read from it; restore a copy, or save the valid rows with aifeedback.store.salvage(damaged, new)"
-)
-
-
-def _advice(error: sqlite3.Error) -> str:
-    text = str(error)
-    if "full" in text or "disk I/O" in text:
-        return "free some disk space and run the same command again; everything committed before is safe"
-    if "locked" in text or "busy" in text:
-        return f"another process held the journal for {_BUSY_S:.0f} s; stop it or wait, then run the same command again"
-    if "readonly" in text or "unable to open" in text:
-        return "check that the folder exists and can be written"
-    return _SALVAGE
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    wal = path.with_name(path.name + "-wal")
-    is_new = not path.exists() or path.stat().st_size == 0
-    if is_new and wal.exists() and wal.stat().st_size > 0:
-        raise JournalError(f"{path}: empty, but its log {wal.name} is not\n  → restore both files from one copy")
-    if not is_new and not _looks_like_sqlite(path):
-        raise JournalError(f"{path}: not a journal\n  → name another file, or remove this one")
-    db = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
-    try:
-        _prepare(db, path)
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _looks_like_sqlite(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
-
-
-def _prepare(db: sqlite3.Connection, path: Path) -> None:
-    db.execute(f"PRAGMA busy_timeout = {int(_BUSY_S * 1000)}")
-    _write_ahead(db)
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA cache_size = -16000")
-    if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        _create(db, path)
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
-        raise JournalError(
-            f"{path}: a journal of version {version}, this program reads {SCHEMA_VERSION}\n  → use the matching version"
-        )
-
-
-def _write_ahead(db: sqlite3.Connection) -> None:
-    """Several processes that create one file at once may collide here; SQLite's own waiting does not cover it."""
-    deadline = time.monotonic() + _BUSY_S
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.01)
-
-
-def _create(db: sqlite3.Connection, path: Path) -> None:
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            if db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0]:
-                raise JournalError(f"{path}: a database, but not a journal\n  → name another file")
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-            db.execute("INSERT INTO meta VALUES ('journal_id', ?)", (secrets.token_hex(16),))
-            db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise

@@ -1,0 +1,74 @@
+"""A labelling run to be killed at any instant (R1): 2,000 pairs in both orders, a fake judge, a journal, an export."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from aifeedback.feedback.judge import JudgeLabeler
+from aifeedback.models.cache import Answered, Journaled
+from aifeedback.models.fake import FakeModel
+from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
+from aifeedback.records import Comparison, Completion, Prompt, Sampling
+from aifeedback.standards.judge import JudgePrompt
+from aifeedback.store import Journal, prompt_hash
+
+PROMPT = JudgePrompt.read(
+    {
+        "name": "plain",
+        "task": "pairwise",
+        "labels": ["1", "2"],
+        "preamble": "Which response is better?",
+        "sample": "Question:\n{{ context }}\n\nResponse 1:\n{{ first }}\n\nResponse 2:\n{{ second }}",
+        "ending": "Better: ",
+    }
+)
+
+
+class Logged:
+    """A streaming fake judge that writes down every question before it answers it, ``width`` of them at a time."""
+
+    def __init__(self, log: Path, *, width: int, delay_s: float) -> None:
+        self.model, self.width, self.delay_s = FakeModel("noisy"), width, delay_s
+        self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    @property
+    def card(self) -> ModelCard:
+        return self.model.card
+
+    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Iterator[list[Answered]]:
+        for start in range(0, len(prompts), self.width):
+            some = prompts[start : start + self.width]
+            os.write(self.log, b"".join(prompt_hash(prompt).hex().encode() + b"\n" for prompt in some))
+            time.sleep(self.delay_s)
+            yield [Answered(start + n, reading) for n, reading in enumerate(self.model.read_labels(some, labels))]
+
+    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Iterator[list[Answered]]:
+        raise NotImplementedError
+
+    def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
+        raise NotImplementedError
+
+    def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
+        raise NotImplementedError
+
+
+def comparisons(pairs: int) -> list[Comparison]:
+    made = []
+    for n in range(pairs):
+        prompt = Prompt.of(f"Question {n}?")
+        first, second = (Completion.of(prompt, f"answer {n}.{i} " * (i + 1), source=f"policy {i}") for i in (0, 1))
+        made.append(Comparison.of(prompt, first, second))
+    return made
+
+
+def label(folder: Path, pairs: int, width: int, delay_s: float) -> None:
+    """Labels everything and leaves ``labels.jsonl``, written whole or not at all."""
+    with Journal(folder / "journal.sqlite") as journal:
+        model = Journaled(Logged(folder / "asked.log", width=width, delay_s=delay_s), journal)
+        preferences = JudgeLabeler(model, PROMPT, batch_size=100).label(comparisons(pairs))
+    partial = folder / "labels.part"
+    partial.write_text("".join(preference.model_dump_json() + "\n" for preference in preferences))
+    partial.replace(folder / "labels.jsonl")
