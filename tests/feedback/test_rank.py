@@ -35,9 +35,7 @@ class ByLength:
 
     def _one(self, i: int, comparison: Comparison) -> Preference:
         if i < self._unread:
-            return Preference(
-                comparison_id=comparison.id, source=self.name, p_first=None, problem=Problem.TIMEOUT
-            )
+            return Preference(comparison_id=comparison.id, source=self.name, p_first=None, problem=Problem.TIMEOUT)
         margin = (len(comparison.first.text) - len(comparison.second.text)) / 2
         return Preference(comparison_id=comparison.id, source=self.name, p_first=1 / (1 + np.exp(-margin)))
 

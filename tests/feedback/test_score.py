@@ -66,7 +66,9 @@ def test_a_hidden_label_counts_as_zero_only_within_the_allowed_mass() -> None:
     seen = [np.log(0.1), None, None, *[np.log(0.112)] * 7]  # 0.884 seen; the stub states a coverage of 0.9
 
     def scored(hidden_mass: float) -> object:
-        return JudgeScorer(StubModel(lambda text: seen), RATING, hidden_mass=hidden_mass).score([PROMPT], answers("x"))[0]
+        return JudgeScorer(StubModel(lambda text: seen), RATING, hidden_mass=hidden_mass).score([PROMPT], answers("x"))[
+            0
+        ]
 
     assert scored(0.0).problem is Problem.LABEL_HIDDEN
     assert scored(0.05).problem is Problem.LABEL_HIDDEN
@@ -172,7 +174,9 @@ def test_one_unread_criterion_leaves_the_total_unknown() -> None:
         return Problem.REFUSED if "Honest." in text else read_criterion(text)
 
     criteria = Rubric.load("general").rating_wordings()
-    [score] = RubricScorer(StubModel(read), JudgePrompt.load("criterion-rating"), criteria).score([PROMPT], answers("x"))
+    [score] = RubricScorer(StubModel(read), JudgePrompt.load("criterion-rating"), criteria).score(
+        [PROMPT], answers("x")
+    )
     assert (score.value, score.problem) == (None, Problem.MISSING)
 
 

@@ -13,7 +13,9 @@ def test_a_constitution_does_not_differ_from_itself() -> None:
 def test_every_kind_of_change() -> None:
     old = Constitution.load("honest")
     first, second, third, last = old.principles
-    changed = first.model_copy(update={"text": "The response invents nothing.", "weight": 2.0, "tests": first.tests[:1]})
+    changed = first.model_copy(
+        update={"text": "The response invents nothing.", "weight": 2.0, "tests": first.tests[:1]}
+    )
     added = last.model_copy(update={"id": "names-sources", "title": "Names its sources"})
     new = old.model_copy(update={"version": "1.1", "use": "averaged", "principles": (changed, added, third, second)})
     changes = diff(old, new)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aifeedback.standards.guard import MARK, escape, quote, unquote
 from aifeedback.standards.judge import JudgePrompt
 from aifeedback.standards.render import Renderer
+
 from .attacks import CONTROL_TOKENS, attack
 
 ORDINARY = [

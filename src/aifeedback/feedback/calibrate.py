@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from aifeedback.config import Config, parse
 from aifeedback.errors import InputError, StandardsError
+from aifeedback.feedback.newton import Local, log1p_exp, minimise
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference
 
@@ -207,19 +208,17 @@ def log_loss(confidence: Floats, right: Floats) -> float:
 
 def pool_adjacent_violators(x: Floats, y: Floats) -> list[tuple[float, float]]:
     """The non-decreasing fit of least squares, as the first and last knot of each block; x need not be sorted."""
-    order = np.argsort(x, kind="stable")
-    blocks: list[list[float]] = []  # sum of y, count, first x, last x
-    for at, value in zip(x[order], y[order], strict=True):
-        if blocks and blocks[-1][3] == at:
-            blocks[-1] = [blocks[-1][0] + value, blocks[-1][1] + 1, blocks[-1][2], at]
-        else:
-            blocks.append([float(value), 1.0, float(at), float(at)])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+    at, which, counts = np.unique(x, return_inverse=True, return_counts=True)
+    sums = np.bincount(which, weights=y, minlength=len(at))
+    blocks: list[tuple[float, float, float, float]] = []  # sum of y, count, first x, last x
+    for total, count, here in zip(sums.tolist(), counts.tolist(), at.tolist(), strict=True):
+        blocks.append((total, count, here, here))
+        while len(blocks) > 1 and blocks[-2][0] * blocks[-1][1] >= blocks[-1][0] * blocks[-2][1]:
             last, before = blocks.pop(), blocks.pop()
-            blocks.append([before[0] + last[0], before[1] + last[1], before[2], last[3]])
+            blocks.append((before[0] + last[0], before[1] + last[1], before[2], last[3]))
     knots: list[tuple[float, float]] = []
     for total, count, first, last in blocks:
-        knots += [(float(first), total / count)] + ([(float(last), total / count)] if last > first else [])
+        knots += [(first, total / count)] + ([(last, total / count)] if last > first else [])
     return knots
 
 
@@ -234,18 +233,18 @@ def _curve(confidence: Floats, right: Floats, kind: Kind) -> dict[str, Any]:
 
 
 def _logistic(z: Floats, y: Floats, *, with_intercept: bool) -> tuple[float, float]:
-    """Newton's method on the cross-entropy, with a ridge of one pseudo-pair so that separable data stay finite."""
+    """Slope and intercept of least cross-entropy, drawn to 1 and 0 by one pseudo-pair: separable data stay finite."""
     x = np.stack([z, np.ones_like(z) if with_intercept else np.zeros_like(z)])
-    weights, ridge, goal = np.array([1.0, 0.0]), 1.0, np.array([1.0, 0.0])
-    for _ in range(100):
-        chance = 1.0 / (1.0 + np.exp(-np.clip(weights @ x, -500, 500)))
-        gradient = x @ (chance - y) + ridge * (weights - goal)
-        hessian = (x * (chance * (1 - chance))) @ x.T + ridge * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        weights = weights - step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
-        if float(np.abs(step).max()) < 1e-10:
-            break
-    return float(weights[0]), float(weights[1])
+    goal = np.array([1.0, 0.0])
+
+    def loss(weights: Floats) -> Local:
+        at, away = weights @ x, weights - goal
+        chance = 1.0 / (1.0 + np.exp(-np.clip(at, -500, 500)))
+        value = float(np.sum(log1p_exp(at) - y * at) + away @ away / 2)
+        return Local(value, x @ (chance - y) + away, (x * (chance * (1 - chance))) @ x.T + np.eye(2))
+
+    slope, intercept = minimise(loss, goal)
+    return float(slope), float(intercept)
 
 
 def _with_curve(curve: dict[str, Any], confidence: float) -> float:

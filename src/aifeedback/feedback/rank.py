@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from aifeedback.feedback.newton import Floats, Local, log1p_exp, minimise
 from aifeedback.feedback.pairing import by_prompt, tournament
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt, Score
@@ -96,26 +97,27 @@ class RankScorer:
         return Score(completion_id=completion.id, judge=self.name, value=2.0 * win_rate - 1.0)
 
 
-def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prior_sd: float = 30.0) -> np.ndarray:
+def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prior_sd: float = 30.0) -> Floats:
     """Log-strengths, mean 0, shape (count,): minimises Σ −p·log σ(sᵢ−sⱼ) − (1−p)·log σ(sⱼ−sᵢ) + Σ s²/2σ² by Newton.
 
     ``results`` holds (i, j, P(i better)). With two answers and p the fitted difference is close to logit p.
     """
-    strengths = np.zeros(count)
-    i, j = (np.array([r[side] for r in results], dtype=int) for side in (0, 1))
-    p = np.array([r[2] for r in results])
-    for _ in range(100):
-        chance = 1.0 / (1.0 + np.exp(np.clip(strengths[j] - strengths[i], -500, 500)))
+    i, j = (np.array([result[side] for result in results], dtype=int) for side in (0, 1))
+    p = np.array([result[2] for result in results])
+
+    def loss(strengths: Floats) -> Local:
+        gap = strengths[i] - strengths[j]
+        chance = 1.0 / (1.0 + np.exp(-np.clip(gap, -500, 500)))
         gradient, hessian = strengths / prior_sd**2, np.eye(count) / prior_sd**2
         np.add.at(gradient, i, chance - p)
         np.add.at(gradient, j, p - chance)
         curvature = chance * (1.0 - chance)
         for row, column, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
             np.add.at(hessian, (row, column), sign * curvature)
-        step = np.linalg.solve(hessian, gradient)
-        strengths = strengths - step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
-        if float(np.abs(step).max()) < 1e-10:
-            break
+        value = float(np.sum(log1p_exp(gap) - p * gap) + strengths @ strengths / (2 * prior_sd**2))
+        return Local(value, gradient, hessian)
+
+    strengths = minimise(loss, np.zeros(count))
     return strengths - strengths.mean()
 
 
