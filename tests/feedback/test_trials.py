@@ -20,7 +20,7 @@ PROMPT = JudgePrompt.load("principle")
 
 
 def brevity_or_length(text: str) -> tuple[float, float] | Problem:
-    """Prefers the shorter response when asked for fewer words, the longer when asked for more; has no idea otherwise."""
+    """Prefers the shorter response when asked for fewer words, the longer when asked for more; else no idea."""
     question = text.split("Question:\n")[1]
     if "unanswerable" in question:
         return Problem.REFUSED

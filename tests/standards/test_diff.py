@@ -28,7 +28,7 @@ def test_every_kind_of_change() -> None:
         ("added", "names-sources", None, True),
         ("removed", "is-an-ai", None, True),
     ]
-    assert [str(c) for c in changes][0] == "~ version: '1.0' → '1.1'"
+    assert str(changes[0]) == "~ version: '1.0' → '1.1'"
     assert str(changes[4]) == "~ no-invention.tests: 2 cases → 1 cases"
     assert str(changes[5]) == "+ names-sources: Names its sources"
     assert str(changes[6]) == "- is-an-ai: Does not pretend to be a person"
