@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -25,6 +26,9 @@ FAST_PARAMETERS = 300_000_000
 """Above this many parameters the fused copy of the weights costs more than the saved kernel launches."""
 COMPACT = 0.875
 """The cache is copied without its finished rows once no more than this share of them is still running."""
+
+_agreement: weakref.WeakKeyDictionary[Any, bool] = weakref.WeakKeyDictionary()
+"""Models whose own numbers the fast decoder was compared with, and the outcome; forgotten with the model."""
 
 
 class Decoder(Protocol):
@@ -48,7 +52,9 @@ def open_decoder(model: Any, prompt_ids: Sequence[Sequence[int]], *, samples: in
     if _is_plain_llama(model):
         decoder = LlamaDecoder(model)
         logits_PV = decoder.start(prompt_ids, samples=samples, max_new_tokens=max_new_tokens)
-        if _agrees(model, prompt_ids, logits_PV):
+        if model not in _agreement:
+            _agreement[model] = _agrees(model, prompt_ids, logits_PV)
+        if _agreement[model]:
             return decoder, logits_PV
         warnings.warn(
             f"the fast decoder does not reproduce {type(model).__name__}; using the model's own forward", stacklevel=3
@@ -71,6 +77,8 @@ def _is_plain_llama(model: Any) -> bool:
     """Whether every part of the model is what ``LlamaDecoder`` writes out: no adapter, window or hook."""
     if type(model).__name__ not in LLAMA_FAMILY or model.dtype not in (torch.float32, torch.float64):
         return False
+    if not _agreement.get(model, True):
+        return False
     config = model.config
     layers = model.model.layers
     linears = [m for layer in layers for m in layer.modules() if hasattr(m, "in_features")]
@@ -88,7 +96,7 @@ def _is_plain_llama(model: Any) -> bool:
 class LlamaDecoder:
     """The forward pass of a Llama-style model, written for one new token per row.
 
-    Cache layout, per layer: keys (G·K, D, L) and values (G·K, L, D) for G groups and K key-value heads. The first
+    Cache layout, per layer: keys (G, K, D, L) and values (G, K, L, D) for G groups and K key-value heads. The first
     columns are the prompt's, then every step adds one column per sample of the group; a mask keeps samples apart.
     """
 
@@ -191,7 +199,7 @@ class LlamaDecoder:
         values = k_PKTD.new_zeros(P, groups, K, length, D)
         keys[..., :T] = k_PKTD.transpose(-1, -2).unsqueeze(1)
         values[..., :T, :] = v_PKTD.unsqueeze(1)
-        self.cache.append((keys.view(-1, D, length), values.view(-1, length, D)))
+        self.cache.append((keys.flatten(0, 1), values.flatten(0, 1)))
 
     def _start_mask(self, valid_PT: Tensor, groups: int, new_tokens: int, dtype: torch.dtype) -> None:
         """Additive mask (G·K, g·heads/K, L): no padding of the prompt, no column of another sample."""
@@ -206,16 +214,16 @@ class LlamaDecoder:
 
     def step(self, token_A: Tensor) -> Tensor:
         slot_A, R = self.slot_A, len(self.position_R)
-        position_A = self.position_R if slot_A is None else self.position_R[slot_A]
-        turn_A = self.rotations[position_A].unsqueeze(1)
-        x = self.embed[token_A]
+        position_A = self.position_R if slot_A is None else self.position_R.index_select(0, slot_A)
+        turn_A = self.rotations.index_select(0, position_A).unsqueeze(1)
+        x = self.embed.index_select(0, token_A)
         first, last = self.filled, self.filled + self.group
         for layer, (keys, values) in zip(self.layers, self.cache, strict=True):
             qkv = self._project(x, layer, turn_A)
             if slot_A is not None:
                 qkv = qkv.new_zeros(R, qkv.shape[1]).index_copy_(0, slot_A, qkv)
             mixed = self._attend(qkv, keys, values, first, last)
-            x = self._finish(x, mixed if slot_A is None else mixed[slot_A], layer)
+            x = self._finish(x, mixed if slot_A is None else mixed.index_select(0, slot_A), layer)
         self.filled = last
         self.position_R += 1
         return self._logits(x)
@@ -237,11 +245,11 @@ class LlamaDecoder:
     def _attend(self, qkv: Tensor, keys: Tensor, values: Tensor, first: int, last: int) -> Tensor:
         g, K, D = self.group, self.kv_heads, self.head_dim
         q, k, v = qkv.split((self.heads * D, K * D, K * D), dim=1)
-        keys[:, :, first:last] = k.view(-1, g, K, D).permute(0, 2, 3, 1).reshape(-1, D, g)
-        values[:, first:last] = v.view(-1, g, K, D).transpose(1, 2).reshape(-1, g, D)
+        keys[..., first:last] = k.view(-1, g, K, D).permute(0, 2, 3, 1)
+        values[:, :, first:last] = v.view(-1, g, K, D).transpose(1, 2)
         q = q.view(-1, g, K, self.heads // K, D).transpose(1, 2).reshape(-1, g * (self.heads // K), D)
-        score = torch.baddbmm(self.mask[:, :, :last], q, keys[:, :, :last])
-        mixed = torch.bmm(torch.softmax(score, dim=-1), values[:, :last])
+        score = torch.baddbmm(self.mask[:, :, :last], q, keys.flatten(0, 1)[:, :, :last])
+        mixed = torch.bmm(torch.softmax(score, dim=-1), values.flatten(0, 1)[:, :last])
         return mixed.view(-1, K, g, self.heads // K, D).transpose(1, 2).reshape(len(qkv), self.heads * D)
 
     def _finish(self, x: Tensor, mixed: Tensor, layer: dict[str, Any]) -> Tensor:
@@ -276,7 +284,7 @@ class LlamaDecoder:
         new_group[groups] = torch.arange(len(groups), device=slot_A.device)
         slot_A = new_group[slot_A // g] * g + slot_A % g
         heads = (groups[:, None] * self.kv_heads + torch.arange(self.kv_heads, device=groups.device)).flatten()
-        self.cache = [(keys[heads], values[heads]) for keys, values in self.cache]
+        self.cache = [(keys[groups], values[groups]) for keys, values in self.cache]
         self.mask = self.mask[heads]
         self.position_R = self.position_R.view(-1, g)[groups].flatten()
         self.slot_A = None if len(slot_A) == len(self.position_R) else slot_A

@@ -89,32 +89,44 @@ def _run(
     uniform_RT: Tensor | None,
     stop: Callable[[list[int]], bool] | None,
     out: Generated,
-    row_A: Tensor,
+    row_R: Tensor,
 ) -> None:
-    """One batch, written into ``out`` at the rows ``row_A``."""
-    eos = torch.tensor(sorted(eos_ids), dtype=torch.long, device=row_A.device)
-    decoder, logits = open_decoder(model, prompt_ids, samples=samples, max_new_tokens=sampling.max_new_tokens)
+    """One batch, written into ``out`` at the rows ``row_R``."""
+    R, longest = len(row_R), sampling.max_new_tokens
+    decoder, logits = open_decoder(model, prompt_ids, samples=samples, max_new_tokens=longest)
     logits = logits.repeat_interleave(samples, dim=0)
-    place_A = torch.arange(len(row_A), device=row_A.device)
-    for t in range(sampling.max_new_tokens):
-        token_A, logp_A = draw(logits, sampling, None if uniform_RT is None else uniform_RT[place_A, t])
-        out.tokens_BT[row_A, t] = token_A
-        out.logp_BT[row_A, t] = logp_A
-        ended_A = torch.isin(token_A, eos)
+    token_TR, logp_TR = out.tokens_BT[row_R].t().contiguous(), out.logp_BT[row_R].t().contiguous()
+    length_R = torch.full((R,), longest, device=row_R.device)
+    uniform_TR = None if uniform_RT is None else uniform_RT.t().contiguous()
+    place_A = torch.arange(R, device=row_R.device)
+    for t in range(longest):
+        token_A, logp_A = draw(logits, sampling, None if uniform_TR is None else uniform_TR[t].index_select(0, place_A))
+        token_TR[t].index_copy_(0, place_A, token_A)
+        logp_TR[t].index_copy_(0, place_A, logp_A)
+        ended_A = _ended(token_A, eos_ids)
         if stop is not None:
-            texts = out.tokens_BT[row_A, : t + 1].tolist()
-            ended_A |= torch.tensor([stop(tokens) for tokens in texts], device=row_A.device)
+            so_far = token_TR[: t + 1].t()[place_A].tolist()
+            ended_A |= torch.tensor([stop(tokens) for tokens in so_far], device=row_R.device)
         if bool(ended_A.any()):
-            out.length_B[row_A[ended_A]] = t + 1
-            out.finished_B[row_A[ended_A]] = True
+            length_R[place_A[ended_A]] = t + 1
+            out.finished_B[row_R[place_A[ended_A]]] = True
             keep = torch.nonzero(~ended_A).squeeze(1)
-            row_A, place_A, token_A = row_A[keep], place_A[keep], token_A[keep]
+            place_A, token_A = place_A[keep], token_A[keep]
             if not len(keep):
-                return
+                break
             decoder.drop(keep)
-        if t + 1 < sampling.max_new_tokens:
+        if t + 1 < longest:
             logits = decoder.step(token_A)
-    out.length_B[row_A] = sampling.max_new_tokens
+    out.tokens_BT[row_R] = token_TR.t()
+    out.logp_BT[row_R] = logp_TR.t()
+    out.length_B[row_R] = length_R
+
+
+def _ended(token_A: Tensor, eos_ids: frozenset[int]) -> Tensor:
+    ended_A = torch.zeros_like(token_A, dtype=torch.bool)
+    for eos in eos_ids:
+        ended_A |= token_A == eos
+    return ended_A
 
 
 def draw(logits_AV: Tensor, sampling: Sampling, uniform_A: Tensor | None) -> tuple[Tensor, Tensor]:
