@@ -13,12 +13,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from aifeedback.evaluate.agreement import cohens_kappa, fleiss_kappa
     from aifeedback.evaluate.calibration import Bin, brier, expected_calibration_error, log_loss, reliability_table
+    from aifeedback.evaluate.cost import AIPrice, CostPlan, HumanPrice, ai_label_cost, cost_plan, human_label_cost
     from aifeedback.evaluate.estimate import Estimate
+    from aifeedback.evaluate.independence import Independence, Source, verify_independence
     from aifeedback.evaluate.kendall import Concordance, kendalls_w
     from aifeedback.evaluate.krippendorff import krippendorff_alpha
     from aifeedback.evaluate.labels import Agreement, PositionBias, alignment, position_bias, reward_accuracy
-    from aifeedback.evaluate.length import LengthControlled, length_controlled_rate, length_controlled_win_rate
+    from aifeedback.evaluate.length import (
+        ExtrapolationWarning,
+        LengthControlled,
+        length_controlled_rate,
+        length_controlled_win_rate,
+    )
     from aifeedback.evaluate.multiple import benjamini_hochberg, holm
+    from aifeedback.evaluate.overoptimisation import OverOptimisation, best_of_n_kl, over_optimisation
     from aifeedback.evaluate.people import (
         PredictionPowered,
         SampleSize,
@@ -29,6 +37,8 @@ if TYPE_CHECKING:
     )
     from aifeedback.evaluate.ranking import Ranking, Transitivity, Wins, bradley_terry, count_wins, transitivity
     from aifeedback.evaluate.repeats import Repeatability, repeatability
+    from aifeedback.evaluate.safety import RefusalRates, harmless_rate, refusal_by_strings, refusal_rates
+    from aifeedback.evaluate.slices import Slice, by_slice
     from aifeedback.evaluate.win import Difference, WinRate, compare_all_win_rates, compare_win_rates, win_rate
 
 _HOME = {
@@ -39,7 +49,16 @@ _HOME = {
     "expected_calibration_error": "calibration",
     "log_loss": "calibration",
     "reliability_table": "calibration",
+    "AIPrice": "cost",
+    "CostPlan": "cost",
+    "HumanPrice": "cost",
+    "ai_label_cost": "cost",
+    "cost_plan": "cost",
+    "human_label_cost": "cost",
     "Estimate": "estimate",
+    "Independence": "independence",
+    "Source": "independence",
+    "verify_independence": "independence",
     "Concordance": "kendall",
     "kendalls_w": "kendall",
     "krippendorff_alpha": "krippendorff",
@@ -48,11 +67,15 @@ _HOME = {
     "alignment": "labels",
     "position_bias": "labels",
     "reward_accuracy": "labels",
+    "ExtrapolationWarning": "length",
     "LengthControlled": "length",
     "length_controlled_rate": "length",
     "length_controlled_win_rate": "length",
     "benjamini_hochberg": "multiple",
     "holm": "multiple",
+    "OverOptimisation": "overoptimisation",
+    "best_of_n_kl": "overoptimisation",
+    "over_optimisation": "overoptimisation",
     "PredictionPowered": "people",
     "SampleSize": "people",
     "prediction_powered_mean": "people",
@@ -67,6 +90,12 @@ _HOME = {
     "transitivity": "ranking",
     "Repeatability": "repeats",
     "repeatability": "repeats",
+    "RefusalRates": "safety",
+    "harmless_rate": "safety",
+    "refusal_by_strings": "safety",
+    "refusal_rates": "safety",
+    "Slice": "slices",
+    "by_slice": "slices",
     "Difference": "win",
     "WinRate": "win",
     "compare_all_win_rates": "win",
@@ -75,45 +104,64 @@ _HOME = {
 }
 
 __all__ = [
+    "AIPrice",
     "Agreement",
     "Bin",
     "Concordance",
+    "CostPlan",
     "Difference",
     "Estimate",
+    "ExtrapolationWarning",
+    "HumanPrice",
+    "Independence",
     "LengthControlled",
+    "OverOptimisation",
     "PositionBias",
     "PredictionPowered",
     "Ranking",
+    "RefusalRates",
     "Repeatability",
     "SampleSize",
+    "Slice",
+    "Source",
     "Transitivity",
     "WinRate",
     "Wins",
+    "ai_label_cost",
     "alignment",
     "benjamini_hochberg",
+    "best_of_n_kl",
     "bradley_terry",
     "brier",
+    "by_slice",
     "cohens_kappa",
     "compare_all_win_rates",
     "compare_win_rates",
+    "cost_plan",
     "count_wins",
     "expected_calibration_error",
     "fleiss_kappa",
+    "harmless_rate",
     "holm",
+    "human_label_cost",
     "kendalls_w",
     "krippendorff_alpha",
     "length_controlled_rate",
     "length_controlled_win_rate",
     "log_loss",
+    "over_optimisation",
     "position_bias",
     "prediction_powered_mean",
     "prediction_powered_win_rate",
+    "refusal_by_strings",
+    "refusal_rates",
     "reliability_table",
     "repeatability",
     "reward_accuracy",
     "rogan_gladen",
     "sample_size",
     "transitivity",
+    "verify_independence",
     "win_rate",
 ]
 

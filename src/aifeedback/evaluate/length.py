@@ -2,9 +2,9 @@
 
 ``ratio`` is the published form (Lee et al. 2023, appendix on length control): logistic regression of the preference
 on the length *ratio* first/second (characters), read at ratio 1.0. ``log-ratio`` is its symmetric relative: swapping
-the responses gives exactly 1 − value. ``glm`` is the form of Dubois et al. 2024 (arXiv 2404.04475): logistic on
-tanh(Δlength / sd) and, where given, on how hard each instruction is; Δ is set to 0 and predictions are averaged over
-the rows.
+the responses gives exactly 1 − value. ``spline`` lets the logit bend along the log ratio: the one to ask when the
+straight forms disagree. ``glm`` is the form of Dubois et al. 2024 (arXiv 2404.04475): logistic on tanh(Δlength / sd)
+and, where given, on how hard each instruction is; Δ is set to 0 and predictions are averaged over the rows.
 
 Where we differ: soft labels are targets as they are (quasi-likelihood), intervals come from a sandwich covariance on
 the logit scale, and the GLM has neither the L1 penalty nor the pseudo-data of gamed baselines that AlpacaEval adds to
@@ -13,7 +13,9 @@ its fit.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -23,13 +25,26 @@ from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, groups, known_rows, numbers, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
 from aifeedback.evaluate.intervals import t_of
-from aifeedback.evaluate.logistic import fit_logistic, sigmoid
+from aifeedback.evaluate.logistic import LogisticFit, fit_logistic, score_test, sigmoid
 from aifeedback.evaluate.win import size_notes
 
-LengthForm: TypeAlias = Literal["ratio", "log-ratio", "glm"]
+LengthForm: TypeAlias = Literal["ratio", "log-ratio", "spline", "glm"]
 NEAR = 1.25
 """Lengths within a factor of 1.25 count as near equal."""
+NAMES = {
+    "ratio": "length ratio",
+    "log-ratio": "log length ratio",
+    "spline": "spline of log length ratio",
+    "glm": "tanh of length difference",
+}
+KNOTS = (0.05, 0.35, 0.65, 0.95)
 ENOUGH_NEAR = 0.05
+ENOUGH_NEAR_ROWS = 10
+MISFIT = 0.01
+
+
+class ExtrapolationWarning(RuntimeWarning):
+    """Too few rows lie near equal length for the data to speak there."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +52,14 @@ class LengthControlled(Estimate):
     raw: float = NOT_KNOWN
     """The same rows' rate without length control."""
     slope: float = NOT_KNOWN
-    """Logit gained per unit of the length predictor; above 0, longer is preferred."""
+    """Logit gained per unit of the length predictor; above 0, longer is preferred. NaN for the spline."""
     slope_p_value: float = NOT_KNOWN
     near_equal: float = NOT_KNOWN
     """Share of rows near equal length (near the reference length, for a rate): what the reading rests on."""
+    near_rate: float = NOT_KNOWN
+    """Raw rate of those rows alone: no model, but few rows, and not exactly at equal length."""
+    misfit_p_value: float = NOT_KNOWN
+    """That the fit is wrong for just those rows (robust score test); below 0.01 a note says so."""
     extrapolates: bool = False
     """Few rows lie near equal length: the value is the model's word, not the data's."""
 
@@ -60,11 +79,11 @@ def length_controlled_win_rate(
     Lengths are characters, above 0; a row with an empty response has no ratio and is dropped like a row with anything
     unknown, and counted. ``difficulty`` (``glm`` only) is one number per row. ``prompts``: ids of rows that share a
     prompt. Where all lengths are equal the value is the raw win rate. NaN with a note where the labels bound no fit.
-    ``extrapolates`` when fewer than 5 % of rows are within a factor 1.25 of equal length, or all lie on one side of
-    it.
+    ``extrapolates`` (and an ExtrapolationWarning) when fewer than 5 % of rows are within a factor 1.25 of equal
+    length, or all lie on one side of it.
     """
-    if method not in ("ratio", "log-ratio", "glm"):
-        raise InputError(f"no method '{method}'", key="method", fix="ratio, log-ratio or glm")
+    if method not in NAMES:
+        raise InputError(f"no method '{method}'", key="method", fix=" or ".join(NAMES))
     if difficulty is not None and method != "glm":
         raise InputError("only method='glm' uses it", key="difficulty")
     columns = {
@@ -78,10 +97,9 @@ def length_controlled_win_rate(
     targets, first, second = known[:3]
     ratio = first / second
     predictor, reference = _predictor(first, second, method)
-    near = _near(ratio, 1.0)
+    near = np.log(ratio)
     rows = _Rows(targets, predictor, reference, near, known[3] if difficulty is not None else None, dropped)
-    name = {"ratio": "length ratio", "log-ratio": "log length ratio", "glm": "tanh of length difference"}[method]
-    return _read(rows, f"logistic on {name}, read at equal length", groups(prompts, kept), confidence)
+    return _read(rows, f"logistic on {NAMES[method]}, read at equal length", groups(prompts, kept), confidence)
 
 
 def length_controlled_rate(
@@ -104,7 +122,7 @@ def length_controlled_rate(
         labels=probabilities(labels, "labels"), lengths=_lengths(lengths, "lengths")
     )
     ratio = lengths_known / reference_length
-    rows = _Rows(targets, ratio, 1.0, _near(ratio, 1.0), None, dropped)
+    rows = _Rows(targets, ratio[:, None], np.ones(1), np.log(ratio), None, dropped)
     method = f"logistic on length, read at {reference_length:.0f} characters"
     return _read(rows, method, groups(prompts, kept), confidence)
 
@@ -112,8 +130,9 @@ def length_controlled_rate(
 class _Rows(NamedTuple):
     targets: Floats
     predictor: Floats
-    reference: float
-    """Value of the predictor that the rate is read at."""
+    """(N, C)."""
+    reference: Floats
+    """(C,): where the rate is read."""
     near: NDArray[np.float64]
     """log of the length ratio to the reference."""
     difficulty: Floats | None
@@ -127,43 +146,60 @@ def _lengths(values: Any, name: str) -> Floats:
     return np.where(column == 0, np.nan, column)
 
 
-def _near(ratio: Floats, reference: float) -> Floats:
-    return np.log(ratio / reference)
-
-
-def _predictor(first: Floats, second: Floats, method: LengthForm) -> tuple[Floats, float]:
+def _predictor(first: Floats, second: Floats, method: LengthForm) -> tuple[Floats, Floats]:
+    """(N, C) columns, and the same columns where lengths are equal."""
     if method == "ratio":
-        return first / second, 1.0
+        return (first / second)[:, None], np.ones(1)
     if method == "log-ratio":
-        return np.log(first / second), 0.0
+        return np.log(first / second)[:, None], np.zeros(1)
+    if method == "spline":
+        return _spline(np.log(first / second))
     gap = first - second
     spread = gap.std(ddof=1) if len(gap) > 1 else 0.0
-    return (np.tanh(gap / spread) if spread > 0 else np.zeros_like(gap)), 0.0
+    return (np.tanh(gap / spread) if spread > 0 else np.zeros_like(gap))[:, None], np.zeros(1)
+
+
+def _spline(x: Floats) -> tuple[Floats, Floats]:
+    """Restricted cubic spline with four knots (Harrell 2015, §2.4.5), straight beyond the outer knots; read at 0."""
+    knots = np.quantile(x, KNOTS) if len(x) else np.zeros(4)
+    if len(np.unique(knots)) < len(knots):
+        return x[:, None], np.zeros(1)
+    return _spline_columns(x, knots), _spline_columns(np.zeros(1), knots)[0]
+
+
+def _spline_columns(x: Floats, knots: Floats) -> Floats:
+    cubes = np.maximum(x[:, None] - knots, 0.0) ** 3
+    last, before = knots[-1], knots[-2]
+    columns = [x]
+    for k, knot in enumerate(knots[:-2]):
+        upper = cubes[:, -2] * (last - knot) - cubes[:, -1] * (before - knot)
+        columns.append((cubes[:, k] - upper / (last - before)) / (last - knots[0]) ** 2)
+    return np.column_stack(columns)
 
 
 def _read(rows: _Rows, method: str, clusters: NDArray[np.intp] | None, confidence: float) -> LengthControlled:
-    n, notes = len(rows.targets), list(size_notes(len(rows.targets), rows.dropped))
-    near_equal = float((np.abs(rows.near) <= np.log(NEAR)).mean()) if n else NOT_KNOWN
-    one_sided = n > 0 and (rows.near.min() > 0 or rows.near.max() < 0)
-    extrapolates = n > 0 and (near_equal < ENOUGH_NEAR or one_sided)
-    if extrapolates:
-        where = "all on one side of it" if one_sided else f"{near_equal:.1%} of rows within a factor {NEAR} of it"
-        notes.append(f"extrapolates to equal length: {where}")
-    constant = n == 0 or np.ptp(rows.predictor) == 0
-    offset = rows.predictor - rows.reference
-    design = [np.ones(n)] if constant else [np.ones(n), offset]
-    reading = [np.ones(n)] if constant else [np.ones(n), np.zeros(n)]
-    if rows.difficulty is not None and n and np.ptp(rows.difficulty) > 0:
-        design.append(rows.difficulty)
-        reading.append(rows.difficulty)
+    n = len(rows.targets)
+    constant = n == 0 or np.ptp(rows.predictor[:, 0]) == 0
+    design, reading = _designs(rows, constant)
+    fit = fit_logistic(design, rows.targets, clusters)
+    near = np.abs(rows.near) <= np.log(NEAR)
+    some_near = bool(fit.is_bounded and near.any() and not near.all())
+    misfit = score_test(design, rows.targets, fit, near.astype(np.float64), clusters) if some_near else NOT_KNOWN
+    extrapolation = _extrapolation(rows, near)
+    notes = list(size_notes(n, rows.dropped))
     if constant and n:
         notes.append("lengths do not vary: this is the raw rate")
-    fit = fit_logistic(np.column_stack(design), rows.targets, clusters)
+    if extrapolation:
+        notes.append(extrapolation)
+        warnings.warn(extrapolation, ExtrapolationWarning, stacklevel=3)
+    if misfit < MISFIT:
+        notes.append(
+            f"the fit misses the rows near equal length (p = {misfit:.1g}): they show {rows.targets[near].mean():.3f}"
+        )
     if not fit.is_bounded and n:
         notes.append(fit.problem)
-    value, low, high, error = _averaged(np.column_stack(reading), fit.coefficients, fit.covariance, confidence, n)
-    slope = NOT_KNOWN if constant else float(fit.coefficients[1])
-    slope_z = NOT_KNOWN if constant else slope / float(np.sqrt(fit.covariance[1, 1]))
+    value, low, high, error = _averaged(reading, fit.coefficients, fit.covariance, confidence, n)
+    slope, slope_p = (NOT_KNOWN, NOT_KNOWN) if constant or rows.predictor.shape[1] > 1 else _slope(fit)
     return LengthControlled(
         value=value,
         low=low,
@@ -175,10 +211,43 @@ def _read(rows: _Rows, method: str, clusters: NDArray[np.intp] | None, confidenc
         standard_error=error,
         raw=float(rows.targets.mean()) if n else NOT_KNOWN,
         slope=slope,
-        slope_p_value=_two_sided(slope_z),
-        near_equal=near_equal,
-        extrapolates=bool(extrapolates),
+        slope_p_value=slope_p,
+        near_equal=float(near.mean()) if n else NOT_KNOWN,
+        near_rate=float(rows.targets[near].mean()) if near.any() else NOT_KNOWN,
+        misfit_p_value=misfit,
+        extrapolates=bool(extrapolation),
     )
+
+
+def _designs(rows: _Rows, constant: bool) -> tuple[Floats, Floats]:
+    """The fitted design, and the same rows with the length predictor at its reference."""
+    n = len(rows.targets)
+    design, reading = [np.ones((n, 1))], [np.ones((n, 1))]
+    if not constant:
+        design.append(rows.predictor - rows.reference)
+        reading.append(np.zeros_like(rows.predictor))
+    if rows.difficulty is not None and n and np.ptp(rows.difficulty) > 0:
+        design.append(rows.difficulty[:, None])
+        reading.append(rows.difficulty[:, None])
+    return np.column_stack(design), np.column_stack(reading)
+
+
+def _extrapolation(rows: _Rows, near: NDArray[np.bool_]) -> str:
+    """Why the reading extrapolates, or ''."""
+    n = len(near)
+    if n == 0:
+        return ""
+    if rows.near.min() > 0 or rows.near.max() < 0:
+        return "extrapolates: all rows lie on one side of equal length"
+    if near.mean() < ENOUGH_NEAR or near.sum() < ENOUGH_NEAR_ROWS:
+        return f"extrapolates: only {near.sum()} of {n} rows are within a factor {NEAR} of equal length"
+    return ""
+
+
+def _slope(fit: LogisticFit) -> tuple[float, float]:
+    slope = float(fit.coefficients[1])
+    z = slope / float(np.sqrt(fit.covariance[1, 1]))
+    return slope, 2 * NormalDist().cdf(-abs(z)) if np.isfinite(z) else NOT_KNOWN
 
 
 def _averaged(reading: Floats, coefficients: Floats, covariance: Floats, confidence: float, n: int):
@@ -192,9 +261,3 @@ def _averaged(reading: Floats, coefficients: Floats, covariance: Floats, confide
     logit = float(np.log(value / (1 - value)))
     reach = t_of(confidence, max(1, n - len(coefficients))) * error / (value * (1 - value))
     return value, float(sigmoid(logit - reach)), float(sigmoid(logit + reach)), error
-
-
-def _two_sided(z: float) -> float:
-    from statistics import NormalDist
-
-    return 2 * NormalDist().cdf(-abs(z)) if np.isfinite(z) else NOT_KNOWN

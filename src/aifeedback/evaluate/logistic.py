@@ -7,13 +7,14 @@ covariance (White 1980; Liang & Zeger 1986 with clusters). The fit is statsmodel
 from __future__ import annotations
 
 import warnings
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.errors import MissingExtra
-from aifeedback.evaluate.columns import Floats
+from aifeedback.evaluate.columns import Floats, cluster_sums
 
 SEPARATED = 12.0
 """A fitted |logit| beyond this at the centre of the data means that the labels do not bound the fit."""
@@ -51,6 +52,22 @@ def fit_logistic(design: Floats, targets: Floats, clusters: NDArray[np.intp] | N
     if not (fit.converged and np.isfinite(covariance).all()) or is_separated(design, coefficients, targets):
         return unknown._replace(problem="the labels are separable: no finite fit")
     return LogisticFit(coefficients, covariance, True)
+
+
+def score_test(
+    design: Floats, targets: Floats, fit: LogisticFit, extra: Floats, clusters: NDArray[np.intp] | None = None
+) -> float:
+    """Two-sided p-value that the fit misses what ``extra`` explains: a robust score test. NaN if undefined.
+
+    Boos 1992: U = Σ z̃(y − p), z̃ the part of ``extra`` that the design does not explain (weighted by p(1 − p));
+    U²/ΣU_i² ~ χ²₁.
+    """
+    fitted = sigmoid(design @ fit.coefficients)
+    weights = (fitted * (1 - fitted))[:, None]
+    explained = np.linalg.lstsq(design.T @ (weights * design), design.T @ (weights[:, 0] * extra), rcond=None)[0]
+    scores = cluster_sums((extra - design @ explained) * (targets - fitted), clusters)
+    spread = float(np.sqrt((scores**2).sum()))
+    return 2 * NormalDist().cdf(-abs(float(scores.sum())) / spread) if spread > 1e-12 else np.nan
 
 
 def is_separated(design: Floats, coefficients: Floats, targets: Floats) -> bool:

@@ -132,7 +132,7 @@ def rogan_gladen(
     n_negative: int | None = None,
     confidence: float = 0.95,
 ) -> Estimate:
-    """True share of positives from the judged share: (judged + sp − 1)/(se + sp − 1), cut to [0, 1]. Rogan & Gladen 1978.
+    """True share from the judged share: (judged + sp − 1)/(se + sp − 1), cut to [0, 1]. Rogan & Gladen 1978.
 
     ``judged`` is the share the AI calls positive among ``n`` rows; se and sp were measured on ``n_positive`` truly
     positive and ``n_negative`` truly negative rows (None: taken as known). Interval: Lang & Reiczigel 2014, which
