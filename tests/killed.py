@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -72,3 +74,16 @@ def label(folder: Path, pairs: int, width: int, delay_s: float) -> None:
     partial = folder / "labels.part"
     partial.write_text("".join(preference.model_dump_json() + "\n" for preference in preferences))
     partial.replace(folder / "labels.jsonl")
+
+
+def half_a_transaction(path: Path) -> None:
+    """Dies in the middle of a transaction that has outgrown the cache, so that pages of it are in the log file."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA cache_size = 1")
+    db.execute("BEGIN IMMEDIATE")
+    db.execute("INSERT INTO settings (digest, body) VALUES (x'00', 'half')")
+    db.executemany(
+        "INSERT INTO calls VALUES (?, 'labels', ?, 1, x'00', 'ok', ?, NULL, 0, 0, 0.0, 0.0, 0.0, 1, x'00', x'00')",
+        [(n, n.to_bytes(32, "big"), "x" * 500) for n in range(1, 2000)],
+    )
+    os.kill(os.getpid(), signal.SIGKILL)

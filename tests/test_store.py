@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import sqlite3
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from aifeedback.errors import JournalError
 from aifeedback.store import Head, Journal, content_key, prompt_hash, setting_digest
-from store_entries import SETTING, entry
+from store_entries import SETTING, entry, write, write_beyond_the_limit
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["store_entries"])
+CONTEXT = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -145,22 +142,9 @@ def _append_until_it_fails(journal: Journal) -> None:
         journal.append([entry(100 * batch + n, answer="x" * 500) for n in range(100)])
 
 
-def _write_beyond_the_limit(path: Path, told: Path) -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-    import signal
-
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    journal = Journal(path)
-    try:
-        for number in range(100_000):
-            journal.append([entry(number, answer="x" * 500)])
-    except JournalError as error:
-        told.write_text(f"{number}\n{error}")
-
-
 def test_a_file_system_that_refuses_to_write(tmp_path: Path, path: Path) -> None:
     """A real refusal by the kernel in the middle of a commit; what was committed before is all there."""
-    process = CONTEXT.Process(target=_write_beyond_the_limit, args=(path, tmp_path / "told"))
+    process = CONTEXT.Process(target=write_beyond_the_limit, args=(path, tmp_path / "told"))
     process.start()
     process.join()
     committed, _, message = (tmp_path / "told").read_text().partition("\n")
@@ -207,20 +191,10 @@ def test_a_prompt_is_told_from_a_message_of_the_same_text() -> None:
     assert content_key(setting, user) != content_key(setting_digest(SETTING + " "), user)
 
 
-def _write(path: Path, writer: int, rows: int, batch: int, barrier: str) -> None:
-    while not os.path.exists(barrier):
-        time.sleep(0.01)
-    with Journal(path) as journal:
-        for start in range(0, rows, batch):
-            own = [entry(10**6 * (writer + 1) + n) for n in range(start, min(start + batch, rows))]
-            shared = [entry(n, answer=f'{{"writer":{writer}}}') for n in range(start // 10, start // 10 + batch // 10)]
-            journal.append([*own, *shared])
-
-
 def eight_writers(path: Path, rows: int, batch: int) -> None:
     """R9: each writes rows of its own and, in a race with the others, one shared row for every ten."""
     barrier = f"{path}.go"
-    processes = [CONTEXT.Process(target=_write, args=(path, w, rows, batch, barrier)) for w in range(8)]
+    processes = [CONTEXT.Process(target=write, args=(path, w, rows, batch, barrier)) for w in range(8)]
     for process in processes:
         process.start()
     Path(barrier).touch()

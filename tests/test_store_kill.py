@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import random
-import sqlite3
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +11,9 @@ from typing import NamedTuple
 import pytest
 
 from aifeedback.store import Journal
-from killed import label
+from killed import half_a_transaction, label
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["killed"])
+CONTEXT = multiprocessing.get_context("fork")
 
 
 class Life(NamedTuple):
@@ -94,23 +92,8 @@ def test_killed_while_sqlite_writes(tmp_path: Path) -> None:
     with Journal(tmp_path / "journal.sqlite") as journal:
         journal.append([])
         head = journal.head()
-    process = CONTEXT.Process(target=_half_a_transaction, args=(tmp_path / "journal.sqlite",))
+    process = CONTEXT.Process(target=half_a_transaction, args=(tmp_path / "journal.sqlite",))
     process.start()
     process.join()
     with Journal(tmp_path / "journal.sqlite") as journal:
         assert journal.verify() == head
-
-
-def _half_a_transaction(path: Path) -> None:
-    import os
-    import signal
-
-    db = sqlite3.connect(path, isolation_level=None)
-    db.execute("PRAGMA cache_size = 1")
-    db.execute("BEGIN IMMEDIATE")
-    db.execute("INSERT INTO settings (digest, body) VALUES (x'00', 'half')")
-    db.executemany(
-        "INSERT INTO calls VALUES (?, 'labels', ?, 1, x'00', 'ok', ?, NULL, 0, 0, 0.0, 0.0, 0.0, 1, x'00', x'00')",
-        [(n, n.to_bytes(32, "big"), "x" * 500) for n in range(1, 2000)],
-    )
-    os.kill(os.getpid(), signal.SIGKILL)
