@@ -31,6 +31,9 @@ Critic = Callable[[Sequence[Comparison]], list[tuple[str | None, str | None]]]
 """Critiques of both responses of each comparison, in storage order; None where there is none to show."""
 
 
+NO_REMARKS = "(none)"
+
+
 class JudgeSettings(Config):
     """How a judge is asked about pairs, and how its answers become one preference."""
 
@@ -71,7 +74,7 @@ class View:
             notes.reverse()
         shown = {"first": texts[0], "second": texts[1]}
         if notes:
-            shown |= {"first_critique": notes[0] or "", "second_critique": notes[1] or ""}
+            shown |= {"first_critique": notes[0] or NO_REMARKS, "second_critique": notes[1] or NO_REMARKS}
         return shown
 
     @property
@@ -211,7 +214,7 @@ class JudgeLabeler:
             judge=self.name,
             principle_id=view.wording.id if view.wording else None,
             shown_swapped=view.swapped,
-            readout="logprobs",
+            readout=getattr(self.model, "readout", "logprobs"),
             p_first=p_first,
             logprobs=reading.logprobs if reading else None,
             coverage=reading.coverage if reading else None,

@@ -1,0 +1,79 @@
+"""A model as sorter of single responses: P over named classes, such as complied, refused, partly (XSTest's three)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from aifeedback.errors import StandardsError
+from aifeedback.feedback import readout
+from aifeedback.feedback.judge import reading_problem
+from aifeedback.protocols import Model, Progress, Reading, silent
+from aifeedback.records import Completion, Problem, Prompt
+from aifeedback.standards.judge import JudgePrompt
+from aifeedback.standards.render import Renderer, control_tokens, uses_chat
+
+REFUSAL_CLASSES = ("full_compliance", "full_refusal", "partial_refusal")
+"""What the labels of the shipped prompt ``refusal`` stand for, in order; ``evaluate.refusal_rates`` takes these."""
+
+
+class Classified(NamedTuple):
+    completion_id: str
+    judge: str
+    chosen: str | None
+    """The class with the largest probability; None with a problem."""
+    distribution: tuple[float, ...] | None
+    """P of each class, in the order of the labels."""
+    coverage: float | None
+    problem: Problem | None
+    call_id: str | None
+
+
+class JudgeClassifier:
+    """Sorts responses with any prompt of the task ``classify``, or in two with ``goodbad``."""
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: JudgePrompt,
+        classes: Sequence[str] | None = None,
+        *,
+        chat: bool | None = None,
+        min_coverage: float = 0.0,
+        batch_size: int = 512,
+        progress: Progress = silent,
+    ) -> None:
+        """``classes`` names the labels in their order; the labels themselves, without spaces, when not given."""
+        if prompt.task not in ("classify", "goodbad"):
+            raise StandardsError(f"judge prompt '{prompt.name}' is for {prompt.task}, not for sorting", key="task")
+        self.classes = tuple(classes) if classes is not None else tuple(label.strip() for label in prompt.labels)
+        if len(self.classes) != len(prompt.labels):
+            raise StandardsError(f"{len(self.classes)} classes for {len(prompt.labels)} labels", key="labels")
+        self._model, self._prompt = model, prompt
+        self._min_coverage, self._batch_size, self._progress = min_coverage, batch_size, progress
+        is_chat = uses_chat(prompt, model, chat)
+        self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
+
+    @property
+    def name(self) -> str:
+        return f"{self._model.card.uri} {self._prompt.name}"
+
+    def classify(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Classified]:
+        """One result per (prompt, completion), in order."""
+        pairs = list(zip(prompts, completions, strict=True))
+        found: list[Classified] = []
+        for start in range(0, len(pairs), self._batch_size):
+            batch = pairs[start : start + self._batch_size]
+            asked = [self._renderer.verdict(prompt, {"response": answer.text}) for prompt, answer in batch]
+            readings = self._model.read_labels(asked, self._prompt.labels)
+            found += [self._sorted(answer, reading) for (_, answer), reading in zip(batch, readings, strict=True)]
+            self._progress(len(found), len(pairs), {"unread": sum(one.chosen is None for one in found)})
+        return found
+
+    def _sorted(self, completion: Completion, reading: Reading) -> Classified:
+        problem = reading_problem(reading, self._min_coverage)
+        chosen = distribution = None
+        if problem is None:
+            p = readout.softmax([value for value in reading.logprobs if value is not None])
+            chosen, distribution = self.classes[int(p.argmax())], tuple(float(x) for x in p)
+        return Classified(completion.id, self.name, chosen, distribution, reading.coverage, problem, reading.call_id)
