@@ -38,17 +38,17 @@ class Stopped(Exception):
 
 
 def sft(model: Path, out: Path, progress: Any = None, **more: Any) -> TrainResult:
-    return train_sft(model, made_answers(30), SftConfig(**SETTINGS, **more), out, **_progress(progress))
+    return train_sft(model, made_answers(12), SftConfig(**SETTINGS, **more), out, **_progress(progress))
 
 
 def reward(model: Path, out: Path, progress: Any = None, **more: Any) -> TrainResult:
     config = RewardModelConfig(**{**SETTINGS, "evaluate_every": 10, **more})
-    return fit_reward_model(model, made_pairs(30), config, out, heldout=made_pairs(8, seed=5), **_progress(progress))
+    return fit_reward_model(model, made_pairs(12), config, out, heldout=made_pairs(8, seed=5), **_progress(progress))
 
 
 def dpo(model: Path, out: Path, progress: Any = None, **more: Any) -> TrainResult:
     config = DpoConfig(**{**SETTINGS, "optimizer": "adamw", **more})
-    return train_dpo(model, made_pairs(30), config, out, **_progress(progress))
+    return train_dpo(model, made_pairs(12), config, out, **_progress(progress))
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_the_callers_random_state_is_left_alone(smallest: Path, tmp_path: Path) 
 
 
 def test_another_seed_is_another_run(smallest: Path, tmp_path: Path) -> None:
-    first = train_sft(smallest, made_answers(30), SftConfig(**SETTINGS), tmp_path / "a")
-    second = train_sft(smallest, made_answers(30), SftConfig(**{**SETTINGS, "seed": 8}), tmp_path / "b")
+    first = train_sft(smallest, made_answers(12), SftConfig(**SETTINGS), tmp_path / "a")
+    second = train_sft(smallest, made_answers(12), SftConfig(**{**SETTINGS, "seed": 8}), tmp_path / "b")
     assert first.figures["loss"] != second.figures["loss"]
 
 
@@ -100,14 +100,14 @@ def test_a_finished_run_returns_at_once_and_refuses_another(smallest: Path, tmp_
     assert sft(smallest, tmp_path / "out") == first
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(TrainingError, match="other data, model or settings"):
-        train_sft(smallest, made_answers(31), SftConfig(**SETTINGS), tmp_path / "out")
+        train_sft(smallest, made_answers(13), SftConfig(**SETTINGS), tmp_path / "out")
 
 
 def test_a_checkpoint_of_another_run_is_refused(smallest: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         sft(smallest, tmp_path / "out", progress=stop_at_once)
     with pytest.raises(TrainingError, match="other data, model or settings"):
-        train_sft(smallest, made_answers(31), SftConfig(**SETTINGS), tmp_path / "out")
+        train_sft(smallest, made_answers(13), SftConfig(**SETTINGS), tmp_path / "out")
 
 
 def test_a_torn_checkpoint_is_refused_and_a_torn_metric_line_dropped(smallest: Path, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Where training gets hidden states and log-probabilities from: one place to switch how they are computed."""
+"""Where training gets hidden states and log-probabilities from: what sequences share is computed once."""
 
 from __future__ import annotations
 
-from aifeedback.train.plain import hidden_states, last_hidden, sequence_logprobs
+from aifeedback.engine.forward import last_hidden, sequence_logprobs
+from aifeedback.train.plain import hidden_states
 
 __all__ = ["hidden_states", "last_hidden", "sequence_logprobs"]
