@@ -52,11 +52,14 @@ class JudgeClassifier:
         self._model, self._prompt = model, prompt
         self._min_coverage, self._batch_size, self._progress = min_coverage, batch_size, progress
         is_chat = uses_chat(prompt, model, chat)
+        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
     def name(self) -> str:
-        return f"{self._model.card.uri} {self._prompt.name}"
+        if self._name is None:
+            self._name = f"{self._model.card.uri} {self._prompt.name}"
+        return self._name
 
     def classify(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Classified]:
         """One result per (prompt, completion), in order."""

@@ -102,12 +102,15 @@ class JudgeLabeler:
         self._principles, self._critic, self._progress = principles, critic, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
+        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
     def name(self) -> str:
         """Model and prompt: what a judgement names as its judge."""
-        return f"{self.model.card.uri} {self.prompt.name}"
+        if self._name is None:
+            self._name = f"{self.model.card.uri} {self.prompt.name}"
+        return self._name
 
     @property
     def settings_id(self) -> str:

@@ -59,13 +59,16 @@ class JudgeScorer:
         self._wording, self._progress = wording, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
+        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
     def name(self) -> str:
         """Model, prompt and criterion: what a score names as its judge."""
-        criterion = f" {self._wording.id}" if self._wording else ""
-        return f"{self.model.card.uri} {self.prompt.name}{criterion}"
+        if self._name is None:
+            criterion = f" {self._wording.id}" if self._wording else ""
+            self._name = f"{self.model.card.uri} {self.prompt.name}{criterion}"
+        return self._name
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
         """One score per (prompt, completion), in order."""
