@@ -88,7 +88,7 @@ def _stated(plain: str, forms: Forms) -> Iterator[object]:
         match = forms.line.fullmatch(line)
         if match is not None and phrases.OTHER_HEADING.search(line[: match.start(match.lastindex or 0)]):
             continue
-        if match is None and place in (0, len(lines) - 1) and not _is_list_number(line, lines):
+        if match is None and _may_be_bare(place, lines, forms):
             match = forms.bare.fullmatch(line)
         if match is not None:
             yield _value(match, forms)
@@ -122,5 +122,10 @@ def _is_hedged(plain: str, match: re.Match[str]) -> bool:
     )
 
 
-def _is_list_number(line: str, lines: Sequence[str]) -> bool:
-    return line[-1] in ".)" and sum(bool(phrases.LIST_NUMBER.match(other)) for other in lines) > 1
+def _may_be_bare(place: int, lines: Sequence[str], forms: Forms) -> bool:
+    """May a line be a value alone? The first, the last, and one below a heading may, unless it numbers a list."""
+    if lines[place][-1] in ".)" and sum(bool(phrases.LIST_NUMBER.match(line)) for line in lines) > 1:
+        return False
+    if place > 0 and forms.heading.fullmatch(lines[place - 1]):
+        return phrases.OTHER_HEADING.search(lines[place - 1]) is None
+    return place in (0, len(lines) - 1)

@@ -13,6 +13,8 @@ class Forms(NamedTuple):
 
     bare: re.Pattern[str]
     """A whole line that is nothing but the value."""
+    heading: re.Pattern[str]
+    """A whole line that announces the value of the next."""
     line: re.Pattern[str]
     """A whole line: heading and value."""
     final: re.Pattern[str]
@@ -59,9 +61,9 @@ _WRAPPING = " \t\f\v#{}[]()<>|$,;:'"
 def plain(text: str) -> str:
     """Without thinking, mark-up and invisible characters; boxes and tags become headings."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("’", "'").replace("‘", "'")
-    text = _INVISIBLE.sub("", text)
-    if "<think" in text or "</think" in text:
-        text = text.rpartition("</think>")[2]
+    text = re.sub(r"[^\S\n]+", " ", _INVISIBLE.sub("", text))
+    if "<think" in text or "</think>" in text:
+        text = text.rpartition("</think>")[2] if "</think>" in text else ""
     text = _BOX.sub("\n final answer: \\g<1>\\g<2> \n", text)
     text = _TAG.sub("\n\\1: \\2\n", text)
     text = re.sub(r'["“”„«»]', "", text)
@@ -152,6 +154,7 @@ def score_forms(low: int, high: int) -> Forms:
     )
     return Forms(
         bare=pattern(rf"(?:an? )?{number_or_comma}(?:{of}|\s*points?)?\s*[.!]*"),
+        heading=pattern(rf"{heading}{_REMARK}"),
         line=pattern(rf"{heading}{_JOINT}[\[(]?{number_or_comma}(?:{of}|\s*points?)?[\])]?\s*[.!]*"),
         final=pattern(
             rf"\b(?:final|overall)(?:\s+[a-z']+){{0,5}}?{_JOINT}{amount}"
@@ -164,7 +167,7 @@ def score_forms(low: int, high: int) -> Forms:
         ),
         spoils=pattern(
             r"\d\s*(?:-|–|—|to|or|and)\s*(?:an? )?\d(?!\d*[.)]\s)|\bbetween\b[^.\n]{0,20}\d|\d\s*/\s*\d+\s*/\s*\d"
-            rf"|\d\s*(?:/|out of)\s*(?!{top}(?![\w.]))\d|\d\s*[%×]|\bstars?\b|\bpercent"
+            rf"|\d\s*(?:/|out of)\s*(?!{top}(?!\w|\.\d))\d|\d\s*[%×]|\bstars?\b|\bpercent"
         ),
         values=None,
         span=(low, high),
@@ -201,6 +204,7 @@ def label_forms(labels: tuple[str, ...]) -> Forms:
     leading = rf"\A\s*({alone})(?=\s*[,;:–—]|\s+-\s|\.\s)" if all(len(name) > 1 for name in names) else "(?!)()"
     return Forms(
         bare=pattern(rf"(?:{noun}\s+)?[(\[]?({alone})[)\]]?\s*[.!]*"),
+        heading=pattern(rf"{heading}{_REMARK}"),
         line=pattern(rf"{heading}{_JOINT}(?:{noun}\s+)?[(\[]?({alone})[)\]]?\s*[.!]*|{must_name}(?:{better})\s*[.!]*"),
         final=pattern(
             rf"\b(?:final|overall)(?:\s+[a-z']+){{0,4}}?{_JOINT}{named}{stop}|\boverall,?\s+{must_name}(?:{better})"
@@ -208,7 +212,7 @@ def label_forms(labels: tuple[str, ...]) -> Forms:
         inline=(
             pattern(rf"\b(?:prefer|choose|pick|select|favou?r|go with)\s+{named}{stop}"),
             pattern(rf"{must_name}(?:{better})"),
-            pattern(rf"\b{choice}\b(?:\s+{noun})?{_JOINT}{named}{stop}"),
+            pattern(rf"\b{choice}\b(?:\s+(?:one|{noun}))?{_JOINT}{named}{stop}"),
             pattern(leading),
         ),
         spoils=pattern(
