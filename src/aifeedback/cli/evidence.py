@@ -1,4 +1,4 @@
-"""compare, report: measurement and evidence from files and runs."""
+"""compare, evaluate, audit, report: measurement and evidence from files and runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (compare, report):
+    for command in (compare, evaluate, audit, report):
         app.command()(command)
 
 
@@ -59,6 +59,86 @@ def compare(
         for name, row in outcome.figures["policies"].items()
     ]
     table(f"win rate against {stage.reference}, %", ("policy", "win rate", "length-controlled", "characters"), rows)
+
+
+def evaluate(
+    labelled: Annotated[Path, typer.Option("--data", help="A labelled file, or any file with verdicts.")],
+    seed: int = 0,
+    json_file: Json = None,
+) -> None:
+    """What a labelled file shows: agreement with people, calibration, win rate raw and at equal length."""
+    from aifeedback import evaluate as measure
+    from aifeedback import files
+    from aifeedback.cli.terminal import show_figures
+
+    rows = files.read_labelled(labelled, seed)
+    p_first = [row.p_first for row in rows]
+    human = [row.human_p_first for row in rows]
+    lengths = [(max(1, len(r.comparison.first.text)), max(1, len(r.comparison.second.text))) for r in rows]
+    first, second = [a for a, _ in lengths], [b for _, b in lengths]
+    figures = {
+        "rows": len(rows),
+        "not_known": sum(p is None for p in p_first),
+        "win_rate_of_first": measure.win_rate(p_first).as_dict(),
+        "length_controlled": measure.length_controlled_win_rate(p_first, first, second).as_dict(),
+    }
+    if any(h is not None for h in human):
+        figures |= {
+            "alignment": measure.alignment(p_first, human).as_dict(),
+            "kappa": measure.cohens_kappa(_choices(p_first), _choices(human)).as_dict(),
+            "calibration_error": measure.expected_calibration_error(p_first, human).as_dict(),
+            "brier": measure.brier(p_first, human).as_dict(),
+        }
+    show_figures(figures, json_file)
+
+
+def _choices(p_first: list[float | None]) -> list[float]:
+    """1 the first, 0 the second, 0.5 a tie, NaN not known."""
+    return [float("nan") if p is None else 0.5 if p == 0.5 else float(p > 0.5) for p in p_first]
+
+
+def audit(
+    judge: Annotated[list[str], typer.Argument(help="Judges to audit side by side; or: verify RUN.")],
+    data: Annotated[Path | None, typer.Option(help="Pairs, best with people's verdicts.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Judge prompt: a shipped name, lab:NAME, or a YAML file.")] = None,
+    by: Annotated[str, typer.Option(help="pairs, or ratings of each response alone.")] = "pairs",
+    rationale: Annotated[
+        bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")
+    ] = False,
+    probe: Annotated[list[str] | None, typer.Option(help="Only these probes.")] = None,
+    n: Annotated[int, typer.Option(help="Pairs that a probe which changes texts may use.")] = 400,
+    limit: Annotated[int | None, typer.Option(help="Use only so many pairs.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder for findings, report and journal.")] = Path(
+        "runs/audit"
+    ),
+    seed: int = 0,
+    json_file: Json = None,
+) -> None:
+    """Where a judge is biased, how well it agrees with people, what fools it; `audit verify RUN` checks a journal."""
+    if judge[0] == "verify":
+        _verify(judge[1:])
+        return
+    from aifeedback.cli.auditing import audit_judges
+    from aifeedback.cli.steps import judge_spec
+
+    thought = {} if rationale else None
+    specs = {name: judge_spec(name, prompt, by=by, rationale=thought) for name in judge}
+    audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file)
+
+
+def _verify(runs: list[str]) -> None:
+    from aifeedback.errors import FileError
+    from aifeedback.store import Journal
+
+    for run in runs:
+        path = Path(run) / "journal.sqlite" if Path(run).is_dir() else Path(run)
+        if not path.is_file():
+            raise FileError("no journal here", file=path, fix="give a run folder or a journal file")
+        with Journal(path) as journal:
+            head = journal.verify()
+        console.print(
+            f"[green]✓[/] {path}: {head.rows:,} calls, unchanged since they were written; head {head.link[:16]}"
+        )
 
 
 def _named(text: str) -> tuple[str, str]:

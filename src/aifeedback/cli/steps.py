@@ -1,4 +1,4 @@
-"""sample, pair, label, score, revise, calibrate: a feedback step on files; the same command goes on where it stopped."""
+"""sample, pair, label, score, revise, calibrate: a feedback step on files; running it again goes on where it stopped."""
 
 from __future__ import annotations
 

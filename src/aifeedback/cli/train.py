@@ -128,7 +128,7 @@ def rl(
     from aifeedback.train.reinforce import RLConfig, train_rl
     from aifeedback.train.rewards import name_of
 
-    spec = _reward(reward, judge_prompt, rationale)
+    spec = reward_spec(reward, judge_prompt, rationale)
     start = _start(policy, prompts, *spec.inputs())
     config = _config(
         RLConfig,
@@ -151,7 +151,7 @@ def rl(
     _report(result, out, json_file)
 
 
-def _reward(name: str, prompt: str, rationale: bool) -> Any:
+def reward_spec(name: str, prompt: str, rationale: bool) -> Any:
     from aifeedback.config import parse
     from aifeedback.stages.rewards import RewardSpec
 

@@ -1,0 +1,65 @@
+"""The body of `aifeedback audit`: every probe on every judge, a table, findings as JSON and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aifeedback.cli.single import require
+from aifeedback.cli.terminal import console, one_bar, table
+from aifeedback.errors import RecipeError
+
+
+def audit_judges(
+    specs: Mapping[str, Any],
+    data: Path | None,
+    *,
+    probes: Sequence[str] | None,
+    n: int,
+    limit: int | None,
+    out: Path,
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Audits each judge on the same pairs; the first failing input stops before any call."""
+    from aifeedback import files
+    from aifeedback.audit.judge import audit_judge
+    from aifeedback.audit.judge_report import write_judge_report
+    from aifeedback.runs import write_json
+    from aifeedback.stages import Job, resolve
+
+    if data is None:
+        raise RecipeError("an audit needs pairs", key="--data", fix="give a file of comparisons")
+    names = [name for spec in specs.values() for name in resolve.outside_judge(spec)]
+    require([str(data), *names])
+    read = files.read_comparisons(data, seed, limit=limit)
+    console.print(f"[dim]{read.report.sentence()}[/]")
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job(out, out / "journal.sqlite", out, seed)
+    made: dict[str, Any] = {}
+    audits = []
+    for name, spec in specs.items():
+        with one_bar(name) as progress:
+            audits.append(
+                audit_judge(
+                    resolve.labeler(spec, job),
+                    read.rows,
+                    read.human,
+                    probes=probes,
+                    n=n,
+                    seed=seed,
+                    family=resolve.who(spec.model, job)[0],
+                    who=resolve.described(spec, job),
+                    made=made,
+                    progress=progress,
+                )
+            )
+    for found in audits:
+        rows = [(f.probe, f.level, f.sentence) for f in found.findings]
+        table(f"{found.judge}: {found.pairs} pairs, {found.asked} asked", ("probe", "level", "finding"), rows)
+    told = {"judges": [found.as_dict() for found in audits]}
+    write_json(out / "audit.json", told)
+    if json_file:
+        write_json(json_file, told)
+    console.print(f"report: [bold]{write_judge_report(audits, out)}[/]")
