@@ -156,12 +156,11 @@ def top_table(first: Mapping[str, Any], api: Api) -> dict[str, float]:
         raise Unusable(Problem.NO_LOGPROBS, "the server returned an empty list of log-probabilities")
     table: dict[str, float] = {}
     for token, value in entries:
-        if not isinstance(token, str) or isinstance(value, bool) or not isinstance(value, int | float):
-            raise Unusable(Problem.BAD_LOGPROBS, f"not a log-probability: {token!r}: {value!r}"[:200])
-        if math.isnan(value) or value > SLACK:
-            raise Unusable(Problem.BAD_LOGPROBS, f"not a log-probability: {token!r}: {value!r}"[:200])
-        if value > NEVER:
-            table[token] = add_logs(table.get(token), min(float(value), 0.0))
+        logprob = _real(value)
+        if not isinstance(token, str) or logprob is None or logprob > SLACK:
+            raise Unusable(Problem.BAD_LOGPROBS, f"not a log-probability: {token!r}: {str(value)[:40]}"[:200])
+        if logprob > NEVER and token:  # control tokens may be shown as empty texts
+            table[token] = add_logs(table.get(token), min(logprob, 0.0))
     if math.fsum(math.exp(value) for value in table.values()) > 1.0 + 10 * SLACK:
         raise Unusable(Problem.BAD_LOGPROBS, "the probabilities sum to more than 1")
     return table
@@ -207,6 +206,16 @@ def usage(answer: Mapping[str, Any]) -> Usage:
     details = found.get("prompt_tokens_details")
     cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
     return Usage(_count(found.get("prompt_tokens")), _count(found.get("completion_tokens")), cached or 0)
+
+
+def _real(value: Any) -> float | None:
+    """A number that JSON can hold as a float; None for anything else, NaN and integers beyond all floats included."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return None if math.isnan(value) else float(value)
+    except OverflowError:
+        return None
 
 
 def _count(value: Any) -> int | None:
