@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from aifeedback.errors import StandardsError
+from aifeedback.feedback.gain import revision_gain
+from aifeedback.feedback.judge import JudgeLabeler
 from aifeedback.feedback.revise import Reviser, sft_rows
 from aifeedback.protocols import Reply
 from aifeedback.records import Completion, Problem, Prompt, Sampling
 from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.judge import JudgePrompt
 
-from .judge_stub import StubModel, flat
+from .judge_stub import StubModel, better_longer, flat
 
 HARMLESS = Constitution.load("harmless")
 PROMPTS = [Prompt.of(f"request {i}") for i in range(12)]
@@ -131,3 +135,17 @@ def test_unchanged_responses_are_examples_too_unless_unwanted() -> None:
 def test_prompts_of_the_wrong_task_are_refused() -> None:
     with pytest.raises(StandardsError, match="is for pairwise, not for critique"):
         Reviser(StubModel(), HARMLESS, critique_prompt=JudgePrompt.load("helpful-base"))
+
+
+def test_the_gain_is_told_by_any_labeler() -> None:
+    results = revised(1)
+    likes_longer = JudgeLabeler(StubModel(better_longer), JudgePrompt.load("helpful-base"))
+    gain = revision_gain(results, likes_longer)
+    assert (gain.n, gain.unchanged, gain.judged, gain.worse, gain.better) == (12, 0, 12, 12, 0)
+    assert gain.share_worse == 1.0
+    assert gain.mean_p_after == pytest.approx(1 / (1 + math.exp(0.4)))
+    likes_shorter = JudgeLabeler(StubModel(lambda t: better_longer(t)[::-1]), JudgePrompt.load("helpful-base"))
+    assert revision_gain(results, likes_shorter).better == 12
+    deaf = JudgeLabeler(StubModel(lambda t: Problem.TIMEOUT), JudgePrompt.load("helpful-base"))
+    silent = revision_gain(results, deaf)
+    assert (silent.judged, silent.unread, silent.share_worse, silent.mean_p_after) == (0, 12, None, None)

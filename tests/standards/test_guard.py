@@ -100,3 +100,21 @@ def test_structural_attacks_are_neutral_ten_thousand_times() -> None:
     renderer = Renderer(JudgePrompt.load("summary-detailed"), chat=False)
     for seed in range(10_000):
         neutral_in_prompt(renderer, seed)
+
+
+def test_no_attack_becomes_a_control_token_of_a_tokenizer() -> None:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    core = Tokenizer(models.BPE())
+    core.normalizer = normalizers.NFKC()
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator([], trainers.BpeTrainer(special_tokens=["<pad>"], initial_alphabet=alphabet))
+    core.add_special_tokens(list(CONTROL_TOKENS))
+    control = {core.token_to_id(token) for token in CONTROL_TOKENS}
+    assert control & set(core.encode("".join(CONTROL_TOKENS)).ids), "bare, they are control tokens"
+    renderer = Renderer(JudgePrompt.load("helpful-detailed"), chat=False)
+    for seed in range(150):
+        texts = [attack(seed, place) for place in range(3)]
+        rendered = renderer.verdict(texts[0], {"first": texts[1], "second": texts[2]})
+        assert not control & set(core.encode(rendered).ids)
