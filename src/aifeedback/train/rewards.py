@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aifeedback.errors import InputError, RecipeError
+from aifeedback.errors import InputError, RecipeError, TrainingError
 from aifeedback.protocols import Labeler, RewardFn, Scorer
 from aifeedback.records import Comparison, Completion, Prompt
 
@@ -136,9 +136,17 @@ def python_function(spec: str) -> Reward:
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         given: Mapping[str, Any] = {"prompts": prompts, "completions": completions, **columns}
-        return list(function(**{k: v for k, v in given.items() if takes_all or k in wanted}))
+        found: Any = function(**{k: v for k, v in given.items() if takes_all or k in wanted})
+        return list(found)
 
     return Reward(f"python:{place}", score)
+
+
+def checked_rewards(values: Sequence[Any], count: int) -> list[float | None]:
+    """What a reward function returned, as floats; None and NaN are None. Raises TrainingError for anything else."""
+    if len(values) != count:
+        raise TrainingError(f"the reward function returned {len(values)} values for {count} completions")
+    return [_finite(value) for value in values]
 
 
 def records(prompts: Sequence[Any], completions: Sequence[str]) -> tuple[list[Prompt], list[Completion]]:
@@ -167,3 +175,15 @@ def _load(file: Path) -> Any:
     except Exception as broken:
         raise InputError(f"cannot be imported: {type(broken).__name__}: {broken}", file=file, key="reward") from broken
     return module
+
+
+def _finite(value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as wrong:
+        raise TrainingError(f"the reward function returned {value!r}, which is neither a number nor None") from wrong
+    if number in (float("inf"), float("-inf")):
+        raise TrainingError(f"the reward function returned {number}")
+    return None if number != number else number

@@ -23,6 +23,7 @@ from aifeedback.errors import TrainingError
 from aifeedback.protocols import PromptLike, RewardFn
 from aifeedback.records import Prompt, Sampling
 from aifeedback.train import checkpoint, compute
+from aifeedback.train.rewards import checked_rewards
 
 
 class Tokens(NamedTuple):
@@ -162,9 +163,7 @@ def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> 
     for name in sorted({tag for p in prompts for tag in p.tags}):
         columns[name] = [p.tags.get(name) for p in prompts]
     values = reward(prompts=[plain_prompt(p) for p in prompts], completions=list(texts), **columns)
-    if len(values) != len(texts):
-        raise TrainingError(f"the reward function returned {len(values)} values for {len(texts)} completions")
-    return [_finite(value) for value in values]
+    return checked_rewards(values, len(texts))
 
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
@@ -172,18 +171,6 @@ def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
     if len(prompt.messages) == 1 and prompt.messages[0].role == "user":
         return prompt.messages[0].content
     return [m.model_dump() for m in prompt.messages]
-
-
-def _finite(value: Any) -> float | None:
-    if value is None:
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError) as wrong:
-        raise TrainingError(f"the reward function returned {value!r}, which is neither a number nor None") from wrong
-    if number in (float("inf"), float("-inf")):
-        raise TrainingError(f"the reward function returned {number}")
-    return None if number != number else number
 
 
 def as_rewards(values: Sequence[float | None], *, samples: int) -> Tensor:
