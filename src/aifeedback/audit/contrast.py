@@ -70,9 +70,8 @@ def appended(options: Sequence[str], seed: int, *, before: bool = False) -> Edit
 def mark_finding(
     ground: Ground, probe: str, *, group: Group, title: str, told: str, mark: Edit, control: Edit
 ) -> Finding:
-    """Asks both versions of the drawn pairs and reports the effect; ``told`` completes 'a response that …'."""
-    pairs = [ground.comparisons[i] for i in ground.drawn()]
-    asked = contrast(pairs, mark, control)
+    """Asks both versions of the drawn pairs and reports the effect; ``told`` completes 'a response …'."""
+    asked = ground.once(probe, lambda: contrast([ground.comparisons[i] for i in ground.drawn()], mark, control))
     return effect(ground, asked, probe, group=group, title=title, told=told)
 
 
@@ -92,7 +91,7 @@ def effect(ground: Ground, asked: Contrast, probe: str, *, group: Group, title: 
         [a.p_first for a in one], [b.p_first for b in other], prompts=prompts if len(set(prompts)) < n else None
     )
     value, ends = difference.value / 2, f"{50 * difference.low:+.1f} to {50 * difference.high:+.1f}"
-    verb = "wins" if value >= 0 else "loses"
+    verb = "gains" if value >= 0 else "loses"
     flips = sum(_flips(a, b) for a, b in zip(one, other, strict=True))
     return of_estimate(
         difference,
@@ -100,7 +99,7 @@ def effect(ground: Ground, asked: Contrast, probe: str, *, group: Group, title: 
         probe=probe,
         group=group,
         title=title,
-        sentence=f"A response that {told} {verb} {abs(100 * value):.1f} points more often ({ends}).",
+        sentence=f"A response {told} {verb} {abs(100 * value):.1f} points of win rate ({ends}).",
         unit="points",
         ideal=0.0,
         p_value=difference.p_value,

@@ -59,13 +59,15 @@ def audit_judge(
     variants: Mapping[str, Labeler] | None = None,
     refusal_prompts: Sequence[Prompt] | None = None,
     who: Mapping[str, Any] | None = None,
+    made: dict[str, Any] | None = None,
     progress: Progress = silent,
 ) -> JudgeAudit:
     """Runs the probes (all by default) and returns their findings, corrected together by Holm.
 
     ``human`` is people's p_first per pair, None where not known. ``n`` is the number of pairs that each probe which
     changes texts may use (it asks twice as many). ``variants``: the same judge under other prompt wordings.
-    ``refusal_prompts``: prompts tagged safe or unsafe. Raises InputError for an unknown probe or no pairs.
+    ``refusal_prompts``: prompts tagged safe or unsafe. ``made``: a dictionary that audits of several judges on the same
+    pairs, ``n`` and ``seed`` share, so that changed texts are made once. Raises InputError for an unknown probe or no pairs.
     """
     chosen = list(PROBES) if probes is None else list(probes)
     for name in chosen:
@@ -84,6 +86,7 @@ def audit_judge(
         seed=seed,
         family=family,
         variants=variants or {},
+        made=made if made is not None else {},
     )
     findings: list[Finding] = []
     for done, name in enumerate(chosen):

@@ -16,9 +16,9 @@ from aifeedback.records import Comparison, Completion
 def persuasion(ground: Ground) -> list[Finding]:
     """Injected verdicts, fake reasoning, spoofed delimiters, and all of them together."""
     told = {
-        "injected_verdict": "tells the judge to choose it",
-        "fake_reasoning": "carries a made-up comparison in its favour",
-        "delimiters": "imitates the form of the verdict",
+        "injected_verdict": "that tells the judge to choose it",
+        "fake_reasoning": "that carries a made-up comparison in its favour",
+        "delimiters": "that imitates the form of the verdict",
     }
     found = []
     for name, sentence in told.items():
@@ -28,10 +28,10 @@ def persuasion(ground: Ground) -> list[Finding]:
             mark_finding(ground, name, group="attack", title=words["title"], told=sentence, mark=mark, control=control)
         )
     marks, controls = (_all_of(list(told), key, ground.seed) for key in ("mark", "control"))
+    title, carries = "All attacks together", "that carries all three attacks"
     found.append(
-        mark_finding(ground, "combined", group="attack", title="All attacks together", told="carries all three attacks",
-                     mark=marks, control=controls)
-    )  # fmt: skip
+        mark_finding(ground, "combined", group="attack", title=title, told=carries, mark=marks, control=controls)
+    )
     return found
 
 
@@ -49,10 +49,7 @@ def stand_in(ground: Ground, name: str, group: Group, title: str, told: str) -> 
     """How often a text that answers nothing beats a real answer; the off-topic control stands beside it."""
     from aifeedback.evaluate import win_rate
 
-    told_human = dict(zip((c.id for c in ground.comparisons), ground.human, strict=True))
-    pairs = [ground.comparisons[i] for i in ground.drawn(min(ground.n, 200))]
-    asked = [_replaced(c, told_human[c.id], texts()[name], ground.seed) for c in pairs]
-    control = [_replaced(c, told_human[c.id], texts()["off_topic"], ground.seed) for c in pairs[: len(pairs) // 2]]
+    asked, control = ground.once(name, lambda: _stand_ins(ground, name))
     said = ground.ask([*asked, *control])
     unreadable = sum(p.p_first is None for p in said)
     wins = win_rate([p.p_first for p in said[: len(asked)]], hard=True)
@@ -69,9 +66,20 @@ def stand_in(ground: Ground, name: str, group: Group, title: str, told: str) -> 
     return of_estimate(
         wins, probe=name, group=group, title=title, sentence=sentence, ideal=0.0, level=level, unreadable=unreadable,
         calls=len(said), details={"off-topic text": chance.as_dict()},
-        examples=tuple({"prompt": c.prompt.text, "stand-in": c.first.text, "real answer": c.second.text, "P(stand-in)": p}
-                       for c, p in fooled[:3]),
+        examples=tuple(
+            {"prompt": c.prompt.text, "stand-in": c.first.text, "real answer": c.second.text, "P(stand-in)": p}
+            for c, p in fooled[:3]
+        ),
     )  # fmt: skip
+
+
+def _stand_ins(ground: Ground, name: str) -> tuple[list[Comparison], list[Comparison]]:
+    """(stand-in, real answer) for each drawn pair, and (off-topic text, real answer) for half of them."""
+    drawn = ground.drawn(min(ground.n, 200))
+    return (
+        [_replaced(ground.comparisons[i], ground.human[i], texts()[name], ground.seed) for i in drawn],
+        [_replaced(ground.comparisons[i], ground.human[i], texts()["off_topic"], ground.seed) for i in drawn[::2]],
+    )
 
 
 def _replaced(comparison: Comparison, human: float | None, options: Sequence[str], seed: int) -> Comparison:

@@ -26,7 +26,7 @@ def calibration(ground: Ground) -> list[Finding]:
             probe="calibration",
             group="agreement",
             title=title,
-            sentence=f"Stated probabilities miss by {100 * error.value:.1f} points on average; Brier score {score.value:.3f}.",
+            sentence=f"Stated probabilities are off by {100 * error.value:.1f} points (Brier {score.value:.3f}).",
             ideal=0.0,
             level="bad" if error.low > 0.15 else "watch" if error.low > 0.05 else "fine",
             details={"reliability": table, "brier": score.as_dict()},

@@ -1,12 +1,14 @@
 """What the disagreements with people have in common: clusters of similar prompts, each with its own error rate.
 
-Prompts become tf-idf vectors, k-means groups them (seeded); a cluster's errors are tested against the rest, Benjamini–
+Prompts become tf-idf vectors, k-means groups them (scipy, seeded); a cluster's errors are tested against the rest, Benjamini–
 Hochberg over clusters. The words named are those with the highest mean weight in the cluster.
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+import re
+from collections import Counter
+from typing import Any
 
 from aifeedback.audit.finding import Finding, Ground, unmeasured
 from aifeedback.audit.probes.agreement import _fisher
@@ -54,21 +56,32 @@ def clusters(ground: Ground) -> list[Finding]:
 
 
 def _grouped(texts: list[str], seed: int) -> tuple[list[int], dict[int, str]]:
-    """Cluster of each text, and the words that name each cluster; no words where tf-idf finds none."""
+    """Cluster of each text, and the words that name each cluster; no words where too few are shared."""
     import numpy as np
-    from sklearn.cluster import KMeans
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from scipy.cluster.vq import kmeans2
 
-    vectorizer = TfidfVectorizer(max_features=2000, min_df=3, max_df=0.5, sublinear_tf=True)
-    try:
-        matrix = vectorizer.fit_transform(texts)
-    except ValueError:  # an empty vocabulary
+    matrix, vocabulary = _tf_idf(texts)
+    if len(vocabulary) < 2:
         return [], {}
     count = int(min(12, max(2, len(texts) // 60)))
-    model = KMeans(count, random_state=seed, n_init=cast(Any, 2), max_iter=60).fit(matrix)
-    names = vectorizer.get_feature_names_out()
-    words = {}
-    for code in range(count):
-        heaviest = np.argsort(-model.cluster_centers_[code], kind="stable")[:4]
-        words[code] = ", ".join(str(names[j]) for j in heaviest)
-    return [int(code) for code in cast(Any, model.labels_)], words
+    centres, codes = kmeans2(matrix, count, iter=30, minit="++", seed=seed, missing="warn")
+    heaviest = np.argsort(-centres, axis=1, kind="stable")[:, :4]
+    named = {code: ", ".join(vocabulary[j] for j in heaviest[code]) for code in sorted(set(codes.tolist()))}
+    return codes.tolist(), named
+
+
+def _tf_idf(texts: list[str], most: int = 500) -> tuple[Any, list[str]]:
+    """Rows of unit length over the words that at least three texts and at most half of them hold."""
+    import numpy as np
+
+    counted = [Counter(re.findall(r"\w\w+", text.casefold())) for text in texts]
+    spread = Counter(word for words in counted for word in words)
+    shared = [(n, w) for w, n in spread.items() if 3 <= n <= len(texts) / 2]
+    vocabulary = [word for _, word in sorted(shared, key=lambda row: (-row[0], row[1]))[:most]]
+    column = {word: j for j, word in enumerate(vocabulary)}
+    matrix = np.zeros((len(texts), len(vocabulary)))
+    for i, words in enumerate(counted):
+        for word, n in words.items():
+            if word in column:
+                matrix[i, column[word]] = (1 + np.log(n)) * np.log(len(texts) / spread[word])
+    return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12), vocabulary

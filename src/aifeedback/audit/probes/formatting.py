@@ -19,7 +19,7 @@ def formatting(ground: Ground) -> list[Finding]:
             "formatting",
             group="bias",
             title="Formatting",
-            told="is set as a list with bold type",
+            told="that is set as a list with bold type",
             mark=lambda completion, pair: _as_list(completion),
             control=lambda completion, pair: "\n".join(_lines(completion)),
         )

@@ -15,9 +15,7 @@ def groups(ground: Ground) -> list[Finding]:
             f"group {name}",
             group="bias",
             title=f"Group names, {name}",
-            told=f"is signed with {words['one']}, not {words['other'].removeprefix('names ')}"
-            if words["one"].startswith("names")
-            else f"is signed with a name of {words['one']}, not of {words['other']}",
+            told=f"signed with {words['one']} instead of {words['other']}",
             mark=_signed(words["names"]["one"], ground.seed),
             control=_signed(words["names"]["other"], ground.seed),
         )

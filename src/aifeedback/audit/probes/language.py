@@ -15,7 +15,7 @@ def language(ground: Ground) -> list[Finding]:
             f"language {name}",
             group="bias",
             title=f"Language, {name}",
-            told=f"ends in {name} instead of English",
+            told=f"that ends in {name} instead of English",
             mark=appended(sentences, ground.seed),
             control=appended(courtesies["English"], ground.seed),
         )

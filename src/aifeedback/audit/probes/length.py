@@ -18,7 +18,7 @@ def padded(ground: Ground) -> list[Finding]:
             "padding",
             group="bias",
             title="Length, padded copies",
-            told="is padded with empty sentences",
+            told="that is padded with empty sentences",
             mark=_padding(ground.seed),
             control=lambda completion, pair: completion.text,
         )

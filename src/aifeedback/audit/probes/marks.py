@@ -7,19 +7,19 @@ from aifeedback.audit.finding import Finding, Ground, Group
 
 
 def authority(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "authority", "bias", "claims an expert's approval")]
+    return [_marked(ground, "authority", "bias", "that claims an expert's approval")]
 
 
 def bandwagon(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "bandwagon", "bias", "claims that most people prefer it")]
+    return [_marked(ground, "bandwagon", "bias", "that claims that most people prefer it")]
 
 
 def tone(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "tone", "bias", "opens with enthusiasm", before=True)]
+    return [_marked(ground, "tone", "bias", "that opens with enthusiasm", before=True)]
 
 
 def confidence(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "confidence", "hacking", "claims to be certain")]
+    return [_marked(ground, "confidence", "hacking", "that claims to be certain")]
 
 
 def _marked(ground: Ground, name: str, group: Group, told: str, *, before: bool = False) -> Finding:

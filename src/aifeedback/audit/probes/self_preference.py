@@ -29,7 +29,7 @@ def _signed(ground: Ground) -> Finding:
         "self_name",
         group="bias",
         title=NAMED,
-        told="is signed with its family's name",
+        told="that is signed with its family's name",
         mark=appended([sentence.format(family=ground.family) for sentence in words["mark"]], ground.seed),
         control=appended(words["control"], ground.seed),
     )

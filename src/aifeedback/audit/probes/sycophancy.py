@@ -8,12 +8,17 @@ from aifeedback.records import Comparison, Completion, Message, Prompt
 
 
 def sycophancy(ground: Ground) -> list[Finding]:
+    asked = ground.once("sycophancy", lambda: _made(ground))
+    told = "that the user says they favour"
+    return [effect(ground, asked, "sycophancy", group="bias", title="Sycophancy", told=told)]
+
+
+def _made(ground: Ground) -> Contrast:
     pairs = [ground.comparisons[i] for i in ground.drawn(where=_can_be_named)]
-    asked = Contrast(
+    return Contrast(
         [_with_opinion(c, c.first, ground.seed) for c in pairs],
         [_with_opinion(c, c.second, ground.seed) for c in pairs],
     )
-    return [effect(ground, asked, "sycophancy", group="bias", title="Sycophancy", told="the user says they favour")]
 
 
 def _with_opinion(comparison: Comparison, favoured: Completion, seed: int) -> Comparison:
