@@ -64,8 +64,14 @@ class Compare(Stage):
             raise RecipeError(f"reference '{self.reference}' is none of the policies", key="reference")
         read = files.load_prompts(self.prompts, limit=self.limit)
         outcome = Outcome()
-        drawn = {name: self._draw(name, model, read.rows, job, outcome) for name, model in self.policies.items()}
-        again = self._draw(f"{self.reference} again", self.policies[self.reference], read.rows, job, outcome, shift=1)
+        # Every draw has random numbers of its own: with shared ones, similar policies would say the same by design.
+        drawn = {
+            name: self._draw(name, model, read.rows, job, outcome, draw=number)
+            for number, (name, model) in enumerate(self.policies.items())
+        }
+        again = self._draw(
+            f"{self.reference} again", self.policies[self.reference], read.rows, job, outcome, draw=len(drawn)
+        )
         table: dict[str, dict[str, Any]] = {}
         for name, answers in drawn.items():
             other = again if name == self.reference else drawn[self.reference]
@@ -93,13 +99,13 @@ class Compare(Stage):
         return outcome
 
     def _draw(
-        self, name: str, model: str, prompts: Sequence[Prompt], job: Job, outcome: Outcome, shift: int = 0
+        self, name: str, model: str, prompts: Sequence[Prompt], job: Job, outcome: Outcome, draw: int
     ) -> list[Completion | None]:
         """One completion per prompt; None where none came."""
         sampled = sample_completions(
             resolve.connect_model(model, job),
             prompts,
-            sampling=self.sampling.at(job.seed + 1 + shift),
+            sampling=self.sampling.at(job.seed * 1_000 + draw),
             source=name,
             progress=job.progress,
         )

@@ -9,6 +9,7 @@ python:FILE.py:FUNCTION                                a reward function
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,15 +143,25 @@ def _standard_problem(kind: str, name: str) -> str | None:
 
 
 def connect_model(name: str, job: Job, *, base_url: str | None = None, spend_cap_usd: float | None = None) -> Model:
-    """A model with the run's journal in front of it."""
-    from aifeedback.models import connect
+    """A model with the run's journal in front of it; asked for again in the same process, it is not loaded again."""
     from aifeedback.models.cache import Journaled
     from aifeedback.store import Journal
 
-    options: dict[str, Any] = {}
+    path = input_path(name)
+    weights = sorted(path.glob("*.safetensors")) if path and path.is_dir() else []
+    stamp = tuple(file.stat().st_mtime_ns for file in weights)
+    return Journaled(_loaded(name, base_url, spend_cap_usd, stamp), Journal(job.journal))
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str, base_url: str | None, spend_cap_usd: float | None, stamp: tuple[int, ...]) -> Model:
+    """``stamp`` tells weights apart that were written to the same folder one after another."""
+    from aifeedback.models import connect
+
+    del stamp
     if name.startswith("openai:"):
-        options = {"base_url": base_url, "spend_cap_usd": spend_cap_usd}
-    return Journaled(connect(name, **options), Journal(job.journal))
+        return connect(name, base_url=base_url, spend_cap_usd=spend_cap_usd)
+    return connect(name)
 
 
 def prompt_file(name: str) -> Path:

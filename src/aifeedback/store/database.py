@@ -47,8 +47,6 @@ def open_database(path: Path) -> sqlite3.Connection:
     is_new = not path.exists() or path.stat().st_size == 0
     if is_new and wal.exists() and wal.stat().st_size > 0:
         raise JournalError(f"{path}: empty, but its log {wal.name} is not\n  → restore both files from one copy")
-    if not is_new and not _looks_like_sqlite(path):
-        raise JournalError(f"{path}: not a journal\n  → name another file, or remove this one")
     db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         _prepare(db, path)
@@ -58,13 +56,9 @@ def open_database(path: Path) -> sqlite3.Connection:
     return db
 
 
-def _looks_like_sqlite(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(16) == b"SQLite format 3\0"
-
-
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
+    _require_sqlite(db, path)
     _write_ahead(db)
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA cache_size = -16000")
@@ -75,6 +69,17 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
         raise JournalError(
             f"{path}: a journal of version {version}, this program reads {SCHEMA_VERSION}\n  → use the matching version"
         )
+
+
+def _require_sqlite(db: sqlite3.Connection, path: Path) -> None:
+    """Asks SQLite itself. Opening and closing the file here would drop every lock that this process holds on it (POSIX
+    locks belong to the process), and another process could then remove the log from under an open connection."""
+    try:
+        db.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.DatabaseError as error:
+        if "not a database" in str(error):
+            raise JournalError(f"{path}: not a journal\n  → name another file, or remove this one") from None
+        raise
 
 
 def _write_ahead(db: sqlite3.Connection) -> None:
