@@ -34,7 +34,12 @@ def read_padded(
 
 
 def logits_at(model: Any, places_U: Tensor, **inputs: Any) -> Tensor:
-    """(B, U, V) logits at the given positions, computing no others where the model can."""
+    """(B, U, V) logits at the given positions, computing no others where the model can.
+
+    A model that predicts no tokens (a reward model) gives its final hidden states instead: they are all it computes.
+    """
+    if unwrapped(model).get_output_embeddings() is None:
+        return base_of(model)(**inputs, use_cache=False).last_hidden_state[:, places_U]
     if "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters:
         return model(**inputs, logits_to_keep=places_U, use_cache=False).logits
     return model(**inputs, use_cache=False).logits[:, places_U]
