@@ -27,6 +27,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from aifeedback.engine.forward import engine_of
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.protocols import Progress, RewardFn, silent
 from aifeedback.records import Prompt, content_id
@@ -370,17 +371,13 @@ def train_rl(
     if (done := session.finished()) is not None:
         return done
     share = share_of(session.accelerator)
-    if config.prompts_per_step % share.world:
-        raise RecipeError(
-            f"{config.prompts_per_step} prompts per step cannot be shared by {share.world} processes",
-            key="prompts_per_step",
-            fix=f"take a multiple of {share.world}",
-        )
+    _check_share(config, share)
     policy = folders.load_policy(policy_dir)
     if reference is None:
         reference = copy.deepcopy(policy)
     reference.eval().requires_grad_(False).to(session.accelerator.device)
     policy = session.adapt(policy)
+    engine_of(policy)  # tries the model out, which wants whole weights: before any sharding
     clock = Clock(Path(out) / "training" / "phases.jsonl" if share.rank == 0 else None)
     objective = PolicyObjective(policy, reference, tokenizer, encoded, reward, config, share=share, clock=clock)
     outcome = session.run(
@@ -407,12 +404,30 @@ def planned_steps(prompts: int, config: RLConfig) -> int:
     )
 
 
+def _check_share(config: RLConfig, share: Share) -> None:
+    if config.prompts_per_step % share.world:
+        raise RecipeError(
+            f"{config.prompts_per_step} prompts per step cannot be shared by {share.world} processes",
+            key="prompts_per_step",
+            fix=f"take a multiple of {share.world}",
+        )
+    if config.shard and config.lora is not None and share.world > 1:
+        raise RecipeError("sharded weights and adapters do not go together here", key="shard", fix="leave one out")
+
+
 def _evaluation(hook: Hook | None, objective: PolicyObjective) -> loop.Evaluate | None:
+    """The hook, run by the first process; the others get its figures."""
     if hook is None:
         return None
 
     def evaluate(step: int) -> Mapping[str, float]:
-        model = whole_model(objective.policy)
-        return hook(step, Policy(model, objective.reference, objective.tokenizer, objective.config))
+        view = Policy(whole_model(objective.policy), objective.reference, objective.tokenizer, objective.config)
+        if objective.share.world == 1:
+            return hook(step, view)
+        import torch.distributed as dist
+
+        told = [hook(step, view) if objective.share.rank == 0 else None]
+        dist.broadcast_object_list(told, src=0)
+        return told[0] or {}
 
     return evaluate
