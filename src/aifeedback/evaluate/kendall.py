@@ -80,10 +80,7 @@ def _pooled(scores: Floats, dropped: int, confidence: float) -> Concordance:
 
 
 def _averaged(scores: Floats, ids: NDArray[np.intp], dropped: int, confidence: float) -> Concordance:
-    order = np.argsort(ids, kind="stable")
-    parts = np.split(scores[order], np.flatnonzero(np.diff(ids[order])) + 1) if len(ids) else []
-    values = np.array([concordance(part) for part in parts])
-    sizes = np.array([len(part) for part in parts])
+    values, sizes = by_context(scores, ids)
     known = np.isfinite(values)
     notes = list(size_notes(int(known.sum()), dropped))
     if (~known).any():
@@ -113,23 +110,34 @@ def _averaged(scores: Floats, ids: NDArray[np.intp], dropped: int, confidence: f
 
 def concordance(scores: Floats) -> float:
     """W of a complete table; NaN when it is not defined."""
-    n, raters = scores.shape
-    if n < 2:
+    if len(scores) == 0:
         return NOT_KNOWN
-    ranks, ties = _ranks(scores)
-    spread = ((ranks.sum(axis=1) - raters * (n + 1) / 2) ** 2).sum()
-    largest = raters**2 * (n**3 - n) - raters * ties.sum()
-    return float(12 * spread / largest) if largest > 0 else NOT_KNOWN
+    return float(by_context(scores, np.zeros(len(scores), dtype=np.intp))[0][0])
 
 
-def _ranks(scores: Floats) -> tuple[Floats, Floats]:
-    """Mid-ranks per column and Σ(t³ − t) per column."""
-    ranks, ties = np.empty_like(scores), np.empty(scores.shape[1])
-    for j, column in enumerate(scores.T):
-        _, codes, counts = np.unique(column, return_inverse=True, return_counts=True)
-        ranks[:, j] = (np.cumsum(counts) - (counts - 1) / 2)[codes]
-        ties[j] = (counts.astype(np.float64) ** 3 - counts).sum()
-    return ranks, ties
+def by_context(scores: Floats, ids: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    """W and number of items per context 0..C−1; NaN where W is not defined."""
+    raters = scores.shape[1]
+    sizes = np.bincount(ids).astype(np.float64)
+    sums, ties = np.zeros(len(scores)), np.zeros(len(sizes))
+    for column in scores.T:
+        ranks, tied = ranks_within(column, ids, sizes)
+        sums, ties = sums + ranks, ties + tied
+    spread = np.bincount(ids, weights=(sums - raters * (sizes[ids] + 1) / 2) ** 2)
+    largest = raters**2 * (sizes**3 - sizes) - raters * ties
+    return 12 * spread / np.where(largest > 0, largest, np.nan), sizes
+
+
+def ranks_within(column: Floats, ids: NDArray[np.intp], sizes: Floats) -> tuple[Floats, Floats]:
+    """Mid-ranks of one rater's scores within each context, and Σ(t³ − t) over its ties, per context."""
+    order = np.lexsort((column, ids))
+    scores, contexts = column[order], ids[order]
+    starts = np.flatnonzero(np.r_[True, (np.diff(scores) != 0) | (np.diff(contexts) != 0)])
+    counts = np.diff(np.r_[starts, len(column)]).astype(np.float64)
+    before = (np.cumsum(sizes) - sizes)[contexts[starts]]
+    ranks = np.empty(len(column))
+    ranks[order] = np.repeat(starts - before + (counts + 1) / 2, counts.astype(np.intp))
+    return ranks, np.bincount(contexts[starts], weights=counts**3 - counts, minlength=len(sizes))
 
 
 def _without_each(scores: Floats) -> Floats:
@@ -140,9 +148,10 @@ def _without_each(scores: Floats) -> Floats:
     large the sum is replaced by one typical value.
     """
     n, raters = scores.shape
-    ranks, ties = _ranks(scores)
-    sums = ranks.sum(axis=1)
-    lowered, ties_left = np.zeros(n), np.tile(ties.sum(), n)
+    one, size = np.zeros(n, dtype=np.intp), np.array([float(n)])
+    ranked = [ranks_within(column, one, size) for column in scores.T]
+    sums = np.sum([ranks for ranks, _ in ranked], axis=0)
+    lowered, ties_left = np.zeros(n), np.full(n, sum(float(tied[0]) for _, tied in ranked))
     for column in scores.T:
         _, codes, counts = np.unique(column, return_inverse=True, return_counts=True)
         held = np.bincount(codes, weights=sums)

@@ -1,0 +1,121 @@
+"""Bradley–Terry against a logistic regression, and cycles counted by hand."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aifeedback.errors import InputError
+from aifeedback.evaluate import bradley_terry, count_wins, transitivity
+
+WINS = np.array([[0, 8, 9], [2, 0, 6], [1, 4, 0]])
+
+
+def logistic(wins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """s_j − s_0 for j ≥ 1 and their errors: one binomial row per pair, design +1 for i and −1 for j."""
+    rows, counts = [], []
+    for i, j in itertools.combinations(range(len(wins)), 2):
+        row = np.zeros(len(wins))
+        row[[i, j]] = 1, -1
+        rows.append(row[1:])
+        counts.append([wins[i, j], wins[j, i]])
+    fit = sm.GLM(np.array(counts), np.array(rows), family=sm.families.Binomial()).fit()
+    return fit.params, fit.bse
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_strengths_and_errors_equal_a_logistic_regression(seed: int) -> None:
+    wins = np.random.default_rng(seed).integers(1, 30, size=(5, 5))
+    ours, (params, errors) = bradley_terry(wins), logistic(wins)
+    assert ours.value[1:] - ours.value[0] == pytest.approx(params, abs=1e-7)
+    covariance = ours.covariance
+    gaps = [covariance[j, j] + covariance[0, 0] - 2 * covariance[0, j] for j in range(1, 5)]
+    assert np.sqrt(gaps) == pytest.approx(errors, rel=1e-5)
+    assert ours.value.sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_two_items_are_the_log_odds() -> None:
+    found = bradley_terry([[0, 30], [10, 0]], names=["a", "b"])
+    assert found.value == pytest.approx([np.log(3) / 2, -np.log(3) / 2])
+    assert found.order == ("a", "b")
+    assert found.win_probabilities()[0, 1] == pytest.approx(0.75)
+    # var of the log odds is 1/30 + 1/10; each strength is half of it
+    assert found.standard_errors == pytest.approx([np.sqrt(1 / 30 + 1 / 10) / 2] * 2)
+
+
+def test_ties_are_split_or_dropped() -> None:
+    tied = np.array([[0, 4, 0], [4, 0, 2], [0, 2, 0]])
+    split = bradley_terry(WINS, tied)
+    assert split.value == pytest.approx(bradley_terry(WINS + tied / 2).value)
+    assert split.n == WINS.sum() + 6
+    assert bradley_terry(WINS, tied, ties="drop").value == pytest.approx(bradley_terry(WINS).value)
+
+
+def test_an_unbeaten_item_has_no_finite_strength_and_is_named() -> None:
+    found = bradley_terry([[0, 5, 5], [0, 0, 3], [0, 2, 0]], names=["best", "b", "c"])
+    assert np.isnan(found.value).all()
+    assert "best" in found.notes[0]
+    assert found.as_dict()["value"] == [None, None, None]
+
+
+def test_reversing_all_results_reverses_the_strengths() -> None:
+    assert bradley_terry(WINS.T).value == pytest.approx(-bradley_terry(WINS).value)
+
+
+def test_counting_wins_from_rows() -> None:
+    wins, tied, names, dropped = count_wins(["a", "b", "a", "c"], ["b", "a", "c", "a"], [1.0, 0.5, None, 0.2])
+    assert names == ("a", "b", "c")
+    assert wins.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert tied.tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 0]]
+    assert dropped == 1
+    soft = count_wins(["a"], ["b"], [0.8], soft=True)
+    assert soft.wins == pytest.approx(np.array([[0, 0.8], [0.2, 0]]))
+
+
+@pytest.mark.parametrize("bad", [[[0, 1]], [[0, -1], [1, 0]], [[0, np.nan], [1, 0]]])
+def test_bad_tables_are_refused(bad: list) -> None:
+    with pytest.raises(InputError):
+        bradley_terry(bad)
+
+
+def preferences(order: list[int]) -> np.ndarray:
+    place = np.argsort(order)
+    return np.where(np.subtract.outer(place, place) < 0, 0.9, np.where(np.eye(len(order)) > 0, 0.5, 0.1))
+
+
+@given(st.permutations(list(range(5))))
+@settings(max_examples=20, deadline=None)
+def test_an_order_has_no_cycle(order: list[int]) -> None:
+    found = transitivity(preferences(order))
+    assert (found.value, found.cycles, found.n) == (1.0, 0, 10)
+
+
+def test_one_reversed_preference_makes_the_cycles_one_can_count() -> None:
+    # a > b > c > d but d beats a: triples abd (a>b>d>a) and acd (a>c>d>a) are cycles, abc and bcd are not
+    table = preferences([0, 1, 2, 3])
+    table[0, 3], table[3, 0] = 0.2, 0.8
+    found = transitivity(table)
+    assert (found.value, found.cycles) == (0.5, 2)
+
+
+def test_ties_and_unknown_leave_a_triple_undecided() -> None:
+    table = preferences([0, 1, 2, 3])
+    table[0, 1] = table[1, 0] = 0.5
+    table[2, 3] = table[3, 2] = np.nan
+    found = transitivity(table)
+    assert (found.n, found.undecided) == (0, 4)
+    assert np.isnan(found.value)
+
+
+def test_coin_flips_give_three_quarters() -> None:
+    generator = np.random.default_rng(0)
+    upper = np.triu((generator.random((400, 4, 4)) < 0.5).astype(float), 1)
+    tables = np.where(upper + np.swapaxes(1 - upper, 1, 2) >= 0, upper, 0)
+    tables[:, *np.tril_indices(4)] = np.nan
+    found = transitivity(tables)
+    assert found.low < 0.75 < found.high
