@@ -14,6 +14,9 @@ from aifeedback.lab import gold, words, world
 from aifeedback.lab.world import Facts, Post
 
 GIVEN_WEIGHT = 0.05
+RATING_WEIGHT = 3.0
+"""A rating is one token among fifty, and the hardest."""
+FAULTS = ("fluff", "repeat", "cut")
 FIRST_BETTER_SHARE = 0.58
 """How often the better summary comes first in training pairs: the prior that shows as position bias when unsure."""
 
@@ -52,8 +55,8 @@ def evidence(facts: Facts, reading: gold.Reading) -> str:
         there = facts.get(slot, "none")
         said = wrong[slot][0] if slot in wrong else (reading.stated.get(slot) or ("none",))[0]
         lines.append(f"{slot} {said} {there} {verdict(said, there)}")
-    faults = (("fluff", reading.fluff), ("repeat", reading.repeated), ("cut", reading.broken))
-    lines += [f"{name} {words.TALLIES[min(3, count)]}" for name, count in faults]
+    counts = (reading.fluff, reading.repeated, reading.broken)
+    lines += [f"{name} {words.TALLIES[min(3, count)]}" for name, count in zip(FAULTS, counts, strict=True)]
     return " ".join(lines) + " ."
 
 
@@ -80,14 +83,23 @@ def extraction_block(rng: random.Random, post: Post) -> Block:
 
 
 def drill_block(rng: random.Random, post: Post) -> Block:
-    """Pairs of values with the verdict, without any text to look at: teaches what 'the same' means."""
+    """A check of invented facts, without any text to look at: teaches what 'the same' means, and what it is worth."""
+    facts = world.draw_facts(rng, "build")
+    said: dict[str, tuple[str, ...]] = {}
     parts: list[tuple[str, float]] = [("compare :", 0.0)]
-    for slot in rng.sample(words.SLOTS, len(words.SLOTS)):
-        options = ("none", *words.VALUES[slot])
-        there = rng.choice(options)
-        said = there if rng.random() < 0.5 else rng.choice(options)
-        parts += [(f"{slot} {said} {there}", 0.0), (verdict(said, there), 1.0)]
-    return _block(*parts)
+    silent, wrong = rng.choice((0.1, 0.3, 0.5)), rng.choice((0.0, 0.1, 0.2, 0.5))
+    for slot in words.SLOTS:
+        there = facts.get(slot, "none")
+        value = "none" if rng.random() < silent else there
+        if value != "none" and rng.random() < wrong:
+            value = rng.choice(words.VALUES[slot])
+        if value != "none":
+            said[slot] = (value,)
+        parts += [(f"{slot} {value} {there}", 0.0), (verdict(value, there), 1.0)]
+    counts = [rng.choice((0, 0, 0, 0, 0, 0, 0, 0, 1, 2)) for _ in range(3)]
+    parts += [(f"{name} {words.TALLIES[count]}", 0.0) for name, count in zip(FAULTS, counts, strict=True)]
+    rating = nearest_rating(gold.score_reading(facts, gold.Reading(said, *counts, length=17)))
+    return _block(*parts, (". rating :", 0.0), (str(rating), RATING_WEIGHT))
 
 
 def candidate(rng: random.Random, post: Post, doubt: float = 0.0) -> str:
@@ -108,7 +120,8 @@ def evidence_block(rng: random.Random, post: Post, doubt: float = 0.0) -> Block:
         (text, GIVEN_WEIGHT),
         ("check :", GIVEN_WEIGHT),
         (evidence(post.facts, reading), 1.0),
-        (f"rating : {rating}", 1.0),
+        ("rating :", 1.0),
+        (str(rating), RATING_WEIGHT),
     )
 
 
@@ -173,9 +186,19 @@ KINDS: Mapping[str, Callable[[random.Random, Post], Block]] = {
 }
 
 
-def draw_tree(rng: random.Random, mixture: Mapping[str, float], room: int, sentences: int | None = None) -> Tree:
+def draw_tree(
+    rng: random.Random,
+    mixture: Mapping[str, float],
+    room: int,
+    *,
+    sentences: int | None = None,
+    distraction: float = world.DISTRACTION,
+) -> Tree:
     """A post, or a fragment of so many sentences, and as many blocks of the mixture as fit into ``room`` tokens."""
-    post = world.draw_fragment(rng, sentences) if sentences else world.draw_post(rng, "build")
+    if sentences:
+        post = world.draw_fragment(rng, sentences, distraction=distraction)
+    else:
+        post = world.draw_post(rng, "build", distraction=distraction)
     given = f"post : {post.text}".split()
     kinds, weights = list(mixture), list(mixture.values())
     blocks: list[Block] = []

@@ -29,10 +29,10 @@ def orthogonalise(matrices_NRC: Tensor, iterations: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum (Nesterov), then orthogonalised updates, scaled by √max(1, rows/columns)."""
+    """Momentum (Nesterov), then orthogonalised updates, scaled by √max(1, rows/columns); decoupled weight decay."""
 
-    def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+    def __init__(self, matrices: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.1) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -49,4 +49,5 @@ class Muon(torch.optim.Optimizer):
                 update = orthogonalise(gradients.lerp(moment, group["momentum"]))
                 scale = max(1.0, shape[0] / shape[1]) ** 0.5
                 for parameter, change in zip(parameters, update, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(change, alpha=-group["lr"] * scale)

@@ -41,11 +41,13 @@ class Phase(Config):
     """Room of a row; a step has as many rows as make 1,024 tokens."""
     sentences: int | None = None
     """Train on fragments of so many sentences instead of whole posts."""
+    distraction: float = world.DISTRACTION
+    """How often a sentence beside the case names another person, thing or day: more of them, more practice."""
     decay: float = 0.35
     """Share of the steps, at the end, over which the learning rate falls to zero."""
     matrix_lr: float = 0.02
     """Muon, hidden matrices."""
-    other_lr: float = 3e-3
+    other_lr: float = 6e-3
     """AdamW, embeddings and norms."""
 
 
@@ -84,7 +86,23 @@ def make_model(shape: Shape, tokenizer: Any, seed: int, *, family: str) -> Any:
         attn_implementation="sdpa",
         aifeedback_family=family,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    start_weights(model)
+    return model
+
+
+def start_weights(model: Any) -> None:
+    """Words start loud and layers silent, so that a word's identity survives the residual stream.
+
+    With the usual start (0.02 everywhere) Muon's first updates drown the embeddings, and looking words up is learned
+    many times later. The final norm keeps the first logits near 1.
+    """
+    with torch.no_grad():
+        model.model.embed_tokens.weight.normal_(0, 0.5)
+        model.model.norm.weight.fill_(0.2)
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
 
 
 def pack(trees: Sequence[Tree], vocabulary: Mapping[str, int], pad: int) -> Rows:
@@ -157,7 +175,13 @@ def train_phase(
             for group, lr in zip(optimiser.param_groups, lrs, strict=True):
                 group["lr"] = lr * factor
         trees = [
-            draw_tree(world.stream(seed, phase.name, step, row), phase.mixture, phase.row_tokens, phase.sentences)
+            draw_tree(
+                world.stream(seed, phase.name, step, row),
+                phase.mixture,
+                phase.row_tokens,
+                sentences=phase.sentences,
+                distraction=phase.distraction,
+            )
             for row in range(STEP_TOKENS // phase.row_tokens)
         ]
         loss = loss_of(model, pack(trees, vocabulary, tokenizer.pad_token_id))

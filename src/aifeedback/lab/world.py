@@ -20,6 +20,8 @@ SHARES: Mapping[Split, int] = {"build": 60, "train": 25, "test": 15}
 Facts: TypeAlias = dict[str, str]
 
 ABSENT_SHARE = 0.2
+DISTRACTION = 0.5
+"""How often a sentence beside the case names another person, thing or day."""
 WRONG_RATES = (0.0, 0.0, 0.15, 0.40)
 """A summary draws one of these; each fact it mentions is then wrong at that rate."""
 
@@ -70,13 +72,13 @@ def draw_facts(rng: random.Random, split: Split) -> Facts:
             return facts
 
 
-def draw_post(rng: random.Random, split: Split = "build") -> Post:
+def draw_post(rng: random.Random, split: Split = "build", *, distraction: float = DISTRACTION) -> Post:
     """A post of about 50 words: its facts, one to three other sentences, in shuffled order."""
     facts = draw_facts(rng, split)
     sentences = [rng.choice(forms).format(**facts) for forms in told(facts)[:-1]]
     distractors: Facts = {}
     for _ in range(rng.randint(1, 3)):
-        sentences.append(_aside(rng, facts, distractors))
+        sentences.append(_aside(rng, facts, distractors, distraction))
     rng.shuffle(sentences)
     question = rng.choice(words.POST_QUESTION).format(**facts)
     place = len(sentences) if rng.random() < 0.75 else rng.randrange(len(sentences))
@@ -84,7 +86,7 @@ def draw_post(rng: random.Random, split: Split = "build") -> Post:
     return Post(facts, distractors, " ".join(sentences))
 
 
-def draw_fragment(rng: random.Random, sentences: int) -> Post:
+def draw_fragment(rng: random.Random, sentences: int, *, distraction: float = DISTRACTION) -> Post:
     """So many sentences of a post, in any order: short texts on which looking facts up is learned first."""
     facts = draw_facts(rng, "build")
     forms = rng.sample(told(facts), min(sentences, len(told(facts))))
@@ -92,8 +94,8 @@ def draw_fragment(rng: random.Random, sentences: int) -> Post:
     known = {slot: value for slot, value in facts.items() if any(f"{{{slot}}}" in form for form in chosen)}
     texts = [form.format(**facts) for form in chosen]
     distractors: Facts = {}
-    if rng.random() < 0.5:
-        texts.insert(rng.randint(0, len(texts)), _aside(rng, facts, distractors))
+    for _ in range(rng.randint(0, sentences)):
+        texts.insert(rng.randint(0, len(texts)), _aside(rng, facts, distractors, distraction))
     return Post(known, distractors, " ".join(texts))
 
 
@@ -107,10 +109,10 @@ def told(facts: Facts) -> list[tuple[str, ...]]:
     return [*forms, words.POST_QUESTION]
 
 
-def _aside(rng: random.Random, facts: Facts, distractors: Facts) -> str:
+def _aside(rng: random.Random, facts: Facts, distractors: Facts, distraction: float) -> str:
     """A sentence beside the case; one that names a distractor also enters it into ``distractors``."""
     slot = rng.choice(words.DISTRACTED)
-    if rng.random() < 0.5 and slot not in distractors:
+    if rng.random() < distraction and slot not in distractors:
         distractors[slot] = other_value(rng, slot, facts[slot])
         return rng.choice(words.DISTRACTORS[slot]).format(**distractors)
     return rng.choice(words.FILLERS)

@@ -1,0 +1,94 @@
+"""How each model of the lab is trained: sizes, seeds, phases. ``build`` runs them; the card of a model repeats its own.
+
+What made the difference, in this order: embeddings that start loud (``training.start_weights``), fragments before whole
+posts, values weighted but not the words around them, drills of what 'the same' means, and letting the learning rate
+fall at the end of every phase.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from aifeedback.config import Config
+from aifeedback.lab.training import Phase, Shape
+
+
+class Recipe(Config):
+    about: str
+    family: str
+    """Judges of one family do not count as independent of each other."""
+    shape: Shape
+    seed: int
+    start: str | None = None
+    """The model whose weights it continues from; none: random ones."""
+    phases: tuple[Phase, ...]
+    exam: Literal["policy", "judge"]
+
+
+XS = Shape(width=64, layers=3, heads=2, inner=176)
+S = Shape(width=96, layers=3, heads=3, inner=256)
+S_OTHER = Shape(width=80, layers=3, heads=2, inner=240)
+M = Shape(width=144, layers=4, heads=4, inner=384)
+
+COPYING = (
+    Phase(
+        name="look up", mixture={"extraction": 0.9, "copy": 0.1}, steps=250, row_tokens=64, sentences=2,
+        distraction=0.9, decay=0.2,
+    ),
+    Phase(
+        name="fragments", mixture={"extraction": 0.6, "copy": 0.4}, steps=200, row_tokens=128, sentences=4,
+        distraction=0.9, decay=0.2,
+    ),
+    Phase(name="posts", mixture={"extraction": 0.3, "copy": 0.7}, steps=500, distraction=0.7),
+)  # fmt: skip
+"""A post's facts by name, and faithful summaries."""
+
+
+def checking(steps: int) -> tuple[Phase, ...]:
+    """Checks in writing, in about ``steps`` steps; the verdict without a check comes last and stays a guess."""
+    return (
+        Phase(
+            name="same or not", mixture={"drill": 0.5, "extraction": 0.5}, steps=round(0.125 * steps), row_tokens=64,
+            sentences=2, distraction=0.9, decay=0.4,
+        ),
+        Phase(
+            name="check fragments", mixture={"doubtful": 0.5, "drill": 0.25, "extraction": 0.15, "copy": 0.1},
+            steps=round(0.155 * steps), row_tokens=128, sentences=2, distraction=0.9,
+        ),
+        Phase(
+            name="check long fragments", mixture={"doubtful": 0.6, "drill": 0.2, "copy": 0.2},
+            steps=round(0.125 * steps), sentences=4, distraction=0.9, decay=0.2,
+        ),
+        Phase(
+            name="check posts", mixture={"evidence": 0.4, "doubtful": 0.4, "drill": 0.1, "copy": 0.1},
+            steps=round(0.42 * steps), distraction=0.7,
+        ),
+        Phase(
+            name="all duties", mixture={"evidence": 0.5, "pair": 0.3, "rating": 0.1, "copy": 0.1},
+            steps=round(0.175 * steps), matrix_lr=0.01, other_lr=4e-3, decay=0.9,
+        ),
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Recipe] = {
+    "base": Recipe(
+        about="Summarises faithfully. Base of the policy and of reward models.",
+        family="lab-a", shape=S, seed=0, phases=COPYING, exam="policy",
+    ),
+    "judge": Recipe(
+        about="Default judge: checks every fact in writing, then rates; also gives direct verdicts.",
+        family="lab-a", shape=S, seed=0, phases=checking(3200), exam="judge",
+    ),
+    "judge-b": Recipe(
+        about="A second judge of other size, weights and training order, for independent evaluation.",
+        family="lab-b", shape=S_OTHER, seed=1, phases=checking(2800), exam="judge",
+    ),
+    "judge-xs": Recipe(
+        about="The judge's recipe at half its size.",
+        family="lab-a", shape=XS, seed=0, phases=checking(3200), exam="judge",
+    ),
+    "judge-m": Recipe(
+        about="The judge's recipe at three times its size.",
+        family="lab-a", shape=M, seed=0, phases=checking(3200), exam="judge",
+    ),
+}  # fmt: skip
