@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from hypothesis import settings
+
 from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
 from aifeedback.records import Comparison, Completion, Problem, Prompt, Sampling
+
+generated = settings(deadline=None, max_examples=60, derandomize=True)
+"""For tests with generated cases: the same ones each time, however busy the machine is."""
 
 Read = Callable[[str], Sequence[float | None] | Problem]
 Answer = Callable[[str, Sampling], str | Problem]

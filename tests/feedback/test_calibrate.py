@@ -23,7 +23,7 @@ from aifeedback.feedback.calibrate import (
 from aifeedback.feedback.judge import JudgeLabeler
 from aifeedback.standards.judge import JudgePrompt
 
-from .judge_stub import StubModel, better_longer, pairs
+from .judge_stub import StubModel, better_longer, generated, pairs
 
 KINDS = ("temperature", "platt", "isotonic")
 
@@ -66,6 +66,7 @@ def test_platt_is_scikit_learns() -> None:
     assert ours.intercept == pytest.approx(theirs.intercept_[0], abs=0.02)
 
 
+@generated
 @given(st.lists(st.tuples(st.integers(0, 20), st.floats(0, 1)), min_size=2, max_size=40))
 def test_isotonic_is_scikit_learns(points: list[tuple[int, float]]) -> None:
     x, y = np.array([p[0] for p in points], dtype=float), np.array([p[1] for p in points])

@@ -15,7 +15,7 @@ from aifeedback.records import Message, Problem, Sampling
 from aifeedback.standards.judge import JudgePrompt
 from aifeedback.standards.wording import Wording
 
-from .judge_stub import StubModel, better_longer, flat, pair, pairs
+from .judge_stub import StubModel, better_longer, flat, generated, pair, pairs
 
 PROMPT = JudgePrompt.load("helpful-base")
 
@@ -33,6 +33,7 @@ def test_both_orders_are_asked_and_kept() -> None:
     assert stored.coverage == 0.9
 
 
+@generated
 @given(st.floats(-12, -0.01), st.floats(-12, -0.01))
 def test_a_pure_slot_judge_gives_exactly_one_half(first: float, second: float) -> None:
     for average in ("probabilities", "logits"):
@@ -40,6 +41,7 @@ def test_a_pure_slot_judge_gives_exactly_one_half(first: float, second: float) -
         assert [p.p_first for p in labeler.label(pairs(3))] == [0.5] * 3
 
 
+@generated
 @given(st.floats(-5, 5), st.floats(-4, 4))
 def test_an_additive_position_bias_keeps_its_sign_and_is_undone_by_logits(bias: float, truth: float) -> None:
     def biased(text: str) -> tuple[float, float]:

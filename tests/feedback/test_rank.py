@@ -13,6 +13,8 @@ from aifeedback.feedback.pairing import pair_completions, tournament
 from aifeedback.feedback.rank import RankScorer, fit_strengths, rank_answers
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 
+from .judge_stub import generated
+
 PROMPTS = [Prompt.of(f"question {i}") for i in range(20)]
 
 
@@ -69,6 +71,7 @@ def test_fewer_pairs_and_across_sources() -> None:
         pair_completions(PROMPTS[1:], completions)
 
 
+@generated
 @given(st.integers(2, 12), st.integers(1, 4), st.integers(0, 99))
 def test_a_tournament_connects_everyone(count: int, rounds: int, seed: int) -> None:
     met = tournament(count, rounds=rounds, seed=seed)

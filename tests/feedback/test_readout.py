@@ -14,6 +14,8 @@ from scipy.special import softmax as scipy_softmax
 from aifeedback.feedback import readout
 from aifeedback.records import Problem
 
+from .judge_stub import generated
+
 MARGINS = st.floats(-40, 40)
 BIASES = st.floats(-5, 5)
 
@@ -25,17 +27,20 @@ def test_the_papers_example() -> None:
     assert round(readout.sigmoid(readout.margin([-1.2, -0.5], swapped=True)), 2) == 0.67
 
 
+@generated
 @given(st.lists(st.floats(-60, 0), min_size=2, max_size=12))
 def test_softmax_is_scipys(logprobs: list[float]) -> None:
     np.testing.assert_allclose(readout.softmax(logprobs), scipy_softmax(logprobs), rtol=1e-12)
 
 
+@generated
 @given(MARGINS)
 def test_sigmoid_is_scipys_and_exactly_symmetric(margin: float) -> None:
     assert readout.sigmoid(margin) == pytest.approx(float(expit(margin)), abs=1e-15)
     assert readout.sigmoid(-margin) == 1.0 - readout.sigmoid(margin)
 
 
+@generated
 @given(st.floats(0.001, 0.999))
 def test_a_judge_of_the_position_alone_says_exactly_one_half(p_shown_first: float) -> None:
     slot = readout.logit(p_shown_first)
@@ -44,6 +49,7 @@ def test_a_judge_of_the_position_alone_says_exactly_one_half(p_shown_first: floa
     assert readout.average_margins([slot, -slot]) == 0.5
 
 
+@generated
 @given(st.floats(-8, 8), BIASES)
 def test_additive_bias_of_the_logit(truth: float, bias: float) -> None:
     # Shown as stored the judge reads truth + bias; swapped, bias favours the other: truth - bias, in storage order.
@@ -68,6 +74,7 @@ def test_expected_score() -> None:
     assert [readout.score_value(s) for s in (1, 5.5, 10)] == [-1, 0, 1]
 
 
+@generated
 @given(st.lists(st.floats(-20, 0), min_size=10, max_size=10), st.lists(st.floats(-20, 0), min_size=10, max_size=10))
 def test_pair_probability_from_two_ratings(first: list[float], second: list[float]) -> None:
     p, q = readout.softmax(first), readout.softmax(second)

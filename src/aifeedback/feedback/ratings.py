@@ -44,7 +44,7 @@ class RatingLabeler:
             coverage=min(coverages) if coverages else None,
             rationale="\n\n".join(texts) if texts else None,
             problem=problem,
-            call_id=first.call_id,
+            call_id=" ".join(score.call_id for score in (first, second) if score.call_id) or None,
         )
         return Preference(
             comparison_id=comparison.id, source=self.name, p_first=p_first, judgements=(judgement,), problem=problem
