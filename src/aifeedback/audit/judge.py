@@ -67,7 +67,8 @@ def audit_judge(
     ``human`` is people's p_first per pair, None where not known. ``n`` is the number of pairs that each probe which
     changes texts may use (it asks twice as many). ``variants``: the same judge under other prompt wordings.
     ``refusal_prompts``: prompts tagged safe or unsafe. ``made``: a dictionary that audits of several judges on the same
-    pairs, ``n`` and ``seed`` share, so that changed texts are made once. Raises InputError for an unknown probe or no pairs.
+    pairs, ``n`` and ``seed`` share, so that changed texts are made once. Raises InputError for an unknown probe or
+    where there are no pairs.
     """
     chosen = list(PROBES) if probes is None else list(probes)
     for name in chosen:

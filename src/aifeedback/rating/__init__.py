@@ -1,0 +1,16 @@
+"""The page where people rate: items, a book of ratings, the web page, and what the ratings say."""
+
+from aifeedback.rating.book import RatingBook
+from aifeedback.rating.items import Item, items_of_comparisons, items_of_completions
+from aifeedback.rating.results import preferences, summarise
+from aifeedback.rating.serve import serve
+
+__all__ = [
+    "Item",
+    "RatingBook",
+    "items_of_comparisons",
+    "items_of_completions",
+    "preferences",
+    "serve",
+    "summarise",
+]

@@ -1,7 +1,7 @@
 """What the disagreements with people have in common: clusters of similar prompts, each with its own error rate.
 
-Prompts become tf-idf vectors, k-means groups them (scipy, seeded); a cluster's errors are tested against the rest, Benjamini–
-Hochberg over clusters. The words named are those with the highest mean weight in the cluster.
+Prompts become tf-idf vectors, scipy's k-means groups them (seeded); a cluster's errors are tested against the rest,
+Benjamini–Hochberg over clusters. The words named are those with the highest mean weight in the cluster.
 """
 
 from __future__ import annotations
@@ -57,14 +57,20 @@ def clusters(ground: Ground) -> list[Finding]:
 
 def _grouped(texts: list[str], seed: int) -> tuple[list[int], dict[int, str]]:
     """Cluster of each text, and the words that name each cluster; no words where too few are shared."""
+    import warnings
+
     import numpy as np
     from scipy.cluster.vq import kmeans2
 
     matrix, vocabulary = _tf_idf(texts)
     if len(vocabulary) < 2:
         return [], {}
-    count = int(min(12, max(2, len(texts) // 60)))
-    centres, codes = kmeans2(matrix, count, iter=30, minit="++", seed=seed, missing="warn")
+    distinct = np.unique(matrix.round(9), axis=0)
+    count = int(min(12, max(2, len(texts) // 60), len(distinct)))
+    starts = distinct[np.random.default_rng(seed).choice(len(distinct), count, replace=False)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="One of the clusters is empty")
+        centres, codes = kmeans2(matrix, starts, iter=30, minit="matrix", missing="warn")
     heaviest = np.argsort(-centres, axis=1, kind="stable")[:, :4]
     named = {code: ", ".join(vocabulary[j] for j in heaviest[code]) for code in sorted(set(codes.tolist()))}
     return codes.tolist(), named
