@@ -25,7 +25,10 @@ def test_the_facts_of_a_post_are_read_from_its_text() -> None:
     ("text", "expected"),
     [
         # all facts: 3 + 7.5·7.5/7.5 = 10.5, at most 10
-        ("my aunt has broken our lamp at work on monday . i feel sad . they blame being busy . ought i to forgive them ?", 10.0),
+        (
+            "my aunt has broken our lamp at work on monday . i feel sad . they blame being busy . ought i to forgive them ?",
+            10.0,
+        ),
         # person, problem, thing, question = 5 of 7.5: 3 + 5
         ("my aunt has broken our lamp . is it time to forgive them ?", 8.0),
         # the same with a wrong thing: 3 + 4 − 2

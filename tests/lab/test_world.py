@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import statistics
 
 import pytest
@@ -23,7 +24,11 @@ def test_a_longer_draw_starts_with_the_shorter_one() -> None:
 
 def test_splits_cannot_overlap_whatever_the_seed() -> None:
     drawn = {
-        split: {tuple(sorted(gold.facts_of(p).items())) for seed in (0, 1) for p in samples.prompts(300, split=split, seed=seed)}
+        split: {
+            tuple(sorted(gold.facts_of(p).items()))
+            for seed in (0, 1)
+            for p in samples.prompts(300, split=split, seed=seed)
+        }
         for split in world.SHARES
     }
     assert not drawn["train"] & drawn["test"]
@@ -48,7 +53,7 @@ def test_every_cue_word_announces_one_kind_of_fact_only(posts: list[world.Post])
         summary = world.write_summary(world.stream(2, i), post.facts, {})
         for text in (post.text, summary):
             tokens = text.split()
-            for cue, word in zip(tokens, tokens[1:], strict=False):
+            for cue, word in itertools.pairwise(tokens):
                 if word in words.SLOT_OF:
                     before.setdefault(cue, set()).add(words.SLOT_OF[word])
     assert {cue: slots for cue, slots in before.items() if len(slots) > 1} == {}

@@ -83,7 +83,7 @@ def test_the_callers_random_state_is_left_alone(smallest: Path, tmp_path: Path) 
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    sft(smallest, tmp_path / "out", **{})
+    sft(smallest, tmp_path / "out")
     assert torch.equal(torch.rand(3), expected)
     assert not torch.are_deterministic_algorithms_enabled()
 

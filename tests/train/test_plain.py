@@ -23,9 +23,7 @@ def test_log_probabilities_and_gradients(llama: Path, temperature: float) -> Non
     found = []
     for forward in (plain, compute):
         model = folders.load_policy(llama)
-        logp = torch.cat(
-            forward.sequence_logprobs(model, prompts, completions, temperature=temperature, grad=True)
-        )
+        logp = torch.cat(forward.sequence_logprobs(model, prompts, completions, temperature=temperature, grad=True))
         (logp * torch.linspace(0.5, 1.5, len(logp))).sum().backward()
         found.append((logp.detach(), {n: p.grad for n, p in model.named_parameters()}))
     assert torch.allclose(found[0][0], found[1][0], atol=2e-5)
@@ -53,3 +51,29 @@ def test_no_gradient_is_kept_where_none_is_wanted(llama: Path) -> None:
     for forward in (plain, compute):
         assert not any(x.requires_grad for x in forward.sequence_logprobs(model, prompts, completions, grad=False))
         assert not forward.last_hidden(model, completions, grad=False).requires_grad
+
+
+@pytest.mark.parametrize("chunk_bytes", [4 * 64 * 3, 1 << 23])
+def test_fused_cross_entropy(llama: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
+    monkeypatch.setattr(compute, "CHUNK_BYTES", chunk_bytes)
+    prompts, completions = ids(5, seed=2)
+    scale = [0.1 * (i + 1) for i in range(len(prompts))]
+    one, two = folders.load_policy(llama), folders.load_policy(llama)
+    logp = plain.sequence_logprobs(one, prompts, completions, grad=True)
+    expected = -sum(s * x.sum() for s, x in zip(scale, logp, strict=True))
+    found = compute.completion_nll(two, prompts, completions, scale=scale)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    (2 * expected).backward()
+    (2 * found).backward()
+    for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
+        assert torch.allclose(a.grad, b.grad, atol=1e-4), name
+
+
+def test_hidden_states_of_completions_feed_the_head(llama: Path) -> None:
+    prompts, completions = ids(4, seed=3)
+    model = folders.load_policy(llama)
+    hidden = compute.completion_hidden(model, prompts, completions, grad=False)
+    logits = model.lm_head(hidden)
+    token = torch.tensor([t for c in completions for t in c])
+    logp = torch.cat(plain.sequence_logprobs(model, prompts, completions, grad=False))
+    assert torch.allclose(logits.log_softmax(-1)[torch.arange(len(token)), token], logp, atol=2e-5)

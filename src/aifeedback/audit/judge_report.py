@@ -144,7 +144,10 @@ def position(audits: Sequence[JudgeAudit]) -> str | None:
 def points(audits: Sequence[JudgeAudit], groups: Sequence[str]) -> str | None:
     """Every effect in points of win rate, a colour per judge."""
     titles = {
-        f.probe: f.title for a in audits for f in a.findings if f.group in groups and f.unit == "points" and f.is_measured
+        f.probe: f.title
+        for a in audits
+        for f in a.findings
+        if f.group in groups and f.unit == "points" and f.is_measured
     }
     lines = [Line(title, [_mark(audit.get(probe)) for audit in audits]) for probe, title in titles.items()]
     names = short_names([a.judge for a in audits])
@@ -158,9 +161,7 @@ def stand_ins(audits: Sequence[JudgeAudit]) -> str | None:
     return _dots(lines, short_names([a.judge for a in audits]), unit="beats a real answer, %", reference=0.0)
 
 
-def _dots(
-    lines: Sequence[Line], series: Sequence[str], *, unit: str, reference: float, label: str = ""
-) -> str | None:
+def _dots(lines: Sequence[Line], series: Sequence[str], *, unit: str, reference: float, label: str = "") -> str | None:
     if not any(mark is not None for line in lines for mark in line.marks):
         return None
     return figures.dots(lines, series, unit=unit, reference=reference, reference_label=label)

@@ -134,7 +134,7 @@ def cascade(
     """Output (1, heads, T, head size), contiguous once heads and T change places, and log-sum-exp (1, heads, T)."""
     _, heads, total, size = query.shape
     out = query.new_empty(1, total, heads, size).transpose(1, 2)
-    lse = torch.empty(1, total, heads, dtype=torch.float32).transpose(1, 2)
+    lse = out.new_empty(1, total, heads, dtype=torch.promote_types(out.dtype, torch.float32)).transpose(1, 2)
     for start, stop, _ in blocks:
         here = slice(start, stop)
         part, partial_lse = _forward(query[:, :, here], key[:, :, here], value[:, :, here], 0.0, True, scale=scale)

@@ -217,28 +217,28 @@ def _unused_character(texts: Any) -> str:
 
 
 def _without_control(backend: Any, control: dict[str, int], *, at_start: bool) -> Any:
-    """A copy of a tokenizer that does not know its control tokens. ``at_start`` False: for text after such a token."""
+    """A copy of a tokenizer in which control tokens have names that no text contains; ids stay as they are.
+
+    ``at_start`` False: for text that comes after a control token.
+    """
     from tokenizers import Tokenizer
 
+    nonce = secrets.token_hex(16)
     tree = json.loads(backend.to_str())
-    tree["added_tokens"] = [t for t in tree["added_tokens"] if t["content"] not in control]
     tree["post_processor"] = tree["truncation"] = tree["padding"] = None
-    _rename(tree["model"], set(control))
+    for token in tree["added_tokens"]:
+        if token["content"] in control:
+            token["content"] = f"{nonce}{token['id']}"
+    vocabulary = tree["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        tree["model"]["vocab"] = {(f"{nonce}{i}" if t in control else t): i for t, i in vocabulary.items()}
+    else:
+        tree["model"]["vocab"] = [
+            [f"{nonce}{i}", score] if t in control else [t, score] for i, (t, score) in enumerate(vocabulary)
+        ]
     if not at_start:
         _never_prepend(tree.get("pre_tokenizer"))
     return Tokenizer.from_str(json.dumps(tree))
-
-
-def _rename(model: dict[str, Any], names: set[str]) -> None:
-    """Gives control tokens that are also in the model's own vocabulary a name that no text can contain."""
-    nonce = secrets.token_hex(16)
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, dict):
-        model["vocab"] = {(f"{nonce}{i}" if t in names else t): i for t, i in vocabulary.items()}
-    else:
-        model["vocab"] = [
-            [f"{nonce}{i}", -1e6] if piece in names else [piece, score] for i, (piece, score) in enumerate(vocabulary)
-        ]
 
 
 def _never_prepend(part: dict[str, Any] | None) -> None:

@@ -62,6 +62,8 @@ def _read_batches(
     model: Any, sequences: Sequence[Sequence[int]], reads: Sequence[Read], *, hidden: bool
 ) -> Iterator[tuple[list[int], Tensor]]:
     """(read indices, logits or hidden states) per pass. With gradients all is one pass, since the graph is one."""
+    if not reads:
+        return
     engine = engine_of(model)
     path = engine.path_for(max(map(len, sequences)))
     if torch.is_grad_enabled() and model.training and getattr(model, "is_gradient_checkpointing", False):

@@ -16,14 +16,15 @@ from typing import Any, Literal
 
 import torch
 
-from aifeedback.config import Config
 from aifeedback.errors import InputError
 from aifeedback.lab import exam, recipes, training, zoo
 from aifeedback.lab.tokenizer import make_tokenizer, vocabulary
 from aifeedback.protocols import Progress, silent
 
 
-def build(names: Sequence[str], out: Path, *, scale: float = 1.0, exam_count: int = 1000, progress: Progress = silent) -> list[Path]:
+def build(
+    names: Sequence[str], out: Path, *, scale: float = 1.0, exam_count: int = 1000, progress: Progress = silent
+) -> list[Path]:
     """Trains these models into folders of ``out``; returns the folders.
 
     ``scale`` shortens every phase (for trying things out); ``exam_count`` is n of each figure on the card, 0 for none.
@@ -49,7 +50,9 @@ def _build(name: str, out: Path, scale: float, exam_count: int, progress: Progre
     losses = {}
     for phase in recipe.phases:
         short = phase.model_copy(update={"steps": max(1, round(phase.steps * scale))})
-        losses[phase.name] = round(training.train_phase(model, tokenizer, short, seed=recipe.seed, progress=progress), 4)
+        losses[phase.name] = round(
+            training.train_phase(model, tokenizer, short, seed=recipe.seed, progress=progress), 4
+        )
     folder = out / name
     _save(model, tokenizer, folder)
     card = {

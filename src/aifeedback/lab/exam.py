@@ -15,7 +15,7 @@ from aifeedback.feedback.ratings import RatingLabeler
 from aifeedback.feedback.rationale import Rationale
 from aifeedback.feedback.score import JudgeScorer
 from aifeedback.lab import gold, samples, zoo
-from aifeedback.protocols import Labeler, Model
+from aifeedback.protocols import Model
 from aifeedback.records import Comparison, Preference, Sampling
 from aifeedback.standards.judge import JudgePrompt
 
@@ -81,7 +81,9 @@ def agreement_single(comparisons: Sequence[Comparison], labels: Sequence[Prefere
     """The same for one order at a time, averaged over both orders."""
     truth = [p.p_first for p in gold.GoldLabeler().label(comparisons)]
     return _percent(
-        np.mean([_side(j.p_first, t) for p, t in zip(labels, truth, strict=True) if t is not None for j in p.judgements])
+        np.mean(
+            [_side(j.p_first, t) for p, t in zip(labels, truth, strict=True) if t is not None for j in p.judgements]
+        )
     )
 
 
@@ -89,7 +91,6 @@ def same_position(labels: Sequence[Preference]) -> float:
     """Percent of pairs in which the response shown first wins, or loses, in both orders."""
     known = [[j.p_first for j in p.judgements] for p in labels]
     return _percent(np.mean([(a > 0.5) != (b > 0.5) for a, b in known if a is not None and b is not None]))
-
 
 
 def _side(p_first: float | None, truth: float) -> float:

@@ -138,9 +138,7 @@ def facts_of(prompt: Prompt | str) -> Facts:
 
 def wrong_facts(facts: Facts, reading: Reading) -> dict[str, tuple[str, ...]]:
     """Stated values that contradict the post, or that the post says nothing about."""
-    wrong = {
-        slot: tuple(v for v in values if v != facts.get(slot)) for slot, values in reading.stated.items()
-    }
+    wrong = {slot: tuple(v for v in values if v != facts.get(slot)) for slot, values in reading.stated.items()}
     return {slot: values for slot, values in wrong.items() if values}
 
 

@@ -83,9 +83,7 @@ def _post(seed: int, purpose: str, split: Split, index: int) -> Post:
 
 def _prompt(post: Post, split: Split) -> Prompt:
     length = "long" if len(post.text.split()) > 50 else "short"
-    return Prompt.of(
-        prompt_text(post), tags={"split": split, "topic": TOPIC_OF[post.facts["thing"]], "length": length}
-    )
+    return Prompt.of(prompt_text(post), tags={"split": split, "topic": TOPIC_OF[post.facts["thing"]], "length": length})
 
 
 def _comparison(prompt: Prompt, first: str, second: str) -> Comparison:

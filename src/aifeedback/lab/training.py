@@ -155,9 +155,7 @@ def loss_of(model: Any, rows: Rows) -> Tensor:
     return (losses * rows.weight_N).sum() / rows.weight_N.sum()
 
 
-def train_phase(
-    model: Any, tokenizer: Any, phase: Phase, *, seed: int, progress: Progress = silent
-) -> float:
+def train_phase(model: Any, tokenizer: Any, phase: Phase, *, seed: int, progress: Progress = silent) -> float:
     """Trains in place; returns the mean loss of the last tenth of the steps. Equal arguments give equal weights."""
     vocabulary = tokenizer.get_vocab()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]

@@ -42,8 +42,16 @@ POST_CORE = (
     "our {thing} looks different since my {person} has {problem} it .",
 )
 POST_WHERE = ("it happened at {place} on {day} .", "this was on {day} at {place} .")
-POST_FEELING = ("now i feel {feeling} .", "since then i feel {feeling} about everything .", "it makes me feel {feeling} .")
-POST_EXCUSE = ("they blame being {excuse} .", "the only excuse was being {excuse} .", "they say that being {excuse} explains it .")
+POST_FEELING = (
+    "now i feel {feeling} .",
+    "since then i feel {feeling} about everything .",
+    "it makes me feel {feeling} .",
+)
+POST_EXCUSE = (
+    "they blame being {excuse} .",
+    "the only excuse was being {excuse} .",
+    "they say that being {excuse} explains it .",
+)
 POST_QUESTION = (
     "is it right to {question} them ?",
     "please tell me if i ought to {question} them .",
@@ -72,7 +80,11 @@ FILLERS = (
 )
 SUMMARY_FEELING = ("i feel {feeling} .", "it makes me feel {feeling} .", "i feel {feeling} about it .")
 SUMMARY_EXCUSE = ("they blame being {excuse} .", "the excuse is being {excuse} .")
-SUMMARY_QUESTION = ("is it right to {question} them ?", "ought i to {question} them ?", "is it time to {question} them ?")
+SUMMARY_QUESTION = (
+    "is it right to {question} them ?",
+    "ought i to {question} them ?",
+    "is it time to {question} them ?",
+)
 
 PROMPT_MARK = "tl;dr"
 VERDICTS = ("right", "wrong", "missed", "absent")

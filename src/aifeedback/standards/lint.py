@@ -215,7 +215,7 @@ def _schema_finding(problem: Mapping[str, Any], values: Mapping[str, Any]) -> Fi
     return Finding("schema", where, message.removeprefix("Value error, "), fix)
 
 
-_SMALL = set("a an and any are as at be by for from in is it its of on or that the this to which with".split())  # noqa: SIM905
+_SMALL = set("a an and any are as at be by for from in is it its of on or that the this to which with".split())
 
 
 def _overlap(one: str, other: str) -> float:

@@ -1,8 +1,114 @@
-"""Where training gets hidden states and log-probabilities from: what sequences share is computed once."""
+"""Hidden states and log-probabilities for training, from the shared-prefix engine; nothing is computed twice.
+
+``sequence_logprobs`` and ``last_hidden`` are the engine's. Here stand two things that only training wants: hidden
+states of *all* completion positions (a value head and the output head read the same ones), and a cross-entropy that
+takes its gradient in the forward pass, a few rows at a time, so that no (rows × vocabulary) matrix is kept.
+"""
 
 from __future__ import annotations
 
-from aifeedback.engine.forward import last_hidden, sequence_logprobs
-from aifeedback.train.plain import hidden_states
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
-__all__ = ["hidden_states", "last_hidden", "sequence_logprobs"]
+import torch
+from torch import Tensor, nn
+
+from aifeedback.engine.attention import NAME, attention
+from aifeedback.engine.forward import engine_of, hidden_at, last_hidden, sequence_logprobs
+from aifeedback.engine.passes import by_segment, inputs, take, whole
+from aifeedback.engine.plain import unwrapped
+from aifeedback.engine.tree import build_tree
+from aifeedback.train.plain import SCALED_HEADS, hidden_states
+
+__all__ = ["completion_hidden", "completion_nll", "engine_of", "hidden_states", "last_hidden", "sequence_logprobs"]
+
+CHUNK_BYTES = 1 << 23
+"""Size of the logits of one chunk of the fused cross-entropy."""
+
+
+def completion_hidden(
+    model: Any, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], *, grad: bool
+) -> Tensor:
+    """Final hidden states from which the tokens of each completion are predicted, (R, D), completion by completion.
+
+    Row t of a completion is the state *before* its token t: the state that a value function reads.
+    """
+    sequences = [[*p, *c] for p, c in zip(prompt_ids, completion_ids, strict=True)]
+    reads = [(i, len(p) - 1 + t) for i, p in enumerate(prompt_ids) for t in range(len(completion_ids[i]))]
+    engine = engine_of(model)
+    path = engine.path_for(max(map(len, sequences)))
+    recomputes = grad and model.training and getattr(unwrapped(model), "is_gradient_checkpointing", False)
+    with torch.set_grad_enabled(grad):
+        if path == "padded" or recomputes:
+            rows, places = [i for i, _ in reads], [p for _, p in reads]
+            return hidden_states(unwrapped(model), sequences)[rows, places]
+        tree = build_tree(sequences)
+        pending = by_segment(tree, reads)
+        ((pack, plan),) = whole(tree, sum(map(len, sequences)))
+        order, places_U, at = take(pack, plan.layout, pending)
+        with attention(engine.configs, NAME) if path == "tree" else nullcontext():
+            hidden_UD = hidden_at(model, places_U.to(model.device), **inputs(model, plan, path))
+        back = torch.empty_like(at)
+        back[torch.tensor(order)] = at
+        return hidden_UD.index_select(0, back.to(hidden_UD.device))
+
+
+def completion_nll(
+    model: Any,
+    prompt_ids: Sequence[Sequence[int]],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    scale: Sequence[float],
+) -> Tensor:
+    """Σ over completions of scale·Σ_t −log p(token t), a scalar; differentiable once.
+
+    Uses the fused cross-entropy where the output head is a plain matrix product, the model's own logits elsewhere.
+    """
+    head = unwrapped(model).get_output_embeddings()
+    config = unwrapped(model).config.get_text_config()
+    is_plain = type(head) is nn.Linear and head.bias is None
+    if not is_plain or any(getattr(config, name, None) for name in SCALED_HEADS):
+        logp = sequence_logprobs(model, prompt_ids, completion_ids, grad=True)
+        return -torch.stack([s * logp_T.sum() for s, logp_T in zip(scale, logp, strict=True)]).sum()
+    hidden_RD = completion_hidden(model, prompt_ids, completion_ids, grad=True)
+    device = hidden_RD.device
+    token_R = torch.tensor([t for c in completion_ids for t in c], device=device)
+    scale_R = torch.tensor([s for s, c in zip(scale, completion_ids, strict=True) for _ in c], device=device)
+    return _FusedNll.apply(hidden_RD, head.weight, token_R, scale_R)  # type: ignore[return-value]
+
+
+class _FusedNll(torch.autograd.Function):
+    """Σ_r scale_r·(logsumexp(h_r·Wᵀ) − h_r·w_token): value and both gradients, one chunk of rows after another."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, token_R: Tensor, scale_R: Tensor) -> Tensor:
+        rows = max(1, CHUNK_BYTES // (4 * weight_VD.shape[0]))
+        total = torch.zeros((), device=hidden_RD.device)
+        grad_hidden_RD = torch.empty_like(hidden_RD) if ctx.needs_input_grad[0] else None
+        grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
+        for at in range(0, len(token_R), rows):
+            part = slice(at, at + rows)
+            token_C, scale_C, hidden_CD = token_R[part, None], scale_R[part, None], hidden_RD[part]
+            logits_CV = (hidden_CD @ weight_VD.T).float()
+            lse_C = logits_CV.logsumexp(-1, keepdim=True)
+            total += ((lse_C - logits_CV.gather(1, token_C)) * scale_C).sum()
+            gradient_CV = logits_CV.sub_(lse_C).exp_().mul_(scale_C).scatter_add_(1, token_C, -scale_C)
+            gradient_CV = gradient_CV.to(hidden_RD.dtype)
+            if grad_hidden_RD is not None:
+                grad_hidden_RD[part] = gradient_CV @ weight_VD.to(gradient_CV.dtype)
+            if grad_weight_VD is not None:
+                grad_weight_VD += gradient_CV.T @ hidden_CD
+        ctx.save_for_backward(grad_hidden_RD, grad_weight_VD)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        grad_hidden_RD, grad_weight_VD = ctx.saved_tensors
+        (outer,) = grads
+        return (
+            None if grad_hidden_RD is None else grad_hidden_RD * outer,
+            None if grad_weight_VD is None else grad_weight_VD * outer,
+            None,
+            None,
+        )

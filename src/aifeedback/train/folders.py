@@ -39,7 +39,9 @@ def load_policy(folder: str | PathLike[str], *, dtype: torch.dtype = torch.float
     _check(folder)
     try:
         with _quietly():
-            return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, trust_remote_code=False)
+            return AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True
+            )
     except (OSError, ValueError, KeyError) as cause:
         raise ModelError(f"no causal language model can be loaded ({_first_line(cause)})", file=folder) from cause
 
@@ -55,7 +57,12 @@ def load_scorer(folder: str | PathLike[str], *, seed: int | None, dtype: torch.d
     try:
         with _quietly():
             model, info = AutoModelForSequenceClassification.from_pretrained(
-                str(folder), num_labels=1, dtype=dtype, trust_remote_code=False, output_loading_info=True
+                str(folder),
+                num_labels=1,
+                dtype=dtype,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         raise ModelError(f"no reward model can be loaded ({_first_line(cause)})", file=folder) from cause
@@ -119,7 +126,7 @@ def weights_digest(folder: str | PathLike[str]) -> str:
     """SHA-256 over the names and bytes of a folder's weights and configuration, sixteen hex digits."""
     total = hashlib.sha256()
     for file in sorted(Path(folder).glob("*")):
-        if file.suffix in (".safetensors", ".bin") or file.name == "config.json":
+        if file.suffix == ".safetensors" or file.name == "config.json":
             total.update(file.name.encode())
             with file.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())

@@ -22,6 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from aifeedback.engine.forward import engine_of
 from aifeedback.errors import TrainingError
 from aifeedback.protocols import Progress, silent
 from aifeedback.train import checkpoint
@@ -222,6 +223,8 @@ def _add_over_processes(sums: Mapping[str, Tensor | float], accelerator: Any) ->
 def _shard(objective: Any, accelerator: Any) -> Any:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    if hasattr(objective, "model"):
+        engine_of(objective.model)  # it tries the model out, which wants whole weights
     precision = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if accelerator.mixed_precision == "bf16" else None)
     layers = {name for module in objective.modules() for name in (getattr(module, "_no_split_modules", None) or ())}
     for module in objective.modules():

@@ -1,7 +1,7 @@
 """Optimizers, learning-rate schedules and clipping.
 
 Adafactor (Shazeer & Stern 2018, arXiv 1804.04235) with a fixed learning rate and without parameter scaling is the
-paper's optimizer; it is transformers' own. AdamW is torch's. Weight decay touches matrices only.
+paper's optimizer. AdamW is torch's. Weight decay touches matrices only.
 """
 
 from __future__ import annotations
@@ -46,9 +46,50 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8)
-    from transformers.optimization import Adafactor
+    return Adafactor(groups, lr=config.learning_rate)
 
-    return Adafactor(groups, lr=config.learning_rate, scale_parameter=False, relative_step=False)
+
+class Adafactor(torch.optim.Optimizer):
+    """Second moments of matrices as the product of row and column means; updates clipped to a root mean square of one.
+
+    The same numbers as transformers' Adafactor with ``scale_parameter=False, relative_step=False``; written out here
+    because that one cannot step sharded (FSDP2) tensors.
+    """
+
+    def __init__(self, parameters: Any, *, lr: float, weight_decay: float = 0.0) -> None:
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        del closure
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    update = _adafactor_update(parameter.grad, self.state[parameter]).mul_(group["lr"])
+                    if group["weight_decay"]:
+                        parameter.mul_(1.0 - group["weight_decay"] * group["lr"])
+                    parameter.sub_(update)
+
+
+def _adafactor_update(gradient: Tensor, state: dict[str, Any]) -> Tensor:
+    """The step before the learning rate: section 4 of the paper, decay 1 − t^−0.8, clipping threshold 1."""
+    state["step"] = state.get("step", 0) + 1
+    keep = 1.0 - state["step"] ** -0.8
+    square = gradient.square().add_(1e-30)
+    if gradient.ndim < 2:
+        moment = _moving(state, "square", square, keep)
+        update = moment.rsqrt().mul_(gradient)
+    else:
+        row, column = _moving(state, "row", square.mean(-1), keep), _moving(state, "column", square.mean(-2), keep)
+        row_factor = (row / row.mean(-1, keepdim=True)).rsqrt_().unsqueeze(-1)
+        update = gradient * row_factor * column.rsqrt().unsqueeze(-2)
+    return update.div_(update.square().mean().sqrt().clamp(min=1.0))
+
+
+def _moving(state: dict[str, Any], name: str, value: Tensor, keep: float) -> Tensor:
+    """The moving average of ``value``; the first step keeps nothing of the zero it starts from."""
+    state[name] = value if name not in state else state[name].mul_(keep).add_(value, alpha=1.0 - keep)
+    return state[name]
 
 
 def rate(step: int, *, steps: int, config: OptimConfig) -> float:

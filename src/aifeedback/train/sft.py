@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 
-import torch
-
 from aifeedback.protocols import Progress, silent
 from aifeedback.records import Completion, Prompt
 from aifeedback.train import compute, folders
@@ -40,11 +38,13 @@ class SftObjective(RowObjective):
 
     def forward(self, micro: Micro) -> Loss:
         rows: list[SftIds] = micro.rows
-        logp = compute.sequence_logprobs(
-            self.model, [row.prompt for row in rows], [row.completion for row in rows], grad=True
+        total = compute.completion_nll(
+            self.model,
+            [row.prompt for row in rows],
+            [row.completion for row in rows],
+            scale=[row.weight * micro.scale for row in rows],
         )
-        total = -torch.stack([row.weight * logp_T.sum() for row, logp_T in zip(rows, logp, strict=True)]).sum()
-        return Loss(total * micro.scale, {})
+        return Loss(total, {})
 
 
 def train_sft(

@@ -1,0 +1,256 @@
+"""Supervised training against TRL: the same folders, rows and settings, interleaved; TRL's bf16 and checkpointing off.
+
+    python bench/train.py                      # all objectives, both sizes
+    python bench/train.py --kind reward --size 1M --context 256 --rounds 5
+
+Every round trains both for a few steps from the same folder; a figure is the median over all steps but each run's
+first two. The floor is the time that the matrix products of a step take at the rate measured for one such product.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from aifeedback.records import Comparison, Completion, Prompt
+from aifeedback.train.dpo import DpoConfig, train_dpo
+from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
+from aifeedback.train.rows import PairRow, SftRow
+from aifeedback.train.sft import SftConfig, train_sft
+
+SIZES = {
+    "1M": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "vocab_size": 1024},
+    "9M": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 8, "vocab_size": 4096},
+}
+WARM_UP = 2
+OPTIMIZER = {"learning_rate": 1e-4, "optimizer": "adamw"}
+
+
+class Setting(NamedTuple):
+    kind: str
+    size: str
+    context: int
+    response: tuple[int, int]
+    """Fewest and most tokens of a response, EOS included."""
+    batch: int
+    epochs: float
+
+
+SETTINGS = [
+    Setting("reward", "1M", 64, (32, 32), 32, 1),
+    Setting("reward", "9M", 64, (32, 32), 32, 1),
+    Setting("reward", "1M", 256, (32, 32), 16, 1),
+    Setting("reward", "9M", 256, (32, 32), 16, 1),
+    Setting("dpo", "1M", 64, (32, 32), 32, 1),
+    Setting("dpo", "9M", 64, (32, 32), 32, 1),
+    Setting("dpo", "1M", 256, (32, 32), 16, 1),
+    Setting("sft", "1M", 64, (16, 48), 32, 1),
+    Setting("sft", "9M", 64, (16, 48), 32, 1),
+]
+
+
+def save_model(folder: Path, size: str) -> None:
+    """A random Llama whose tokenizer gives every word one token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    config = LlamaConfig(
+        **SIZES[size],
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=512,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=3,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    vocabulary = {w: i for i, w in enumerate(["<unk>", "<s>", "</s>", "<pad>"])}
+    vocabulary |= {f"w{i}": i for i in range(4, config.vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+
+
+def rows_of(setting: Setting, count: int) -> list[PairRow]:
+    """Random words; labels are hard, since TRL knows no others."""
+    draw = random.Random(1)
+    top = SIZES[setting.size]["vocab_size"] - 1
+
+    def text(tokens: int) -> str:
+        return " ".join(f"w{draw.randint(4, top)}" for _ in range(tokens))
+
+    rows = []
+    for _ in range(count):
+        prompt = Prompt.of(text(setting.context))
+        lengths = [draw.randint(*setting.response) - 1 for _ in range(2)]
+        first, second = (Completion.of(prompt, text(n), source="bench") for n in lengths)
+        rows.append(PairRow(Comparison.of(prompt, first, second), 1.0))
+    return rows
+
+
+def ours(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out: Path) -> list[float]:
+    """Seconds per step; DPO's includes its share of the one pass of the reference over all rows."""
+    settings: dict[str, Any] = {**OPTIMIZER, "batch": setting.batch, "steps": steps, "checkpoint_every": 10**6}
+    began = time.perf_counter()
+    if setting.kind == "sft":
+        train_sft(folder, [SftRow(r.comparison.prompt, r.comparison.first) for r in rows], SftConfig(**settings), out)
+    elif setting.kind == "reward":
+        fit_reward_model(folder, rows, RewardModelConfig(**settings), out)
+    else:
+        result = train_dpo(folder, rows, DpoConfig(**settings), out)
+        del began
+        reference = result.figures.get("reference_seconds", 0.0)
+        return [s + reference / len(rows) * setting.batch / setting.epochs for s in step_seconds(out)]
+    return step_seconds(out)
+
+
+def step_seconds(out: Path) -> list[float]:
+    lines = (out / "training" / "timing.jsonl").read_text().splitlines()
+    return [json.loads(line)["seconds"] for line in lines][WARM_UP:]
+
+
+def theirs(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out: Path) -> list[float]:
+    """Seconds per step of TRL's trainer."""
+    import datasets
+    import trl
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+
+    datasets.disable_progress_bars()
+    name = {"sft": "SFT", "reward": "Reward", "dpo": "DPO"}[setting.kind]
+    config = getattr(trl, f"{name}Config")(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=setting.batch,
+        learning_rate=OPTIMIZER["learning_rate"],
+        lr_scheduler_type="constant",
+        optim="adamw_torch",
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=True,
+        disable_tqdm=True,
+        max_length=setting.context + setting.response[1],
+        **({"completion_only_loss": True} if setting.kind == "sft" else {}),
+    )
+    texts = [
+        {"prompt": c.prompt.text, "chosen": f" {c.first.text}", "rejected": f" {c.second.text}"}
+        for c in (row.comparison for row in rows)
+    ]
+    if setting.kind == "sft":
+        texts = [{"prompt": t["prompt"], "completion": t["chosen"]} for t in texts]
+    auto = AutoModelForSequenceClassification if setting.kind == "reward" else AutoModelForCausalLM
+    model = auto.from_pretrained(folder, **({"num_labels": 1} if setting.kind == "reward" else {}))
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.began)
+
+    run = getattr(trl, f"{name}Trainer")(
+        model=model,
+        args=config,
+        train_dataset=datasets.Dataset.from_list(texts),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        callbacks=[Clock()],
+    )
+    run.log = lambda *_, **__: None
+    run.train()
+    return seconds[WARM_UP:]
+
+
+def floor_seconds(setting: Setting, rows: list[PairRow]) -> float:
+    """Matrix products of one step at the measured rate of one product, shared prompt tokens counted once."""
+    size = SIZES[setting.size]
+    hidden, inner, layers, vocabulary = (
+        size[k] for k in ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    )
+    response = sum(setting.response) / 2
+    sides = 1 if setting.kind == "sft" else 2
+    tokens = setting.batch * (setting.context + sides * response)
+    per_token = 2 * layers * (4 * hidden * hidden + 3 * hidden * inner)
+    seen = setting.context / 2 * setting.context + sides * response * (setting.context + response / 2)
+    attention = setting.batch * seen * 4 * hidden * layers
+    head = 0 if setting.kind == "reward" else setting.batch * sides * response * 2 * hidden * vocabulary
+    passes = 4 if setting.kind == "dpo" else 3  # forward, two for backward; DPO's reference once
+    a, b = torch.randn(int(tokens), hidden), torch.randn(hidden, inner)
+    times = []
+    for _ in range(20):
+        began = time.perf_counter()
+        a @ b
+        times.append(time.perf_counter() - began)
+    rate = 2 * int(tokens) * hidden * inner / min(times)
+    return passes * (tokens * per_token + attention + head) / rate
+
+
+def measure(setting: Setting, *, rounds: int, steps: int) -> dict[str, Any]:
+    rows = rows_of(setting, setting.batch * steps)
+    seconds: dict[str, list[float]] = {"ours": [], "trl": []}
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder) / "model", setting.size)
+        for n in range(rounds):
+            for name, train in (("ours", ours), ("trl", theirs)):
+                seconds[name] += train(setting, Path(folder) / "model", rows, steps, Path(folder) / f"{name}-{n}")
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    floor = floor_seconds(setting, rows)
+    return {
+        **setting._asdict(),
+        "ours_s": round(median["ours"], 4),
+        "trl_s": round(median["trl"], 4),
+        "times_faster": round(median["trl"] / median["ours"], 2),
+        "fastest_steps_ratio": round(min(seconds["trl"]) / min(seconds["ours"]), 2),
+        "floor_s": round(floor, 4),
+        "over_floor": round(median["ours"] / floor, 2),
+        "steps_measured": len(seconds["ours"]),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kind", choices=["sft", "reward", "dpo"])
+    parser.add_argument("--size", choices=list(SIZES))
+    parser.add_argument("--context", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12, help="steps per round")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    chosen = parser.parse_args()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(chosen.threads)
+    found = []
+    for setting in SETTINGS:
+        if all(
+            wanted in (None, has)
+            for wanted, has in [
+                (chosen.kind, setting.kind),
+                (chosen.size, setting.size),
+                (chosen.context, setting.context),
+            ]
+        ):
+            found.append(measure(setting, rounds=chosen.rounds, steps=chosen.steps))
+            print(json.dumps(found[-1]), flush=True)
+    if chosen.json:
+        chosen.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

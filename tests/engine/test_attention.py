@@ -1,0 +1,71 @@
+"""The cascade and the flex form against attention with an explicit mask, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from aifeedback.engine.attention import KeyValue, Plan, _Cascade, _flex, cascade
+from aifeedback.engine.tree import Layout, Pack, build_tree, layout, walk
+
+SEQUENCES = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 7], [1, 2, 7, 8, 9], [4, 4], [1, 2]]
+
+
+def tree_layout() -> Layout:
+    tree = build_tree(SEQUENCES)
+    return layout(Pack((), [s for root in tree.roots for s in walk(root)], False))
+
+
+def states(tokens: int, heads: int, kv_heads: int) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(0)
+    return [torch.randn(1, tokens, h, 8, generator=draw).transpose(1, 2) for h in (heads, kv_heads, kv_heads)]
+
+
+def expected(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, scale=0.3)
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("before", [0, 5])
+@pytest.mark.parametrize("form", ["cascade", "flex"])
+def test_equals_an_explicit_mask(kv_heads: int, before: int, form: str) -> None:
+    where = tree_layout()
+    total = len(where.tokens_T)
+    query, key, value = states(before + total, 4, kv_heads)
+    plan = Plan(where, chain_tokens=before)
+    chain = KeyValue(key[:, :, :before], value[:, :, :before]) if before else None
+    parts = query[:, :, before:], key[:, :, before:], value[:, :, before:]
+    found = cascade(*parts, where.blocks, 0.3, chain)[0] if form == "cascade" else _flex(*parts, chain, plan, 0.3)
+    torch.testing.assert_close(
+        found, expected(parts[0], key, value, plan.visible(None, query.device)), atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_gradients_equal_those_of_an_explicit_mask(kv_heads: int) -> None:
+    where = tree_layout()
+    leaves = [x.requires_grad_() for x in states(len(where.tokens_T), 4, kv_heads)]
+    weights = torch.randn(1, 4, len(where.tokens_T), 8, generator=torch.Generator().manual_seed(1))
+    cascaded = torch.autograd.grad((_Cascade.apply(*leaves, where.blocks, 0.3) * weights).sum(), leaves)
+    masked = expected(*leaves, Plan(where).visible(None, torch.device("cpu")))
+    for found, wanted in zip(cascaded, torch.autograd.grad((masked * weights).sum(), leaves), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_gradients_against_finite_differences() -> None:
+    where = tree_layout()
+    leaves = [x.double().requires_grad_() for x in states(len(where.tokens_T), 2, 1)]
+    assert torch.autograd.gradcheck(lambda q, k, v: _Cascade.apply(q, k, v, where.blocks, 0.3), leaves)
+
+
+def test_window_hides_what_is_too_far_back() -> None:
+    tree = build_tree([[1, 2, 3]])
+    plan = Plan(layout(Pack((), tree.roots, False)), chain_tokens=0)
+    assert plan.visible(2, torch.device("cpu")).tolist() == [
+        [True, False, False],
+        [True, True, False],
+        [False, True, True],
+    ]
