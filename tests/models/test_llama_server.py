@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from models.gguf_export import export_gguf, make_folder
 
 from aifeedback.models import connect
 from aifeedback.models.cache import Journaled
 from aifeedback.models.server import ServerModel
 from aifeedback.records import Sampling
 from aifeedback.store import Journal
+from models.gguf_export import export_gguf, make_folder
 
 pytestmark = [
     pytest.mark.server,
@@ -53,8 +53,7 @@ def url(folder: Path) -> Iterator[str]:
     options = ["--n_ctx", "512", "--logits_all", "true", "--type_k", "0", "--type_v", "0", "--n_threads", "1"]
     log = (folder / "server.log").open("w")
     server = subprocess.Popen(
-        [sys.executable, "-m", "llama_cpp.server", "--model", str(folder / "model.gguf"), "--port", str(port)]
-        + ["--model_alias", "tiny", *options],
+        [sys.executable, "-m", "llama_cpp.server", "--model", str(folder / "model.gguf"), "--port", str(port), "--model_alias", "tiny", *options],
         stdout=log,
         stderr=subprocess.STDOUT,
     )

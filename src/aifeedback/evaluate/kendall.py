@@ -137,7 +137,8 @@ def ranks_within(column: Floats, ids: NDArray[np.intp], sizes: Floats) -> tuple[
     before = (np.cumsum(sizes) - sizes)[contexts[starts]]
     ranks = np.empty(len(column))
     ranks[order] = np.repeat(starts - before + (counts + 1) / 2, counts.astype(np.intp))
-    return ranks, np.bincount(contexts[starts], weights=counts**3 - counts, minlength=len(sizes))
+    ties = np.bincount(contexts[starts], weights=counts**3 - counts, minlength=len(sizes))
+    return ranks, ties.astype(np.float64)
 
 
 def _without_each(scores: Floats) -> Floats:

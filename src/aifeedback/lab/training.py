@@ -83,8 +83,8 @@ def make_model(shape: Shape, tokenizer: Any, seed: int, *, family: str) -> Any:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="sdpa",
-        aifeedback_family=family,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+        aifeedback_family=family,  # pyright: ignore[reportCallIssue]
     )
     model = LlamaForCausalLM(config)
     start_weights(model)

@@ -40,7 +40,9 @@ def serve(
     if not items or not raters:
         what = "there is nothing to rate" if not items else "no rater is named"
         raise InputError(what, key="items" if not items else "raters", fix="give at least one")
-    hosts = tuple(dict.fromkeys([*LOOPBACK, *names, *([] if host in ("0.0.0.0", "::") else [host])]))
+    own = [] if host in ("0.0.0.0", "::") else [host]
+    known: list[str] = [*LOOPBACK, *names, *own]
+    hosts = tuple(dict.fromkeys(known))
     ledger = RatingBook(book)
     try:
         tokens = ledger.invite(raters)
