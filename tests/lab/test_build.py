@@ -15,7 +15,7 @@ from aifeedback.standards.judge import JudgePrompt
 def test_two_short_builds_give_the_same_bytes_and_a_folder_that_transformers_loads(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folders = [build.build(["judge-xs"], tmp_path / n, scale=0.003, exam_count=0)[0] for n in ("a", "b")]
+    folders = [build.build(["judge-xs"], tmp_path / n, scale=0.001, exam_count=0)[0] for n in ("a", "b")]
     first, second = ((f / "model.safetensors").read_bytes() for f in folders)
     assert first == second
     loaded = AutoModelForCausalLM.from_pretrained(folders[0])

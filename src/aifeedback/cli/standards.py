@@ -89,7 +89,7 @@ def diff(
     )
     for change in found.changes:
         console.print(str(change), markup=False, highlight=False)
-    if found.flips is not None:
+    if found.flips is not None and found.flips.share is not None:
         console.print(f"labels that flip: {found.flips.share:.1%} of {found.flips.n}")
     if not found.changes:
         console.print("no difference")

@@ -74,6 +74,16 @@ class LocalModel:
         self._card: tuple[int, ModelCard] | None = None
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether messages have a form of their own; judge prompts with ``chat: auto`` follow it."""
+        return bool(getattr(self.tokenizer, "chat_template", None))
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Spellings that judged text must not carry unescaped (``standards.guard``)."""
+        return tuple(self.tokenizer.all_special_tokens)
+
+    @property
     def card(self) -> ModelCard:
         """Computed once, and again after the weights changed (a policy that is being trained)."""
         version = sum(p._version for p in self.model.parameters())

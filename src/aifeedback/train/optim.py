@@ -68,7 +68,15 @@ class Adafactor(torch.optim.Optimizer):
                     update = _adafactor_update(parameter.grad, self.state[parameter]).mul_(group["lr"])
                     if group["weight_decay"]:
                         parameter.mul_(1.0 - group["weight_decay"] * group["lr"])
-                    parameter.sub_(update)
+                    parameter.sub_(_placed_like(update, parameter))
+
+
+def _placed_like(update: Tensor, parameter: Tensor) -> Tensor:
+    """Sharded as the parameter is; means over a sharded axis may leave the update whole on every process."""
+    placements = getattr(parameter, "placements", None)
+    if placements is None or getattr(update, "placements", None) == placements:
+        return update
+    return update.redistribute(placements=placements)  # type: ignore[attr-defined]
 
 
 def _adafactor_update(gradient: Tensor, state: dict[str, Any]) -> Tensor:
