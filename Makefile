@@ -26,7 +26,7 @@ demo-short: setup
 	$(BIN)/aifeedback demo --short --seed $(SEED) -o runs/demo-short
 
 test: setup
-	$(BIN)/pytest -n 2 --dist loadfile -m 'not campaign and not server'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'not campaign and not server and not slow'
 
 check: setup
 	$(BIN)/ruff format --check src tests bench

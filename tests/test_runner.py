@@ -117,7 +117,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     run = tmp_path / "killed"
     command = [sys.executable, "-m", "aifeedback", "run", str(path), "-o", str(run)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not (run / "stages" / "pairs" / "done.json").exists():
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)

@@ -96,7 +96,7 @@ def test_same_call_same_bits() -> None:
     model, rows = make("qwen3"), judging()
     reads = [(i, len(row) - 1) for i, row in enumerate(rows)]
     engine = Engine(model, path="tree", tokens=64)
-    collected(engine, [[8, 8, 8], *rows[:5]], reads[:3])
+    collected(engine, [[8, 8, 8], *rows[:5]], [(i, 2) for i in range(6)])
     fresh = Engine(model, path="tree", tokens=64)
     assert torch.equal(collected(engine, rows, reads), collected(fresh, rows, reads))
 

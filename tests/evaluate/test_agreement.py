@@ -99,7 +99,7 @@ def test_shapes_are_checked() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=3, max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_kappa_is_symmetric_and_blind_to_names(pairs: list[tuple[int, int]]) -> None:
     first, second = (list(column) for column in zip(*pairs, strict=True))
     there, back = cohens_kappa(first, second), cohens_kappa(second, first)

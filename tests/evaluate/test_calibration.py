@@ -62,7 +62,7 @@ def test_ece_of_confidence_is_guos() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60), st.integers(1, 20))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_ece_is_the_tables_weighted_gap(rows: list[tuple[float, float]], bins: int) -> None:
     p, y = zip(*rows, strict=True)
     table = reliability_table(p, y, bins)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifeedback.evaluate import verify_independence
@@ -54,6 +54,7 @@ def test_independence_is_shown_never_assumed() -> None:
 
 
 @given(st.lists(cards, min_size=1, max_size=4), st.data())
+@settings(max_examples=50, deadline=None)
 def test_r16_training_judges_and_their_families_never_verify(trained_by: list[ModelCard], data: st.DataObject) -> None:
     """100 % of cases: evidence drawn from the trainers, or from models of their families."""
     relatives = st.sampled_from(trained_by).flatmap(
@@ -68,6 +69,7 @@ def test_r16_training_judges_and_their_families_never_verify(trained_by: list[Mo
 
 
 @given(st.lists(cards, min_size=1, max_size=3), st.lists(cards, min_size=1, max_size=3))
+@settings(max_examples=40, deadline=None)
 def test_more_evidence_never_unverifies(trained_by: list[ModelCard], evidence: list[ModelCard]) -> None:
     before = verify_independence(trained_by, evidence).is_verified
     assert verify_independence(trained_by, [*evidence, "human"]).is_verified

@@ -65,7 +65,7 @@ tables = hnp.arrays(
 
 
 @given(tables, st.sampled_from(["nominal", "ordinal", "interval"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_equals_the_definition_on_any_table(table: np.ndarray, level: str) -> None:
     found = krippendorff_alpha(table, level)
     pairable = table[(~np.isnan(table)).sum(axis=1) >= 2]

@@ -39,7 +39,7 @@ def test_unreadable_labels_are_dropped_or_count_as_errors() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1.0])), min_size=1, max_size=40))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_swapping_every_pair_changes_nothing(rows: list[tuple[float, float]]) -> None:
     ai, human = (np.round(column, 6) for column in zip(*rows, strict=True))
     assert alignment(ai, human).value == pytest.approx(alignment(1 - ai, 1 - human).value)
@@ -83,7 +83,7 @@ def test_position_counts_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_renaming_the_stored_responses_changes_nothing(rows: list[tuple[float, float]]) -> None:
     """Swapping storage order maps (p, q) to (1 − q, 1 − p): shown first in the original order is then second."""
     p, q = (np.round(column, 6) for column in zip(*rows, strict=True))

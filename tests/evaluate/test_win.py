@@ -77,7 +77,7 @@ def test_what_is_no_probability_is_refused(bad: list) -> None:
 
 
 @given(soft)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_swapping_the_pair_mirrors_value_and_interval(column: list[float]) -> None:
     there, back = win_rate(column), win_rate([1 - p for p in column])
     assert there.value == pytest.approx(1 - back.value, abs=1e-9)
@@ -85,7 +85,7 @@ def test_swapping_the_pair_mirrors_value_and_interval(column: list[float]) -> No
 
 
 @given(soft)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_interval_holds_the_value_and_stays_in_range(column: list[float]) -> None:
     for method in ("wilson", "clopper-pearson"):
         estimate = win_rate(column, method=method)

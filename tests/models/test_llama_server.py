@@ -53,7 +53,18 @@ def url(folder: Path) -> Iterator[str]:
     options = ["--n_ctx", "512", "--logits_all", "true", "--type_k", "0", "--type_v", "0", "--n_threads", "1"]
     log = (folder / "server.log").open("w")
     server = subprocess.Popen(
-        [sys.executable, "-m", "llama_cpp.server", "--model", str(folder / "model.gguf"), "--port", str(port), "--model_alias", "tiny", *options],
+        [
+            sys.executable,
+            "-m",
+            "llama_cpp.server",
+            "--model",
+            str(folder / "model.gguf"),
+            "--port",
+            str(port),
+            "--model_alias",
+            "tiny",
+            *options,
+        ],
         stdout=log,
         stderr=subprocess.STDOUT,
     )

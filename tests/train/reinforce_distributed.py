@@ -30,7 +30,7 @@ def evens(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) ->
 
 
 def hook(step: int, policy: Policy) -> Mapping[str, float]:
-    return {"heldout_norm": float(sum(p.double().square().sum() for p in policy.model.parameters()))}
+    return {"heldout_norm": float(sum(p.detach().double().square().sum() for p in policy.model.parameters()))}
 
 
 def train_all(model: Path, out: Path, *, shard: bool = False) -> None:

@@ -66,7 +66,7 @@ def _read_batches(
         return
     engine = engine_of(model)
     path = engine.path_for(max(map(len, sequences)))
-    if torch.is_grad_enabled() and model.training and getattr(model, "is_gradient_checkpointing", False):
+    if torch.is_grad_enabled() and model.training and _checkpoints(model):
         path = "padded"  # what is computed again on the way back would no longer know the tree
     budget = sum(map(len, sequences)) if torch.is_grad_enabled() else engine.tokens
     if path == "padded":
@@ -81,6 +81,10 @@ def _read_batches(
                 given, places_U = inputs(model, plan, path), places_U.to(model.device)
                 out_UX = hidden_at(model, places_U, **given) if hidden else logits_at(model, places_U, **given)[0]
             yield indices, out_UX[at]
+
+
+def _checkpoints(model: Any) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
 
 def _padded_batches(

@@ -72,6 +72,7 @@ class LocalModel:
         self.model, self.tokenizer, self.uri, self.folder = model, tokenizer, uri, folder
         self._reader = LabelReader(tokenizer, either_space=either_space)
         self._card: tuple[int, ModelCard] | None = None
+        self._as_saved = self._version
 
     @property
     def has_chat_template(self) -> bool:
@@ -86,21 +87,24 @@ class LocalModel:
     @property
     def card(self) -> ModelCard:
         """Computed once, and again after the weights changed (a policy that is being trained)."""
-        version = sum(p._version for p in self.model.parameters())
+        version = self._version
         if self._card is None or self._card[0] != version:
             config = self.model.config
-            unchanged = self.folder is not None and self._card is None
-            self._card = (
-                version,
-                ModelCard(
-                    uri=self.uri,
-                    revision=_digest_files(self.folder) if self.folder and unchanged else _digest_weights(self.model),
-                    family=getattr(config, "aifeedback_family", None) or config.model_type,
-                    parameters=sum(p.numel() for p in self.model.parameters()),
-                    context_window=self.context_window,
-                ),
+            is_saved = self.folder is not None and version == self._as_saved
+            card = ModelCard(
+                uri=self.uri,
+                revision=_digest_files(self.folder) if self.folder and is_saved else _digest_weights(self.model),
+                family=getattr(config, "aifeedback_family", None) or config.model_type,
+                parameters=sum(p.numel() for p in self.model.parameters()),
+                context_window=self.context_window,
             )
+            self._card = version, card
         return self._card[1]
+
+    @property
+    def _version(self) -> int:
+        """Counts in-place changes of the weights."""
+        return sum(p._version for p in self.model.parameters())
 
     @property
     def context_window(self) -> int | None:
@@ -145,10 +149,13 @@ class LocalModel:
         rests: list[dict[int, NDArray[np.float64]]] = [{} for _ in ids]
 
         def consume(indices: list[int], logits_RV: Tensor) -> None:
-            for index, logits_V in zip(indices, logits_RV, strict=True):
+            total_R = torch.logsumexp(logits_RV.double(), dim=1)
+            for index, logits_V, total in zip(indices, logits_RV, total_R, strict=True):
                 n, node = places[index]
                 tokens = [trees[n].nodes[child].path[-1] for child in trees[n].nodes[node].children]
-                edges[n][node], rests[n][node] = _next(logits_V, tokens)
+                edges[n][node] = (logits_V[tokens].double() - total)[None].cpu().numpy()
+                if node:  # past the prompt's end, going on otherwise ends a label
+                    rests[n][node] = _others(logits_V, tokens, total)
 
         self._run(lambda: engine_of(self.model).read(sequences, reads, consume))
         return [
@@ -209,14 +216,11 @@ class LocalModel:
         return lambda tokens: any(s in self._text(tokens) for s in stops)
 
 
-def _next(logits_V: Tensor, tokens: list[int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """log-probabilities of some next tokens, (1, C), and of all others together, (1,)."""
-    logits_V = logits_V.double()
-    total = torch.logsumexp(logits_V, 0)
-    chosen = logits_V[tokens] - total
-    others = logits_V.clone()
+def _others(logits_V: Tensor, tokens: list[int], total: Tensor) -> NDArray[np.float64]:
+    """log-probability of all next tokens but the given ones together, (1,)."""
+    others = logits_V.double().clone()
     others[tokens] = -torch.inf
-    return chosen[None].cpu().numpy(), (torch.logsumexp(others, 0) - total)[None].cpu().numpy()
+    return (torch.logsumexp(others, 0) - total)[None].cpu().numpy()
 
 
 def _uniform(tokens: list[int], sampling: Sampling) -> Tensor:

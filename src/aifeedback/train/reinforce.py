@@ -197,7 +197,9 @@ class PolicyObjective(nn.Module):
         micro = self._micro(rollout, facts, advantage_B, reward_B)
         self.clock.start_update()
         tokens = sum(rollout.lengths) + sum(len(p) for p in rollout.prompt_ids)
-        figures = step_figures(facts, reward_B, weighed_B) if self.share.rank == 0 else {}
+        # Facts are those of all processes already; the loop adds figures up, so only the first process gives them.
+        counts = float(self.share.rank == 0)
+        figures = {name: counts * value for name, value in step_figures(facts, reward_B, weighed_B).items()}
         return Plan(micro, tokens, figures)
 
     def forward(self, micro: Micro) -> Loss:
