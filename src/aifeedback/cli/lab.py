@@ -50,7 +50,8 @@ def build(
     """Trains the lab's models from scratch, exactly as the shipped ones were trained."""
     from aifeedback.cli.terminal import one_bar
     from aifeedback.lab.build import build as build_models
+    from aifeedback.lab.recipes import RECIPES
 
     with one_bar("lab build") as progress:
-        build_models(names or None, out, progress=progress)
+        build_models(names or list(RECIPES), out, progress=progress)
     console.print(f"→ [bold]{out}[/]")
