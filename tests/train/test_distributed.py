@@ -54,9 +54,9 @@ def test_a_killed_rank_ends_the_job_loudly_and_the_run_resumes(llama: Path, sing
 
 def torchrun(mode: str, model: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
     script = Path(__file__).with_name("distributed_run.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     return subprocess.run(
-        [*command, "--standalone", str(script), mode, str(model), str(out), *map(str, more)],
+        [*command, str(script), mode, str(model), str(out), *map(str, more)],
         capture_output=True,
         text=True,
         timeout=600,

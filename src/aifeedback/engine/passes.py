@@ -46,6 +46,10 @@ class Engine:
         self._prefix: dict[bytes, dict[int, KeyValue]] = {}
         self._prefix_of: Any = None
 
+    def forget(self) -> None:
+        """Drops what is kept between calls."""
+        self._prefix = {}
+
     def path_for(self, longest: int) -> Path:
         """Sequences at which rotary frequencies change with the length of the batch cannot share one."""
         limit = longest_shared(self.model)
