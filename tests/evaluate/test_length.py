@@ -222,3 +222,17 @@ def test_the_logistic_fit_says_why_it_failed() -> None:
     assert not fit_logistic(np.ones((2, 1)), np.array([0.0, 0.0])).is_bounded
     singular = np.ones((10, 2))
     assert fit_logistic(singular, np.linspace(0, 1, 10)).problem
+
+
+def test_one_outlying_ratio_leaves_the_fit_and_its_interval_finite() -> None:
+    """A response of one character gives a ratio in the hundreds, a row that is fitted to certainty."""
+    rng = np.random.default_rng(0)
+    ratio = np.exp(rng.normal(0, 0.4, 440))
+    ratio[5] = 132.0
+    won = (rng.random(440) < 0.75).astype(float)
+    won[5] = 1.0
+    read = length_controlled_win_rate(won, 100 * ratio, np.full(440, 100.0))
+    rest = np.arange(440) != 5
+    without = length_controlled_win_rate(won[rest], 100 * ratio[rest], np.full(439, 100.0))
+    assert read.low < read.value < read.high
+    assert abs(read.value - without.value) < 0.01

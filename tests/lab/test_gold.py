@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifeedback.lab import gold, people, samples, tokenizer
-from aifeedback.records import Comparison, Completion, Problem, Prompt
+from aifeedback.records import Comparison, Completion, Prompt
 
 POST = (
     "post : so my aunt has broken our lamp . it happened at work on monday . now i feel sad . they blame being busy . "
@@ -65,11 +65,10 @@ def _compare(first: str, second: str) -> Comparison:
     return Comparison.of(prompt, *(Completion.of(prompt, t, source="test") for t in (first, second)))
 
 
-def test_gold_labels_are_certain_and_a_tie_is_not_known() -> None:
+def test_gold_labels_are_certain_and_an_exact_tie_is_a_half() -> None:
     better, worse = "my aunt has broken our lamp .", "my aunt has broken our bike ."
     labels = gold.GoldLabeler().label([_compare(better, worse), _compare(worse, better), _compare(better, better)])
-    assert [p.p_first for p in labels] == [1.0, 0.0, None]
-    assert labels[2].problem is Problem.ABSTAINED
+    assert [p.p_first for p in labels] == [1.0, 0.0, 0.5]
 
 
 def test_people_agree_with_gold_on_three_of_four_pairs_and_mirror_a_swap() -> None:
@@ -77,7 +76,7 @@ def test_people_agree_with_gold_on_three_of_four_pairs_and_mirror_a_swap() -> No
     truth = gold.GoldLabeler().label(rows)
     crowd = people.SimulatedPeople(seed=7)
     votes = crowd.label(rows)
-    known = [(v.p_first, t.p_first) for v, t in zip(votes, truth, strict=True) if t.p_first is not None]
+    known = [(v.p_first, t.p_first) for v, t in zip(votes, truth, strict=True) if t.p_first != 0.5]
     assert 0.71 < sum(v == t for v, t in known) / len(known) < 0.79
     assert votes == crowd.label(rows)
     assert [1 - v.p_first for v in votes if v.p_first is not None] == [

@@ -66,8 +66,12 @@ def groups(values: Any, kept: NDArray[np.bool_], name: str = "prompts") -> NDArr
 
 
 def cluster_sums(values: Floats, clusters: NDArray[np.intp] | None) -> Floats:
-    """One sum per cluster, or the values themselves where there are no clusters."""
-    return values if clusters is None else np.bincount(clusters, weights=values).astype(np.float64)
+    """One sum per cluster (rows of ``values``), or the values themselves where there are no clusters."""
+    if clusters is None:
+        return values
+    sums = np.zeros((clusters.max() + 1, *values.shape[1:]))
+    np.add.at(sums, clusters, values)
+    return sums
 
 
 def table(values: Any, name: str = "ratings") -> Floats:

@@ -40,18 +40,39 @@ def fit_logistic(design: Floats, targets: Floats, clusters: NDArray[np.intp] | N
         import statsmodels.api as sm
     except ImportError:
         raise MissingExtra("statsmodels", "stats") from None
-    kind, options = ("HC1", None) if clusters is None else ("cluster", {"groups": clusters})
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            fit = sm.GLM(targets, design, family=sm.families.Binomial()).fit(cov_type=kind, cov_kwds=options)
+            fit = sm.GLM(targets, design, family=sm.families.Binomial()).fit()
         except (ValueError, np.linalg.LinAlgError, ZeroDivisionError):
             return unknown._replace(problem="the fit did not converge")
     coefficients = np.asarray(fit.params, dtype=np.float64)
-    covariance = np.asarray(fit.cov_params(), dtype=np.float64)
-    if not (fit.converged and np.isfinite(covariance).all()) or is_separated(design, coefficients, targets):
+    if not fit.converged or is_separated(design, coefficients, targets):
         return unknown._replace(problem="the labels are separable: no finite fit")
+    covariance = sandwich(design, coefficients, targets, clusters)
+    if not np.isfinite(covariance).all():
+        return unknown._replace(problem="predictors that hardly vary: no covariance")
     return LogisticFit(coefficients, covariance, True)
+
+
+def sandwich(design: Floats, coefficients: Floats, targets: Floats, clusters: NDArray[np.intp] | None = None) -> Floats:
+    """(C, C) covariance (XᵀWX)⁻¹ Σ s sᵀ (XᵀWX)⁻¹ with s the score of a row or cluster, and the usual small-sample
+    factor: n/(n − C), times G/(G − 1)·(n − 1)/n for G clusters. NaN where XᵀWX is singular.
+
+    The logit is the canonical link, so XᵀWX with W = p(1 − p) is the observed information too. Rows fitted to
+    certainty (an outlying length ratio) have W = 0 and leave it finite; forms that divide by W do not.
+    """
+    n, columns = design.shape
+    fitted = sigmoid(design @ coefficients)
+    scores = cluster_sums(design * (targets - fitted)[:, None], clusters)
+    try:
+        bread = np.linalg.inv(design.T @ ((fitted * (1 - fitted))[:, None] * design))
+    except np.linalg.LinAlgError:
+        return np.full((columns, columns), np.nan)
+    factor = n / (n - columns)
+    if clusters is not None:
+        factor *= len(scores) / max(1, len(scores) - 1) * (n - 1) / n
+    return factor * bread @ (scores.T @ scores) @ bread
 
 
 def score_test(

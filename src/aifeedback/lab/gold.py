@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from aifeedback.lab import words
 from aifeedback.lab.world import Facts
-from aifeedback.records import Comparison, Completion, Judgement, Preference, Problem, Prompt, Score
+from aifeedback.records import Comparison, Completion, Judgement, Preference, Prompt, Score
 
 OFFSET, SPAN = 3.0, 7.5
 SOFT_FROM = 3.0
@@ -170,25 +170,21 @@ class GoldLabeler:
     name = "gold"
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """``p_first`` is 1 or 0; equal gold scores give None with ``abstained``."""
+        """``p_first`` is 1 or 0; 0.5 where the gold scores are equal, a tie that is known."""
         return [self._label(c) for c in comparisons]
 
     def _label(self, comparison: Comparison) -> Preference:
         facts = facts_of(comparison.prompt)
         margin = score(facts, comparison.first.text) - score(facts, comparison.second.text)
-        p_first = None if margin == 0 else float(margin > 0)
-        problem = Problem.ABSTAINED if margin == 0 else None
+        p_first = 0.5 if margin == 0 else float(margin > 0)
         judgement = Judgement(
             comparison_id=comparison.id,
             judge=self.name,
             shown_swapped=False,
             readout="gold",
             p_first=p_first,
-            problem=problem,
         )
-        return Preference(
-            comparison_id=comparison.id, source=self.name, p_first=p_first, judgements=(judgement,), problem=problem
-        )
+        return Preference(comparison_id=comparison.id, source=self.name, p_first=p_first, judgements=(judgement,))
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
         """The gold score as a Score; never None, since any text can be scored."""

@@ -170,14 +170,23 @@ class Compare(Stage):
         return measured.value
 
     def _independence(self, job: Job) -> dict[str, Any]:
-        """Per judge, whether it may serve as proof (R16): neither a training judge nor of its family."""
+        """Per judge, whether it may serve as proof (R16): no training judge, none of its family, no reward model (which
+        carries on what some judge taught it)."""
         trainers = [resolve.who(name, job) for name in self.trained_by]
         judges = {}
         for name, judge in self.judges.items():
             family, uri = resolve.who(judge.model, job)
             same = any(uri == t_uri or family == t_family for t_family, t_uri in trainers)
+            same = same or judge.model.startswith("rm:")
             judges[name] = {"model": uri, "family": family, "independent": not same}
-        return {"judges": judges, "verified": any(j["independent"] for j in judges.values())}
+        return {
+            "judges": judges,
+            "trained_by": [
+                {"name": name, "model": uri, "family": family, "revision": resolve.revision(name, job)}
+                for name, (family, uri) in zip(self.trained_by, trainers, strict=True)
+            ],
+            "verified": any(j["independent"] for j in judges.values()),
+        }
 
 
 def _hard(p: float) -> float:

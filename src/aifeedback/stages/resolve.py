@@ -255,6 +255,11 @@ def who(name: str, job: Job) -> tuple[str, str]:
     return card.family, card.uri
 
 
+def revision(name: str, job: Job) -> str:
+    """The revision of a model's weights; empty for the oracle, people and reward models."""
+    return "" if name.partition(":")[0] in NO_PROMPT else connect_model(name, job).card.revision
+
+
 def described(judge: JudgeSpec, job: Job) -> dict[str, Any]:
     """Who judged, by which words: what the report prints and an auditor asks first."""
     scheme = judge.model.partition(":")[0]
