@@ -13,10 +13,10 @@ import pytest
 from aifeedback.audit import figures
 from aifeedback.audit.examples import pick_examples
 from aifeedback.audit.gather import gather
-from aifeedback.audit.independence import Source, independence
 from aifeedback.audit.report import report_run, write_report
 from aifeedback.audit.wording import headline, over_optimised, policy_sentence, watch
 from aifeedback.errors import FileError
+from aifeedback.evaluate.independence import Source, verify_independence
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 
 from .sample import est, judge, policy, summary
@@ -157,7 +157,7 @@ def test_evidence_from_the_training_judge_alone_is_always_unverified(
     ],
 )
 def test_who_counts_as_independent(evaluators: list[Source], trainers: list[Source], verified: bool) -> None:
-    assert independence(evaluators, trainers).is_verified is verified
+    assert verify_independence(trainers, evaluators).is_verified is verified
 
 
 def test_a_stage_that_denies_independence_is_believed() -> None:

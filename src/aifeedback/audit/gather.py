@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, overload
 
 from aifeedback.audit.examples import examples_of_run
-from aifeedback.audit.independence import Independence, Source, independence
+from aifeedback.evaluate.independence import Independence, Source, verify_independence
 
 DISPLAY = {"sft": "SFT", "rlaif": "RLAIF", "rlhf": "RLHF", "d_rlaif": "d-RLAIF", "dpo": "DPO", "base": "base model"}
 
@@ -106,7 +106,7 @@ class Story:
     voices: list[Voice] = field(default_factory=list)
     evaluators: list[Source] = field(default_factory=list)
     trainers: list[Source] = field(default_factory=list)
-    independence: Independence = field(default_factory=lambda: independence([], []))
+    independence: Independence = field(default_factory=lambda: verify_independence([], []))
     agreement: list[tuple[str, Est]] = field(default_factory=list)
     position: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     same_position: Est | None = None
@@ -238,7 +238,7 @@ def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any])
 
 def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> Independence:
     """Judged here from who is who; a stage's own word counts only where it says that an evaluator is dependent."""
-    found = independence(story.evaluators, story.trainers)
+    found = verify_independence(story.trainers, story.evaluators)
     told = summary.get("independence") or next(
         (f["independence"] for _, f in _figures(stages) if isinstance(f.get("independence"), Mapping)), {}
     )
@@ -247,7 +247,7 @@ def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]
     }
     kept = [e for e in story.evaluators if e.name not in denied]
     if len(kept) < len(story.evaluators) and any(name in denied for name in found.independent):
-        return independence(kept, story.trainers)._replace(dependent=tuple(sorted(denied)))
+        return verify_independence(story.trainers, kept)._replace(dependent=tuple(sorted(denied)))
     return found
 
 

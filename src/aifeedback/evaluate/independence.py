@@ -1,97 +1,97 @@
-"""Who says that it worked? A claim that rests only on the judge that trained the policy is unverified.
+"""R16: who says that it worked? A claim that rests only on who trained the policy, or on their family, is unverified.
 
-The same holds for that judge's family. A policy trained on a judge learns what it likes, flaws included; the judge's
-own approval is then no evidence, and a relative of it shares its flaws. People and gold functions count as
-independent of every model, unless the very same source also gave the training signal (a gold function does then
-measure fit, not success; new human ratings stay valid).
+A policy trained on a judge learns what it likes, flaws included; the judge's own approval is then no evidence, and a
+relative of it shares its flaws. A reward model carries on what its labels taught it. People and the known true
+preference are independent of every model; the true preference is not where it gave the training signal itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import NamedTuple
 
 from aifeedback.protocols import ModelCard
 
-Source: TypeAlias = ModelCard | Literal["human", "gold"]
-"""Who judged. A reward model stands for the judge whose labels it learned: name that judge too."""
+PEOPLE = frozenset({"people", "human"})
+ORACLE = "oracle"
+DISTILLED = "reward model"
 NO_FAMILY = frozenset({"", "unknown", "none", "?"})
 
 
-@dataclass(frozen=True)
-class Independence:
-    value: Literal["verified", "unverified"]
+class Source(NamedTuple):
+    """Who said something: as much as is known of it; empty text is not known."""
+
+    name: str
+    model: str = ""
+    family: str = ""
+    revision: str = ""
+
+    @classmethod
+    def of(cls, card: ModelCard) -> Source:
+        return cls(card.uri, card.uri, card.family, card.revision)
+
+
+class Independence(NamedTuple):
+    is_verified: bool
     reason: str
-    """One sentence for the report."""
+    """For the head of a report: why, or by whom; no full stop."""
     independent: tuple[str, ...] = ()
-    """Evidence that counts."""
-    rejected: tuple[str, ...] = ()
-    """Evidence that does not, each with why."""
-
-    @property
-    def is_verified(self) -> bool:
-        return self.value == "verified"
-
-    def as_dict(self) -> dict[str, object]:
-        return {
-            "value": self.value,
-            "reason": self.reason,
-            "independent": list(self.independent),
-            "rejected": list(self.rejected),
-        }
+    """Names of the evaluators that count as proof."""
+    dependent: tuple[str, ...] = ()
+    """Names of those that do not."""
 
 
-def verify_independence(training: Sequence[Source], evidence: Sequence[Source]) -> Independence:
-    """``verified`` only if some piece of evidence comes from a source independent of every training source.
+def verify_independence(trainers: Sequence[Source], evaluators: Sequence[Source]) -> Independence:
+    """Verified only if some evaluator is independent of every trainer.
 
-    ``training``: everyone whose judgement shaped the policy. ``evidence``: everyone whose judgement supports the claim.
-    No evidence, or training sources not named, is unverified: independence is shown, never assumed.
+    ``trainers``: everyone whose judgement shaped the policy. ``evaluators``: everyone whose judgement supports the
+    claim. Nobody on either side is unverified: independence is shown, never assumed.
     """
-    if not evidence:
-        return Independence("unverified", "Unverified: nobody but the training signal itself has judged this.")
-    if not training:
-        everyone = tuple(name_of(source) for source in evidence)
-        reason = (
-            "Unverified: it is not recorded who judged the training data, so nobody can be shown independent of it."
-        )
-        return Independence("unverified", reason, rejected=everyone)
-    independent, rejected = [], []
-    for source in evidence:
-        objection = next(filter(None, (dependence(source, trainer) for trainer in training)), "")
-        if objection:
-            rejected.append(f"{name_of(source)}: {objection}")
-        else:
-            independent.append(name_of(source))
-    if independent:
-        reason = f"Verified by {', '.join(independent)}, independent of the training signal."
-        return Independence("verified", reason, tuple(independent), tuple(rejected))
-    reason = f"Unverified: the only evidence is not independent of the training signal ({'; '.join(rejected)})."
-    return Independence("unverified", reason, (), tuple(rejected))
+    objections = [next(filter(None, (dependence(e, t) for t in trainers)), "") for e in evaluators]
+    proof = [e for e, objection in zip(evaluators, objections, strict=True) if trainers and not objection]
+    free = tuple(e.name for e in proof)
+    bound = tuple(e.name for e in evaluators if e not in proof)
+    if proof:
+        who = _listed([_named(e) for e in proof])
+        return Independence(True, f"judged by {who}, independent of the training feedback", free, bound)
+    if not evaluators:
+        return Independence(False, "nobody has evaluated the policies yet")
+    if not trainers:
+        return Independence(False, "it is not recorded who gave the training feedback", (), bound)
+    reasons = _listed([f"{e.name} ({objection})" for e, objection in zip(evaluators, objections, strict=True)])
+    return Independence(False, f"the only evidence comes from {reasons}", (), bound)
 
 
-def dependence(source: Source, trainer: Source) -> str:
-    """Why ``source`` says nothing new about a policy trained on ``trainer``, or '' where it does."""
-    if source == "human":
+def dependence(evaluator: Source, trainer: Source) -> str:
+    """Why ``evaluator`` says nothing new about a policy trained on ``trainer``, or '' where it does."""
+    families = _plain(evaluator.family), _plain(trainer.family)
+    if families[0] in PEOPLE:
         return ""
-    if isinstance(source, str) or isinstance(trainer, str):
-        return "it is the training signal itself" if source == trainer else ""
-    if _plain(source.uri) == _plain(trainer.uri):
-        return "it is the training judge"
-    if source.revision and source.revision == trainer.revision:
-        return "it has the training judge's weights under another name"
-    families = _plain(source.family), _plain(trainer.family)
+    if ORACLE in families:
+        return "it is the training signal itself" if families[0] == families[1] else ""
+    if families[0] == DISTILLED:
+        return "a reward model carries on the training feedback"
+    if not evaluator.model and families[0] in NO_FAMILY:
+        return "it is not known who it is"
+    if evaluator.model and _plain(evaluator.model) == _plain(trainer.model):
+        return "it gave the training feedback"
+    if evaluator.revision and evaluator.revision == trainer.revision:
+        return "it has the weights of who gave the training feedback, under another name"
+    if families[1] in PEOPLE:
+        return ""
     if not NO_FAMILY.isdisjoint(families):
         return "its family, or the training judge's, is not known"
-    if families[0] == families[1]:
-        return f"it is of the training judge's family '{source.family}'"
-    return ""
+    return f"it is of the training judge's family '{evaluator.family}'" if families[0] == families[1] else ""
 
 
-def name_of(source: Source) -> str:
-    if isinstance(source, ModelCard):
-        return source.uri
-    return {"human": "people", "gold": "the gold function"}[source]
+def _named(source: Source) -> str:
+    if source.family == ORACLE:
+        return "the known true preference"
+    return "people" if source.family in PEOPLE else source.name
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _plain(name: str) -> str:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from aifeedback import files
 from aifeedback.errors import RecipeError
+from aifeedback.evaluate.independence import Source, dependence, verify_independence
 from aifeedback.feedback.sample import sample_completions
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
@@ -170,23 +171,29 @@ class Compare(Stage):
         return measured.value
 
     def _independence(self, job: Job) -> dict[str, Any]:
-        """Per judge, whether it may serve as proof (R16): no training judge, none of its family, no reward model (which
-        carries on what some judge taught it)."""
-        trainers = [resolve.who(name, job) for name in self.trained_by]
-        judges = {}
-        for name, judge in self.judges.items():
-            family, uri = resolve.who(judge.model, job)
-            same = any(uri == t_uri or family == t_family for t_family, t_uri in trainers)
-            same = same or judge.model.startswith("rm:")
-            judges[name] = {"model": uri, "family": family, "independent": not same}
+        """Per judge, whether it may serve as proof (R16)."""
+        trainers = [_source(name, name, job) for name in self.trained_by]
+        sources = [_source(name, judge.model, job) for name, judge in self.judges.items()]
+        judges = {
+            source.name: {
+                "model": source.model,
+                "family": source.family,
+                "independent": bool(trainers) and not any(dependence(source, trainer) for trainer in trainers),
+            }
+            for source in sources
+        }
+        found = verify_independence(trainers, sources)
         return {
             "judges": judges,
-            "trained_by": [
-                {"name": name, "model": uri, "family": family, "revision": resolve.revision(name, job)}
-                for name, (family, uri) in zip(self.trained_by, trainers, strict=True)
-            ],
-            "verified": any(j["independent"] for j in judges.values()),
+            "trained_by": [trainer._asdict() for trainer in trainers],
+            "verified": found.is_verified,
+            "reason": found.reason,
         }
+
+
+def _source(name: str, model: str, job: Job) -> Source:
+    family, uri = resolve.who(model, job)
+    return Source(name, uri, family, resolve.revision(model, job))
 
 
 def _hard(p: float) -> float:
