@@ -95,6 +95,21 @@ def test_trl_as_engine_writes_the_same_folder(llama: Path, tmp_path: Path) -> No
     AutoTokenizer.from_pretrained(tmp_path)
 
 
+def test_the_command_trains_on_trl(llama: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from aifeedback.cli import app
+
+    prompts, reward = tmp_path / "prompts.jsonl", tmp_path / "reward.py"
+    prompts.write_text("".join(json.dumps({"prompt": p.text}) + "\n" for p in some_prompts()))
+    reward.write_text("def length(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n")
+    asked = f"train rl --engine trl --policy hf:{llama} --prompts {prompts} --reward python:{reward}:length --steps 1 "
+    asked += f"--samples-per-prompt 2 --prompts-per-step 2 --max-new-tokens 4 -o {tmp_path / 'out'}"
+    done = CliRunner().invoke(app, asked.split(), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out" / "figures.json").read_text())["steps"] == 1
+
+
 def test_says_what_trl_cannot_do(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot do this: baseline, zscore_samples"):
         run_rloo(llama, some_prompts(), evens, settings(baseline="none", zscore_samples=8), tmp_path)

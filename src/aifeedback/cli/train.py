@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aifeedback.cli.terminal import console, one_bar, show_figures
+from aifeedback.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -117,6 +118,7 @@ def rl(
     temperature: Annotated[float | None, typer.Option(help="Of sampling and of every log-probability.")] = None,
     lr: Rate = None,
     limit: Limit = None,
+    engine: Annotated[str, typer.Option(help="own, or trl: TRL's RLOO trainer with the same rewards.")] = "own",
     seed: Seed = 0,
     sets: Sets = None,
     json_file: Json = None,
@@ -128,6 +130,8 @@ def rl(
     from aifeedback.train.reinforce import RLConfig, train_rl
     from aifeedback.train.rewards import name_of
 
+    if engine not in ("own", "trl"):
+        raise InputError(f"no engine '{engine}'", key="--engine", fix="own or trl")
     spec = reward_spec(reward, judge_prompt, rationale)
     start = _start(policy, prompts, *spec.inputs())
     config = _config(
@@ -147,7 +151,12 @@ def rl(
     out.mkdir(parents=True, exist_ok=True)
     function = reward_function(spec, Job(out, out / "journal.sqlite", out, seed))
     with one_bar("rl") as progress:
-        result = train_rl(start, read.rows, function, config, out, reward_name=name_of(function), progress=progress)
+        if engine == "trl":
+            from aifeedback.integrations.trl import run_rloo
+
+            result = run_rloo(start, read.rows, function, config, out, progress=progress)
+        else:
+            result = train_rl(start, read.rows, function, config, out, reward_name=name_of(function), progress=progress)
     _report(result, out, json_file)
 
 

@@ -9,6 +9,8 @@ from aifeedback.lab import gold, world
 from aifeedback.records import Comparison, Judgement, Preference
 
 TEMPERATURE = 2.5
+RATERS = 3
+"""Raters of each pair where a recipe says ``people:lab``; their votes are averaged."""
 
 
 class SimulatedPeople:

@@ -112,7 +112,9 @@ class Compare(Stage):
         )
         outcome.calls += len(prompts)
         came = {completion.prompt_id: completion for completion in sampled.completions}
-        files.write_records(job.folder / f"completions-{name.replace(' ', '-')}.jsonl", sampled.completions)
+        answered = [prompt for prompt in prompts if prompt.id in came]
+        file = job.folder / f"completions-{name.replace(' ', '-')}.jsonl"
+        files.write_completions(file, answered, [came[prompt.id] for prompt in answered])
         return [came.get(prompt.id) for prompt in prompts]
 
     def _judged(

@@ -188,9 +188,9 @@ def labeler(judge: JudgeSpec, job: Job) -> Labeler:
 
         return GoldLabeler()
     if scheme == "people":
-        from aifeedback.lab.people import SimulatedPeople
+        from aifeedback.lab.people import RATERS, SimulatedPeople
 
-        return SimulatedPeople(seed=job.seed)
+        return SimulatedPeople(seed=job.seed, raters=RATERS)
     if scheme == "rm":
         from aifeedback.train.reward_model import RewardModel
 
