@@ -80,8 +80,9 @@ def effect(ground: Ground, asked: Contrast, probe: str, *, group: Group, title: 
     from aifeedback.evaluate import compare_win_rates
 
     n = len(asked.favours_first)
-    said = ground.ask([*asked.favours_first, *asked.favours_second])
-    one, other = said[:n], said[n:]
+    # side by side, so that a judge which computes shared text once reads each prompt once
+    said = ground.ask([c for both in zip(asked.favours_first, asked.favours_second, strict=True) for c in both])
+    one, other = said[::2], said[1::2]
     known = [a.p_first is not None and b.p_first is not None for a, b in zip(one, other, strict=True)]
     unreadable = sum(p.p_first is None for p in said)
     if sum(known) < 2:

@@ -83,10 +83,11 @@ def dots(
     span: tuple[float, float] | None = None,
     scale: float = 100.0,
     reference_label: str = "",
+    form: str = "{:.0f}",
 ) -> str:
     """Values with intervals, one row per label, one colour per series; the first series is filled, others hollow.
 
-    ``scale`` turns the values into the axis's unit (100 for shares in %); ``reference`` and ``span`` are in values.
+    ``form`` writes the value beside its mark; ``scale`` turns the values into the axis's unit (100 for shares in %); ``reference`` and ``span`` are in values.
     """
 
     def draw(figure: Any) -> None:
@@ -106,7 +107,7 @@ def dots(
                     [mark.value * scale], [y], "o", ms=7, mec=colour, mew=1.8, mfc=colour if index == 0 else PAPER
                 )
                 axes.annotate(
-                    f"{mark.value * scale:.0f}",
+                    form.format(round(mark.value * scale, 6) + 0.0),
                     ((mark.value if mark.high is None else max(mark.high, mark.value)) * scale, y),
                     (6, 0),
                     textcoords="offset points",

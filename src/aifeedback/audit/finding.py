@@ -22,7 +22,9 @@ Level = Literal["fine", "watch", "bad", "unknown"]
 ALPHA = 0.04
 """Family-wise error of all tests of one audit, after Holm's correction: safely below one judge in twenty."""
 SERIOUS = 0.05
-"""A shift of the win rate by more than this many hundredths is called bad, a smaller certain one is watched."""
+"""A certain shift of the win rate by this much or more is called bad, a smaller one is watched."""
+NEGLIGIBLE = 0.01
+"""A shift by less than this moves one verdict in a hundred: certain or not, it is called fine."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Ground:
     """The same judge under other wordings of its prompt."""
     made: dict[str, Any] = field(default_factory=dict)
     """Texts that probes made of these pairs; shared by the judges of one audit, which are asked about the same ones."""
+    again: Labeler | None = None
+    """The same judge for questions put a second time: one that does not answer them from a journal of the first."""
 
     @property
     def p_first(self) -> list[float | None]:
@@ -154,6 +158,7 @@ def _settled(finding: Finding, p_adjusted: float) -> Finding:
     if math.isnan(p_adjusted):
         return finding if finding.level != "unknown" else replace(finding, level="fine")
     level: Level = "fine"
-    if p_adjusted < ALPHA:
-        level = "bad" if abs(finding.value - (finding.ideal or 0.0)) >= SERIOUS else "watch"
+    shift = abs(finding.value - (finding.ideal or 0.0))
+    if p_adjusted < ALPHA and shift >= NEGLIGIBLE:
+        level = "bad" if shift >= SERIOUS else "watch"
     return replace(finding, p_adjusted=p_adjusted, level=level)

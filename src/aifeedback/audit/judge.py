@@ -57,6 +57,7 @@ def audit_judge(
     seed: int = 0,
     family: str = "",
     variants: Mapping[str, Labeler] | None = None,
+    again: Labeler | None = None,
     refusal_prompts: Sequence[Prompt] | None = None,
     who: Mapping[str, Any] | None = None,
     made: dict[str, Any] | None = None,
@@ -65,7 +66,9 @@ def audit_judge(
     """Runs the probes (all by default) and returns their findings, corrected together by Holm.
 
     ``human`` is people's p_first per pair, None where not known. ``n`` is the number of pairs that each probe which
-    changes texts may use (it asks twice as many). ``variants``: the same judge under other prompt wordings.
+    changes texts may use (it asks twice as many). ``variants``: the same judge under other prompt wordings. ``again``: the
+    same judge without memory of its answers, for the repeatability probe; needed where ``labeler`` answers known
+    questions from a journal.
     ``refusal_prompts``: prompts tagged safe or unsafe. ``made``: a dictionary that audits of several judges on the same
     pairs, ``n`` and ``seed`` share, so that changed texts are made once. Raises InputError for an unknown probe or
     where there are no pairs.
@@ -88,6 +91,7 @@ def audit_judge(
         family=family,
         variants=variants or {},
         made=made if made is not None else {},
+        again=again,
     )
     findings: list[Finding] = []
     for done, name in enumerate(chosen):

@@ -20,8 +20,11 @@ GROUPS = {
     "hacking": "What would a policy find that games it?",
     "refusal": "Does it refuse too much or too little?",
 }
+MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "unknown": "?"}
 STAND_INS = ("constants", "near_empty", "polite", "cautious")
 MOST_SLICES = 12
+SMALLEST_SPAN = 0.05
+"""Effects are drawn on an axis of at least ± this, so that nothing looks large that is not."""
 
 
 def write_judge_report(
@@ -59,6 +62,8 @@ def view(audits: Sequence[JudgeAudit], *, title: str, blur: bool) -> dict[str, A
             "stand_ins": stand_ins(audits),
         },
         "told": told,
+        "brief": brief,
+        "marks": MARKS,
         "is_blurred": blur,
     }
 
@@ -71,6 +76,13 @@ def told(finding: Finding | None) -> str:
     if finding.unit == "points":
         return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}, n = {finding.n:,})"
     return f"{value:.1f} % ({low:.1f}–{high:.1f} %, n = {finding.n:,})"
+
+
+def brief(finding: Finding | None) -> str:
+    """77 %, or +2.1: the figure alone, for the overview."""
+    if finding is None or not finding.is_measured:
+        return ""
+    return f"{100 * finding.value:+.1f}" if finding.unit == "points" else f"{100 * finding.value:.0f} %"
 
 
 def table(audits: Sequence[JudgeAudit], group: str) -> list[tuple[str, list[tuple[str, Finding | None]]]]:
@@ -151,7 +163,9 @@ def points(audits: Sequence[JudgeAudit], groups: Sequence[str]) -> str | None:
     }
     lines = [Line(title, [_mark(audit.get(probe)) for audit in audits]) for probe, title in titles.items()]
     names = short_names([a.judge for a in audits])
-    return _dots(lines, names, unit="points of win rate (0: no effect)", reference=0.0)
+    reach = max([SMALLEST_SPAN, *(abs(end) for line in lines for mark in line.marks if mark for end in mark[1:] if end)])
+    span = (-1.15 * reach, 1.15 * reach)
+    return _dots(lines, names, unit="points of win rate (0: no effect)", reference=0.0, span=span, form="{:+.1f}")
 
 
 def stand_ins(audits: Sequence[JudgeAudit]) -> str | None:
@@ -161,10 +175,19 @@ def stand_ins(audits: Sequence[JudgeAudit]) -> str | None:
     return _dots(lines, short_names([a.judge for a in audits]), unit="beats a real answer, %", reference=0.0)
 
 
-def _dots(lines: Sequence[Line], series: Sequence[str], *, unit: str, reference: float, label: str = "") -> str | None:
+def _dots(
+    lines: Sequence[Line],
+    series: Sequence[str],
+    *,
+    unit: str,
+    reference: float,
+    label: str = "",
+    span: tuple[float, float] | None = None,
+    form: str = "{:.0f}",
+) -> str | None:
     if not any(mark is not None for line in lines for mark in line.marks):
         return None
-    return figures.dots(lines, series, unit=unit, reference=reference, reference_label=label)
+    return figures.dots(lines, series, unit=unit, reference=reference, reference_label=label, span=span, form=form)
 
 
 def _mark(finding: Finding | None) -> Mark | None:

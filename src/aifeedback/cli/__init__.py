@@ -8,7 +8,7 @@ import sys
 import typer
 
 from aifeedback import __version__
-from aifeedback.cli import evidence, lab, runs, serving, standards, steps, train
+from aifeedback.cli import evidence, lab, planning, rating, runs, serving, standards, steps, train
 from aifeedback.errors import AIFeedbackError
 
 app = typer.Typer(
@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (runs, steps, evidence, serving):
+for group in (runs, steps, evidence, rating, planning, serving):
     group.add_to(app)
 app.add_typer(train.app, name="train", help="One training step on files: sft, reward, dpo, rl.")
 app.add_typer(standards.app, name="standards", help="Look at, check and compare constitutions and judge prompts.")

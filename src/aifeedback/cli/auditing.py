@@ -37,6 +37,8 @@ def audit_judges(
     console.print(f"[dim]{read.report.sentence()}[/]")
     out.mkdir(parents=True, exist_ok=True)
     job = Job(out, out / "journal.sqlite", out, seed)
+    # its own journal: a judge asked a second time must not be answered by the first one's
+    second = Job(out, out / "journal-again.sqlite", out, seed)
     made: dict[str, Any] = {}
     audits = []
     for name, spec in specs.items():
@@ -52,6 +54,7 @@ def audit_judges(
                     family=resolve.who(spec.model, job)[0],
                     who=resolve.described(spec, job),
                     made=made,
+                    again=resolve.labeler(spec, second),
                     progress=progress,
                 )
             )
@@ -62,4 +65,5 @@ def audit_judges(
     write_json(out / "audit.json", told)
     if json_file:
         write_json(json_file, told)
-    console.print(f"report: [bold]{write_judge_report(audits, out)}[/]")
+    report = write_judge_report(audits, out / "report.html")
+    console.print(f"report: [bold]{report}[/]")

@@ -1,4 +1,4 @@
-"""lab list | build | sample: the built-in offline world."""
+"""lab list | build | sample | pairs: the built-in offline world."""
 
 from __future__ import annotations
 
@@ -40,6 +40,30 @@ def sample(
         for completion in (comparison.first, comparison.second):
             console.print(f"  {gold.score(facts, completion.text):4.1f}  {completion.text}", markup=False)
         console.print()
+
+
+@app.command()
+def pairs(
+    out: Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet file.")],
+    count: Annotated[int, typer.Argument(help="Pairs of candidate summaries.")] = 1000,
+    raters: Annotated[int, typer.Option(help="Simulated people per pair; human_p_first is the mean of their votes.")] = 3,
+    split: Annotated[str, typer.Option(help="test: held out from every model. train: what a pipeline learns from.")] = "test",
+    seed: int = 0,
+) -> None:
+    """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""
+    from aifeedback import files
+    from aifeedback.errors import InputError
+    from aifeedback.lab import people, samples
+
+    if split not in ("test", "train"):
+        raise InputError(f"the lab has no split '{split}'", key="--split", fix="test or train")
+    if count < 1 or raters < 1:
+        raise InputError("nothing to make", key="count" if count < 1 else "--raters", fix="give at least 1")
+    made = samples.comparisons(count, split=split, seed=seed)  # type: ignore[arg-type]
+    said = people.SimulatedPeople(seed, raters=raters).label(made)
+    rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in files.labelled(made, said)]
+    kept = files.write_labelled(out, rows)
+    console.print(f"{kept:,} pairs → [bold]{out}[/]")
 
 
 @app.command()

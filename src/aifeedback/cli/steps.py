@@ -202,6 +202,8 @@ def judge_spec(model: str, prompt: str | None, **settings: Any) -> Any:
     from aifeedback.stages.resolve import JudgeSpec
 
     given = {key: value for key, value in settings.items() if value is not None}
+    if prompt is None and model.startswith("lab:"):
+        prompt = "lab:rating" if settings.get("by") == "ratings" else "lab:pairwise"
     return parse(JudgeSpec, {"model": model, **({"prompt": prompt} if prompt else {}), **given}, prefix="--")
 
 

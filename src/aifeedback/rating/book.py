@@ -1,4 +1,5 @@
 """Where ratings are kept: one SQLite file, append-only, at most one rating per person and item, chained by digests.
+It also counts which harmful texts each person chose to see.
 
 Tokens are kept as SHA-256 only: who reads the file cannot rate in someone's name.
 """
@@ -10,7 +11,7 @@ import hmac
 import secrets
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -23,6 +24,9 @@ CREATE TABLE IF NOT EXISTS secret (one INTEGER PRIMARY KEY CHECK (one = 1), key 
 CREATE TABLE IF NOT EXISTS ratings (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL, rater TEXT NOT NULL, record TEXT NOT NULL,
   digest TEXT NOT NULL, UNIQUE (item_id, rater));
+CREATE TABLE IF NOT EXISTS exposures (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL, rater TEXT NOT NULL, at TEXT NOT NULL,
+  UNIQUE (item_id, rater));
 CREATE TRIGGER IF NOT EXISTS ratings_stay BEFORE UPDATE ON ratings BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 CREATE TRIGGER IF NOT EXISTS ratings_keep BEFORE DELETE ON ratings BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 """
@@ -47,14 +51,18 @@ class RatingBook:
     def close(self) -> None:
         self._db.close()
 
-    def invite(self, raters: Sequence[str]) -> dict[str, str]:
-        """A new secret token for each rater; an earlier one stops working. Raises InputError for bad names."""
+    def invite(self, raters: Sequence[str], *, keep: Mapping[str, str] | None = None) -> dict[str, str]:
+        """A secret token for each rater; an earlier one stops working. Raises InputError for bad names.
+
+        ``keep`` has tokens of an earlier start, by name: one that still opens the page stays as it is.
+        """
         for name in raters:
             if not name.strip() or len(name) > 80 or not name.isprintable():
                 raise InputError(f"{name!r} is no name for a rater", key="raters", fix="1 to 80 printable characters")
         if len(set(raters)) < len(raters):
             raise InputError("two raters have the same name", key="raters", fix="give every person an own name")
-        tokens = {name: secrets.token_urlsafe(32) for name in raters}
+        kept = {name: token for name, token in (keep or {}).items() if self.rater_of(token) == name}
+        tokens = {name: kept.get(name) or secrets.token_urlsafe(32) for name in raters}
         with self._lock:
             for name, token in tokens.items():
                 self._db.execute("INSERT OR REPLACE INTO raters VALUES (?, ?)", (name, _digest(token)))
@@ -108,6 +116,29 @@ class RatingBook:
         """Ids of the items that this person has rated."""
         with self._lock:
             rows = self._db.execute("SELECT item_id FROM ratings WHERE rater = ?", (rater,)).fetchall()
+        return {row[0] for row in rows}
+
+    def expose(self, rater: str, item_id: str, at: str, *, most: int | None) -> bool:
+        """Notes that this person asks to see a harmful item; False, and nothing noted, where ``most`` are used up."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                seen = [row[0] for row in self._db.execute("SELECT item_id FROM exposures WHERE rater = ?", (rater,))]
+                may = item_id in seen or most is None or len(seen) < most
+                if may:
+                    self._db.execute(
+                        "INSERT OR IGNORE INTO exposures (item_id, rater, at) VALUES (?, ?, ?)", (item_id, rater, at)
+                    )
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+        return may
+
+    def exposed_to(self, rater: str) -> set[str]:
+        """Ids of the harmful items whose texts this person has seen."""
+        with self._lock:
+            rows = self._db.execute("SELECT item_id FROM exposures WHERE rater = ?", (rater,)).fetchall()
         return {row[0] for row in rows}
 
     def sign(self, *parts: object) -> str:

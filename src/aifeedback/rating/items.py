@@ -1,4 +1,7 @@
-"""What people are shown: one prompt and two to eight answers to it, with a rater's own order of them."""
+"""What people are shown: one prompt and two to eight answers to it, with a rater's own order of them.
+
+An item is harmful where its prompt's tags say so (``harmful: true``, or ``label: unsafe`` as in XSTest), or all are.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,8 @@ class Item(NamedTuple):
     id: str
     prompt: Prompt
     answers: tuple[Completion, ...]
+    is_harmful: bool = False
+    """Its texts are hidden until a person asks to see them, and that is counted."""
 
     @property
     def is_pair(self) -> bool:
@@ -30,13 +35,20 @@ class Item(NamedTuple):
         return tuple(places)
 
 
-def items_of_comparisons(comparisons: Sequence[Comparison]) -> list[Item]:
-    """One item per different comparison."""
-    found = {c.id: Item(c.id, c.prompt, (c.first, c.second)) for c in comparisons}
+def items_of_comparisons(comparisons: Sequence[Comparison], *, harmful: bool = False) -> list[Item]:
+    """One item per different comparison; ``harmful`` says that all of them are."""
+    found = {c.id: Item(c.id, c.prompt, (c.first, c.second), harmful or is_tagged_harmful(c.prompt)) for c in comparisons}
     return list(found.values())
 
 
-def items_of_completions(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Item]:
+def is_tagged_harmful(prompt: Prompt) -> bool:
+    tags = {key: value.strip().casefold() for key, value in prompt.tags.items()}
+    return tags.get("harmful") in ("true", "yes", "1") or tags.get("label") == "unsafe"
+
+
+def items_of_completions(
+    prompts: Sequence[Prompt], completions: Sequence[Completion], *, harmful: bool = False
+) -> list[Item]:
     """One item per prompt with all its different answers, to be ranked. Raises InputError beyond eight of them."""
     grouped: dict[str, tuple[Prompt, dict[str, Completion]]] = {}
     for prompt, completion in zip(prompts, completions, strict=True):
@@ -50,17 +62,32 @@ def items_of_completions(prompts: Sequence[Prompt], completions: Sequence[Comple
                 key="completion",
                 fix="give fewer answers per prompt",
             )
-        if len(answers) == 2:
-            items.append(Item(Comparison.of(prompt, *answers).id, prompt, answers))
-        elif len(answers) > 2:
-            items.append(Item(content_id("item", prompt.id, [a.id for a in answers]), prompt, answers))
+        if len(answers) < 2:
+            continue
+        identity = (
+            Comparison.of(prompt, *answers).id
+            if len(answers) == 2
+            else content_id("item", prompt.id, [a.id for a in answers])
+        )
+        items.append(Item(identity, prompt, answers, harmful or is_tagged_harmful(prompt)))
     return items
 
 
 def shares(
-    items: Sequence[Item], raters: Sequence[str], *, per_item: int | None, seed: int
+    items: Sequence[Item],
+    raters: Sequence[str],
+    *,
+    per_item: int | None,
+    seed: int,
+    volunteers: Sequence[str] | None = None,
 ) -> Mapping[str, list[Item]]:
-    """Who rates what: every item by ``per_item`` raters (all of them by default), loads equal, each in an own order."""
+    """Who rates what: every item by ``per_item`` raters (all of them by default), loads equal, each in an own order.
+
+    Harmful items go to ``volunteers`` alone, where some are named.
+    """
+    if volunteers and not set(volunteers) <= set(raters):
+        unknown = sorted(set(volunteers) - set(raters))[0]
+        raise InputError(f"'{unknown}' is no rater", key="volunteers", fix="name volunteers among the raters")
     if per_item is not None and not 1 <= per_item <= len(raters):
         raise InputError(
             f"{per_item} ratings per item from {len(raters)} raters",
@@ -70,7 +97,8 @@ def shares(
     wanted = per_item or len(raters)
     given: dict[str, list[Item]] = {rater: [] for rater in raters}
     for item in sorted(items, key=lambda item: content_id("share", seed, item.id)):
-        ranked = sorted(raters, key=lambda rater: (len(given[rater]), content_id("share", seed, rater, item.id)))
+        willing = volunteers if item.is_harmful and volunteers else raters
+        ranked = sorted(willing, key=lambda rater: (len(given[rater]), content_id("share", seed, rater, item.id)))
         for rater in ranked[:wanted]:
             given[rater].append(item)
     for rater, own in given.items():

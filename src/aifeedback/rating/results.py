@@ -26,6 +26,8 @@ def summarise(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str, Any
         "median_seconds": seconds[len(seconds) // 2] if seconds else None,
         "kendalls_w": _concordance(known, ratings),
         "krippendorff_alpha": _alpha(known, ratings),
+        "kappa": _kappa(known, ratings),
+        "same_verdict": _same(known, ratings),
     }
 
 
@@ -43,20 +45,25 @@ def preferences(
 
 
 def _preference(comparison: Comparison, ratings: Sequence[Rating], source: str) -> Preference:
-    judgements = []
-    for rating in ratings:
-        p_first = _p_first(rating)
-        judgements.append(
-            Judgement(
-                comparison_id=comparison.id,
-                judge=f"human:{rating.rater}",
-                shown_swapped=rating.order_shown[0] == 1,
-                readout="human",
-                p_first=p_first,
-                rationale=rating.comment,
-                problem=None if p_first is not None else Problem.ABSTAINED,
-            )
-        )
+    judgements = [judgement(comparison, r, _p_first(r), r.order_shown[0] == 1) for r in ratings]
+    return preference_of(comparison, judgements, source)
+
+
+def judgement(comparison: Comparison, rating: Rating, p_first: float | None, shown_swapped: bool) -> Judgement:
+    """One person's verdict on one pair; None where they could not tell."""
+    return Judgement(
+        comparison_id=comparison.id,
+        judge=f"human:{rating.rater}",
+        shown_swapped=shown_swapped,
+        readout="human",
+        p_first=p_first,
+        rationale=rating.comment,
+        problem=None if p_first is not None else Problem.ABSTAINED,
+    )
+
+
+def preference_of(comparison: Comparison, judgements: Sequence[Judgement], source: str) -> Preference:
+    """The mean of the verdicts; unknown where nobody could tell, or nobody was asked."""
     votes = [j.p_first for j in judgements if j.p_first is not None]
     problem = None if votes else Problem.ABSTAINED if judgements else Problem.MISSING
     return Preference(
@@ -111,11 +118,9 @@ def _concordance(items: dict[str, Item], ratings: Sequence[Rating]) -> dict[str,
     }
 
 
-def _alpha(items: dict[str, Item], ratings: Sequence[Rating]) -> dict[str, Any] | None:
-    """Krippendorff's α of the verdicts on pairs (ordinal: second, tie, first); 'cannot tell' is a missing value."""
+def _table(items: dict[str, Item], ratings: Sequence[Rating]) -> Any:
+    """(pairs, raters) of verdicts, NaN where missing or 'cannot tell'; None with fewer than two raters."""
     import numpy as np
-
-    from aifeedback.evaluate import krippendorff_alpha
 
     pairs = [r for r in ratings if items[r.item_id].is_pair and _p_first(r) is not None]
     names, ids = sorted({r.rater for r in pairs}), sorted({r.item_id for r in pairs})
@@ -125,5 +130,36 @@ def _alpha(items: dict[str, Item], ratings: Sequence[Rating]) -> dict[str, Any] 
     table = np.full((len(ids), len(names)), np.nan)
     for rating in pairs:
         table[row[rating.item_id], column[rating.rater]] = _p_first(rating)
-    estimate = krippendorff_alpha(table, "ordinal")
+    return table
+
+
+def _alpha(items: dict[str, Item], ratings: Sequence[Rating]) -> dict[str, Any] | None:
+    """Krippendorff's α of the verdicts on pairs (ordinal: second, tie, first); 'cannot tell' is a missing value."""
+    from aifeedback.evaluate import krippendorff_alpha
+
+    table = _table(items, ratings)
+    return None if table is None else _told(krippendorff_alpha(table, "ordinal"))
+
+
+def _kappa(items: dict[str, Item], ratings: Sequence[Rating]) -> dict[str, Any] | None:
+    """Cohen's κ of two raters, Fleiss' of more (pairs that all of them decided); None where no pair has them all."""
+    import numpy as np
+
+    from aifeedback.evaluate import cohens_kappa, fleiss_kappa
+
+    table = _table(items, ratings)
+    if table is None or np.isfinite(table).all(axis=1).sum() < 2:
+        return None
+    return _told(cohens_kappa(table[:, 0], table[:, 1]) if table.shape[1] == 2 else fleiss_kappa(table))
+
+
+def _same(items: dict[str, Item], ratings: Sequence[Rating]) -> dict[str, Any] | None:
+    """Share of rater pairs with the same verdict, over items that at least two people decided."""
+    from aifeedback.evaluate import repeatability
+
+    table = _table(items, ratings)
+    return None if table is None else _told(repeatability(table))
+
+
+def _told(estimate: Any) -> dict[str, Any] | None:
     return estimate.as_dict() if estimate.is_known else None

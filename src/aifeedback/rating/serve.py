@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from aifeedback.errors import InputError, MissingExtra
-from aifeedback.rating.app import LOOPBACK, Desk, create_app
 from aifeedback.rating.book import RatingBook
+from aifeedback.rating.desk import LOOPBACK, Desk
 from aifeedback.rating.items import Item
 from aifeedback.rating.results import summarise
 
@@ -21,37 +24,90 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     names: Sequence[str] = (),
+    links: str | Path | None = None,
     question: str = "Which response is better?",
-    blur: bool = False,
+    most_harmful: int | None = None,
+    volunteers: Sequence[str] | None = None,
     per_item: int | None = None,
     seed: int = 0,
     tell: Callable[[str], None] = print,
+    saved: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Serves until interrupted; returns the summary of all ratings in the book.
 
-    On another ``host`` than loopback the page is open to the network: put TLS in front of it, and give the host
-    ``names`` that browsers will use. Every start makes new links; earlier ones stop working. Raises InputError where
-    there is nobody to rate or nothing to be rated.
+    ``links`` is a file for the secret links, readable by its owner only: a later start keeps those that it finds there.
+    Without it every start makes new links and earlier ones stop working. On another ``host`` than loopback the page is
+    open to the network: put TLS in front of it, and give the host ``names`` that browsers will use. ``port`` 0 takes a
+    free one. Raises InputError where there is nobody to rate, nothing to be rated, or the port is taken.
     """
     try:
         import uvicorn
-    except ImportError:
+    except ModuleNotFoundError:
         raise MissingExtra("uvicorn", "web") from None
+    from aifeedback.rating.app import create_app
+
     if not items or not raters:
         what = "there is nothing to rate" if not items else "no rater is named"
         raise InputError(what, key="items" if not items else "raters", fix="give at least one")
     own = [] if host in ("0.0.0.0", "::") else [host]
     known: list[str] = [*LOOPBACK, *names, *own]
-    hosts = tuple(dict.fromkeys(known))
     ledger = RatingBook(book)
     try:
-        tokens = ledger.invite(raters)
-        desk = Desk(ledger, items, raters, question=question, blur=blur, per_item=per_item, seed=seed, hosts=hosts)
-        shown = names[0] if names else host
-        for rater, token in tokens.items():
-            tell(f"{rater}: http://{f'[{shown}]' if ':' in shown else shown}:{port}/r/{token}")
-        # the access log would hold the secret links
-        uvicorn.run(create_app(desk), host=host, port=port, log_level="warning", access_log=False, server_header=False)
+        desk = Desk(
+            ledger,
+            items,
+            raters,
+            question=question,
+            most_harmful=most_harmful,
+            volunteers=volunteers,
+            per_item=per_item,
+            seed=seed,
+            hosts=tuple(dict.fromkeys(known)),
+            saved=saved,
+        )
+        with listening(host, port) as door:
+            tokens = ledger.invite(raters, keep=_kept(links))
+            if links is not None:
+                _keep(links, tokens)
+            shown, open_port = (names[0] if names else host), door.getsockname()[1]
+            for rater, token in tokens.items():
+                tell(f"{rater}: http://{f'[{shown}]' if ':' in shown else shown}:{open_port}/r/{token}")
+            saved(*desk.progress())
+            # the access log would hold the secret links
+            config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, server_header=False)
+            try:
+                uvicorn.Server(config).run(sockets=[door])
+            except KeyboardInterrupt:  # how a person ends it
+                pass
         return summarise(items, ledger.ratings())
     finally:
         ledger.close()
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises InputError where the address cannot be had."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as cause:
+        raise InputError(f"{host}:{port} cannot be opened: {cause.strerror}", key="port", fix="give another --port") from None
+
+
+def _kept(links: str | Path | None) -> dict[str, str]:
+    path = Path(links) if links is not None else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return {}
+    return {str(name): str(token) for name, token in found.items()} if isinstance(found, dict) else {}
+
+
+def _keep(links: str | Path, tokens: dict[str, str]) -> None:
+    path = Path(links)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.unlink(missing_ok=True)
+    with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+        json.dump(tokens, file, indent=1)
+    partial.replace(path)

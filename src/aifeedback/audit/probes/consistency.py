@@ -16,7 +16,8 @@ def repeatability(ground: Ground) -> list[Finding]:
 
     title = "Repeatability"
     drawn = ground.drawn(min(ground.n, 200))
-    again = ground.ask([ground.comparisons[i] for i in reversed(drawn)])[::-1]
+    asked = ground.again or ground.labeler
+    again = list(asked.label([ground.comparisons[i] for i in reversed(drawn)]))[::-1]
     columns = [[ground.p_first[i], p.p_first] for i, p in zip(drawn, again, strict=True)]
     share = measure(columns)
     if not share.is_known:
