@@ -56,6 +56,7 @@ def browser() -> Iterator[Any]:
 def opened(browser: Any, where: Desk, **options: Any) -> Iterator[Any]:
     with served(where) as address:
         context = browser.new_context(**options)
+        context.set_default_timeout(120_000)  # a busy machine is no fault of the page
         page = context.new_page()
         page.asked = []
         page.on("request", lambda request: page.asked.append(request.url))

@@ -175,10 +175,11 @@ def _curve(axes: Any, curve: Curve, colour: str, *, thin: bool) -> None:
         axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, lw=0)
 
 
-def reliability(tables: Mapping[str, Sequence[tuple[float, float, int]]]) -> str:
+def reliability(tables: Mapping[str, Sequence[tuple[Any, ...]]]) -> str:
     """Calibration: mean stated probability against the share that people confirm, one colour per judge.
 
-    Each table row is (mean p, share, n); dot areas grow with n; the diagonal is perfect calibration.
+    Each table row is (mean p, share, n), or with the share's interval (…, low, high); dot areas grow with n; the
+    diagonal is perfect calibration.
     """
 
     def draw(figure: Any) -> None:
@@ -186,22 +187,22 @@ def reliability(tables: Mapping[str, Sequence[tuple[float, float, int]]]) -> str
         axes.plot([0, 100], [0, 100], color=FAINT, lw=1, ls=(0, (4, 3)))
         for index, (name, rows) in enumerate(tables.items()):
             known = [row for row in rows if row[2]]
-            largest = max((n for _, _, n in known), default=1)
+            largest = max((row[2] for row in known), default=1)
             colour = SERIES[index % len(SERIES)]
-            axes.plot([100 * p for p, _, _ in known], [100 * s for _, s, _ in known], color=colour, lw=1.2, label=name)
-            axes.scatter(
-                [100 * p for p, _, _ in known],
-                [100 * s for _, s, _ in known],
-                [12 + 90 * n / largest for _, _, n in known],
-                color=colour,
-            )
+            p, share = ([100 * row[k] for row in known] for k in (0, 1))
+            axes.plot(p, share, color=colour, lw=1.2, label=name)
+            axes.scatter(p, share, [12 + 90 * row[2] / largest for row in known], color=colour)
+            bars = [row for row in known if len(row) > 3 and None not in row[3:5]]
+            axes.vlines([100 * row[0] for row in bars], [100 * row[3] for row in bars], [100 * row[4] for row in bars],
+                        color=colour, lw=1.4, alpha=0.5)  # fmt: skip
         axes.set(xlim=(-3, 103), ylim=(-3, 103), aspect="equal")
         axes.set_xlabel("judge's P(first is better), %")
         axes.set_ylabel("people preferring the first, %")
         if len(tables) > 1:
-            axes.legend(loc="upper left", labelcolor=INK)
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, labelcolor=INK, borderpad=0)
 
-    return drawn(draw, width=4.1, height=3.9, alt="Reliability curve: " + ", ".join(tables))
+    height = 3.9 + (0.22 * ((len(tables) + 1) // 2) if len(tables) > 1 else 0)
+    return drawn(draw, width=4.1, height=height, alt="Reliability curve: " + ", ".join(tables))
 
 
 def stacked(
@@ -305,7 +306,8 @@ def _dot_legend(axes: Any, series: Sequence[str]) -> None:
                mfc=SERIES[i % len(SERIES)] if i == 0 else PAPER)
         for i, name in enumerate(series)
     ]  # fmt: skip
-    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=len(series), labelcolor=INK,
+    ncols = len(series) if sum(len(name) + 6 for name in series) <= 72 else 2
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=ncols, labelcolor=INK,
                 borderpad=0, columnspacing=1.6)  # fmt: skip
 
 

@@ -98,7 +98,9 @@ def table(audits: Sequence[JudgeAudit], group: str) -> list[tuple[str, list[tupl
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names without what all share at the start, so that they fit beside a figure; unique."""
+    """Names as they fit beside a figure: a folder's last part, without the prompt that all share; unique."""
+    bare = [" ".join([_last_part(name.split(" ")[0]), *name.split(" ")[1:]]) for name in names]
+    names = bare if len(set(bare)) == len(set(names)) else names
     if len(names) < 2:
         return list(names)
     words = [name.split(" ") for name in names]
@@ -107,6 +109,11 @@ def short_names(names: Sequence[str]) -> list[str]:
         shared += 1
     cut = [" ".join(w[: len(w) - shared]) for w in words]
     return cut if len(set(cut)) == len(cut) else list(names)
+
+
+def _last_part(name: str) -> str:
+    """hf:/long/way/to/judge-7b → judge-7b; lab:judge stays."""
+    return name.rstrip("/").rpartition("/")[2] or name
 
 
 def agreement(audits: Sequence[JudgeAudit]) -> str | None:
@@ -139,7 +146,7 @@ def reliability(audits: Sequence[JudgeAudit]) -> str | None:
         finding = audit.get("calibration")
         rows = finding.details.get("reliability", ()) if finding else ()
         if rows:
-            tables[name] = [(row["p"], row["share"], row["n"]) for row in rows]
+            tables[name] = [(row["p"], row["share"], row["n"], row["low"], row["high"]) for row in rows]
     return figures.reliability(tables) if tables else None
 
 

@@ -1,9 +1,79 @@
-"""plan: how many labels a question needs, from whom, and what they cost; decided before any is bought."""
+"""plan: whose feedback, how many labels for a wanted precision, and what they cost; before any is bought."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from aifeedback.cli.steps import Json
 
 
 def add_to(app: typer.Typer) -> None:
-    del app
+    app.command()(plan)
+
+
+def plan(
+    half_width: Annotated[float, typer.Option(help="Wanted precision of a win rate among people, ± this much.")] = 0.05,
+    labels: Annotated[int, typer.Option(help="Preference labels to train on.")] = 20_000,
+    share: Annotated[float, typer.Option(help="Win rate that is expected; 0.5 needs the most labels.")] = 0.5,
+    judge_agreement: Annotated[
+        float | None, typer.Option(help="How often the judge decides as people do, as `audit` measured it.")
+    ] = None,
+    people_agreement: Annotated[float, typer.Option(help="How often two people agree, as `rate` measured it.")] = 0.75,
+    budget_usd: Annotated[float | None, typer.Option(help="Most that all labels together may cost.")] = None,
+    high_stakes: Annotated[bool, typer.Option("--high-stakes", help="Errors hurt people.")] = False,
+    can_sample: Annotated[
+        bool, typer.Option("--sample/--no-sample", help="Whether the policy can write new texts while it trains.")
+    ] = True,
+    words: Annotated[float, typer.Option(help="Words that a person reads per label.")] = 304.0,
+    usd_per_50_words: Annotated[float, typer.Option(help="What people are paid.")] = 0.11,
+    raters: Annotated[int, typer.Option(help="People per label.")] = 1,
+    tokens: Annotated[float, typer.Option(help="Tokens that the judge reads per call.")] = 830.0,
+    usd_per_1k: Annotated[float, typer.Option(help="Price of 1,000 tokens read by the judge; 0 for a local one.")] = 0.03,
+    usd_per_1k_output: Annotated[float, typer.Option(help="Price of 1,000 tokens that it writes.")] = 0.06,
+    json_file: Json = None,
+) -> None:
+    """RLHF, RLAIF or hybrid, RL or DPO; the human labels that the evidence needs; the cost of each way."""
+    from aifeedback.cli.terminal import console, table
+    from aifeedback.config import parse
+    from aifeedback.evaluate import Constraints
+    from aifeedback.evaluate import plan as make_plan
+    from aifeedback.runs import write_json
+
+    given = {
+        "labels": labels,
+        "half_width": half_width,
+        "share": share,
+        "judge_agreement": judge_agreement,
+        "people_agreement": people_agreement,
+        "budget_usd": budget_usd,
+        "high_stakes": high_stakes,
+        "can_sample": can_sample,
+        "ai": {"input_tokens": tokens, "usd_per_1k_input": usd_per_1k, "usd_per_1k_output": usd_per_1k_output},
+        "human": {"words": words, "usd_per_50_words": usd_per_50_words, "raters": raters},
+    }
+    found = make_plan(parse(Constraints, given, prefix="--"))
+    with_ai = f"{found.human_with_ai:,}" if found.human_with_ai is not None else "give --judge-agreement"
+    precision = f"± {100 * half_width:g} points"
+    table(
+        "human labels",
+        ("for", "needed"),
+        [
+            (f"a win rate among people within {precision}", f"{found.human_alone:,}"),
+            (f"the same, with {labels:,} AI labels beside them", with_ai),
+            (f"the judge's agreement within {precision}", f"{found.to_measure_judge:,}"),
+        ],
+    )
+    ways = [
+        (w.name, f"{w.human_labels:,}", f"{w.ai_labels:,}", f"${w.usd:,.0f}", "" if w.is_affordable else "over budget", w.about)
+        for w in found.ways
+    ]
+    table("ways, evidence included", ("way", "human labels", "AI labels", "cost", "", ""), ways)
+    console.print(f"[bold]{found.advice}[/]")
+    for reason in found.reasons:
+        console.print(f"  · {reason}", markup=False)
+    if json_file:
+        told = found._asdict() | {"ways": [way._asdict() for way in found.ways]}
+        write_json(json_file, told)

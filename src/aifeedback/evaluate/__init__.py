@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         rogan_gladen,
         sample_size,
     )
+    from aifeedback.evaluate.planning import Constraints, Plan, plan
     from aifeedback.evaluate.ranking import Ranking, Transitivity, Wins, bradley_terry, count_wins, transitivity
     from aifeedback.evaluate.repeats import Repeatability, repeatability
     from aifeedback.evaluate.safety import RefusalRates, harmless_rate, refusal_by_strings, refusal_rates
@@ -82,6 +83,9 @@ _HOME = {
     "prediction_powered_win_rate": "people",
     "rogan_gladen": "people",
     "sample_size": "people",
+    "Constraints": "planning",
+    "Plan": "planning",
+    "plan": "planning",
     "Ranking": "ranking",
     "Transitivity": "ranking",
     "Wins": "ranking",
@@ -108,6 +112,7 @@ __all__ = [
     "Agreement",
     "Bin",
     "Concordance",
+    "Constraints",
     "CostPlan",
     "Difference",
     "Estimate",
@@ -116,6 +121,7 @@ __all__ = [
     "Independence",
     "LengthControlled",
     "OverOptimisation",
+    "Plan",
     "PositionBias",
     "PredictionPowered",
     "Ranking",
@@ -150,6 +156,7 @@ __all__ = [
     "length_controlled_win_rate",
     "log_loss",
     "over_optimisation",
+    "plan",
     "position_bias",
     "prediction_powered_mean",
     "prediction_powered_win_rate",

@@ -11,6 +11,8 @@ from typing import Any
 
 from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
 
+WEAK = 0.6
+"""Agreement that is not certainly above this is watched, certainly below it is bad."""
 FEWEST = 20
 """Pairs that a slice needs to be reported."""
 
@@ -26,7 +28,7 @@ def agreement(ground: Ground) -> list[Finding]:
         return [unmeasured("agreement", "agreement", title, why, unreadable=ground.unreadable)]
     share = alignment(ground.p_first, ground.human)
     kappa = cohens_kappa([ground.p_first[i] > 0.5 for i in known], [ground.human[i] > 0.5 for i in known])  # type: ignore[operator]
-    level = "bad" if share.high < 0.6 else "watch" if share.low < 0.6 else "fine"
+    level = "bad" if share.high < WEAK else "watch" if share.low < WEAK else "fine"
     overall = of_estimate(
         share,
         probe="agreement",
@@ -75,7 +77,7 @@ def _slices(ground: Ground, known: Sequence[int]) -> list[Finding]:
         low=worst["low"],
         high=worst["high"],
         n=worst["n"],
-        level="watch" if weak else "fine",
+        level="watch" if weak or worst["high"] < WEAK else "fine",
         details={"slices": rows},
     )
     return [finding]

@@ -1,0 +1,126 @@
+"""Whose feedback to use for these constraints, how many human labels the evidence needs, and what each way costs.
+
+The counts are sample sizes (``evaluate.sample_size``); the advice is rules, each with its reason, so that a reader can
+disagree with one of them. Costs are those of ``evaluate.cost``: give your own prices.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from pydantic import Field
+
+from aifeedback.config import Config
+from aifeedback.evaluate.cost import AIPrice, HumanPrice, ai_label_cost, human_label_cost
+from aifeedback.evaluate.people import sample_size
+
+CLOSE = 0.05
+"""A judge this near to how often two people agree labels about as well as one more person."""
+USEFUL = 0.6
+"""A judge that agrees with people less often teaches mostly noise."""
+
+
+class Constraints(Config):
+    """What is wanted and what is known."""
+
+    labels: int = Field(default=20_000, ge=1)
+    """Preference labels to train on."""
+    half_width: float = Field(default=0.05, gt=0.0, lt=0.5)
+    """Wanted precision of a win rate among people: ± this much, at 95 %."""
+    share: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Win rate that is expected; 0.5 needs the most labels."""
+    judge_agreement: float | None = Field(default=None, gt=0.0, lt=1.0)
+    """How often the AI judge decides as people do, measured; none: not known yet."""
+    people_agreement: float = Field(default=0.75, gt=0.5, lt=1.0)
+    """How often two people agree on this task."""
+    budget_usd: float | None = Field(default=None, ge=0.0)
+    """Most that all labels together may cost."""
+    high_stakes: bool = False
+    """Errors hurt people: an AI's word alone is never enough."""
+    can_sample: bool = True
+    """The policy can write new texts during training; DPO needs none."""
+    ai: AIPrice = AIPrice()
+    human: HumanPrice = HumanPrice()
+
+
+class Way(NamedTuple):
+    name: str
+    human_labels: int
+    ai_labels: int
+    usd: float
+    is_affordable: bool
+    about: str
+
+
+class Plan(NamedTuple):
+    human_alone: int
+    """Human comparisons for the wanted half-width, without an AI."""
+    human_with_ai: int | None
+    """The same with the AI's labels on ``labels`` further rows (prediction-powered); None: agreement not known."""
+    to_measure_judge: int
+    """Human labels that measure the judge's agreement within ± half_width."""
+    correlation: float | None
+    """Of AI and human verdicts, 2·agreement − 1: holds for two outcomes that are about equally frequent."""
+    ways: tuple[Way, ...]
+    advice: str
+    """RLHF, RLAIF or hybrid; with DPO or RL."""
+    reasons: tuple[str, ...]
+
+
+def plan(given: Constraints | None = None) -> Plan:
+    """What to label by whom. Raises InputError for values that fit no plan."""
+    c = given or Constraints()
+    rho = None if c.judge_agreement is None else max(0.0, 2 * c.judge_agreement - 1)
+    alone = sample_size(c.half_width, share=c.share).value
+    helped = None if rho is None else sample_size(c.half_width, share=c.share, ai_correlation=rho, n_ai=c.labels).value
+    check = sample_size(c.half_width, share=c.judge_agreement or 0.5).value
+    evidence = helped if helped is not None else alone
+    ways = _ways(c, evidence, check)
+    advice, reasons = _advice(c, {way.name: way for way in ways})
+    return Plan(alone, helped, check, rho, ways, advice, reasons)
+
+
+def _ways(c: Constraints, evidence: int, check: int) -> tuple[Way, ...]:
+    """All three include the human labels that prove the result; those that rely on an AI also measure it."""
+    slices = min(c.labels, max(check, c.labels // 5))
+    rows = (
+        ("RLHF", c.labels + evidence, 0, "people label everything"),
+        ("hybrid", slices + check + evidence, c.labels - slices, "an AI labels four fifths, people the hard or local rest"),
+        ("RLAIF", check + evidence, c.labels, "an AI labels everything, people check it and judge the result"),
+    )
+    human, ai = human_label_cost(c.human), ai_label_cost(c.ai)
+    made = []
+    for name, people, machine, about in rows:
+        usd = people * human + machine * ai
+        made.append(Way(name, people, machine, usd, c.budget_usd is None or usd <= c.budget_usd, about))
+    return tuple(made)
+
+
+def _advice(c: Constraints, ways: dict[str, Way]) -> tuple[str, tuple[str, ...]]:
+    wish, reasons = _wish(c)
+    if not ways[wish].is_affordable:
+        cheaper = [name for name in ("hybrid", "RLAIF") if ways[name].usd < ways[wish].usd and ways[name].is_affordable]
+        if not cheaper:
+            reasons.append(f"even so, {wish} costs ${ways[wish].usd:,.0f}, more than the budget: fewer labels, or a wider interval")
+        elif c.high_stakes and cheaper[0] == "RLAIF":
+            reasons.append("only RLAIF fits the budget, and at these stakes it is not enough: fewer labels instead")
+        else:
+            reasons.append(f"{wish} costs ${ways[wish].usd:,.0f}, more than the budget; {cheaper[0]} fits")
+            wish = cheaper[0]
+    if c.can_sample:
+        return f"{wish} with RL", (*reasons, "the policy can sample: RL learns from its own texts, and best-of-n is a cheap check")
+    return f"{wish} with DPO", (*reasons, "the policy cannot sample while it trains: DPO learns from the labelled pairs alone")
+
+
+def _wish(c: Constraints) -> tuple[str, list[str]]:
+    if c.high_stakes:
+        return "hybrid", ["errors hurt people: people label a share, and the judge counts only where they agree with it"]
+    if c.judge_agreement is None:
+        return "hybrid", ["the judge's agreement with people is not known: measure it first (`aifeedback audit`)"]
+    gap = c.people_agreement - c.judge_agreement
+    told = f"the judge agrees with people in {c.judge_agreement:.0%}, two people in {c.people_agreement:.0%}"
+    if gap <= CLOSE:
+        return "RLAIF", [f"{told}: about as good as one more person"]
+    if c.judge_agreement >= USEFUL:
+        return "hybrid", [f"{told}: a useful judge, not a substitute"]
+    return "RLHF", [f"{told}: too little to learn from"]
