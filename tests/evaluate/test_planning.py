@@ -40,7 +40,10 @@ def test_the_planned_size_delivers_on_data() -> None:
 
 
 def test_costs_add_up() -> None:
-    prices = {"ai": AIPrice(usd_per_1k_input=0.0, usd_per_1k_output=0.0), "human": HumanPrice(words=50, usd_per_50_words=1)}
+    prices = {
+        "ai": AIPrice(usd_per_1k_input=0.0, usd_per_1k_output=0.0),
+        "human": HumanPrice(words=50, usd_per_50_words=1),
+    }
     found = plan(Constraints(labels=1000, judge_agreement=0.8, **prices))  # type: ignore[arg-type]
     for way in found.ways:
         assert way.usd == pytest.approx(way.human_labels)
@@ -87,7 +90,9 @@ def test_the_command_prints_the_plan_and_saves_it(tmp_path) -> None:
     from aifeedback.cli import app
 
     target = tmp_path / "plan.json"
-    result = CliRunner().invoke(app, ["plan", "--half-width", "0.05", "--judge-agreement", "0.78", "--json", str(target)])
+    result = CliRunner().invoke(
+        app, ["plan", "--half-width", "0.05", "--judge-agreement", "0.78", "--json", str(target)]
+    )
     assert result.exit_code == 0, result.output
     assert "381" in result.output
     assert "RLAIF with RL" in result.output

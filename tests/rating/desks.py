@@ -18,7 +18,9 @@ def pairs(count: int, *, harmful: bool = False, text: str = "Question") -> list[
     made = []
     for i in range(count):
         prompt = Prompt.of(f"{text} {i}", tags={"harmful": "true"} if harmful else {})
-        made.append(Comparison.of(prompt, *(Completion.of(prompt, f"{t} answer {i}", source=t) for t in ("red", "blue"))))
+        made.append(
+            Comparison.of(prompt, *(Completion.of(prompt, f"{t} answer {i}", source=t) for t in ("red", "blue")))
+        )
     return items_of_comparisons(made)
 
 

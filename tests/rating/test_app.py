@@ -37,7 +37,9 @@ def test_a_person_rates_by_their_own_link(tmp_path: Path) -> None:
     assert "everything is rated" in client.get("/").text
     ratings = where.book.ratings()
     assert [r.rater for r in ratings] == ["anna", "anna"]
-    assert all(r.choice == ("first", "second")[r.order_shown[0]] for r in ratings)  # the place shown, told as storage side
+    assert all(
+        r.choice == ("first", "second")[r.order_shown[0]] for r in ratings
+    )  # the place shown, told as storage side
     assert ratings[0].comment == "clear"
     assert ratings[0].seconds is not None
 

@@ -33,7 +33,15 @@ def pairs_file(folder: Path, count: int = 4, **more: object) -> Path:
 
 def rated(item: Item, rater: str, choice: str | None = None, ranking: tuple[int, ...] | None = None) -> Rating:
     order = tuple(range(len(item.answers)))
-    return Rating(item_id=item.id, rater=rater, choice=choice, ranking=ranking, order_shown=order, at="2026-01-01T00:00:00+00:00", seconds=4.0)  # type: ignore[arg-type]  # fmt: skip
+    return Rating(
+        item_id=item.id,
+        rater=rater,
+        choice=choice,  # type: ignore[arg-type]
+        ranking=ranking,
+        order_shown=order,
+        at="2026-01-01T00:00:00+00:00",
+        seconds=4.0,
+    )
 
 
 def export(data: Path, out: Path) -> dict[str, object]:
@@ -46,7 +54,8 @@ def test_ratings_become_a_labelled_file(tmp_path: Path) -> None:
     data, out = pairs_file(tmp_path), tmp_path / "out"
     items = read_task(data).items
     book = RatingBook(out / "ratings.sqlite")
-    for item, (anna, ben) in zip(items, [("first", "first"), ("second", "second"), ("first", "second"), ("tie", "cannot_tell")], strict=True):  # fmt: skip
+    verdicts = [("first", "first"), ("second", "second"), ("first", "second"), ("tie", "cannot_tell")]
+    for item, (anna, ben) in zip(items, verdicts, strict=True):
         book.add(rated(item, "anna", anna))
         book.add(rated(item, "ben", ben))
     book.close()
@@ -85,8 +94,9 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
     book.add(rated(item, "ben", ranking=(1, 3, 3)))
     book.close()
     summary = export(data, tmp_path / "out")
-    rows = {(r.comparison.first.text, r.comparison.second.text): r.p_first for r in files.read_labelled(tmp_path / "out" / "labelled.jsonl")}  # fmt: skip
-    assert rows == {("a0", "a1"): 1.0, ("a0", "a2"): 1.0, ("a1", "a2"): 0.75}
+    rows = files.read_labelled(tmp_path / "out" / "labelled.jsonl")
+    said = {(r.comparison.first.text, r.comparison.second.text): r.p_first for r in rows}
+    assert said == {("a0", "a1"): 1.0, ("a0", "a2"): 1.0, ("a1", "a2"): 0.75}
     # Kendall's W with ties by hand: ranks 1 2 3 and 1 2.5 2.5, sums 2 4.5 5.5, S = 6.5, m²(n³−n) − m·T = 4·24 − 2·6 = 84
     assert summary["kendalls_w"]["value"] == pytest.approx(12 * 6.5 / 84)  # type: ignore[index]
 
@@ -102,7 +112,9 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_told_before_a_page_opens(tmp_path: Path, arguments: list[str], told: str) -> None:
-    result = CliRunner().invoke(app, ["rate", str(pairs_file(tmp_path)), "-o", str(tmp_path / "o"), "--port", "0", *arguments])
+    result = CliRunner().invoke(
+        app, ["rate", str(pairs_file(tmp_path)), "-o", str(tmp_path / "o"), "--port", "0", *arguments]
+    )
     assert isinstance(result.exception, AIFeedbackError)
     assert told in str(result.exception)
     assert result.exception.exit_code == 2

@@ -87,7 +87,8 @@ def dots(
 ) -> str:
     """Values with intervals, one row per label, one colour per series; the first series is filled, others hollow.
 
-    ``form`` writes the value beside its mark; ``scale`` turns the values into the axis's unit (100 for shares in %); ``reference`` and ``span`` are in values.
+    ``form`` writes the value beside its mark; ``scale`` turns the values into the axis's unit (100 for shares in %);
+    ``reference`` and ``span`` are in values.
     """
 
     def draw(figure: Any) -> None:

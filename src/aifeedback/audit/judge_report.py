@@ -170,7 +170,9 @@ def points(audits: Sequence[JudgeAudit], groups: Sequence[str]) -> str | None:
     }
     lines = [Line(title, [_mark(audit.get(probe)) for audit in audits]) for probe, title in titles.items()]
     names = short_names([a.judge for a in audits])
-    reach = max([SMALLEST_SPAN, *(abs(end) for line in lines for mark in line.marks if mark for end in mark[1:] if end)])
+    reach = max(
+        [SMALLEST_SPAN, *(abs(end) for line in lines for mark in line.marks if mark for end in mark[1:] if end)]
+    )
     span = (-1.15 * reach, 1.15 * reach)
     return _dots(lines, names, unit="points of win rate (0: no effect)", reference=0.0, span=span, form="{:+.1f}")
 

@@ -46,8 +46,12 @@ def sample(
 def pairs(
     out: Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet file.")],
     count: Annotated[int, typer.Argument(help="Pairs of candidate summaries.")] = 1000,
-    raters: Annotated[int, typer.Option(help="Simulated people per pair; human_p_first is the mean of their votes.")] = 3,
-    split: Annotated[str, typer.Option(help="test: held out from every model. train: what a pipeline learns from.")] = "test",
+    raters: Annotated[
+        int, typer.Option(help="Simulated people per pair; human_p_first is the mean of their votes.")
+    ] = 3,
+    split: Annotated[
+        str, typer.Option(help="test: held out from every model. train: what a pipeline learns from.")
+    ] = "test",
     seed: int = 0,
 ) -> None:
     """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""

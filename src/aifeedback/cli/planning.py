@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +30,9 @@ def plan(
     usd_per_50_words: Annotated[float, typer.Option(help="What people are paid.")] = 0.11,
     raters: Annotated[int, typer.Option(help="People per label.")] = 1,
     tokens: Annotated[float, typer.Option(help="Tokens that the judge reads per call.")] = 830.0,
-    usd_per_1k: Annotated[float, typer.Option(help="Price of 1,000 tokens read by the judge; 0 for a local one.")] = 0.03,
+    usd_per_1k: Annotated[
+        float, typer.Option(help="Price of 1,000 tokens read by the judge; 0 for a local one.")
+    ] = 0.03,
     usd_per_1k_output: Annotated[float, typer.Option(help="Price of 1,000 tokens that it writes.")] = 0.06,
     json_file: Json = None,
 ) -> None:
@@ -67,7 +68,14 @@ def plan(
         ],
     )
     ways = [
-        (w.name, f"{w.human_labels:,}", f"{w.ai_labels:,}", f"${w.usd:,.0f}", "" if w.is_affordable else "over budget", w.about)
+        (
+            w.name,
+            f"{w.human_labels:,}",
+            f"{w.ai_labels:,}",
+            f"${w.usd:,.0f}",
+            "" if w.is_affordable else "over budget",
+            w.about,
+        )
         for w in found.ways
     ]
     table("ways, evidence included", ("way", "human labels", "AI labels", "cost", "", ""), ways)

@@ -18,7 +18,9 @@ def rate(
     data: Annotated[Path, typer.Argument(metavar="FILE", help="Pairs in any known format, or completions to rank.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder for the book of ratings and its exports.")],
     rater: Annotated[list[str] | None, typer.Option(help="A person's name; several times for several people.")] = None,
-    per_item: Annotated[int | None, typer.Option(help="People per item; everyone rates everything if not given.")] = None,
+    per_item: Annotated[
+        int | None, typer.Option(help="People per item; everyone rates everything if not given.")
+    ] = None,
     question: Annotated[str, typer.Option(help="What the page asks.")] = "Which response is better?",
     harmful: Annotated[
         bool, typer.Option("--harmful", help="Hide every text until asked for; else only those tagged as harmful.")
@@ -73,7 +75,9 @@ def rate(
     finally:
         ledger.close()
     _show(found.summary, json_file)
-    console.print(f"→ [bold]{out / 'labelled.jsonl'}[/]: {found.labelled:,} pairs with a verdict; ratings.jsonl beside it")
+    console.print(
+        f"→ [bold]{out / 'labelled.jsonl'}[/]: {found.labelled:,} pairs with a verdict; ratings.jsonl beside it"
+    )
 
 
 def _show(summary: dict[str, Any], json_file: Path | None) -> None:

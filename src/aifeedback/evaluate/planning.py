@@ -85,7 +85,12 @@ def _ways(c: Constraints, evidence: int, check: int) -> tuple[Way, ...]:
     slices = min(c.labels, max(check, c.labels // 5))
     rows = (
         ("RLHF", c.labels + evidence, 0, "people label everything"),
-        ("hybrid", slices + check + evidence, c.labels - slices, "an AI labels four fifths, people the hard or local rest"),
+        (
+            "hybrid",
+            slices + check + evidence,
+            c.labels - slices,
+            "an AI labels four fifths, people the hard or local rest",
+        ),
         ("RLAIF", check + evidence, c.labels, "an AI labels everything, people check it and judge the result"),
     )
     human, ai = human_label_cost(c.human), ai_label_cost(c.ai)
@@ -101,20 +106,30 @@ def _advice(c: Constraints, ways: dict[str, Way]) -> tuple[str, tuple[str, ...]]
     if not ways[wish].is_affordable:
         cheaper = [name for name in ("hybrid", "RLAIF") if ways[name].usd < ways[wish].usd and ways[name].is_affordable]
         if not cheaper:
-            reasons.append(f"even so, {wish} costs ${ways[wish].usd:,.0f}, more than the budget: fewer labels, or a wider interval")
+            reasons.append(
+                f"even so, {wish} costs ${ways[wish].usd:,.0f}, more than the budget: fewer labels, or a wider interval"
+            )
         elif c.high_stakes and cheaper[0] == "RLAIF":
             reasons.append("only RLAIF fits the budget, and at these stakes it is not enough: fewer labels instead")
         else:
             reasons.append(f"{wish} costs ${ways[wish].usd:,.0f}, more than the budget; {cheaper[0]} fits")
             wish = cheaper[0]
     if c.can_sample:
-        return f"{wish} with RL", (*reasons, "the policy can sample: RL learns from its own texts, and best-of-n is a cheap check")
-    return f"{wish} with DPO", (*reasons, "the policy cannot sample while it trains: DPO learns from the labelled pairs alone")
+        return f"{wish} with RL", (
+            *reasons,
+            "the policy can sample: RL learns from its own texts, and best-of-n is a cheap check",
+        )
+    return f"{wish} with DPO", (
+        *reasons,
+        "the policy cannot sample while it trains: DPO learns from the labelled pairs alone",
+    )
 
 
 def _wish(c: Constraints) -> tuple[str, list[str]]:
     if c.high_stakes:
-        return "hybrid", ["errors hurt people: people label a share, and the judge counts only where they agree with it"]
+        return "hybrid", [
+            "errors hurt people: people label a share, and the judge counts only where they agree with it"
+        ]
     if c.judge_agreement is None:
         return "hybrid", ["the judge's agreement with people is not known: measure it first (`aifeedback audit`)"]
     gap = c.people_agreement - c.judge_agreement

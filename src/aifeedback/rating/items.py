@@ -37,7 +37,9 @@ class Item(NamedTuple):
 
 def items_of_comparisons(comparisons: Sequence[Comparison], *, harmful: bool = False) -> list[Item]:
     """One item per different comparison; ``harmful`` says that all of them are."""
-    found = {c.id: Item(c.id, c.prompt, (c.first, c.second), harmful or is_tagged_harmful(c.prompt)) for c in comparisons}
+    found = {
+        c.id: Item(c.id, c.prompt, (c.first, c.second), harmful or is_tagged_harmful(c.prompt)) for c in comparisons
+    }
     return list(found.values())
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,8 @@ def serve(
             saved(*desk.progress())
             # the access log would hold the secret links
             config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, server_header=False)
-            try:
+            with suppress(KeyboardInterrupt):  # how a person ends it
                 uvicorn.Server(config).run(sockets=[door])
-            except KeyboardInterrupt:  # how a person ends it
-                pass
         return summarise(items, ledger.ratings())
     finally:
         ledger.close()
@@ -89,7 +88,9 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as cause:
-        raise InputError(f"{host}:{port} cannot be opened: {cause.strerror}", key="port", fix="give another --port") from None
+        raise InputError(
+            f"{host}:{port} cannot be opened: {cause.strerror}", key="port", fix="give another --port"
+        ) from None
 
 
 def _kept(links: str | Path | None) -> dict[str, str]:

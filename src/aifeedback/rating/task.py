@@ -42,7 +42,9 @@ def read_task(
         pairs = files.read_comparisons(path, seed, columns=columns, limit=limit)
         task = Task(items_of_comparisons(pairs.rows, harmful=harmful), pairs, pairs.report.sentence())
     if not task.items:
-        raise FileError("no prompt has two different answers", file=path, fix="give pairs, or several answers per prompt")
+        raise FileError(
+            "no prompt has two different answers", file=path, fix="give pairs, or several answers per prompt"
+        )
     return task
 
 
