@@ -140,6 +140,9 @@ def test_calibration_of_a_judge_that_overstates() -> None:
     assert finding.value == pytest.approx(0.29, abs=0.05)
     assert finding.level == "bad"
     assert sum(row["n"] for row in finding.details["reliability"]) == 400
+    for row in finding.details["reliability"]:
+        if row["n"]:  # the share's own interval, not the edges of its bin
+            assert row["low"] <= row["share"] <= row["high"]
 
 
 def test_position_of_a_labeler_that_shows_one_order() -> None:
@@ -168,6 +171,14 @@ def test_repeatability_sees_a_judge_that_changes_its_mind() -> None:
     calls = iter(range(10**6))
     assert only("repeatability", Judge(lambda c: float(next(calls) % 2)), 60)[0].level == "bad"
     assert only("repeatability", Judge(quality), 60)[0].value == 1.0
+
+
+def test_a_remembered_answer_is_no_second_answer() -> None:
+    """A judge that answers known questions from a journal repeats itself always; the one without memory is asked."""
+    remembered, calls = Judge(quality), iter(range(10**6))
+    fickle = Judge(lambda c: float(next(calls) % 2))
+    assert only("repeatability", remembered, 60, again=fickle)[0].level == "bad"
+    assert only("repeatability", fickle, 60, again=fickle)[0].level == "bad"
 
 
 def test_other_wordings_of_the_prompt_are_compared() -> None:
@@ -228,6 +239,12 @@ def test_holm_decides_over_all_tests_together() -> None:
     assert [f.level for f in settled] == ["bad", "fine", "fine", "unknown"]
     assert settled[1].p_adjusted == pytest.approx(0.06)
     assert settle([]) == []
+
+
+def test_a_certain_effect_that_is_too_small_to_matter_is_fine() -> None:
+    values = (0.009, 0.011, -0.049, 0.05)
+    found = settle([Finding(str(v), "bias", "", "", value=v, p_value=1e-9, ideal=0.0) for v in values])
+    assert [f.level for f in found] == ["fine", "watch", "watch", "bad"]
 
 
 def test_mistakes_are_told_before_any_verdict() -> None:

@@ -82,7 +82,7 @@ def brief(finding: Finding | None) -> str:
     """77 %, or +2.1: the figure alone, for the overview."""
     if finding is None or not finding.is_measured:
         return ""
-    return f"{100 * finding.value:+.1f}" if finding.unit == "points" else f"{100 * finding.value:.0f} %"
+    return f"{round(100 * finding.value, 1) + 0.0:+.1f}" if finding.unit == "points" else f"{100 * finding.value:.0f} %"
 
 
 def table(audits: Sequence[JudgeAudit], group: str) -> list[tuple[str, list[tuple[str, Finding | None]]]]:

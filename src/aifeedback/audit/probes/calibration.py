@@ -7,6 +7,7 @@ from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
 
 def calibration(ground: Ground) -> list[Finding]:
     from aifeedback.evaluate import brier, expected_calibration_error, reliability_table
+    from aifeedback.evaluate.intervals import wilson
 
     title = "Calibration"
     rows = [(p, h) for p, h in zip(ground.p_first, ground.human, strict=True) if p is not None and h is not None]
@@ -17,9 +18,11 @@ def calibration(ground: Ground) -> list[Finding]:
         return [unmeasured("calibration", "agreement", title, "the judge states no probabilities, only verdicts")]
     error = expected_calibration_error(p, y, seed=ground.seed)
     score = brier(p, y)
-    table = [
-        {"p": b.predicted, "share": b.observed, "low": b.low, "high": b.high, "n": b.n} for b in reliability_table(p, y)
-    ]
+    table = []
+    for b in reliability_table(p, y):
+        ends = wilson(b.observed, b.n) if b.n else None
+        low, high = (None, None) if ends is None else (ends.low, ends.high)
+        table.append({"p": b.predicted, "share": b.observed, "low": low, "high": high, "n": b.n})
     return [
         of_estimate(
             error,
