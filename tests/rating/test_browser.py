@@ -163,5 +163,5 @@ def test_nothing_sticks_out_at_phone_and_desktop_width(tmp_path: Path, browser: 
     with opened(browser, desk(tmp_path, [*long, *ranked()]), viewport={"width": width, "height": 800}) as page:
         for _ in range(2):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
-            page.keyboard.press("l")
-            page.wait_for_load_state()
+            with page.expect_navigation():
+                page.keyboard.press("l")
