@@ -235,6 +235,23 @@ def test_dry_run_tells_calls_tokens_cost_and_cap(data: Path) -> None:
     run("score", "--data", "answers.jsonl", "--rubric", "general", "-o", "never", "--dry-run", *asked)
 
 
+def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
+    from models.stub import StubServer, answer
+
+    Path("prices.yaml").write_text('as_of: "2026-01"\nmodels:\n  "stub": {input: 1000, output: 1000}\n')
+    with StubServer(answer) as server:
+        asked = ("--base-url", server.url, "--prices", "prices.yaml", "--set", "server.concurrency=1")
+        cap = ("--spend-cap-usd", "6")
+        first = label(*asked, *cap, judge="openai:stub")
+        calls = server.count
+        again = label(*asked, *cap, judge="openai:stub")
+        assert server.count - calls <= 1
+        more = label(*asked, "--spend-cap-usd", "1000", judge="openai:stub")
+    known = [sum(value is not None for value in p(labels)) for labels in (first, again, more)]
+    assert 0 < known[0] <= known[1] < known[2] == PAIRS
+    assert {x.problem for x in first if x.p_first is None} <= {"over_budget", "missing"}
+
+
 def test_calls_are_counted_with_principles_and_rationales() -> None:
     assert JudgeSpec(model="fake:noisy").calls_per_pair == 2
     averaged = JudgeSpec(model="fake:noisy", constitution="honest", use="averaged")

@@ -22,6 +22,11 @@ from aifeedback.store import Journal
 from models.stub import Request, Response, StubServer, answer
 
 PAIRS, BATCH = 160, 8
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_raylet_start_wait_time_s": "180",  # a busy machine
+}
 
 
 def written(folder: Path) -> Path:
@@ -63,8 +68,9 @@ def descendants(root: int) -> Iterator[tuple[int, str]]:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'aifeedback[ray]'")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, _node_ip_address="127.0.0.1")
     yield
     ray.shutdown()
 
