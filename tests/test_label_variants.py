@@ -252,6 +252,22 @@ def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
     assert {x.problem for x in first if x.p_first is None} <= {"over_budget", "missing"}
 
 
+@pytest.mark.parametrize(
+    ("judge", "key"),
+    [
+        ({"model": "fake:noisy", "promt": "x"}, "judge.promt"),
+        ({"members": ["fake:a", {"by": "x"}]}, "judge.members.1.by"),
+    ],
+)
+def test_a_wrong_setting_is_named_as_the_user_wrote_it(judge: dict[str, Any], key: str) -> None:
+    from aifeedback.config import parse
+    from aifeedback.stages.feedback import Label
+
+    with pytest.raises(RecipeError) as told:
+        parse(Label, {"comparisons": "x.jsonl", "judge": judge})
+    assert f"'{key}'" in str(told.value)
+
+
 def test_calls_are_counted_with_principles_and_rationales() -> None:
     assert JudgeSpec(model="fake:noisy").calls_per_pair == 2
     averaged = JudgeSpec(model="fake:noisy", constitution="honest", use="averaged")

@@ -70,7 +70,13 @@ def cluster() -> Iterator[None]:
     ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'aifeedback[ray]'")
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8, _node_ip_address="127.0.0.1")
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=10**8,
+        _node_ip_address="127.0.0.1",
+    )
     yield
     ray.shutdown()
 

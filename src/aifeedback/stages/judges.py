@@ -135,10 +135,10 @@ class PanelSpec(Config):
 
 def _kind(value: Any) -> str:
     members = "members" in value if isinstance(value, dict) else isinstance(value, PanelSpec)
-    return "panel" if members else "one"
+    return "(panel)" if members else "(judge)"
 
 
 Judging: TypeAlias = Annotated[
-    Annotated[JudgeSpec, Tag("one")] | Annotated[PanelSpec, Tag("panel")], Discriminator(_kind)
+    Annotated[JudgeSpec, Tag("(judge)")] | Annotated[PanelSpec, Tag("(panel)")], Discriminator(_kind)
 ]
 """A judge, or a panel where ``members`` are given."""
