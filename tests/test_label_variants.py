@@ -252,6 +252,17 @@ def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
     assert {x.problem for x in first if x.p_first is None} <= {"over_budget", "missing"}
 
 
+def test_who_a_judge_is_is_asked_of_its_own_server(tmp_path: Path) -> None:
+    from aifeedback.stages import Job, resolve
+    from models.stub import StubServer, answer
+
+    with StubServer(answer) as server:
+        judge = JudgeSpec(model="openai:stub", base_url=server.url)
+        job = Job(tmp_path, tmp_path / "journal.sqlite", tmp_path)
+        assert resolve.who(judge, job)[1] == "openai:stub"
+        assert server.url in resolve.revision(judge, job)
+
+
 @pytest.mark.parametrize(
     ("judge", "key"),
     [

@@ -239,18 +239,24 @@ def _model(judge: JudgeSpec, job: Job) -> Model:
     return connect_model(judge.model, job, server=judge.server_options)
 
 
-def who(name: str, job: Job) -> tuple[str, str]:
-    """(family, URI) of a model, of the oracle, or of people."""
+def who(judge: JudgeSpec | str, job: Job) -> tuple[str, str]:
+    """(family, URI) of a judge or a model, of the oracle, or of people."""
+    name = judge if isinstance(judge, str) else judge.model
     scheme = name.partition(":")[0]
     if scheme in NO_PROMPT:
         return {"gold": "oracle", "people": "people", "rm": "reward model"}[scheme], name
-    card = connect_model(name, job).card
+    card = _answering(judge, job).card
     return card.family, card.uri
 
 
-def revision(name: str, job: Job) -> str:
+def revision(judge: JudgeSpec | str, job: Job) -> str:
     """The revision of a model's weights; empty for the oracle, people and reward models."""
-    return "" if name.partition(":")[0] in NO_PROMPT else connect_model(name, job).card.revision
+    name = judge if isinstance(judge, str) else judge.model
+    return "" if name.partition(":")[0] in NO_PROMPT else _answering(judge, job).card.revision
+
+
+def _answering(judge: JudgeSpec | str, job: Job) -> Model:
+    return connect_model(judge, job) if isinstance(judge, str) else _model(judge, job)
 
 
 def described(judge: JudgeSpec, job: Job) -> dict[str, Any]:
