@@ -34,6 +34,11 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# Against a third-party server: llama.cpp's. Installing it compiles for 5 to 10 minutes, once.
+test-server: setup
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(UV_FLAGS) 'llama-cpp-python[server]' gguf
+	$(BIN)/pytest -m server -s
+
 # Full-size versions of the reliability and coverage measurements; hours.
 campaign: setup
 	$(BIN)/pytest -m campaign

@@ -34,7 +34,7 @@ def parse(
         return schema.model_validate(dict(values))
     except ValidationError as invalid:
         problems = [describe(problem, schema, prefix) for problem in invalid.errors()]
-        keys = [f"{prefix}{'.'.join(str(part) for part in p['loc'])}" for p in invalid.errors()]
+        keys = [f"{prefix}{_key(problem)}" for problem in invalid.errors()]
         raise error(
             "; ".join(problems),
             file=file,
@@ -45,7 +45,7 @@ def parse(
 
 def describe(problem: Mapping[str, Any], schema: type[BaseModel], prefix: str = "") -> str:
     """One pydantic error as a sentence; an unknown key gets the nearest valid one."""
-    key = f"{prefix}{'.'.join(str(part) for part in problem['loc'])}"
+    key = f"{prefix}{_key(problem)}"
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(problem["loc"][-1]), list(schema.model_fields), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(schema.model_fields)}"
@@ -53,3 +53,8 @@ def describe(problem: Mapping[str, Any], schema: type[BaseModel], prefix: str = 
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
     return f"'{key}' = {problem['input']!r}: {problem['msg'].lower()}"
+
+
+def _key(problem: Mapping[str, Any]) -> str:
+    """Where it is, as the user wrote it: the tag of a union (in brackets) is no key of the file."""
+    return ".".join(str(part) for part in problem["loc"] if not str(part).startswith("("))

@@ -37,6 +37,10 @@ PRECISION = 2e-3
 """Of log-probabilities: llama.cpp computes attention scores and its cache in another order and, in part, width."""
 
 
+ONE_SPELLING = (["1", "2"], ["A", "B"])
+"""Labels that only one token sequence spells."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
@@ -107,8 +111,12 @@ def test_labels_equal_the_local_engine(labels: list[str], folder: Path, url: str
     print(
         f"labels {labels}: largest difference of a probability {worst:.1e}, of a log {np.nanmax(np.abs(served - local)):.1e}"
     )
-    assert np.nanmax(np.abs(served - local)) < PRECISION
     assert not np.isnan(served).any()
+    assert worst < 1e-4
+    if labels in ONE_SPELLING:
+        assert np.nanmax(np.abs(served - local)) < PRECISION
+    # Elsewhere the local engine also counts " " then "1", and "1" then "0", beside the token that spells the label:
+    # next to nothing of the probability, but not of the logarithm of a label that hardly occurs.
 
 
 def test_a_narrow_top_hides_labels_and_says_so(folder: Path, url: str) -> None:
@@ -124,6 +132,10 @@ def test_greedy_replies_equal_the_local_engine(folder: Path, url: str) -> None:
     greedy = Sampling(temperature=0.0, max_new_tokens=8)
     local = connect(f"hf:{folder}").reply(PROMPTS[:6], greedy)
     served = server_model(url).reply(PROMPTS[:6], greedy)
-    same = sum(a.text.strip() == b.text.strip() for a, b in zip(local, served, strict=True))
+    # llama.cpp's server leaves out bytes that are no UTF-8 by themselves; the local tokenizer shows them as U+FFFD
+    same = sum(
+        a.text.replace("\ufffd", "").strip() == b.text.replace("\ufffd", "").strip()
+        for a, b in zip(local, served, strict=True)
+    )
     assert same >= 5, [(a.text, b.text) for a, b in zip(local, served, strict=True)]
     assert all(reply.prompt_tokens > 0 for reply in served)

@@ -11,20 +11,22 @@ import yaml
 from aifeedback.feedback.calibrate import Fit
 from aifeedback.feedback.gain import Gain
 from aifeedback.feedback.judge import JudgeSettings
-from aifeedback.feedback.panel import Disagreement
+from aifeedback.feedback.panel import Disagreement, LearnedWeights
 from aifeedback.feedback.rationale import Rationale
 from aifeedback.feedback.revise import ReviseSettings
 from aifeedback.feedback.score import ScoreSettings
 from aifeedback.feedback.trials import Flips, PrincipleResult
 from aifeedback.records import Problem
+from aifeedback.stages.judges import JudgeSpec, PanelSpec
 from aifeedback.standards import lint, shelf
 from aifeedback.standards.constitution import Case, Constitution, Principle
 from aifeedback.standards.judge import JudgePrompt
 from aifeedback.standards.rubric import Criterion, Rubric
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-JUDGING, STANDARDS, CONSTITUTIONAL = (
-    (DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("judging", "standards", "constitutional-ai")
+JUDGING, STANDARDS, CONSTITUTIONAL, RECIPES = (
+    (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("judging", "standards", "constitutional-ai", "recipes")
 )
 REST = {"principle_id", "cases"}  # containers, not figures
 TOLD = [
@@ -35,7 +37,10 @@ TOLD = [
     (JUDGING, Problem),
     (JUDGING, [name for name in Fit.model_fields if name.startswith(("ece", "log_loss", "brier"))]),
     (JUDGING, Disagreement._fields),
+    (JUDGING, LearnedWeights.model_fields.keys() - {"members", "n", "folds", "seed"}),
     (JUDGING, shelf.shipped("judges")),
+    (RECIPES, JudgeSpec.model_fields.keys() - {"seed", "batch_size"}),
+    (RECIPES, PanelSpec.model_fields),
     (STANDARDS, Constitution.model_fields),
     (STANDARDS, Case.model_fields),
     (STANDARDS, Rubric.model_fields),

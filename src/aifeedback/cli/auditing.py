@@ -51,7 +51,7 @@ def audit_judges(
                     probes=probes,
                     n=n,
                     seed=seed,
-                    family=resolve.who(spec.model, job)[0],
+                    family=resolve.who(spec, job)[0],
                     who=resolve.described(spec, job),
                     made=made,
                     again=resolve.labeler(spec, second),

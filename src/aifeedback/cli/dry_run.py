@@ -1,41 +1,201 @@
-"""--dry-run: one rendered prompt and what the whole job would ask of the judge; no model is called."""
+"""--dry-run: one rendered prompt and what the whole job would ask of its judges; no model is called or loaded."""
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from aifeedback.cli.single import require
 from aifeedback.cli.terminal import console, table
 
+SAMPLE = 100
+"""Prompts rendered for the estimate, spread evenly over the file."""
+CHARACTERS_PER_TOKEN = 4.0
+"""English prose under common tokenizers; 3 to 5 for most, fewer for other scripts and for code."""
+
+
+class Estimate(NamedTuple):
+    """What a whole job takes of one judge."""
+
+    judge: str
+    calls: int
+    tokens_in: float
+    tokens_out: float
+    """The most that may be written: one token per reading, and rationales up to their limit."""
+    cost_usd: float | None
+    """None: the price table does not know the model."""
+    cap_usd: float | None
+
 
 def show_label_forecast(stage: Any, seed: int) -> None:
-    """Prints the first prompt as the judge would read it, then calls and rough tokens (four characters each)."""
+    """For a ``Label`` stage with one judge or a panel."""
     from aifeedback import files
-    from aifeedback.feedback.judge import JudgeLabeler
-    from aifeedback.models.fake import FakeModel
-    from aifeedback.stages.resolve import NO_PROMPT, judge_prompt
 
-    require(name for name in stage.inputs() if name != stage.judge.model)
-    if stage.judge.model.partition(":")[0] in NO_PROMPT:
-        console.print(f"{stage.judge.model} is asked nothing in words")
-        return
-    read = files.read_comparisons(stage.comparisons, seed, columns=stage.columns, limit=stage.limit)
-    console.print(f"[dim]{read.report.sentence()}[/]")
-    prompt = judge_prompt(stage.judge.prompt, stage.judge.shots)
-    if prompt.task != "pairwise":
-        console.print(f"prompt '{prompt.name}' rates one response at a time; --dry-run shows pairwise prompts")
-        return
-    judge = JudgeLabeler(FakeModel("longer"), prompt, stage.judge.settings(seed))
-    texts = [_text(judge.example(comparison)) for comparison in read.rows[:50]]
-    console.rule("the first prompt")
-    console.print(texts[0], markup=False, highlight=False)
-    calls = len(read.rows) * stage.judge.calls_per_pair
-    tokens = sum(map(len, texts)) / len(texts) / 4
-    table(
-        "forecast",
-        ("comparisons", "calls", "prompt tokens per call, roughly", "prompt tokens"),
-        [(f"{len(read.rows):,}", f"{calls:,}", f"{tokens:,.0f}", f"{calls * tokens:,.0f}")],
+    members = getattr(stage.judge, "members", None) or [stage.judge]
+    _require(stage, members)
+    read = files.read_comparisons(
+        stage.comparisons, seed, columns=stage.columns, criterion=stage.criterion, limit=stage.limit
     )
+    asked = [member for member in members if _is_asked(member)]
+
+    def prompts(judge: Any) -> Iterable[str]:
+        show = _shower(judge, seed)
+        return (show(comparison) for comparison in _spread(read.rows))
+
+    _show(asked, prompts, lambda judge: judge.calls_per_pair, len(read.rows), "comparisons", read.report)
+
+
+def show_score_forecast(stage: Any, seed: int) -> None:
+    """For a ``Score`` stage; a ranking counts every pair, the most that a design asks."""
+    from aifeedback import files
+    from aifeedback.feedback.pairing import by_prompt
+    from aifeedback.records import Comparison
+
+    _require(stage, [stage.judge])
+    read = files.read_completions(stage.completions, limit=stage.limit)
+    items: list[Any] = list(zip(read.prompts, read.rows, strict=True))
+    per_item = stage.judge.calls_per_score
+    if stage.rank:
+        prompts_by_id = {prompt.id: prompt for prompt in read.prompts}
+        groups = by_prompt(read.prompts, read.rows)
+        items = [
+            Comparison.of(prompts_by_id[key], one, other)
+            for key, own in groups.items()
+            for place, one in enumerate(own)
+            for other in own[place + 1 :]
+        ]
+        per_item = stage.judge.calls_per_pair
+    show = _shower(stage.judge, seed)
+    asked = [stage.judge] if _is_asked(stage.judge) else []
+    _show(asked, lambda _: map(show, _spread(items)), lambda _: per_item, len(items), "items", read.report)
+
+
+def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) -> Estimate:
+    """From sampled prompts to the whole job. With rationales half of the calls write one and half read after one."""
+    from aifeedback.models.budget import price_of
+    from aifeedback.models.wire import Usage
+    from aifeedback.stages.resolve import judge_prompt
+
+    calls = items * calls_per_item
+    tokens_in = calls * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN
+    tokens_out = float(calls)
+    if judge.rationale:
+        written = judge.rationale.max_tokens or judge_prompt(judge.prompt).rationale_max_tokens
+        tokens_in += calls / 2 * written
+        tokens_out = calls / 2 * (written + 1)
+    scheme, _, name = judge.model.partition(":")
+    price = price_of(name, judge.server.get("prices")) if scheme == "openai" else None
+    cost = price.of(Usage(math.ceil(tokens_in), math.ceil(tokens_out))) if price else None
+    return Estimate(f"{judge.model} {judge.prompt}", calls, tokens_in, tokens_out, cost, judge.spend_cap_usd)
+
+
+def _require(stage: Any, members: Iterable[Any]) -> None:
+    """Everything but the models themselves must be there."""
+    models = {member.model for member in members}
+    require(name for name in stage.inputs() if name not in models)
+
+
+def _is_asked(judge: Any) -> bool:
+    from aifeedback.stages.judges import NO_PROMPT
+
+    if judge.model.partition(":")[0] not in NO_PROMPT:
+        return True
+    console.print(f"{judge.model} is asked nothing in words")
+    return False
+
+
+def _show(
+    judges: Sequence[Any],
+    prompts: Callable[[Any], Iterable[str]],
+    calls_per_item: Callable[[Any], int],
+    items: int,
+    what: str,
+    report: Any,
+) -> None:
+    console.print(f"[dim]{report.sentence()}[/]")
+    found = []
+    for judge in judges:
+        texts = list(prompts(judge))
+        if texts and not found:
+            console.rule("the first prompt")
+            console.print(texts[0], markup=False, highlight=False)
+        found.append(estimate(judge, texts, items, calls_per_item(judge)))
+    if not found:
+        return
+    rows = [
+        (e.judge, f"{items:,}", f"{e.calls:,}", f"{e.tokens_in:,.0f}", f"{e.tokens_out:,.0f}", _money(e)) for e in found
+    ]
+    table("forecast", ("judge", what, "calls", "tokens in, about", "tokens out, at most", "cost"), rows)
+    for e in found:
+        if e.cap_usd is not None and e.cost_usd is not None:
+            console.print(_against_cap(e, items, what))
+
+
+def _money(e: Estimate) -> str:
+    if e.cost_usd is None:
+        return "price not known" if e.judge.startswith("openai:") else "none: runs here"
+    return f"${e.cost_usd:,.2f}"
+
+
+def _against_cap(e: Estimate, items: int, what: str) -> str:
+    assert e.cap_usd is not None
+    assert e.cost_usd is not None
+    if e.cost_usd <= e.cap_usd:
+        return f"The spend cap of ${e.cap_usd:,.2f} is enough."
+    reached = int(items * e.cap_usd / e.cost_usd)
+    return f"The spend cap of ${e.cap_usd:,.2f} is reached after about {reached:,} of {items:,} {what}."
+
+
+def _spread(items: Sequence[Any]) -> Iterator[Any]:
+    """The first, and others at even distances."""
+    step = max(1, len(items) // SAMPLE)
+    yield from items[::step][:SAMPLE]
+
+
+class _StandIn:
+    """In place of a model that is not loaded: says whether it would be shown messages."""
+
+    def __init__(self, model: str) -> None:
+        from aifeedback.protocols import ModelCard
+        from aifeedback.stages.resolve import input_path
+
+        self.card = ModelCard(uri=model, revision="", family="")
+        folder = input_path(model)
+        is_local = folder is not None and folder.is_dir()
+        self.has_chat_template = _has_template(folder) if is_local and folder else model.startswith("openai:")
+
+
+def _has_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+    )
+
+
+def _shower(judge: Any, seed: int) -> Callable[[Any], str]:
+    """A function from a comparison, or a (prompt, completion), to the first prompt that the judge would read."""
+    from aifeedback.feedback.judge import JudgeLabeler
+    from aifeedback.feedback.score import JudgeScorer, ScoreSettings
+    from aifeedback.stages.resolve import judge_prompt, principles
+    from aifeedback.standards.rubric import Rubric
+
+    model: Any = _StandIn(judge.model)
+    prompt = judge_prompt(judge.prompt, judge.shots, judge.shots_seed)
+    if judge.by == "pairs":
+        labeler = JudgeLabeler(model, prompt, judge.settings(seed), principles=principles(judge, seed))
+        return lambda comparison: _text(labeler.example(comparison))
+    wording = Rubric.load(judge.rubric).rating_wordings()[0] if judge.rubric else None
+    settings = ScoreSettings(rationale=judge.rationale, chat=judge.chat, seed=seed)
+    scorer = JudgeScorer(model, prompt, settings, wording=wording)
+
+    def rated(item: Any) -> str:
+        asked, answer = item if isinstance(item, tuple) else (item.prompt, item.first)
+        return _text(scorer.example(asked, answer))
+
+    return rated
 
 
 def _text(prompt: Any) -> str:

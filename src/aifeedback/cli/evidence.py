@@ -38,7 +38,7 @@ def compare(
 ) -> None:
     """Policies against the first one and each other: win rates with intervals, raw and at equal length."""
     from aifeedback.cli.single import Destination, run_stage
-    from aifeedback.cli.steps import judge_spec
+    from aifeedback.cli.judges import judge_spec
     from aifeedback.stages.evidence import Compare
     from aifeedback.stages.feedback import SamplingSettings
 
@@ -48,7 +48,7 @@ def compare(
         policies=named,
         reference=next(iter(named)),
         prompts=str(prompts),
-        judges={name: judge_spec(name, prompt, by=by, rationale=thought) for name in judge},
+        judges={name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge},
         trained_by=trained_by or [],
         limit=limit,
         sampling=SamplingSettings(temperature=temperature, max_new_tokens=max_new_tokens),
@@ -119,10 +119,10 @@ def audit(
         _verify(judge[1:])
         return
     from aifeedback.cli.auditing import audit_judges
-    from aifeedback.cli.steps import judge_spec
+    from aifeedback.cli.judges import judge_spec
 
     thought = {} if rationale else None
-    specs = {name: judge_spec(name, prompt, by=by, rationale=thought) for name in judge}
+    specs = {name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge}
     audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,9 +13,17 @@ OutFile = Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet
 Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
 Limit = Annotated[int | None, typer.Option(help="Use only so many rows.")]
 Seed = Annotated[int, typer.Option(help="Every random choice depends on it.")]
-JudgeName = Annotated[str, typer.Option(help="hf:DIR_OR_ID, openai:NAME, fake:NAME, lab:NAME, rm:DIR.")]
-PromptName = Annotated[str | None, typer.Option(help="Judge prompt: a shipped name, lab:NAME, or a YAML file.")]
+JUDGES = "hf:DIR_OR_ID, openai:NAME, fake:NAME, lab:NAME, rm:DIR."
+PROMPTS = "Judge prompt: a shipped name, lab:NAME, or a YAML file."
+JudgeName = Annotated[str, typer.Option(help=JUDGES)]
+PromptName = Annotated[str | None, typer.Option(help=PROMPTS)]
+Rubric = Annotated[str | None, typer.Option(help="Judge each of its criteria: a shipped name or a file.")]
+Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")]
+Shots = Annotated[int | None, typer.Option(help="Exemplars to show, of those the prompt has.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="Any other setting of the judge: clamp=[0.4,0.6].")]
 BaseUrl = Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")]
+Prices = Annotated[Path | None, typer.Option(help="Price table (YAML); the shipped one when not given.")]
+SpendCap = Annotated[float | None, typer.Option(help="Most that the calls may cost.")]
 Columns = Annotated[list[str] | None, typer.Option("--column", help="OUR_NAME=THEIR_NAME for unusual files.")]
 
 
@@ -65,25 +73,81 @@ def pair(
 
 def label(
     comparisons: Annotated[Path, typer.Option("--data", "--comparisons", help="Pairs in any known format.")],
-    judge: JudgeName,
+    judge: Annotated[list[str], typer.Option(help=f"{JUDGES} Several: a panel.")],
     out: OutFile,
-    prompt: PromptName = None,
+    prompt: Annotated[list[str] | None, typer.Option(help=f"{PROMPTS} Several: a panel.")] = None,
     constitution: Annotated[str | None, typer.Option(help="Judge by its principles: a shipped name or a file.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="A file of `aifeedback calibrate` for this judge.")] = None,
+    use: Annotated[str | None, typer.Option(help="Principles: drawn, averaged or together.")] = None,
+    rubric: Rubric = None,
+    calibration: Annotated[str | None, typer.Option(help="Name or file of a map by `aifeedback calibrate`.")] = None,
     by: Annotated[str, typer.Option(help="pairs, or ratings of each response alone.")] = "pairs",
     orders: Annotated[str, typer.Option(help="both, or one drawn by seed.")] = "both",
     average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
-    rationale: Annotated[
-        bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")
-    ] = False,
+    combine: Annotated[str, typer.Option(help="A panel's mean, its median, or a file of learned weights.")] = "mean",
+    rationale: Rationale = False,
     samples: Annotated[int, typer.Option(help="Rationales per reading (self-consistency).")] = 1,
     temperature: Annotated[float, typer.Option(help="Of sampled rationales; 0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Of sampled rationales.")] = None,
-    shots: Annotated[int | None, typer.Option(help="Exemplars to show, of those the prompt has.")] = None,
+    shots: Shots = None,
+    sets: Sets = None,
     base_url: BaseUrl = None,
-    spend_cap_usd: Annotated[float | None, typer.Option(help="Most that the calls may cost.")] = None,
+    prices: Prices = None,
+    spend_cap_usd: SpendCap = None,
     column: Columns = None,
     criterion: Annotated[str | None, typer.Option(help="Which verdict, where a file has several.")] = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    form: Annotated[
+        str, typer.Option("--format", help="rows (everything), trl (known labels only), dataset (folder with a card).")
+    ] = "rows",
+    engine: Annotated[str, typer.Option(help="local, or ray: several workers, on one machine or many.")] = "local",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print one rendered prompt and the forecast; no call.")
+    ] = False,
+    json_file: Json = None,
+) -> None:
+    """AI preferences with soft labels from log-probabilities, both orders; the file loads in TRL as it is."""
+    from aifeedback.cli.exports import Exports
+    from aifeedback.cli.judges import judging, label_stage
+
+    thought = {"samples": samples, "temperature": temperature, "top_k": top_k} if rationale else None
+    how = {
+        "constitution": constitution, "use": use, "rubric": rubric, "by": by, "orders": orders, "average": average,
+        "rationale": thought, "shots": shots, "base_url": base_url, "spend_cap_usd": spend_cap_usd,
+    }  # fmt: skip
+    spec = judging(judge, prompt, how, sets=sets, prices=prices, combine=combine, calibration=calibration)
+    export = Exports.of(form, out)
+    stage = label_stage(
+        engine,
+        comparisons=str(comparisons),
+        judge=spec,
+        limit=limit,
+        columns=_columns(column),
+        criterion=criterion,
+    )
+    if dry_run:
+        from aifeedback.cli.dry_run import show_label_forecast
+
+        show_label_forecast(stage, seed)
+        return
+    run_stage(stage, export.destination, seed=seed, json_file=json_file)
+    export.write(stage)
+
+
+def score(
+    completions: Annotated[Path, typer.Option("--data", "--completions", help="A file of completions.")],
+    judge: JudgeName,
+    out: OutFile,
+    prompt: PromptName = None,
+    rubric: Rubric = None,
+    rank: Annotated[str | None, typer.Option(help="Rank the answers to each prompt: all pairs, or tournament.")] = None,
+    rounds: Annotated[int, typer.Option(help="Of a tournament.")] = 2,
+    rationale: Rationale = False,
+    shots: Shots = None,
+    sets: Sets = None,
+    base_url: BaseUrl = None,
+    prices: Prices = None,
+    spend_cap_usd: SpendCap = None,
     limit: Limit = None,
     seed: Seed = 0,
     dry_run: Annotated[
@@ -91,48 +155,23 @@ def label(
     ] = False,
     json_file: Json = None,
 ) -> None:
-    """AI preferences with soft labels from log-probabilities, both orders; the file loads in TRL as it is."""
-    from aifeedback.stages.feedback import Label
-
-    thought = {"samples": samples, "temperature": temperature, "top_k": top_k} if rationale else None
-    spec = judge_spec(
-        judge,
-        prompt or ("principle" if constitution else None),
-        by=by,
-        orders=orders,
-        average=average,
-        rationale=thought,
-        shots=shots,
-        constitution=constitution,
-        calibration=str(calibration) if calibration else None,
-        base_url=base_url,
-        spend_cap_usd=spend_cap_usd,
-    )
-    stage = Label(comparisons=str(comparisons), judge=spec, limit=limit, columns=_columns(column), criterion=criterion)
-    if dry_run:
-        from aifeedback.cli.dry_run import show_label_forecast
-
-        show_label_forecast(stage, seed)
-        return
-    run_stage(stage, Destination(out, "labelled.jsonl"), seed=seed, json_file=json_file)
-
-
-def score(
-    completions: Annotated[Path, typer.Option("--data", "--completions", help="A file of completions.")],
-    judge: JudgeName,
-    out: OutFile,
-    prompt: PromptName = "rating",
-    rationale: Annotated[bool, typer.Option("--rationale", "--cot", help="Chain of thought before the score.")] = False,
-    base_url: BaseUrl = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    json_file: Json = None,
-) -> None:
-    """A judge's expected 1–10 score of each completion, read from log-probabilities."""
+    """A judge's expected 1–10 score of each completion; by criteria (--rubric), good–bad, or as a ranking (--rank)."""
+    from aifeedback.cli.judges import judge_spec
+    from aifeedback.config import parse
     from aifeedback.stages.feedback import Score
 
-    spec = judge_spec(judge, prompt, rationale={} if rationale else None, base_url=base_url)
-    stage = Score(completions=str(completions), judge=spec, limit=limit)
+    how = {
+        "rubric": rubric, "by": "pairs" if rank else "ratings", "rationale": {} if rationale else None, "shots": shots,
+        "base_url": base_url, "spend_cap_usd": spend_cap_usd,
+    }  # fmt: skip
+    spec = judge_spec(judge, prompt, how, sets=sets, prices=prices)
+    given = {"completions": str(completions), "judge": spec, "rank": rank, "rounds": rounds, "limit": limit}
+    stage = parse(Score, given, prefix="--")
+    if dry_run:
+        from aifeedback.cli.dry_run import show_score_forecast
+
+        show_score_forecast(stage, seed)
+        return
     run_stage(stage, Destination(out, "scores.jsonl"), seed=seed, json_file=json_file)
 
 
@@ -168,43 +207,22 @@ def revise(
 
 def calibrate(
     labelled: Annotated[Path, typer.Option("--data", "--labelled", help="A labelled file with people's verdicts.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="NAME.json, for --calibration.")],
-    kind: Annotated[str, typer.Option(help="temperature, platt or isotonic.")] = "temperature",
+    out: Annotated[str, typer.Option("-o", "--out", help="NAME, kept with the judge, or NAME.json.")],
+    kind: Annotated[str, typer.Option(help="temperature, platt or isotonic; weights: of a panel.")] = "temperature",
+    figure: Annotated[Path | None, typer.Option(help="Draw the reliability figure here (.svg).")] = None,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Fits a map from a judge's confidence to how often people agree; cross-validated error before and after."""
-    from aifeedback import files
+    from aifeedback.cli.calibrating import fit_map, fit_panel
     from aifeedback.cli.terminal import console, show_figures
-    from aifeedback.errors import FileError
-    from aifeedback.feedback.calibrate import fit_calibration
 
-    rows = files.read_labelled(labelled, seed)
-    judges = {row.judge for row in rows if row.p_first is not None}
-    if len(judges) != 1:
-        raise FileError(f"holds labels of {len(judges)} judges", file=labelled, fix="give labels of exactly one judge")
-    fitted = fit_calibration(
-        [row.p_first for row in rows],
-        [row.human_p_first for row in rows],
-        name=out.stem,
-        judge=judges.pop(),
-        kind=kind,  # type: ignore[arg-type]
-        seed=seed,
-    )
-    path = fitted.save(out.parent)
-    show_figures(fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"}), json_file)
+    if kind == "weights":
+        path, figures = fit_panel(labelled, out, seed)
+    else:
+        path, figures = fit_map(labelled, out, kind, seed, figure)
+    show_figures(figures, json_file)
     console.print(f"→ [bold]{path}[/]")
-
-
-def judge_spec(model: str, prompt: str | None, **settings: Any) -> Any:
-    """Command-line values as a JudgeSpec; mistakes name the option."""
-    from aifeedback.config import parse
-    from aifeedback.stages.resolve import JudgeSpec
-
-    given = {key: value for key, value in settings.items() if value is not None}
-    if prompt is None and model.startswith("lab:"):
-        prompt = "lab:rating" if settings.get("by") == "ratings" else "lab:pairwise"
-    return parse(JudgeSpec, {"model": model, **({"prompt": prompt} if prompt else {}), **given}, prefix="--")
 
 
 def _columns(pairs: list[str] | None) -> dict[str, str] | None:

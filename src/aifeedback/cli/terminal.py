@@ -96,9 +96,14 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> N
     console.print(drawn)
 
 
+DETAILS = ("judge", "judges", "panel")
+"""Who judged, by which words and settings: in the saved figures and the report, too long for the screen."""
+
+
 def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, title: str = "") -> None:
-    """Prints a nested mapping as a two-column table and, if asked, saves it."""
-    table(title, ("figure", "value"), [(key, value) for key, value in flatten(figures)])
+    """Prints a nested mapping, less its details, as a two-column table and, if asked, saves all of it."""
+    shown = {key: value for key, value in figures.items() if key not in DETAILS or not isinstance(value, Mapping)}
+    table(title, ("figure", "value"), [(key, value) for key, value in flatten(shown)])
     if json_file:
         from aifeedback.runs import write_json
 

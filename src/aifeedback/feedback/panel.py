@@ -5,13 +5,17 @@ Every member's judgements stay in the preference, so that who said what can be c
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from aifeedback.config import Config, parse
 from aifeedback.errors import InputError
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference, Problem
@@ -100,6 +104,81 @@ def disagreement(preference: Preference) -> Disagreement | None:
     above, below = sum(p > 0.5 for p in means.values()), sum(p < 0.5 for p in means.values())
     values = list(means.values())
     return Disagreement(means, max(values) - min(values), min(above, below) / len(means))
+
+
+class LearnedWeights(Config):
+    """A panel's weights, learned on pairs that people labelled too, with what they gain on pairs held out."""
+
+    members: Mapping[str, float]
+    """Labeler's name → weight; they sum to 1."""
+    n: int
+    folds: int
+    seed: int
+    log_loss_equal: float
+    """Of equal weights, in nats."""
+    log_loss_learned: float
+    """Of learned weights, for pairs that they were not learned on."""
+
+    def of(self, names: Sequence[str]) -> list[float]:
+        """The weights of these members, in order. Raises InputError for other members than those learned for."""
+        if set(names) != set(self.members):
+            known = ", ".join(self.members)
+            raise InputError(f"these weights are of {known}, the panel is {', '.join(names)}", key="weights")
+        return [self.members[name] for name in names]
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        return target
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> LearnedWeights:
+        """Raises InputError, naming the file, where there is none or it holds no weights."""
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as broken:
+            raise InputError(f"no panel weights can be read: {broken}", file=path) from None
+        return parse(cls, values, file=path, error=InputError)
+
+
+def fit_weights(
+    preferences: Sequence[Preference], human: Sequence[float | None], *, folds: int = 5, seed: int = 0
+) -> LearnedWeights:
+    """Weights for the members of the panel that gave these preferences; their worth is measured by cross-validation.
+
+    A member's p_first is the mean of its judgements. Only pairs that all members and people labelled are used.
+    Raises InputError below 20 of them, or where the preferences are of fewer than two judges.
+    """
+    heard = [
+        (found.by_judge, h)
+        for p, h in zip(preferences, human, strict=True)
+        if h is not None and (found := disagreement(p))
+    ]
+    names = list(dict.fromkeys(name for by_judge, _ in heard for name in by_judge))
+    whole = [([by_judge[n] for n in names], h) for by_judge, h in heard if len(by_judge) == len(names)]
+    if len(whole) < max(20, folds):
+        what = f"{len(whole)} pairs have a verdict of people and of every member"
+        raise InputError(what, fix=f"weights need at least {max(20, folds)}: label such pairs with the whole panel")
+    p, h = np.array([row for row, _ in whole]).T, np.array([verdict for _, verdict in whole])
+    fold_of = np.random.default_rng(seed).permutation(len(h)) % folds
+    held_out = np.empty(len(h))
+    for fold in range(folds):
+        out = fold_of == fold
+        held_out[out] = learn_weights(p[:, ~out], h[~out]) @ p[:, out]
+    return LearnedWeights(
+        members=dict(zip(names, (float(w) for w in learn_weights(p, h)), strict=True)),
+        n=len(h),
+        folds=folds,
+        seed=seed,
+        log_loss_equal=_log_loss(p.mean(axis=0), h),
+        log_loss_learned=_log_loss(held_out, h),
+    )
+
+
+def _log_loss(p: np.ndarray, human: np.ndarray) -> float:
+    q = np.clip(p, 1e-6, 1 - 1e-6)
+    return float(-np.mean(human * np.log(q) + (1 - human) * np.log1p(-q)))
 
 
 def learn_weights(p_members: np.ndarray, human: np.ndarray, *, iterations: int = 2000) -> np.ndarray:

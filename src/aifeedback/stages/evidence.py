@@ -17,6 +17,7 @@ from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import SamplingSettings, account, at_most, label_all
+from aifeedback.stages.judges import JudgeSpec
 
 
 class Compare(Stage):
@@ -175,7 +176,7 @@ class Compare(Stage):
     def _independence(self, job: Job) -> dict[str, Any]:
         """Per judge, whether it may serve as proof (R16)."""
         trainers = [_source(name, name, job) for name in self.trained_by]
-        sources = [_source(name, judge.model, job) for name, judge in self.judges.items()]
+        sources = [_source(name, judge, job) for name, judge in self.judges.items()]
         judges = {
             source.name: {
                 "model": source.model,
@@ -193,9 +194,9 @@ class Compare(Stage):
         }
 
 
-def _source(name: str, model: str, job: Job) -> Source:
-    family, uri = resolve.who(model, job)
-    return Source(name, uri, family, resolve.revision(model, job))
+def _source(name: str, judge: JudgeSpec | str, job: Job) -> Source:
+    family, uri = resolve.who(judge, job)
+    return Source(name, uri, family, resolve.revision(judge, job))
 
 
 def _hard(p: float) -> float:

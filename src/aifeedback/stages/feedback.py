@@ -6,17 +6,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from aifeedback import files
+from aifeedback import files, records
 from aifeedback.config import Config
 from aifeedback.feedback.pairing import pair_completions
+from aifeedback.feedback.panel import disagreement
+from aifeedback.feedback.rank import Design, RankScorer
 from aifeedback.feedback.revise import Reviser, sft_rows
+from aifeedback.feedback.rubric import RubricScorer
 from aifeedback.feedback.sample import Sampled, sample_completions
-from aifeedback.protocols import Labeler
+from aifeedback.protocols import Labeler, Scorer
 from aifeedback.records import Comparison, Preference, Sampling
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
+from aifeedback.stages.judges import JudgeSpec, Judging
 
 
 class SamplingSettings(Config):
@@ -124,7 +128,7 @@ class Label(Stage):
 
     kind: ClassVar[str] = "label"
     comparisons: str
-    judge: resolve.JudgeSpec
+    judge: Judging
     limit: int | None = None
     columns: dict[str, str] | None = None
     """Our column names → the file's."""
@@ -146,12 +150,16 @@ class Label(Stage):
         read = files.read_comparisons(
             self.comparisons, job.seed, columns=self.columns, criterion=self.criterion, limit=self.limit
         )
-        preferences = label_all(resolve.labeler(self.judge, job), read.rows, job, self.batch)
+        preferences = self.labels(read.rows, job)
         files.write_records(job.folder / "preferences.jsonl", preferences)
         files.write_labelled(job.folder / "labelled.jsonl", files.labelled(read, preferences))
         figures = label_figures(preferences, read.human)
-        figures |= {"judge": resolve.described(self.judge, job), "rows": account(read.report)}
+        figures |= {**resolve.judged_by(self.judge, job), "rows": account(read.report)}
         return Outcome(figures, calls=len(preferences))
+
+    def labels(self, comparisons: Sequence[Comparison], job: Job) -> list[Preference]:
+        """The labels, in order; where the work is done elsewhere, this is what differs."""
+        return label_all(resolve.labeler(self.judge, job), comparisons, job, self.batch)
 
 
 def label_all(labeler: Labeler, comparisons: Sequence[Comparison], job: Job, batch: int = 256) -> list[Preference]:
@@ -182,6 +190,10 @@ def label_figures(preferences: Sequence[Preference], human: Sequence[float | Non
         figures["position_bias"] = position_bias(original, swapped).as_dict()
         if any(h is not None for h in human):
             figures["alignment_single"] = alignment(original, human).as_dict()
+    apart = [found for preference in preferences if (found := disagreement(preference))]
+    if apart:
+        spread, minority = (sum(getattr(d, name) for d in apart) / len(apart) for name in ("spread", "minority"))
+        figures["disagreement"] = {"n": len(apart), "mean_spread": spread, "mean_minority": minority}
     return figures
 
 
@@ -197,13 +209,28 @@ def by_order(preferences: Sequence[Preference]) -> tuple[list[float | None], lis
 
 
 class Score(Stage):
-    """A judge's expected 1–10 score of each completion → ``scores.jsonl``."""
+    """A judge's score of each completion → ``scores.jsonl``; under a rubric also ``criteria.jsonl``, one by one."""
 
     kind: ClassVar[str] = "score"
     completions: str
-    judge: resolve.JudgeSpec
+    judge: JudgeSpec
+    rank: Design | None = None
+    """Judge the answers to a prompt two by two (all pairs, or a tournament) and score by the fitted win rate."""
+    rounds: int = Field(default=2, ge=1)
+    """Of a tournament; each answer meets two others in a round."""
     limit: int | None = None
     batch: int = Field(default=256, ge=1)
+    """Completions that are asked, and journalled, together; answers to one prompt stay together."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rates_alone(cls, values: Any) -> Any:
+        """Without ``rank`` a judge rates each response alone, so its default prompt is a rating prompt."""
+        judge = values.get("judge") if isinstance(values, dict) else None
+        if judge is None or isinstance(judge, JudgeSpec) or values.get("rank"):
+            return values
+        given = {"model": judge} if isinstance(judge, str) else dict(judge)
+        return {**values, "judge": {"by": "ratings", **given}}
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.completions)
@@ -211,27 +238,61 @@ class Score(Stage):
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.completions), self.limit)
-        return Forecast(None if count is None else count * self.judge.calls_per_score)
+        return Forecast(None if count is None or self.rank else count * self.judge.calls_per_score)
 
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions, limit=self.limit)
-        scorer = resolve.scorer(self.judge, job)
-        scores: list[Any] = []
-        for start in range(0, len(read.rows), self.batch):
-            end = start + self.batch
-            scores += scorer.score(read.prompts[start:end], read.rows[start:end])
-            job.progress(len(scores), len(read.rows), {})
+        scores, criteria = self._scores(read, job)
         files.write_records(job.folder / "scores.jsonl", scores)
-        known = [s.expected for s in scores if s.expected is not None]
-        problems = Counter(str(s.problem) for s in scores if s.problem is not None)
-        mean = sum(known) / len(known) if known else None
+        if criteria:
+            files.write_records(job.folder / "criteria.jsonl", criteria)
+        known = [s.value for s in scores if s.value is not None]
+        expected = [s.expected for s in scores if s.expected is not None]
         figures = {
             "scores": len(known),
-            "mean_expected": mean,
-            "problems": dict(problems),
+            "mean_value": sum(known) / len(known) if known else None,
+            "mean_expected": sum(expected) / len(expected) if expected else None,
+            "problems": dict(Counter(str(s.problem) for s in scores if s.problem is not None)),
+            "judge": resolve.described(self.judge, job),
             "rows": account(read.report),
         }
         return Outcome(figures, calls=len(scores))
+
+    def _scores(self, read: files.Completions, job: Job) -> tuple[list[records.Score], list[records.Score]]:
+        """The score of each completion in the file's order, and under a rubric those of its criteria."""
+        scorer = self._scorer(job)
+        scores: dict[int, records.Score] = {}
+        criteria: list[records.Score] = []
+        for places in _together([prompt.id for prompt in read.prompts], self.batch):
+            prompts, answers = [read.prompts[i] for i in places], [read.rows[i] for i in places]
+            if isinstance(scorer, RubricScorer):
+                found = scorer.score_all(prompts, answers)
+                criteria += [score for column in found.by_criterion.values() for score in column]
+                scores |= zip(places, found.total, strict=True)
+            else:
+                scores |= zip(places, scorer.score(prompts, answers), strict=True)
+            job.progress(len(scores), len(read.rows), {})
+        return [scores[i] for i in range(len(read.rows))], criteria
+
+    def _scorer(self, job: Job) -> Scorer:
+        if self.rank is None:
+            return resolve.scorer(self.judge, job)
+        return RankScorer(resolve.labeler(self.judge, job), design=self.rank, rounds=self.rounds, seed=job.seed)
+
+
+def _together(prompt_ids: Sequence[str], batch: int) -> Iterator[list[int]]:
+    """Places of the completions in groups of at least ``batch``, none of which splits the answers to one prompt."""
+    by_prompt: dict[str, list[int]] = {}
+    for place, prompt_id in enumerate(prompt_ids):
+        by_prompt.setdefault(prompt_id, []).append(place)
+    group: list[int] = []
+    for places in by_prompt.values():
+        group += places
+        if len(group) >= batch:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 class Revise(Stage):

@@ -8,73 +8,25 @@ python:FILE.py:FUNCTION                                a reward function
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from aifeedback.errors import InputError, RecipeError
-from aifeedback.feedback.judge import JudgeLabeler, JudgeSettings
+from aifeedback.feedback.judge import JudgeLabeler
+from aifeedback.feedback.principles import PrincipleUse, use_of
 from aifeedback.protocols import Labeler, Model, Scorer
 from aifeedback.stages.base import Job
+from aifeedback.stages.judges import NO_PROMPT, JudgeSpec, PanelSpec
+from aifeedback.standards import shelf
 from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.judge import JudgePrompt
+from aifeedback.standards.rubric import Rubric
 
-SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python", "prompt", "constitution", "model")
-
-
-NO_PROMPT = ("gold", "people", "rm")
-"""Judges that are asked nothing in words."""
-
-
-class JudgeSpec(JudgeSettings):
-    """A model made into a judge. A bare model name stands for the defaults."""
-
-    model: str
-    """Model name, for example hf:DIR or openai:NAME."""
-    prompt: str = "helpful-detailed"
-    """Judge prompt: a shipped name, lab:NAME, or a YAML file."""
-    by: Literal["pairs", "ratings"] = "pairs"
-    """pairs: a verdict on the two together. ratings: each rated alone, P(first better) from the two distributions."""
-    shots: int | None = None
-    """Exemplars to show, of those the prompt has."""
-    constitution: str | None = None
-    """Principles to judge by: a shipped constitution's name or a YAML file; the prompt must show a principle."""
-    use: Literal["drawn", "averaged", "together"] | None = None
-    """How its principles are used; as the constitution says when not given."""
-    calibration: str | None = None
-    """A file of `aifeedback calibrate`, fitted for this very judge."""
-    base_url: str | None = None
-    """Address of an OpenAI-compatible server."""
-    spend_cap_usd: float | None = Field(default=None, gt=0.0)
-    """Most that this judge's calls may cost."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        """A bare name is a model; ``rationale: true`` is one greedy rationale."""
-        if isinstance(value, str):
-            return {"model": value}
-        if isinstance(value, dict) and isinstance(value.get("rationale"), bool):
-            return {**value, "rationale": {} if value["rationale"] else None}
-        return value
-
-    @property
-    def calls_per_score(self) -> int:
-        """Calls for one completion: a reading, after a rationale where one is written."""
-        return 0 if self.model.partition(":")[0] in NO_PROMPT else 2 * self.rationale.samples if self.rationale else 1
-
-    @property
-    def calls_per_pair(self) -> int:
-        shown = 2 if self.by == "ratings" or self.orders == "both" else 1
-        return shown * self.calls_per_score
-
-    def settings(self, seed: int) -> JudgeSettings:
-        """What the labeler is given."""
-        own = {name: getattr(self, name) for name in JudgeSettings.model_fields}
-        return JudgeSettings(**{**own, "seed": seed})
+SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python", "prompt", "constitution", "rubric",
+           "model")  # fmt: skip
 
 
 def input_path(name: str) -> Path | None:
@@ -90,8 +42,8 @@ def input_path(name: str) -> Path | None:
         return Path(rest.rpartition(":")[0] or rest)
     if scheme == "prompt":
         return prompt_file(rest)
-    if scheme == "constitution":
-        return constitution_file(rest)
+    if scheme in ("constitution", "rubric"):
+        return shelf.find(f"{scheme}s", rest)
     if scheme in ("hf", "rm") and Path(rest).exists():
         return Path(rest)
     return None
@@ -112,7 +64,7 @@ def input_problem(name: str) -> str | None:
         return None if rest in names() else f"{name}: no such lab model; known: {', '.join(names())}"
     if scheme in ("people", "gold"):
         return None if rest == "lab" else f"{name}: only the built-in lab has {scheme} ({scheme}:lab)"
-    if scheme in ("prompt", "constitution", "model"):
+    if scheme in ("prompt", "constitution", "rubric"):
         return _standard_problem(scheme, rest)
     if scheme == "python":
         path = input_path(name)
@@ -135,33 +87,44 @@ def _folder_problem(name: str) -> str | None:
 
 
 def _standard_problem(kind: str, name: str) -> str | None:
+    load = {"prompt": judge_prompt, "constitution": constitution, "rubric": Rubric.load}[kind]
     try:
-        judge_prompt(name) if kind == "prompt" else constitution(name)
+        load(name)
     except InputError as wrong:
         return str(wrong)
     return None
 
 
-def connect_model(name: str, job: Job, *, base_url: str | None = None, spend_cap_usd: float | None = None) -> Model:
-    """A model with the run's journal in front of it; asked for again in the same process, it is not loaded again."""
+def connect_model(
+    name: str, job: Job, *, base_url: str | None = None, server: Mapping[str, Any] | None = None
+) -> Model:
+    """A model with the run's journal in front of it; asked for again in the same process, it is not loaded again.
+
+    ``server``: options of an OpenAI-compatible one. Under a spend cap, what the journal says was spent already counts.
+    """
     from aifeedback.models.cache import Journaled
     from aifeedback.store import Journal
 
     path = input_path(name)
     weights = sorted(path.glob("*.safetensors")) if path and path.is_dir() else []
     stamp = tuple(file.stat().st_mtime_ns for file in weights)
-    return Journaled(_loaded(name, base_url, spend_cap_usd, stamp), Journal(job.journal))
+    options = {**(server or {}), **({"base_url": base_url} if base_url else {})} if name.startswith("openai:") else {}
+    told = json.dumps(options, sort_keys=True)
+    return Journaled(_loaded(name, told, stamp, job.journal if "cap_usd" in options else None), Journal(job.journal))
 
 
 @lru_cache(maxsize=4)
-def _loaded(name: str, base_url: str | None, spend_cap_usd: float | None, stamp: tuple[int, ...]) -> Model:
+def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | None) -> Model:
     """``stamp`` tells weights apart that were written to the same folder one after another."""
     from aifeedback.models import connect
+    from aifeedback.store import Journal
 
     del stamp
-    if name.startswith("openai:"):
-        return connect(name, base_url=base_url, spend_cap_usd=spend_cap_usd)
-    return connect(name)
+    given = json.loads(options)
+    if capped_by is not None:
+        with Journal(capped_by) as journal:
+            given["spent_usd"] = given.get("spent_usd", 0.0) + journal.spent_usd(name)
+    return connect(name, **given)
 
 
 def prompt_file(name: str) -> Path:
@@ -170,18 +133,21 @@ def prompt_file(name: str) -> Path:
         from aifeedback.lab.zoo import prompt_file as lab_file
 
         return lab_file(name.partition(":")[2])
-    from aifeedback.standards import shelf
-
     return shelf.find("judges", name)
 
 
-def judge_prompt(name: str, shots: int | None = None) -> JudgePrompt:
+def judge_prompt(name: str, shots: int | None = None, seed: int | None = None) -> JudgePrompt:
+    """With ``shots`` of its exemplars: the first, or drawn and ordered by ``seed``."""
     prompt = JudgePrompt.load(prompt_file(name))
-    return prompt if shots is None else prompt.with_shots(shots)
+    if shots is None and seed is None:
+        return prompt
+    return prompt.with_shots(len(prompt.shown) if shots is None else shots, seed=seed)
 
 
-def labeler(judge: JudgeSpec, job: Job) -> Labeler:
+def labeler(judge: JudgeSpec | PanelSpec, job: Job) -> Labeler:
     """Whoever says which of two completions is better."""
+    if isinstance(judge, PanelSpec):
+        return _calibrated(_panel(judge, job), judge.calibration, None)
     scheme, _, rest = judge.model.partition(":")
     if scheme == "gold":
         from aifeedback.lab.gold import GoldLabeler
@@ -195,7 +161,15 @@ def labeler(judge: JudgeSpec, job: Job) -> Labeler:
         from aifeedback.train.reward_model import RewardModel
 
         return RewardModel(rest)
-    return _calibrated(_asked(judge, job), judge)
+    return _calibrated(_asked(judge, job), judge.calibration, judge.model)
+
+
+def _panel(panel: PanelSpec, job: Job) -> Labeler:
+    from aifeedback.feedback.panel import LearnedWeights, Panel
+
+    members = [labeler(member, job) for member in panel.members]
+    weights = LearnedWeights.load(panel.weights).of([m.name for m in members]) if panel.weights else None
+    return Panel(members, combine=panel.combine, weights=weights, quorum=panel.quorum, max_spread=panel.max_spread)
 
 
 def _asked(judge: JudgeSpec, job: Job) -> Labeler:
@@ -203,31 +177,40 @@ def _asked(judge: JudgeSpec, job: Job) -> Labeler:
         from aifeedback.feedback.ratings import RatingLabeler
 
         return RatingLabeler(scorer(judge, job))
-    from aifeedback.feedback.principles import use_of
-
-    principles = use_of(constitution(judge.constitution), how=judge.use, seed=job.seed) if judge.constitution else None
-    prompt = judge_prompt(judge.prompt, judge.shots)
-    return JudgeLabeler(_model(judge, job), prompt, judge.settings(job.seed), principles=principles)
+    prompt = judge_prompt(judge.prompt, judge.shots, judge.shots_seed)
+    return JudgeLabeler(_model(judge, job), prompt, judge.settings(job.seed), principles=principles(judge, job.seed))
 
 
-def _calibrated(found: Labeler, judge: JudgeSpec) -> Labeler:
-    if judge.calibration is None:
+def principles(judge: JudgeSpec, seed: int) -> PrincipleUse | None:
+    """The principles, or a rubric's criteria, that a judge of pairs goes by; None where it has none."""
+    if judge.rubric:
+        return PrincipleUse(Rubric.load(judge.rubric).pair_wordings(), "averaged")
+    if judge.constitution is None:
+        return None
+    return use_of(constitution(judge.constitution), how=judge.use, per_pair=judge.per_pair, seed=seed)
+
+
+def _calibrated(found: Labeler, calibration: str | None, model: str | None) -> Labeler:
+    if calibration is None:
         return found
     from aifeedback.feedback.calibrate import CalibratedLabeler, Calibration
 
-    path = Path(judge.calibration)
+    path = calibration_file(calibration, model)
     return CalibratedLabeler(found, Calibration.load(path.stem, path.parent))
 
 
-def constitution_file(name: str) -> Path:
-    from aifeedback.standards import shelf
-
-    return shelf.find("constitutions", name)
+def calibration_file(name: str, model: str | None = None) -> Path:
+    """A calibration by its path, or by name: in ``calibrations/`` of the judge's own folder, else of this one."""
+    if name.endswith(".json") or "/" in name:
+        return Path(name)
+    folder = input_path(model) if model else None
+    own = folder / "calibrations" / f"{name}.json" if folder and folder.is_dir() else None
+    return own if own is not None and own.is_file() else Path("calibrations") / f"{name}.json"
 
 
 def constitution(name: str) -> Constitution:
     """A shipped constitution by name, or a file."""
-    return Constitution.load(constitution_file(name))
+    return Constitution.load(shelf.find("constitutions", name))
 
 
 def scorer(judge: JudgeSpec, job: Job) -> Scorer:
@@ -236,28 +219,44 @@ def scorer(judge: JudgeSpec, job: Job) -> Scorer:
         from aifeedback.lab.gold import GoldLabeler
 
         return GoldLabeler()
+    from aifeedback.feedback.rubric import RubricScorer
     from aifeedback.feedback.score import JudgeScorer, ScoreSettings
 
-    settings = ScoreSettings(rationale=judge.rationale, seed=job.seed, chat=judge.chat)
-    return JudgeScorer(_model(judge, job), judge_prompt(judge.prompt, judge.shots), settings)
+    settings = ScoreSettings(
+        rationale=judge.rationale,
+        hidden_mass=judge.hidden_mass,
+        min_coverage=judge.min_coverage,
+        seed=job.seed,
+        chat=judge.chat,
+    )
+    prompt = judge_prompt(judge.prompt, judge.shots, judge.shots_seed)
+    if judge.rubric:
+        return RubricScorer(_model(judge, job), prompt, Rubric.load(judge.rubric).rating_wordings(), settings)
+    return JudgeScorer(_model(judge, job), prompt, settings)
 
 
 def _model(judge: JudgeSpec, job: Job) -> Model:
-    return connect_model(judge.model, job, base_url=judge.base_url, spend_cap_usd=judge.spend_cap_usd)
+    return connect_model(judge.model, job, server=judge.server_options)
 
 
-def who(name: str, job: Job) -> tuple[str, str]:
-    """(family, URI) of a model, of the oracle, or of people."""
+def who(judge: JudgeSpec | str, job: Job) -> tuple[str, str]:
+    """(family, URI) of a judge or a model, of the oracle, or of people."""
+    name = judge if isinstance(judge, str) else judge.model
     scheme = name.partition(":")[0]
     if scheme in NO_PROMPT:
         return {"gold": "oracle", "people": "people", "rm": "reward model"}[scheme], name
-    card = connect_model(name, job).card
+    card = _answering(judge, job).card
     return card.family, card.uri
 
 
-def revision(name: str, job: Job) -> str:
+def revision(judge: JudgeSpec | str, job: Job) -> str:
     """The revision of a model's weights; empty for the oracle, people and reward models."""
-    return "" if name.partition(":")[0] in NO_PROMPT else connect_model(name, job).card.revision
+    name = judge if isinstance(judge, str) else judge.model
+    return "" if name.partition(":")[0] in NO_PROMPT else _answering(judge, job).card.revision
+
+
+def _answering(judge: JudgeSpec | str, job: Job) -> Model:
+    return connect_model(judge, job) if isinstance(judge, str) else _model(judge, job)
 
 
 def described(judge: JudgeSpec, job: Job) -> dict[str, Any]:
@@ -265,8 +264,8 @@ def described(judge: JudgeSpec, job: Job) -> dict[str, Any]:
     scheme = judge.model.partition(":")[0]
     if scheme in NO_PROMPT:
         return {"model": judge.model, "family": who(judge.model, job)[0], "prompt": None}
-    card = connect_model(judge.model, job, base_url=judge.base_url).card
-    prompt = judge_prompt(judge.prompt, judge.shots)
+    card = _model(judge, job).card
+    prompt = judge_prompt(judge.prompt, judge.shots, judge.shots_seed)
     settings = judge.settings(job.seed).model_dump(mode="json", exclude={"batch_size"})
     return {
         **card.model_dump(mode="json"),
@@ -283,8 +282,18 @@ def described(judge: JudgeSpec, job: Job) -> dict[str, Any]:
             "labels": list(prompt.labels),
             "exemplars": len(prompt.shown),
         },
+        "rubric": judge.rubric,
+        "constitution": judge.constitution,
         "settings": settings,
     }
+
+
+def judged_by(judge: JudgeSpec | PanelSpec, job: Job) -> dict[str, Any]:
+    """Figures that name who judged: ``judge``, or for a panel ``judges`` (each member) and ``panel`` (how they join)."""
+    if isinstance(judge, JudgeSpec):
+        return {"judge": described(judge, job)}
+    members = {f"{m.model} {m.prompt}": described(m, job) for m in judge.members}
+    return {"judges": members, "panel": judge.model_dump(mode="json", exclude={"members"})}
 
 
 def outside(name: str) -> Iterator[str]:
@@ -299,15 +308,24 @@ def outside_model(name: str) -> Iterator[str]:
     yield from outside(name if known or not name or name.startswith("@") else f"model:{name}")
 
 
-def outside_judge(judge: JudgeSpec) -> Iterator[str]:
-    """The model and prompt file that a judge is made of, as far as they come from outside."""
+def outside_judge(judge: JudgeSpec | PanelSpec) -> Iterator[str]:
+    """The models and files that a judge, or every member of a panel, is made of, as far as they come from outside."""
+    if isinstance(judge, PanelSpec):
+        for member in judge.members:
+            yield from outside_judge(member)
+        yield from outside(judge.weights or "")
+        yield from outside(str(calibration_file(judge.calibration)) if judge.calibration else "")
+        return
     yield from outside_model(judge.model)
     if judge.model.partition(":")[0] not in NO_PROMPT:
         yield f"prompt:{judge.prompt}"
     if judge.constitution:
         yield f"constitution:{judge.constitution}"
+    if judge.rubric:
+        yield f"rubric:{judge.rubric}"
     if judge.calibration:
-        yield from outside(judge.calibration)
+        referred = judge.calibration.startswith("@")
+        yield from outside(judge.calibration if referred else str(calibration_file(judge.calibration, judge.model)))
 
 
 def policy_folder(name: str) -> str:

@@ -132,6 +132,15 @@ class Journal:
             problems = db.execute("SELECT outcome, COUNT(*) FROM calls WHERE outcome <> 'ok' GROUP BY outcome")
             return Totals(*sums, problems=dict(sorted(problems)))
 
+    def spent_usd(self, model: str) -> float:
+        """What all calls of one model (its URI) cost, failed ones included."""
+        with self._guard():
+            query = (
+                "SELECT COALESCE(SUM(cost_usd), 0.0) FROM calls JOIN settings ON settings.id = calls.setting "
+                "WHERE json_extract(settings.body, '$.card.uri') = ?"
+            )
+            return float(self._connection().execute(query, (model,)).fetchone()[0])
+
     def verify(self, expected: Head | None = None) -> Head:
         """Checks the file's structure, every digest and every link; raises JournalError naming the first bad row.
 

@@ -1,0 +1,67 @@
+"""From options of the command line to a judge, or to a panel where several judges or prompts are named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aifeedback.config import parse
+from aifeedback.errors import RecipeError
+
+
+def judge_spec(
+    model: str,
+    prompt: str | None,
+    how: Mapping[str, Any],
+    *,
+    sets: Sequence[str] | None = None,
+    prices: Path | None = None,
+) -> Any:
+    """Options as a JudgeSpec, ``--set KEY=VALUE`` laid over them; a mistake names the option."""
+    from aifeedback.recipe import assign, merge, nest
+    from aifeedback.stages.judges import JudgeSpec
+
+    if prompt is None and model.startswith("lab:"):
+        prompt = "lab:rating" if how.get("by") == "ratings" else "lab:pairwise"
+    given: dict[str, Any] = {"model": model, "prompt": prompt, **how}
+    if prices is not None:
+        given["server"] = {"prices": str(prices)}
+    given = {key: value for key, value in given.items() if value is not None}
+    return parse(JudgeSpec, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--")
+
+
+def judging(
+    models: Sequence[str],
+    prompts: Sequence[str] | None,
+    how: Mapping[str, Any],
+    *,
+    sets: Sequence[str] | None = None,
+    prices: Path | None = None,
+    combine: str = "mean",
+    calibration: str | None = None,
+) -> Any:
+    """One judge, or a panel of every named model under every named prompt."""
+    from aifeedback.stages.judges import PanelSpec
+
+    asked = [
+        judge_spec(model, prompt, how, sets=sets, prices=prices) for model in models for prompt in prompts or [None]
+    ]
+    if len(asked) == 1:
+        return asked[0].model_copy(update={"calibration": calibration}) if calibration else asked[0]
+    weights = combine if combine.endswith(".json") else None
+    joined = {"combine": "mean" if weights else combine, "weights": weights, "calibration": calibration}
+    return parse(PanelSpec, {"members": asked, **joined}, prefix="--")
+
+
+def label_stage(engine: str, **settings: Any) -> Any:
+    """The labelling stage in this process, or the same one on Ray."""
+    if engine == "local":
+        from aifeedback.stages.feedback import Label
+
+        return Label(**settings)
+    if engine != "ray":
+        raise RecipeError(f"there is no engine '{engine}'", key="--engine", fix="local or ray")
+    from aifeedback.integrations.ray import RayLabel
+
+    return RayLabel(**settings)
