@@ -99,6 +99,8 @@ class Pair(Stage):
     completions: str
     per_prompt: int | None = Field(default=1, ge=1)
     """Pairs per prompt, drawn by seed; null takes every two of its completions."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Tags that a prompt must carry to be used, such as label: safe."""
     limit: int | None = None
 
     def inputs(self) -> Iterator[str]:
@@ -112,7 +114,10 @@ class Pair(Stage):
 
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions)
-        paired = pair_completions(read.prompts, read.rows, per_prompt=self.per_prompt, seed=job.seed)
+        kept = [i for i, prompt in enumerate(read.prompts) if self.only.items() <= dict(prompt.tags or {}).items()]
+        paired = pair_completions(
+            [read.prompts[i] for i in kept], [read.rows[i] for i in kept], per_prompt=self.per_prompt, seed=job.seed
+        )
         made = paired.comparisons[: self.limit]
         files.write_records(job.folder / "comparisons.jsonl", made)
         figures = {"comparisons": len(made), "skipped": paired.skipped, "rows": account(read.report)}
@@ -151,6 +156,8 @@ class Label(Stage):
         files.write_labelled(job.folder / "labelled.jsonl", files.labelled(read, preferences))
         figures = label_figures(preferences, read.human)
         figures |= {"judge": resolve.described(self.judge, job), "rows": account(read.report)}
+        if self.judge.constitution:
+            figures["principles"] = resolve.principles_told(self.judge.constitution)
         return Outcome(figures, calls=len(preferences))
 
 
