@@ -104,3 +104,23 @@ def test_shipped_recipes_are_valid(name: str) -> None:
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="row 3"):
         recipe.load(written(tmp_path, "name: x\nstages: [\n"))
+
+
+def test_defaults_that_go_with_a_setting_hold_once_it_is_given_and_give_way_to_ones_own(tmp_path: Path) -> None:
+    given = TEXT.replace("stages:", 'given: {judge: {n: 9, name: "of ${judge}"}}\nstages:').replace(
+        "n: 4}", 'n: 4, name: ""}'
+    )
+    path = written(tmp_path, given)
+    assert recipe.load(path).settings["n"] == 4
+    assert recipe.load(path, {"judge": "fake:longer"}).settings["n"] == 4, "the default is nothing given"
+    own = recipe.load(path, {"judge": "fake:first"}).settings
+    assert (own["n"], own["name"]) == (9, "of fake:first")
+    assert recipe.load(path, {"judge": "fake:first", "n": 5}).settings["n"] == 5
+
+
+def test_references_in_keys_are_filled_in_and_waited_for(tmp_path: Path) -> None:
+    mixed = TEXT.replace('data: "@labels/labelled.jsonl"}', 'data: FILE, mix: {"@labels/labelled.jsonl": 0.5}}')
+    loaded = recipe.load(written(tmp_path, mixed))
+    assert loaded.steps[1].needs == ("labels",)
+    located = recipe.locate(loaded.steps[1].stage.model_dump(), tmp_path)
+    assert located["mix"] == {str(tmp_path / "stages" / "labels" / "labelled.jsonl"): 0.5}

@@ -10,7 +10,8 @@
 
 ``${name}`` is a setting (``--set name=value`` replaces it). ``@id/file`` is a file that stage ``id`` leaves in its
 folder, and makes this stage wait for it. ``summary`` says which stage's figures end where in ``summary.json``.
-A stage with ``when: ${setting}`` is left out while the setting is empty or false. ``base: demo`` with ``set: {…}`` is
+A stage with ``when: ${setting}`` is left out while the setting is empty or false. ``given: {judge: {…}}`` holds
+other defaults for when ``judge`` is set to something else. ``base: demo`` with ``set: {…}`` is
 another recipe with other values.
 """
 
@@ -42,6 +43,8 @@ class RecipeFile(Config):
     workers: int = Field(default=1, ge=1)
     """Stages that run at the same time, each in a process of its own with one torch thread."""
     settings: dict[str, Any] = Field(default_factory=dict)
+    given: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Setting → other defaults that hold once that setting is given: what goes with a user's own judge or data."""
     required: list[str] = Field(default_factory=list)
     """Settings that have no default."""
     stages: list[dict[str, Any]]
@@ -123,6 +126,9 @@ def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
         overrides = {**variant.set, **overrides}
     recipe = parse(RecipeFile, raw, file=path)
     settings = {**recipe.settings, "seed": overrides.pop("seed", recipe.seed)}
+    for name, defaults in recipe.given.items():
+        if overrides.get(name, recipe.settings.get(name)) != recipe.settings.get(name):
+            settings |= fill(defaults, {**settings, **{k: v for k, v in overrides.items() if k in settings}})
     workers = int(overrides.pop("workers", recipe.workers))
     problems: list[str] = []
     stage_ids = [str(s.get("id", s.get("stage", ""))) for s in recipe.stages]
@@ -199,7 +205,7 @@ def _check_order(steps: Sequence[Step], problems: list[str]) -> None:
 def fill(value: Any, settings: Mapping[str, Any]) -> Any:
     """Replaces ``${name}``; a value that is only a variable keeps the setting's type. KeyError if unknown."""
     if isinstance(value, Mapping):
-        return {key: fill(item, settings) for key, item in value.items()}
+        return {fill(key, settings): fill(item, settings) for key, item in value.items()}
     if isinstance(value, list):
         return [fill(item, settings) for item in value]
     if not isinstance(value, str):
@@ -237,7 +243,7 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def locate(value: Any, folder: Path) -> Any:
     """Replaces every ``@id/file`` inside a stage's settings by its path in the run folder."""
     if isinstance(value, Mapping):
-        return {key: locate(item, folder) for key, item in value.items()}
+        return {locate(key, folder): locate(item, folder) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [locate(item, folder) for item in value]
     if isinstance(value, str) and (match := _match(value)):
@@ -256,7 +262,8 @@ def _match(value: str) -> tuple[str, str, str] | None:
 
 def _references(value: Any) -> Iterator[str]:
     if isinstance(value, Mapping):
-        for item in value.values():
+        for key, item in value.items():
+            yield from _references(key)
             yield from _references(item)
     elif isinstance(value, list | tuple):
         for item in value:

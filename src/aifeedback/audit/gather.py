@@ -223,7 +223,7 @@ def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any])
             is_trainer = not named or any(source.model == trainer.model for trainer in story.trainers)
             _add_voice(story, seen, "training feedback" if is_trainer else "measured only", figures["judge"], stage)
             story.trainers += [source] if is_trainer else []
-        compares = _mapping(stages[stage]).get("kind") == "compare"
+        compares = _mapping(stages[stage]).get("kind") in ("compare", "safety")
         for name, judge in _mapping(figures.get("judges")).items():
             _add_voice(story, seen, f"evaluation ({name})" if compares else "training feedback", judge, stage)
             (story.evaluators if compares else story.trainers).append(_source(str(name), judge))

@@ -12,6 +12,7 @@ from aifeedback.audit import figures, wording
 from aifeedback.audit.figures import Curve, Line, Mark, Panel
 from aifeedback.audit.gather import Est, Story, Training, display, estimate, gather
 from aifeedback.audit.page import render
+from aifeedback.audit.safety import safety_part
 
 HARMFUL_WORDS = ("harm", "offensive", "toxic", "unsafe", "danger", "abus", "hate")
 
@@ -53,9 +54,11 @@ def report_run(folder: str | Path) -> Path:
 
 def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) -> dict[str, Any]:
     """Everything the template prints."""
+    safety = safety_part(summary)
     return {
         "story": story,
-        "headline": wording.headline(story),
+        "safety": safety,
+        "headline": safety.headline if safety and not story.contenders else wording.headline(story),
         "sentences": [(p, wording.policy_sentence(p, display(story.reference))) for p in story.policies],
         "warnings": wording.watch(story),
         "told": wording.told,

@@ -37,8 +37,8 @@ def compare(
     json_file: Json = None,
 ) -> None:
     """Policies against the first one and each other: win rates with intervals, raw and at equal length."""
-    from aifeedback.cli.single import Destination, run_stage
     from aifeedback.cli.judges import judge_spec
+    from aifeedback.cli.single import Destination, run_stage
     from aifeedback.stages.evidence import Compare
     from aifeedback.stages.feedback import SamplingSettings
 

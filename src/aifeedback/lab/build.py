@@ -12,14 +12,27 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from random import Random
+from typing import Any
 
 import torch
 
 from aifeedback.errors import InputError
 from aifeedback.lab import exam, recipes, training, zoo
+from aifeedback.lab.documents import Tree
+from aifeedback.lab.talk import documents as talk_documents
+from aifeedback.lab.talk import exam as talk_exam
+from aifeedback.lab.talk.vocabulary import vocabulary as talk_vocabulary
 from aifeedback.lab.tokenizer import make_tokenizer, vocabulary
 from aifeedback.protocols import Progress, silent
+
+
+def _draw_talk(rng: Random, phase: training.Phase) -> Tree:
+    return talk_documents.draw_tree(rng, phase.mixture, phase.row_tokens)
+
+
+WORLDS = {"posts": (vocabulary, training.draw_posts), "talk": (talk_vocabulary, _draw_talk)}
+"""The words of each world, and what draws its training rows."""
 
 
 def build(
@@ -39,7 +52,8 @@ def build(
 
 def _build(name: str, out: Path, scale: float, exam_count: int, progress: Progress) -> Path:
     recipe = recipes.RECIPES[name]
-    tokenizer = make_tokenizer(vocabulary())
+    words, draw = WORLDS[recipe.world]
+    tokenizer = make_tokenizer(words())
     model = training.make_model(recipe.shape, tokenizer, recipe.seed, family=recipe.family)
     if recipe.start is not None:
         start = out / recipe.start
@@ -51,7 +65,7 @@ def _build(name: str, out: Path, scale: float, exam_count: int, progress: Progre
     for phase in recipe.phases:
         short = phase.model_copy(update={"steps": max(1, round(phase.steps * scale))})
         losses[phase.name] = round(
-            training.train_phase(model, tokenizer, short, seed=recipe.seed, progress=progress), 4
+            training.train_phase(model, tokenizer, short, seed=recipe.seed, draw=draw, progress=progress), 4
         )
     folder = out / name
     _save(model, tokenizer, folder)
@@ -70,11 +84,16 @@ def _build(name: str, out: Path, scale: float, exam_count: int, progress: Progre
     return folder
 
 
-def _examine(kind: Literal["policy", "judge"], folder: Path, count: int) -> dict[str, Any]:
+def _examine(kind: str, folder: Path, count: int) -> dict[str, Any]:
     from aifeedback import models
 
-    model = models.connect(f"hf:{folder}")
-    return exam.examine_judge(model, count=count) if kind == "judge" else exam.examine_policy(model, count=count)
+    examiners = {
+        "policy": exam.examine_policy,
+        "judge": exam.examine_judge,
+        "talk-policy": talk_exam.examine_policy,
+        "talk-judge": talk_exam.examine_judge,
+    }
+    return examiners[kind](models.connect(f"hf:{folder}"), count=count)
 
 
 def _weights(folder: Path) -> dict[str, Any]:

@@ -29,12 +29,16 @@ class SimulatedPeople:
 
     def vote(self, comparison: Comparison, rater: int) -> float:
         """1 if this rater chooses the first, 0 for the second."""
-        facts = gold.facts_of(comparison.prompt)
-        margin = gold.score(facts, comparison.first.text) - gold.score(facts, comparison.second.text)
+        margin = self.margin(comparison)
         ids = (comparison.first.id, comparison.second.id)
         noise = world.stream(self.seed, "people", rater, *sorted(ids)).random()
         noise = noise if ids == tuple(sorted(ids)) else 1 - noise
         return float(noise < 1 / (1 + math.exp(-margin / self.temperature)))
+
+    def margin(self, comparison: Comparison) -> float:
+        """How much better the first is, in gold points."""
+        facts = gold.facts_of(comparison.prompt)
+        return gold.score(facts, comparison.first.text) - gold.score(facts, comparison.second.text)
 
     def _label(self, comparison: Comparison) -> Preference:
         votes = [self.vote(comparison, rater) for rater in range(self.raters)]

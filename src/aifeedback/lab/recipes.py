@@ -22,7 +22,9 @@ class Recipe(Config):
     start: str | None = None
     """The model whose weights it continues from; none: random ones."""
     phases: tuple[Phase, ...]
-    exam: Literal["policy", "judge"]
+    exam: Literal["policy", "judge", "talk-policy", "talk-judge"]
+    world: Literal["posts", "talk"] = "posts"
+    """The task that it is for."""
 
 
 XS = Shape(width=64, layers=3, heads=2, inner=176)
@@ -70,6 +72,26 @@ def checking(steps: int) -> tuple[Phase, ...]:
     )  # fmt: skip
 
 
+TALK_BASE = (
+    Phase(name="details", mixture={"facts": 0.8, "reply": 0.2}, steps=300, row_tokens=64, decay=0.2),
+    Phase(name="answers", mixture={"facts": 0.3, "reply": 0.7}, steps=500, row_tokens=128),
+)
+"""A request's details and whether it would hurt anyone; answers of every manner."""
+
+TALK_JUDGE = (
+    Phase(
+        name="findings", mixture={"think": 0.6, "pair": 0.1, "facts": 0.05, "type": 0.1, "harm": 0.1, "critique": 0.05},
+        steps=600, decay=0.2,
+    ),
+    Phase(
+        name="principles",
+        mixture={"think": 0.3, "pair": 0.3, "critique": 0.13, "revise": 0.2, "type": 0.035, "harm": 0.035},
+        steps=1200,
+    ),
+)  # fmt: skip
+"""What there is to say of an answer; then verdicts under principles, critiques and revisions."""
+
+
 RECIPES: dict[str, Recipe] = {
     "base": Recipe(
         about="Summarises faithfully. Base of the policy and of reward models.",
@@ -90,5 +112,13 @@ RECIPES: dict[str, Recipe] = {
     "judge-m": Recipe(
         about="The judge's recipe at three times its size.",
         family="lab-a", shape=M, seed=0, phases=checking(3200), exam="judge",
+    ),
+    "talk-base": Recipe(
+        about="Answers requests in every manner, helpful and harmful. Base of the dialogue policy and reward models.",
+        family="lab-talk", shape=S, seed=0, phases=TALK_BASE, exam="talk-policy", world="talk",
+    ),
+    "talk-judge": Recipe(
+        about="Judges, criticises and revises answers under principles in the lab's short wording.",
+        family="lab-talk", shape=S, seed=0, start="talk-base", phases=TALK_JUDGE, exam="talk-judge", world="talk",
     ),
 }  # fmt: skip

@@ -7,7 +7,8 @@ equals training on separate documents while every post is computed once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -155,7 +156,20 @@ def loss_of(model: Any, rows: Rows) -> Tensor:
     return (losses * rows.weight_N).sum() / rows.weight_N.sum()
 
 
-def train_phase(model: Any, tokenizer: Any, phase: Phase, *, seed: int, progress: Progress = silent) -> float:
+def draw_posts(rng: random.Random, phase: Phase) -> Tree:
+    """A row of the posts-and-summaries world."""
+    return draw_tree(rng, phase.mixture, phase.row_tokens, sentences=phase.sentences, distraction=phase.distraction)
+
+
+def train_phase(
+    model: Any,
+    tokenizer: Any,
+    phase: Phase,
+    *,
+    seed: int,
+    draw: Callable[[random.Random, Phase], Tree] = draw_posts,
+    progress: Progress = silent,
+) -> float:
     """Trains in place; returns the mean loss of the last tenth of the steps. Equal arguments give equal weights."""
     vocabulary = tokenizer.get_vocab()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
@@ -173,14 +187,7 @@ def train_phase(model: Any, tokenizer: Any, phase: Phase, *, seed: int, progress
             for group, lr in zip(optimiser.param_groups, lrs, strict=True):
                 group["lr"] = lr * factor
         trees = [
-            draw_tree(
-                world.stream(seed, phase.name, step, row),
-                phase.mixture,
-                phase.row_tokens,
-                sentences=phase.sentences,
-                distraction=phase.distraction,
-            )
-            for row in range(STEP_TOKENS // phase.row_tokens)
+            draw(world.stream(seed, phase.name, step, row), phase) for row in range(STEP_TOKENS // phase.row_tokens)
         ]
         loss = loss_of(model, pack(trees, vocabulary, tokenizer.pad_token_id))
         loss.backward()

@@ -10,6 +10,7 @@ from aifeedback.errors import ModelError, StandardsError
 
 WEIGHTS = Path(__file__).parent / "weights"
 PROMPTS = Path(__file__).parent / "prompts"
+CONSTITUTIONS = Path(__file__).parent / "constitutions"
 
 
 def names() -> list[str]:
@@ -37,4 +38,13 @@ def prompt_file(name: str) -> Path:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in PROMPTS.glob("*.yaml")))
         raise StandardsError(f"the lab has no judge prompt '{name}'", fix=f"it has: {known}")
+    return path
+
+
+def constitution_file(name: str) -> Path:
+    """The YAML file of a constitution in the lab's short wording: 'harmless', 'helpful'."""
+    path = CONSTITUTIONS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in CONSTITUTIONS.glob("*.yaml")))
+        raise StandardsError(f"the lab has no constitution '{name}'", fix=f"it has: {known}")
     return path

@@ -23,6 +23,8 @@ MODULES = {
     "split": "data",
     "pairs": "data",
     "lab_world": "lab",
+    "dialogues": "safety",
+    "safety": "safety",
 }
 
 

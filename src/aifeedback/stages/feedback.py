@@ -103,6 +103,8 @@ class Pair(Stage):
     completions: str
     per_prompt: int | None = Field(default=1, ge=1)
     """Pairs per prompt, drawn by seed; null takes every two of its completions."""
+    only: dict[str, str] = Field(default_factory=dict)
+    """Tags that a prompt must carry to be used, such as label: safe."""
     limit: int | None = None
 
     def inputs(self) -> Iterator[str]:
@@ -116,7 +118,10 @@ class Pair(Stage):
 
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions)
-        paired = pair_completions(read.prompts, read.rows, per_prompt=self.per_prompt, seed=job.seed)
+        kept = [i for i, prompt in enumerate(read.prompts) if self.only.items() <= dict(prompt.tags or {}).items()]
+        paired = pair_completions(
+            [read.prompts[i] for i in kept], [read.rows[i] for i in kept], per_prompt=self.per_prompt, seed=job.seed
+        )
         made = paired.comparisons[: self.limit]
         files.write_records(job.folder / "comparisons.jsonl", made)
         figures = {"comparisons": len(made), "skipped": paired.skipped, "rows": account(read.report)}
@@ -155,6 +160,8 @@ class Label(Stage):
         files.write_labelled(job.folder / "labelled.jsonl", files.labelled(read, preferences))
         figures = label_figures(preferences, read.human)
         figures |= {**resolve.judged_by(self.judge, job), "rows": account(read.report)}
+        if told := resolve.constitutions(self.judge):
+            figures["principles"] = [line for name in told for line in resolve.principles_told(name)]
         return Outcome(figures, calls=len(preferences))
 
     def labels(self, comparisons: Sequence[Comparison], job: Job) -> list[Preference]:

@@ -1,7 +1,7 @@
 """From names in a recipe or on the command line to things that answer: models, labelers, scorers, rewards, policies.
 
 hf:DIR_OR_ID   openai:NAME   fake:NAME   lab:NAME      models
-people:lab     gold:lab                                simulated people and the oracle of the built-in lab
+people:lab     gold:lab     people:talk … gold:talk …  simulated people and the oracles of the built-in lab
 rm:DIR                                                 a reward model as a judge
 python:FILE.py:FUNCTION                                a reward function
 """
@@ -63,7 +63,10 @@ def input_problem(name: str) -> str | None:
 
         return None if rest in names() else f"{name}: no such lab model; known: {', '.join(names())}"
     if scheme in ("people", "gold"):
-        return None if rest == "lab" else f"{name}: only the built-in lab has {scheme} ({scheme}:lab)"
+        from aifeedback.lab.oracles import NAMES
+
+        known = ", ".join(f"{scheme}:{one}" for one in NAMES)
+        return None if rest in NAMES else f"{name}: only the built-in lab has {scheme}; known: {known}"
     if scheme in ("prompt", "constitution", "rubric"):
         return _standard_problem(scheme, rest)
     if scheme == "python":
@@ -150,13 +153,13 @@ def labeler(judge: JudgeSpec | PanelSpec, job: Job) -> Labeler:
         return _calibrated(_panel(judge, job), judge.calibration, None)
     scheme, _, rest = judge.model.partition(":")
     if scheme == "gold":
-        from aifeedback.lab.gold import GoldLabeler
+        from aifeedback.lab.oracles import oracle
 
-        return GoldLabeler()
+        return oracle(rest)
     if scheme == "people":
-        from aifeedback.lab.people import RATERS, SimulatedPeople
+        from aifeedback.lab.oracles import people
 
-        return SimulatedPeople(seed=job.seed, raters=RATERS)
+        return people(rest, job.seed)
     if scheme == "rm":
         from aifeedback.train.reward_model import RewardModel
 
@@ -208,17 +211,40 @@ def calibration_file(name: str, model: str | None = None) -> Path:
     return own if own is not None and own.is_file() else Path("calibrations") / f"{name}.json"
 
 
+def constitution_file(name: str) -> Path:
+    """The YAML file of a constitution: a shipped name, lab:NAME, or a path."""
+    if name.startswith("lab:"):
+        from aifeedback.lab.zoo import constitution_file as lab_file
+
+        return lab_file(name.partition(":")[2])
+    from aifeedback.standards import shelf
+
+    return shelf.find("constitutions", name)
+
+
 def constitution(name: str) -> Constitution:
-    """A shipped constitution by name, or a file."""
-    return Constitution.load(shelf.find("constitutions", name))
+    """A shipped constitution by name, one of the lab's, or a file."""
+    return Constitution.load(constitution_file(name))
+
+
+def constitutions(judge: JudgeSpec | PanelSpec) -> list[str]:
+    """The constitutions that a judge, or the members of a panel, are asked by; each once."""
+    members = judge.members if isinstance(judge, PanelSpec) else [judge]
+    return list(dict.fromkeys(m.constitution for m in members if m.constitution))
+
+
+def principles_told(name: str) -> list[str]:
+    """Its principles as a report prints them: id, text, and the question that judges are asked."""
+    told = constitution(name)
+    return [f"{told.full_id(p)}: {p.text} Asked as: “{p.worded('compare')}”" for p in told.principles]
 
 
 def scorer(judge: JudgeSpec, job: Job) -> Scorer:
     """Whoever scores completions one by one: the judge's expected 1–10 score, or the lab's oracle."""
     if judge.model.startswith("gold:"):
-        from aifeedback.lab.gold import GoldLabeler
+        from aifeedback.lab.oracles import oracle
 
-        return GoldLabeler()
+        return oracle(judge.model.partition(":")[2])
     from aifeedback.feedback.rubric import RubricScorer
     from aifeedback.feedback.score import JudgeScorer, ScoreSettings
 

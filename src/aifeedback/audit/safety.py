@@ -1,0 +1,160 @@
+"""The report's part on harm: how every policy stands on both sides, their trade-off as a figure, masked examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aifeedback.audit import figures
+from aifeedback.audit.gather import Est, display, estimate
+
+NAMES = {
+    "revised": "critique and revision",
+    "rl_cai": "RL, AI labels",
+    "hybrid": "RL, AI and people's labels",
+    "dpo_cai": "DPO, AI labels",
+}
+RESPONSES = {
+    "full_compliance": "complies",
+    "full_refusal": "refuses",
+    "partial_refusal": "refuses in part",
+}
+
+
+class Row(NamedTuple):
+    """One policy by one judge; shares and means are fractions."""
+
+    label: str
+    is_reference: bool
+    harmless: Est | None
+    harmless_all: Est | None
+    helpful: Est | None
+    helpful_change: Est | None
+    over_refusal: Est | None
+    under_refusal: Est | None
+    by_class: Mapping[str, Mapping[str, float]]
+
+
+class SafetyPart(NamedTuple):
+    """Everything that the page shows of it."""
+
+    judge: str
+    rows: Sequence[Row]
+    others: Mapping[str, Sequence[Row]]
+    """The same by every further judge."""
+    prompts: Mapping[str, int]
+    figure: str | None
+    headline: str
+    examples: Sequence[Mapping[str, Any]]
+    masked: Mapping[str, int]
+    """Responses that the headline judge calls harmful, per policy."""
+    shown_masked: int
+    """Of the examples: texts that ask for harm or were judged harmful; they stay blurred until clicked."""
+
+
+def safety_part(summary: Mapping[str, Any]) -> SafetyPart | None:
+    """From the summary's ``safety``, else from a stage's figures; None where nothing of the kind was measured."""
+    told = summary.get("safety") or next(
+        (f["safety"] for s in (summary.get("stages") or {}).values() if (f := s.get("figures") or {}).get("safety")),
+        None,
+    )
+    if not told or not told.get("policies") or not told.get("judge"):
+        return None
+    reference, judge = told["reference"], told["judge"]
+    judges = list(dict.fromkeys(name for row in told["policies"].values() for name in row))
+    tables = {name: [_row(p, row[name], reference) for p, row in told["policies"].items()] for name in judges}
+    rows = tables.pop(judge)
+    shown = list(told.get("examples") or ())
+    return SafetyPart(
+        judge=judge,
+        rows=rows,
+        others=tables,
+        prompts=told.get("prompts") or {},
+        figure=trade_off(rows),
+        headline=_headline(rows, judge),
+        examples=[_example(e) for e in shown],
+        masked={_label(name): count for name, count in (told.get("masked") or {}).items()},
+        shown_masked=sum(e["unsafe"] + sum(a["harmful"] is True for a in e["answers"]) for e in shown),
+    )
+
+
+def trade_off(rows: Sequence[Row]) -> str | None:
+    """Harmless on unsafe prompts against helpful on safe ones, both with 95 % intervals, one mark per policy."""
+    known = [(r, r.helpful, r.harmless) for r in rows if r.helpful and r.harmless]
+    if not known:
+        return None
+
+    def draw(figure: Any) -> None:
+        axes = figure.add_subplot()
+        for index, (row, helpful, harmless) in enumerate(known):
+            colour = figures.GREY if row.is_reference else figures.SERIES[index % 5]
+            x, y = 100 * helpful.value, 100 * harmless.value
+            if helpful.low is not None and helpful.high is not None:
+                axes.plot([100 * helpful.low, 100 * helpful.high], [y, y], color=colour, lw=1.8)
+            if harmless.low is not None and harmless.high is not None:
+                axes.plot([x, x], [100 * harmless.low, 100 * harmless.high], color=colour, lw=1.8)
+            axes.plot([x], [y], "o", ms=7, color=colour, label=row.label)
+        axes.set_xlabel("helpful on safe prompts, %")
+        axes.set_ylabel("harmless on unsafe prompts, %")
+        axes.set_ylim(top=102)
+        axes.margins(x=0.12)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=figures.INK)
+
+    told = "; ".join(
+        f"{row.label}: helpful {100 * helpful.value:.0f} %, harmless {100 * harmless.value:.0f} %"
+        for row, helpful, harmless in known
+    )
+    return figures.drawn(draw, width=6.6, height=3.6, alt=f"Helpful against harmless. {told}")
+
+
+def _row(policy: str, told: Mapping[str, Any], reference: str) -> Row:
+    refusal = told.get("refusal") or {}
+    return Row(
+        _label(policy),
+        policy == reference,
+        estimate(told.get("harmless")),
+        estimate(told.get("harmless_all")),
+        estimate(told.get("helpful")),
+        None if policy == reference else estimate(told.get("helpful_change")),
+        estimate(refusal.get("over_refusal")),
+        estimate(refusal.get("under_refusal")),
+        refusal.get("by_class") or {},
+    )
+
+
+def _headline(rows: Sequence[Row], judge: str) -> str:
+    """Which policies are harmless more often than the reference, intervals apart, and what that cost."""
+    before = next((r for r in rows if r.is_reference), None)
+    if before is None or before.harmless is None:
+        return "Harm and helpfulness of every policy were measured."
+    parts = [f"{before.label} is harmless on {_percent(before.harmless)} of unsafe prompts (by {judge})"]
+    for row in rows:
+        if row.is_reference or row.harmless is None:
+            continue
+        apart = _apart(row.harmless, before.harmless)
+        text = f"{row.label} on {_percent(row.harmless)}{'' if apart else ', not clearly more'}"
+        if row.helpful_change is not None:
+            text += f" at {100 * row.helpful_change.value:+.1f} points of helpfulness"
+        parts.append(text)
+    return "; ".join(parts) + "."
+
+
+def _apart(one: Est, other: Est) -> bool:
+    """Whether the 95 % intervals do not touch, the first above."""
+    return one.low is not None and other.high is not None and one.low > other.high
+
+
+def _percent(figure: Est) -> str:
+    return f"{100 * figure.value:.0f} %"
+
+
+def _label(policy: str) -> str:
+    return NAMES.get(policy) or display(policy)
+
+
+def _example(told: Mapping[str, Any]) -> dict[str, Any]:
+    answers = [
+        {**a, "policy": _label(a["policy"]), "response": RESPONSES.get(a.get("response") or "")}
+        for a in told["answers"]
+    ]
+    return {**told, "answers": answers}

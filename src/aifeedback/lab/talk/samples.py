@@ -1,0 +1,85 @@
+"""The dialogue world as records: prompts, demonstrations and comparisons, each from a seed and a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aifeedback.lab.samples import Demonstration
+from aifeedback.lab.talk import gold, words, world
+from aifeedback.lab.talk.world import Request, Split
+from aifeedback.lab.world import stream
+from aifeedback.records import Comparison, Completion, Prompt
+
+SOURCE = "lab:talk-candidates"
+LABEL_OF = {"benign": "safe", "contrast": "safe", "harmful": "unsafe"}
+
+
+def prompts(count: int, *, split: Split = "train", seed: int = 0) -> list[Prompt]:
+    """Different requests. Tags: split, kind (benign, contrast, harmful) and XSTest's label (safe, unsafe)."""
+    found: dict[str, Prompt] = {}
+    index = 0
+    while len(found) < count:
+        prompt = _prompt(_request(seed, "prompts", split, index), split)
+        found.setdefault(prompt.id, prompt)
+        index += 1
+    return list(found.values())
+
+
+def demonstrations(
+    count: int,
+    *,
+    split: Split = "train",
+    seed: int = 0,
+    write: Callable[..., str] = world.draw_demonstration,
+    kind: world.Kind | None = None,
+) -> list[Demonstration]:
+    """Requests with answers as the starting policy's data hold them, or as ``write`` writes them."""
+    rows = []
+    for i in range(count):
+        request = world.draw_request(stream(seed, "demonstrations", kind, split, i), split, kind)
+        text = write(stream(seed, "demonstration", kind, split, i), request)
+        prompt = _prompt(request, split)
+        rows.append(Demonstration(prompt, Completion.of(prompt, text, source=SOURCE, finish_reason="stop")))
+    return rows
+
+
+def helpful_demonstrations(count: int, *, split: Split = "train", seed: int = 0) -> list[Demonstration]:
+    """Benign requests with answers that help, some of them carelessly: people's helpful data."""
+
+    def write(rng: object, request: Request) -> str:
+        return world.write_answer(rng, request, "help", world.CARELESS)  # type: ignore[arg-type]
+
+    return demonstrations(count, split=split, seed=seed + 1, write=write, kind="benign")
+
+
+def comparisons(
+    count: int, *, split: Split = "test", seed: int = 0, measure: str = "talk", kind: world.Kind | None = None
+) -> list[Comparison]:
+    """Two answers of one request each that gold tells apart (by at least half a point), storage order random."""
+    score = gold.MEASURES[measure]
+    rows: list[Comparison] = []
+    index = 0
+    while len(rows) < count:
+        request = world.draw_request(stream(seed, "comparisons", measure, split, index), split, kind)
+        rng = stream(seed, "candidates", measure, split, index)
+        index += 1
+        texts = [world.draw_answer(rng, request) for _ in range(2)]
+        if abs(score(request, texts[0]) - score(request, texts[1])) >= 0.5:
+            prompt = _prompt(request, split)
+            first, second = (Completion.of(prompt, t, source=SOURCE, finish_reason="stop") for t in texts)
+            rows.append(Comparison.of(prompt, first, second))
+    return rows
+
+
+def prompt_text(request: Request) -> str:
+    """What the policy reads."""
+    return f"{words.REQUEST_MARK} : {request.text} {words.REPLY_MARK} :"
+
+
+def _request(seed: int, purpose: str, split: Split, index: int) -> Request:
+    return world.draw_request(stream(seed, purpose, split, index), split)
+
+
+def _prompt(request: Request, split: Split) -> Prompt:
+    tags = {"split": split, "kind": request.kind, "label": LABEL_OF[request.kind]}
+    return Prompt.of(prompt_text(request), tags=tags)
