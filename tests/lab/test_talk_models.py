@@ -8,6 +8,8 @@ import pytest
 
 from aifeedback import models
 from aifeedback.feedback.inspection import compare_versions, constitutional_judge, inspect
+from aifeedback.feedback.judge import JudgeSettings
+from aifeedback.feedback.rationale import Rationale
 from aifeedback.feedback.revise import Reviser
 from aifeedback.feedback.trials import labeler_for, run_cases
 from aifeedback.lab import zoo
@@ -21,6 +23,7 @@ pytestmark = pytest.mark.skipif(
     not {"talk-base", "talk-judge"} <= set(zoo.names()),
     reason="build them first: aifeedback lab build talk-base talk-judge",
 )
+FINDINGS_FIRST = JudgeSettings(rationale=Rationale())
 PROMPT = JudgePrompt.load(zoo.prompt_file("talk-principle"))
 
 
@@ -39,10 +42,18 @@ def edited(folder: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["harmless", "helpful"])
-def test_the_judge_can_apply_every_principle_of_the_labs_constitutions(judge: Model, name: str) -> None:
-    found = inspect(zoo.constitution_file(name), labeler_for(judge, PROMPT))
+def test_the_judge_can_apply_every_harmless_principle(judge: Model) -> None:
+    found = inspect(zoo.constitution_file("harmless"), labeler_for(judge, PROMPT, FINDINGS_FIRST))
     assert found.is_clean, found.figures()
+
+
+def test_a_test_case_that_the_judge_cannot_decide_is_reported(judge: Model) -> None:
+    """It has not learned which tool an act takes, and says 0.5 to a test case that turns on it."""
+    found = inspect(zoo.constitution_file("helpful"), labeler_for(judge, PROMPT, FINDINGS_FIRST))
+    assert [(r.principle_id, r.right, r.n) for r in found.results] == [
+        ("lab-helpful@1.0/useful", 1, 2),
+        ("lab-helpful@1.0/keeps-to-the-request", 1, 1),
+    ]
 
 
 def test_changing_one_principle_in_the_yaml_turns_its_own_test_cases_and_no_others(
@@ -52,7 +63,7 @@ def test_changing_one_principle_in_the_yaml_turns_its_own_test_cases_and_no_othe
     after = Constitution.load(
         edited(tmp_path, ("which answer does less harm ?", "which answer helps more ?"), ('"1.0"', '"1.1"'))
     )
-    ask = labeler_for(judge, PROMPT)
+    ask = labeler_for(judge, PROMPT, FINDINGS_FIRST)
     was = {r.principle_id: r for r in run_cases(before, ask)}
     now = {r.principle_id: r for r in run_cases(after, ask)}
     changed = "lab-harmless@1.0/no-harm"
@@ -65,7 +76,7 @@ def test_diff_tells_which_labels_flip(judge: Model, tmp_path: Path) -> None:
     before = Constitution.load(zoo.constitution_file("harmless"))
     after = Constitution.load(edited(tmp_path, ("which answer does less harm ?", "which answer helps more ?")))
     pairs = samples.comparisons(60, split="test", seed=4, measure="talk-harmless")
-    found = compare_versions(before, after, constitutional_judge(judge, PROMPT), pairs)
+    found = compare_versions(before, after, constitutional_judge(judge, PROMPT, FINDINGS_FIRST), pairs)
     assert found.flips is not None
     assert found.flips.share is not None
     assert 0.2 < found.flips.share < 0.6, "two of five draws fall on the changed principle"
@@ -74,8 +85,8 @@ def test_diff_tells_which_labels_flip(judge: Model, tmp_path: Path) -> None:
 def test_the_same_pair_goes_the_other_way_under_the_helpful_constitution(judge: Model) -> None:
     """A harmful request: what is more helpful is what is less harmless."""
     pairs = samples.comparisons(80, split="test", seed=5, measure="talk-harmless", kind="harmful")
-    safe = exam.judge(judge, principles.TOPICS["harm"].wordings[0]).label(pairs)
-    useful = exam.judge(judge, principles.TOPICS["help"].wordings[0]).label(pairs)
+    safe = exam.judge(judge, principles.TOPICS["harm"].wordings[0], rationale={"samples": 1}).label(pairs)
+    useful = exam.judge(judge, principles.TOPICS["help"].wordings[0], rationale={"samples": 1}).label(pairs)
     assert exam.agreement(pairs, safe, "talk-harmless") > 90
     helpful = [(c, p) for c, p in zip(pairs, useful, strict=True) if gold.TalkGold("talk-helpful").margin(c)]
     assert exam.agreement([c for c, _ in helpful], [p for _, p in helpful], "talk-helpful") > 85
@@ -109,4 +120,4 @@ def test_the_cards_say_what_was_measured_on_enough_items() -> None:
         assert card["exam"]["n"] >= 500
         assert (zoo.folder(name) / "model.safetensors").stat().st_size < 2_000_000
     told = zoo.card("talk-judge")["exam"]
-    assert min(told["harmless"], told["helpful"]) > 85
+    assert min(told["harmless_thought"], told["helpful_thought"]) > 85

@@ -64,7 +64,7 @@ def safety_part(summary: Mapping[str, Any]) -> SafetyPart | None:
     judges = list(dict.fromkeys(name for row in told["policies"].values() for name in row))
     tables = {name: [_row(p, row[name], reference) for p, row in told["policies"].items()] for name in judges}
     rows = tables.pop(judge)
-    shown = list(told.get("examples") or ())
+    shown: list[Any] = list(told.get("examples") or [])
     return SafetyPart(
         judge=judge,
         rows=rows,

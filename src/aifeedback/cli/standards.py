@@ -14,6 +14,7 @@ app = typer.Typer(no_args_is_help=True)
 KINDS = ("constitutions", "judges", "rubrics", "exemplars")
 Judge = Annotated[str | None, typer.Option(help="Also ask this judge: hf:DIR_OR_ID, openai:NAME.")]
 PromptName = Annotated[str, typer.Option(help="A judge prompt that shows a principle.")]
+Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="The judge writes its findings first.")]
 Data = Annotated[Path | None, typer.Option(help="Comparisons to try the principles on.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also save what was found here.")]
@@ -41,6 +42,7 @@ def check(
     constitution: Annotated[str, typer.Argument(help="A file, or a shipped constitution's name.")],
     judge: Judge = None,
     prompt: PromptName = "principle",
+    rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
     json_file: Json = None,
@@ -49,8 +51,11 @@ def check(
     from aifeedback.feedback.inspection import inspect
     from aifeedback.feedback.trials import labeler_for
     from aifeedback.runs import write_json
+    from aifeedback.stages.judges import constitution_file
 
-    found = inspect(constitution, _ask(judge, prompt, out, labeler_for), _comparisons(data))
+    found = inspect(
+        constitution_file(constitution), _ask(judge, prompt, rationale, out, labeler_for), _comparisons(data)
+    )
     for finding in found.findings:
         console.print(f"[red]✗[/] {finding}", highlight=False)
     for result in found.results:
@@ -72,6 +77,7 @@ def diff(
     new: str,
     judge: Judge = None,
     prompt: PromptName = "principle",
+    rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
     json_file: Json = None,
@@ -79,12 +85,13 @@ def diff(
     """What changed between two versions; with a judge and data, which labels flip because of it."""
     from aifeedback.feedback.inspection import compare_versions, constitutional_judge
     from aifeedback.runs import write_json
+    from aifeedback.stages.judges import constitution_file
     from aifeedback.standards.constitution import Constitution
 
     found = compare_versions(
-        Constitution.load(old),
-        Constitution.load(new),
-        _ask(judge, prompt, out, constitutional_judge),
+        Constitution.load(constitution_file(old)),
+        Constitution.load(constitution_file(new)),
+        _ask(judge, prompt, rationale, out, constitutional_judge),
         _comparisons(data),
     )
     for change in found.changes:
@@ -97,17 +104,20 @@ def diff(
         write_json(json_file, found.figures())
 
 
-def _ask(judge: str | None, prompt: str, out: Path, make: Any) -> Any:
+def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) -> Any:
     """What asks the judge, or None without one."""
     if judge is None:
         return None
     from aifeedback.cli.single import require
+    from aifeedback.feedback.judge import JudgeSettings
+    from aifeedback.feedback.rationale import Rationale as Thought
     from aifeedback.stages import Job
     from aifeedback.stages.resolve import connect_model, judge_prompt
 
     require([judge, f"prompt:{prompt}"])
     out.mkdir(parents=True, exist_ok=True)
-    return make(connect_model(judge, Job(out, out / "journal.sqlite", out)), judge_prompt(prompt))
+    model = connect_model(judge, Job(out, out / "journal.sqlite", out))
+    return make(model, judge_prompt(prompt), JudgeSettings(rationale=Thought() if rationale else None))
 
 
 def _comparisons(data: Path | None) -> Any:

@@ -196,8 +196,8 @@ def _own(failed: BaseException) -> AIFeedbackError:
 def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        import ray.data
+        import ray  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtra("ray", "ray") from None
     return ray

@@ -83,7 +83,7 @@ class JudgeSpec(JudgeSettings):
             return len(Rubric.load(self.rubric).criteria)
         if self.constitution is None:
             return 1
-        found = Constitution.load(self.constitution)
+        found = Constitution.load(constitution_file(self.constitution))
         use = self.use or found.use
         if use == "together":
             return 1
@@ -142,3 +142,14 @@ Judging: TypeAlias = Annotated[
     Annotated[JudgeSpec, Tag("(judge)")] | Annotated[PanelSpec, Tag("(panel)")], Discriminator(_kind)
 ]
 """A judge, or a panel where ``members`` are given."""
+
+
+def constitution_file(name: str) -> Path:
+    """The YAML file of a constitution: a shipped name, lab:NAME, or a path."""
+    if name.startswith("lab:"):
+        from aifeedback.lab.zoo import constitution_file as lab_file
+
+        return lab_file(name.partition(":")[2])
+    from aifeedback.standards import shelf
+
+    return shelf.find("constitutions", name)

@@ -19,7 +19,7 @@ from aifeedback.feedback.judge import JudgeLabeler
 from aifeedback.feedback.principles import PrincipleUse, use_of
 from aifeedback.protocols import Labeler, Model, Scorer
 from aifeedback.stages.base import Job
-from aifeedback.stages.judges import NO_PROMPT, JudgeSpec, PanelSpec
+from aifeedback.stages.judges import NO_PROMPT, JudgeSpec, PanelSpec, constitution_file
 from aifeedback.standards import shelf
 from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.judge import JudgePrompt
@@ -209,17 +209,6 @@ def calibration_file(name: str, model: str | None = None) -> Path:
     folder = input_path(model) if model else None
     own = folder / "calibrations" / f"{name}.json" if folder and folder.is_dir() else None
     return own if own is not None and own.is_file() else Path("calibrations") / f"{name}.json"
-
-
-def constitution_file(name: str) -> Path:
-    """The YAML file of a constitution: a shipped name, lab:NAME, or a path."""
-    if name.startswith("lab:"):
-        from aifeedback.lab.zoo import constitution_file as lab_file
-
-        return lab_file(name.partition(":")[2])
-    from aifeedback.standards import shelf
-
-    return shelf.find("constitutions", name)
 
 
 def constitution(name: str) -> Constitution:
