@@ -87,7 +87,7 @@ def dependence(evaluator: Source, trainer: Source) -> str:
 def _named(source: Source) -> str:
     if source.family == ORACLE:
         return "the known true preference"
-    return "people" if source.family in PEOPLE else source.name
+    return "people" if source.family in PEOPLE else source.model or source.name
 
 
 def _listed(names: Sequence[str]) -> str:
