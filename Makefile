@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 WHEELS := $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null || echo "$$PIP_FIND_LINKS")
 # TORCH=cpu asks for PyTorch's CPU build where no such folder exists (the default build brings CUDA).
 TORCH ?=
-UV_FLAGS := -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
+UV_FLAGS := --compile-bytecode -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
 SEED ?= 0
 
 .PHONY: setup demo demo-short test check format bench campaign test-server clean

@@ -83,3 +83,17 @@ def test_people_agree_with_gold_on_three_of_four_pairs_and_mirror_a_swap() -> No
         p.p_first for p in crowd.label([c.swapped() for c in rows])
     ]
     assert votes != people.SimulatedPeople(seed=8).label(rows)
+
+
+def test_a_vote_does_not_depend_on_who_wrote_the_texts() -> None:
+    prompt = Prompt.of(POST)
+
+    def pair(source: str) -> Comparison:
+        texts = ("my aunt has broken our lamp .", "my aunt has broken our bike .")
+        return Comparison.of(prompt, *(Completion.of(prompt, t, source=source) for t in texts))
+
+    votes = {
+        source: [people.SimulatedPeople(seed=s).label([pair(source)])[0].p_first for s in range(20)] for source in "ab"
+    }
+    assert votes["a"] == votes["b"]
+    assert len(set(votes["a"])) == 2

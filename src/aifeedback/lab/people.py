@@ -16,8 +16,8 @@ RATERS = 3
 class SimulatedPeople:
     """A Labeler. P(first is chosen) = σ((gold first − gold second) / temperature), drawn once per rater and pair.
 
-    With several raters ``p_first`` is the share of votes for the first. Draws depend on seed, rater and the two texts
-    alone, not on storage order or on what else is labelled: a swapped comparison gets the mirrored answer.
+    With several raters ``p_first`` is the share of votes for the first. Draws depend on seed, rater, prompt and the two
+    texts alone, not on storage order, on who wrote them or on what else is labelled: a swapped comparison gets the mirrored answer.
     """
 
     def __init__(self, seed: int = 0, *, temperature: float = TEMPERATURE, raters: int = 1) -> None:
@@ -30,9 +30,9 @@ class SimulatedPeople:
     def vote(self, comparison: Comparison, rater: int) -> float:
         """1 if this rater chooses the first, 0 for the second."""
         margin = self.margin(comparison)
-        ids = (comparison.first.id, comparison.second.id)
-        noise = world.stream(self.seed, "people", rater, *sorted(ids)).random()
-        noise = noise if ids == tuple(sorted(ids)) else 1 - noise
+        texts = [comparison.first.text, comparison.second.text]
+        noise = world.stream(self.seed, "people", rater, comparison.prompt.id, *sorted(texts)).random()
+        noise = noise if texts == sorted(texts) else 1 - noise
         return float(noise < 1 / (1 + math.exp(-margin / self.temperature)))
 
     def margin(self, comparison: Comparison) -> float:
