@@ -17,7 +17,8 @@ class SimulatedPeople:
     """A Labeler. P(first is chosen) = σ((gold first − gold second) / temperature), drawn once per rater and pair.
 
     With several raters ``p_first`` is the share of votes for the first. Draws depend on seed, rater, prompt and the two
-    texts alone, not on storage order, on who wrote them or on what else is labelled: a swapped comparison gets the mirrored answer.
+    texts alone, not on storage order, on who wrote them or on what else is labelled: a swapped comparison gets the
+    mirrored answer.
     """
 
     def __init__(self, seed: int = 0, *, temperature: float = TEMPERATURE, raters: int = 1) -> None:
