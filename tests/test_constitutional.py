@@ -59,6 +59,14 @@ def test_by_default_it_runs_in_the_lab_and_ones_own_models_bring_their_own_promp
     assert list(ids["safety"].policies) == ["sft", "revised", "rl_cai", "dpo_cai"]
 
 
+def test_the_labs_constitutions_are_files_behind_a_name() -> None:
+    from aifeedback.stages.resolve import input_path
+
+    path = input_path("constitution:lab:harmless")
+    assert path is not None
+    assert path.is_file()
+
+
 def test_gold_never_trains() -> None:
     for step in recipe.load("constitutional").steps:
         if step.stage.kind in ("sft", "revise", "reward_model", "rl", "dpo", "sample", "pair"):

@@ -42,8 +42,10 @@ def input_path(name: str) -> Path | None:
         return Path(rest.rpartition(":")[0] or rest)
     if scheme == "prompt":
         return prompt_file(rest)
-    if scheme in ("constitution", "rubric"):
-        return shelf.find(f"{scheme}s", rest)
+    if scheme == "constitution":
+        return constitution_file(rest)
+    if scheme == "rubric":
+        return shelf.find("rubrics", rest)
     if scheme in ("hf", "rm") and Path(rest).exists():
         return Path(rest)
     return None
