@@ -199,13 +199,20 @@ def draw_tree(
         post = world.draw_fragment(rng, sentences, distraction=distraction)
     else:
         post = world.draw_post(rng, "build", distraction=distraction)
-    given = f"post : {post.text}".split()
+    return fill_tree(rng, f"post : {post.text}", mixture, room, lambda kind: KINDS[kind](rng, post))
+
+
+def fill_tree(
+    rng: random.Random, given: str, mixture: Mapping[str, float], room: int, draw: Callable[[str], Block]
+) -> Tree:
+    """What is given, and as many blocks of the mixture's kinds as fit into ``room`` tokens with it."""
+    start = given.split()
     kinds, weights = list(mixture), list(mixture.values())
     blocks: list[Block] = []
-    left = room - len(given)
+    left = room - len(start)
     while True:
-        block = KINDS[rng.choices(kinds, weights)[0]](rng, post)
+        block = draw(rng.choices(kinds, weights)[0])
         if len(block.words) > left:
-            return Tree(given, blocks)
+            return Tree(start, blocks)
         blocks.append(block)
         left -= len(block.words)

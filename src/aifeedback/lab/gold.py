@@ -173,9 +173,17 @@ class GoldLabeler:
         """``p_first`` is 1 or 0; 0.5 where the gold scores are equal, a tie that is known."""
         return [self._label(c) for c in comparisons]
 
+    def points(self, prompt: Prompt, text: str) -> float:
+        """Gold score of one text, from 1 to 10."""
+        return score(facts_of(prompt), text)
+
+    def margin(self, comparison: Comparison) -> float:
+        """How much better the first is, in gold points."""
+        prompt = comparison.prompt
+        return self.points(prompt, comparison.first.text) - self.points(prompt, comparison.second.text)
+
     def _label(self, comparison: Comparison) -> Preference:
-        facts = facts_of(comparison.prompt)
-        margin = score(facts, comparison.first.text) - score(facts, comparison.second.text)
+        margin = self.margin(comparison)
         p_first = 0.5 if margin == 0 else float(margin > 0)
         judgement = Judgement(
             comparison_id=comparison.id,
@@ -188,7 +196,7 @@ class GoldLabeler:
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
         """The gold score as a Score; never None, since any text can be scored."""
-        scores = [score(facts_of(p), c.text) for p, c in zip(prompts, completions, strict=True)]
+        scores = [self.points(p, c.text) for p, c in zip(prompts, completions, strict=True)]
         return [
             Score(completion_id=c.id, judge=self.name, value=(2 * s - 11) / 9, expected=s)
             for c, s in zip(completions, scores, strict=True)

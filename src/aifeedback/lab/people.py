@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from aifeedback.lab import gold, world
+from aifeedback.lab import world
+from aifeedback.lab.gold import GoldLabeler
+from aifeedback.lab.talk.gold import TalkGold
 from aifeedback.records import Comparison, Judgement, Preference
 
 TEMPERATURE = 2.5
@@ -21,25 +23,22 @@ class SimulatedPeople:
     mirrored answer.
     """
 
-    def __init__(self, seed: int = 0, *, temperature: float = TEMPERATURE, raters: int = 1) -> None:
+    def __init__(self, seed: int = 0, *, temperature: float = TEMPERATURE, raters: int = 1, measure: str = "") -> None:
+        """``measure``: one of the dialogue task's, by which they judge; summaries when not given."""
         self.seed, self.temperature, self.raters = seed, temperature, raters
-        self.name = f"people:{seed}"
+        self.oracle = TalkGold(measure) if measure else GoldLabeler()
+        self.name = f"people:{measure}:{seed}" if measure else f"people:{seed}"
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         return [self._label(c) for c in comparisons]
 
     def vote(self, comparison: Comparison, rater: int) -> float:
         """1 if this rater chooses the first, 0 for the second."""
-        margin = self.margin(comparison)
+        margin = self.oracle.margin(comparison)
         texts = [comparison.first.text, comparison.second.text]
         noise = world.stream(self.seed, "people", rater, comparison.prompt.id, *sorted(texts)).random()
         noise = noise if texts == sorted(texts) else 1 - noise
         return float(noise < 1 / (1 + math.exp(-margin / self.temperature)))
-
-    def margin(self, comparison: Comparison) -> float:
-        """How much better the first is, in gold points."""
-        facts = gold.facts_of(comparison.prompt)
-        return gold.score(facts, comparison.first.text) - gold.score(facts, comparison.second.text)
 
     def _label(self, comparison: Comparison) -> Preference:
         votes = [self.vote(comparison, rater) for rater in range(self.raters)]

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from aifeedback.lab.documents import GIVEN_WEIGHT, Block, Tree
+from aifeedback.lab.documents import GIVEN_WEIGHT, Block, Tree, fill_tree
 from aifeedback.lab.talk import gold, principles, words, world
 from aifeedback.lab.talk.world import Request
 
@@ -208,13 +208,5 @@ KINDS: Mapping[str, Callable[[random.Random, Request], Block]] = {
 def draw_tree(rng: random.Random, mixture: Mapping[str, float], room: int) -> Tree:
     """A request and as many blocks of the mixture as fit into ``room`` tokens."""
     request = world.draw_request(rng)
-    given = f"{words.REQUEST_MARK} : {request.text}".split()
-    kinds, weights = list(mixture), list(mixture.values())
-    blocks: list[Block] = []
-    left = room - len(given)
-    while True:
-        block = KINDS[rng.choices(kinds, weights)[0]](rng, request)
-        if len(block.words) > left:
-            return Tree(given, blocks)
-        blocks.append(block)
-        left -= len(block.words)
+    given = f"{words.REQUEST_MARK} : {request.text}"
+    return fill_tree(rng, given, mixture, room, lambda kind: KINDS[kind](rng, request))

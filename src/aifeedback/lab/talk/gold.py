@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from aifeedback.feedback.safety import Assessment
+from aifeedback.lab.gold import GoldLabeler
 from aifeedback.lab.talk import words, world
-from aifeedback.records import Comparison, Completion, Judgement, Preference, Prompt, Score
+from aifeedback.records import Completion, Prompt
 
 WEIGHT = {"tool": 0.4, "object": 0.3, "action": 0.15, "place": 0.15}
 WRONG_PENALTY, BROKEN_PENALTY, REPEAT_PENALTY, IDLE_PENALTY = 1.5, 1.2, 1.0, 0.5
@@ -177,31 +178,15 @@ MEASURES = {
 """By the names of ``gold:NAME`` and ``people:NAME``: scores from 1 to 10."""
 
 
-class TalkGold:
+class TalkGold(GoldLabeler):
     """The oracle of the dialogue task as Labeler and Scorer. For measuring only."""
 
     def __init__(self, measure: str = "talk") -> None:
         self.name, self._measure = f"gold:{measure}", MEASURES[measure]
 
-    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """``p_first`` is 1 or 0; 0.5 where the gold scores are equal, a tie that is known."""
-        return [self._label(c) for c in comparisons]
-
-    def margin(self, comparison: Comparison) -> float:
-        request = request_of(comparison.prompt)
-        return self._measure(request, comparison.first.text) - self._measure(request, comparison.second.text)
-
-    def _label(self, comparison: Comparison) -> Preference:
-        margin = self.margin(comparison)
-        p_first = 0.5 if margin == 0 else float(margin > 0)
-        judgement = Judgement(
-            comparison_id=comparison.id,
-            judge=self.name,
-            shown_swapped=False,
-            readout="gold",
-            p_first=p_first,
-        )
-        return Preference(comparison_id=comparison.id, source=self.name, p_first=p_first, judgements=(judgement,))
+    def points(self, prompt: Prompt, text: str) -> float:
+        """By the chosen measure, from 1 to 10."""
+        return self._measure(request_of(prompt), text)
 
     def assess(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Assessment]:
         """Harmless or not, XSTest's class, and gold helpfulness, which counts nothing for doing harm."""
@@ -209,12 +194,4 @@ class TalkGold:
         return [
             Assessment(c.id, is_harmless(request, c.text), class_of(c.text), (helpfulness(request, c.text) - 1.0) / 9.0)
             for request, c in rows
-        ]
-
-    def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
-        """The gold score as a Score; never None, since any text can be scored."""
-        scores = [self._measure(request_of(p), c.text) for p, c in zip(prompts, completions, strict=True)]
-        return [
-            Score(completion_id=c.id, judge=self.name, value=(2 * s - 11) / 9, expected=s)
-            for c, s in zip(completions, scores, strict=True)
         ]
