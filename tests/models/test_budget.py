@@ -23,7 +23,7 @@ as_of: "2026-01"
 models:
   stub*: {input: 3.0, output: 15.0, cached_input: 0.3}
 """
-QUICK = {"backoff_first_s": 0.002, "backoff_most_s": 0.02, "attempt_timeout_s": 0.3}
+QUICK = {"backoff_first_s": 0.002, "backoff_most_s": 0.02}
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_the_cap_holds_through_timeouts_and_broken_answers(prices: str) -> None:
         return Response(response.body, cut=50) if request.number % 5 == 3 else response
 
     with StubServer(shaky) as server:
-        model = model_of(server, prices=prices, cap_usd=0.03, concurrency=8)
+        model = model_of(server, prices=prices, cap_usd=0.03, concurrency=8, attempt_timeout_s=0.3)
         model.read_labels(prompts(200), ["1", "2"])
         assert shop.billed_usd <= 0.03
         assert model.spending.spent_usd >= shop.billed_usd - 1e-9

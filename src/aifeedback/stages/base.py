@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,11 @@ class Job:
     """The run folder."""
     seed: int = 0
     progress: Progress = silent
+
+    def named(self, uri: str) -> str:
+        """A model's URI for a record: one in the run folder is told relative to it, so that a run elsewhere gives the
+        same records."""
+        return uri.replace(f"{self.run}{os.sep}", "")
 
 
 @dataclass

@@ -165,6 +165,8 @@ class Compare(Stage):
         own, reference = self.policies[name], self.policies[self.reference]
         if not (own.startswith(("hf:", "lab:")) and reference.startswith(("hf:", "lab:"))):
             return None
+        if own == reference:
+            return 0.0
         from aifeedback.train.divergence import sequence_kl
 
         pairs = [(p, c) for p, c in zip(prompts, answers, strict=True) if c is not None]

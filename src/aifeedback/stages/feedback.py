@@ -66,7 +66,7 @@ class Sample(Stage):
             read.rows,
             per_prompt=self.per_prompt,
             sampling=self.sampling.at(job.seed),
-            source=self.model,
+            source=job.named(self.model),
             progress=job.progress,
         )
         asked = {prompt.id: prompt for prompt in read.rows}

@@ -73,6 +73,8 @@ class RewardModelStage(Trained):
     """Labelled file of people's verdicts that accuracy is measured on."""
     centre: str | None = None
     """Completions file (of the SFT policy) whose mean reward becomes 0."""
+    centre_limit: int | None = Field(default=None, ge=1)
+    """Most completions for that mean; None uses all."""
 
     def inputs(self) -> Iterator[str]:
         yield from super().inputs()
@@ -94,7 +96,8 @@ class RewardModelStage(Trained):
         figures = training_figures(result)
         if self.centre:
             read = files.read_completions(self.centre)
-            figures["offset"] = centre(folder, read.prompts, read.rows)
+            few = slice(self.centre_limit)
+            figures["offset"] = centre(folder, read.prompts[few], read.rows[few])
         if "heldout_accuracy" in result.figures:
             figures["accuracy"] = {
                 "value": result.figures["heldout_accuracy"],
