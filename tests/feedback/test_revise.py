@@ -54,6 +54,26 @@ def test_it_stops_when_nothing_changes() -> None:
     assert len(model.sampled) == 2 * 4 * 12
 
 
+def test_principles_that_find_nothing_do_not_end_it_where_the_next_should_be_heard() -> None:
+    first = HARMLESS.principles[0]
+
+    def only_first(text: str, sampling: Sampling) -> str:
+        finds = first.worded("critique") in flat(text) or first.worded("revise") in flat(text)
+        return (
+            answer(text, sampling)
+            if finds or text.endswith("Critique:")
+            else text.split("Response:\n> ")[1].split("\n")[0]
+        )
+
+    count = len(HARMLESS.principles)
+    hurried = revised(count, StubModel(answer=only_first))
+    patient = revised(count, StubModel(answer=only_first), stop_after=count)
+    assert not all(r.is_changed for r in hurried)
+    assert all(r.is_changed for r in patient)
+    assert {len(r.steps) for r in patient} == {count}
+    assert {len(r.steps) for r in revised(6, stop_after=2)} == {5}, "three removals and two rounds that changed nothing"
+
+
 def test_no_principle_comes_twice_and_all_come_first_somewhere() -> None:
     results = revised(4)
     for result in results:

@@ -1,7 +1,8 @@
 """Critique and revision: a response is criticised under a drawn principle and rewritten, several rounds.
 
 Source: Bai et al. 2022 (arXiv 2212.08073), section 3. Where we differ: principles are drawn without replacement; a
-response that a round leaves unchanged is finished; every step is kept, failed ones with their problem.
+response that ``stop_after`` rounds in a row left unchanged is finished; every step is kept, failed ones with their
+problem.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ class ReviseSettings(Config):
 
     rounds: int = Field(default=2, ge=1)
     """At most so many rounds, each under another principle."""
+    stop_after: int = Field(default=1, ge=1)
+    """Rounds in a row without a change that finish a response. Where principles look for different faults, one that
+    finds none says nothing of the next: set it to ``rounds`` to hear all of them."""
     temperature: float = Field(default=0.7, ge=0.0)
     """Of critiques and revisions; 0 is greedy."""
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -107,8 +111,13 @@ class Reviser:
             for i, step in zip(open_items, done, strict=True):
                 steps[i].append(step)
                 texts[i] = step.after
-            open_items = [i for i, s in zip(open_items, done, strict=True) if s.problem is None and s.after != s.before]
+            open_items = [i for i in open_items if not self._is_finished(steps[i])]
         return [self._result(*pair, text, own) for pair, text, own in zip(pairs, texts, steps, strict=True)]
+
+    def _is_finished(self, steps: Sequence[Revision]) -> bool:
+        last = steps[-self.settings.stop_after :]
+        unchanged = len(last) == self.settings.stop_after and all(s.after == s.before for s in last)
+        return steps[-1].problem is not None or unchanged
 
     def _round(
         self, number: int, prompts: Sequence[Prompt], texts: Sequence[str], principles: Sequence[Principle]
