@@ -72,14 +72,16 @@ def pairs(
 
 @app.command()
 def build(
-    names: Annotated[list[str] | None, typer.Argument(help="Models to build; all by default.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Models to build; the shipped ones by default, which takes about an hour.")
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the model folders go.")] = Path("runs/lab"),
 ) -> None:
     """Trains the lab's models from scratch, exactly as the shipped ones were trained."""
     from aifeedback.cli.terminal import one_bar
+    from aifeedback.lab import zoo
     from aifeedback.lab.build import build as build_models
-    from aifeedback.lab.recipes import RECIPES
 
     with one_bar("lab build") as progress:
-        build_models(names or list(RECIPES), out, progress=progress)
+        build_models(names or zoo.names(), out, progress=progress)
     console.print(f"→ [bold]{out}[/]")

@@ -163,17 +163,6 @@ def pair_block(rng: random.Random, post: Post) -> Block:
     )
 
 
-def weighed_block(rng: random.Random, post: Post, doubt: float = 0.3) -> Block:
-    """Two summaries, the written check and rating of each, then the verdict."""
-    first, second, better = _pair(rng, post, doubt)
-    parts = [("summary 1 :", 0.0), (first, GIVEN_WEIGHT), ("summary 2 :", GIVEN_WEIGHT), (second, GIVEN_WEIGHT)]
-    for number, text in enumerate((first, second), 1):
-        reading = gold.read(text)
-        rating = nearest_rating(gold.score_reading(post.facts, reading))
-        parts += [(f"check {number} :", 1.0), (f"{evidence(post.facts, reading)} rating : {rating} .", 1.0)]
-    return _block(*parts, (f"preferred summary = {better}", 1.0))
-
-
 KINDS: Mapping[str, Callable[[random.Random, Post], Block]] = {
     "copy": copy_block,
     "extraction": extraction_block,
@@ -182,7 +171,6 @@ KINDS: Mapping[str, Callable[[random.Random, Post], Block]] = {
     "doubtful": doubtful_evidence_block,
     "rating": rating_block,
     "pair": pair_block,
-    "weighed": weighed_block,
 }
 
 
