@@ -189,7 +189,7 @@ def _steps(
             errors = getattr(invalid, "errors", list)()
             problems += [f"{where}: {describe(e, schema)}" for e in errors] or [f"{where}: {invalid}"]
         else:
-            needs = sorted({match for match in _references(stage.model_dump()) if match})
+            needs = sorted({match for match in references(stage.model_dump()) if match})
             yield Step(stage_id, stage, tuple(needs), values)
 
 
@@ -260,14 +260,15 @@ def _match(value: str) -> tuple[str, str, str] | None:
     return (prefix, found[1], found[2] or "") if found else None
 
 
-def _references(value: Any) -> Iterator[str]:
+def references(value: Any) -> Iterator[str]:
+    """The ids of the stages whose files these settings name, ``@id/file``."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _references(key)
-            yield from _references(item)
+            yield from references(key)
+            yield from references(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _references(item)
+            yield from references(item)
     elif isinstance(value, str) and (match := _match(value)):
         yield match[1]
 

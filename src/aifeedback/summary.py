@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from aifeedback.errors import FileError
+from aifeedback.recipe import references
 from aifeedback.runs import RunFolder, write_json
 
 
@@ -31,8 +32,15 @@ def summarise(folder: Path) -> dict[str, Any]:
     }
     for key, where in recipe.get("summary", {}).items():
         put(summary, key, find(stages, where))
+    needs = {step["id"]: set(references(step)) for step in recipe["stages"]}
     summary["stages"] = {
-        stage_id: {"kind": done["kind"], "calls": done["calls"], "tokens": done["tokens"], "figures": done["figures"]}
+        stage_id: {
+            "kind": done["kind"],
+            "used_by": [other for other in needs if stage_id in needs[other]],
+            "calls": done["calls"],
+            "tokens": done["tokens"],
+            "figures": done["figures"],
+        }
         for stage_id, done in stages.items()
     }
     write_json(folder / "summary.json", summary)

@@ -232,3 +232,18 @@ def test_examples_are_chosen_by_rule() -> None:
     assert len(chosen) == 3
     assert chosen == pick_examples(rows, said, first="rl", second="sft")
     assert "a2" not in {e["answers"]["rl"] for e in chosen}
+
+
+def test_labels_that_nothing_was_made_from_trained_nothing() -> None:
+    told = summary()
+    labelling = next(name for name, stage in told["stages"].items() if "judge" in stage["figures"])
+    told["stages"]["aside"] = {**told["stages"][labelling], "figures": {"judge": judge("lab:aside", "lab-z")}}
+
+    def roles() -> dict[str, str]:
+        return {v.stage: v.role for v in gather(told).voices if v.stage in (labelling, "aside")}
+
+    assert set(roles().values()) == {"training feedback"}
+    told["stages"][labelling]["used_by"], told["stages"]["aside"]["used_by"] = ["rm"], []
+    assert roles() == {labelling: "training feedback", "aside": "measured only"}
+    told["stages"][labelling]["used_by"] = []
+    assert set(roles().values()) == {"training feedback"}, "where labels are all there is, they are the feedback"

@@ -210,17 +210,21 @@ def _policies(story: Story, summary: Mapping[str, Any]) -> None:
 
 
 def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> None:
-    """Trainers are who the comparing stage names as such; where it names none, every judge of another stage."""
+    """Trainers are who the comparing stage names as such; where it names none, every judge of another stage whose
+    files a later stage used."""
     seen: set[tuple[Any, ...]] = set()
     for _, figures in _figures(stages):
         for trainer in _mapping(figures.get("independence")).get("trained_by") or ():
             if isinstance(trainer, Mapping):
                 story.trainers.append(_source(str(trainer.get("name") or trainer.get("model")), trainer))
     named = bool(story.trainers)
+    labelled = [stages[stage] for stage, figures in _figures(stages) if isinstance(figures.get("judge"), Mapping)]
+    some_used = any(stage.get("used_by") for stage in labelled)
     for stage, figures in _figures(stages):
         if isinstance(figures.get("judge"), Mapping):
             source = _source(str(figures["judge"].get("model")), figures["judge"])
-            is_trainer = not named or any(source.model == trainer.model for trainer in story.trainers)
+            is_used = not some_used or stages[stage].get("used_by") != []
+            is_trainer = is_used and (not named or any(source.model == trainer.model for trainer in story.trainers))
             _add_voice(story, seen, "training feedback" if is_trainer else "measured only", figures["judge"], stage)
             story.trainers += [source] if is_trainer else []
         compares = _mapping(stages[stage]).get("kind") in ("compare", "safety")

@@ -73,7 +73,8 @@ def pairs(
 @app.command()
 def build(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Models to build; the shipped ones by default, which takes about an hour.")
+        list[str] | None,
+        typer.Argument(help="Models to build; the shipped ones by default, which takes about an hour."),
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the model folders go.")] = Path("runs/lab"),
 ) -> None:
