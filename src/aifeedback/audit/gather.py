@@ -235,9 +235,15 @@ def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any])
         role, source = str(voice.get("role") or "training feedback"), _source(str(voice.get("name") or ""), voice)
         _add_voice(story, seen, role, voice, "")
         (story.evaluators if "evaluation" in role else story.trainers).append(source)
+    trained = {_who(v) for v in story.voices if v.role == "training feedback"}
+    story.voices = [v for v in story.voices if v.role != "measured only" or _who(v) not in trained]
     order = {"training feedback": 0, "measured only": 2}
     story.voices.sort(key=lambda v: order.get(v.role, 1))
     story.independence = _verdict(story, summary, stages)
+
+
+def _who(voice: Voice) -> tuple[str, Any]:
+    return voice.model, (voice.prompt or {}).get("digest")
 
 
 def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> Independence:
