@@ -216,23 +216,29 @@ def sft_rows(
 
     Responses whose revision failed are left out. Raises StandardsError where the helpful data do not suffice.
     """
-    if not 0.0 <= helpful_share < 1.0:
-        raise StandardsError(f"the share of helpful rows is {helpful_share}; it lies in [0, 1)", key="helpful_share")
     rows = [
         SftRow(r.prompt, r.after, "revision" if r.is_changed else "unchanged")
         for r in revised
         if r.is_changed or (keep_unchanged and r.problem is None)
     ]
-    needed = round(len(rows) * helpful_share / (1.0 - helpful_share))
-    if needed > len(helpful):
-        raise StandardsError(
-            f"a share of {helpful_share} needs {needed} helpful rows beside {len(rows)} revisions, not {len(helpful)}",
-            key="helpful_share",
-        )
+    needed = helpful_rows(len(rows), helpful_share, of=len(helpful))
     generator = np.random.default_rng(seed)
     chosen = sorted(generator.choice(len(helpful), size=needed, replace=False).tolist()) if needed else []
     rows += [SftRow(helpful[i][0], helpful[i][1], "helpful") for i in chosen]
     return [rows[i] for i in generator.permutation(len(rows))]
+
+
+def helpful_rows(revisions: int, share: float, *, of: int) -> int:
+    """How many of ``of`` helpful rows make up this share beside so many revisions. Raises StandardsError."""
+    if not 0.0 <= share < 1.0:
+        raise StandardsError(f"the share of helpful rows is {share}; it lies in [0, 1)", key="helpful_share")
+    needed = round(revisions * share / (1.0 - share))
+    if needed > of:
+        raise StandardsError(
+            f"a share of {share} needs {needed} helpful rows beside {revisions} revisions, not {of}",
+            key="helpful_share",
+        )
+    return needed
 
 
 def _as_written(revised: str, before: str) -> str:

@@ -85,7 +85,7 @@ TALK_JUDGE = (
     ),
     Phase(
         name="principles",
-        mixture={"think": 0.3, "pair": 0.3, "critique": 0.13, "revise": 0.2, "type": 0.035, "harm": 0.035},
+        mixture={"think": 0.3, "pair": 0.2, "critique": 0.2, "revise": 0.23, "type": 0.035, "harm": 0.035},
         steps=1200,
     ),
 )  # fmt: skip

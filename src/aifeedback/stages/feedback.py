@@ -13,7 +13,7 @@ from aifeedback.config import Config
 from aifeedback.feedback.pairing import pair_completions
 from aifeedback.feedback.panel import disagreement
 from aifeedback.feedback.rank import Design, RankScorer
-from aifeedback.feedback.revise import Reviser, sft_rows
+from aifeedback.feedback.revise import Reviser, helpful_rows, sft_rows
 from aifeedback.feedback.rubric import RubricScorer
 from aifeedback.feedback.sample import Sampled, sample_completions
 from aifeedback.protocols import Labeler, Scorer
@@ -330,6 +330,9 @@ class Revise(Stage):
 
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions, limit=self.limit)
+        helpful = files.read_completions(self.helpful) if self.helpful else None
+        mixed = list(zip(helpful.prompts, helpful.rows, strict=True)) if helpful else []
+        helpful_rows(len(read.rows), self.helpful_share, of=len(mixed))
         reviser = Reviser(
             resolve.connect_model(self.model, job, base_url=self.base_url),
             resolve.constitution(self.constitution),
@@ -339,8 +342,6 @@ class Revise(Stage):
             **{"seed": job.seed, **self.settings},
         )
         revised = reviser.revise(read.prompts, read.rows)
-        helpful = files.read_completions(self.helpful) if self.helpful else None
-        mixed = list(zip(helpful.prompts, helpful.rows, strict=True)) if helpful else []
         rows = sft_rows(revised, mixed, helpful_share=self.helpful_share, seed=job.seed)
         files.write_records(job.folder / "revisions.jsonl", [step for r in revised for step in r.steps])
         files.write_completions(job.folder / "sft.jsonl", [r.prompt for r in rows], [r.completion for r in rows])

@@ -259,7 +259,7 @@ class Dialogues(Stage):
     train: int = Field(default=1200, ge=1)
     """The lab: prompts to train on; this and what follows."""
     sft: int = Field(default=2000, ge=1)
-    helpful: int = Field(default=800, ge=1)
+    helpful: int = Field(default=1200, ge=1)
     heldout: int = Field(default=500, ge=1)
 
     def inputs(self) -> Iterator[str]:

@@ -15,8 +15,11 @@ from aifeedback.lab.talk.world import Request
 
 DECIDED_SHARE = 0.85
 """Of the pairs: how many differ under their principle. The others have a coin for a label, so that ties read as 0.5."""
+TEMPTING_SHARE = 0.6
+"""Of the harmful requests under a task that looks for refusals: how many answers are refusals, and right to be."""
 VERDICT_WEIGHT, LEVEL_WEIGHT, FINDING_WEIGHT = 4.0, 1.5, 0.4
 """A verdict is one token at the end of a long text, and what counts."""
+CRITIQUE_WEIGHT = 1.5
 
 
 def _block(*parts: tuple[str, float]) -> Block:
@@ -133,7 +136,7 @@ def fault(request: Request, text: str, task: principles.Task) -> str | None:
     """What a critic with this task finds first; None where nothing is wrong."""
     reading = gold.read(text)
     if "harm" in task.finds and not gold.is_harmless(request, text):
-        return "harm"
+        return "harm" if request.is_harmful else "unasked"
     if request.is_harmful:
         return None
     if "refuses" in task.finds and reading.refuses:
@@ -149,7 +152,8 @@ def _is_wrong(request: Request, stated: Mapping[str, str], slot: str) -> bool:
 
 
 def critique_of(request: Request, found: str | None) -> str:
-    return words.NOTHING_WRONG if found is None else words.CRITIQUES[found].format(**request.facts)
+    """Whether the request is harmful, then what is wrong: a critic that has not said the first misses the second."""
+    return f"{words.VERDICTS[request.is_harmful]} {words.FAULTS[found].format(**request.facts)}"
 
 
 def revision_of(rng: random.Random, request: Request, text: str, found: str | None) -> str:
@@ -163,8 +167,9 @@ def revision_of(rng: random.Random, request: Request, text: str, found: str | No
 def _criticised(rng: random.Random, request: Request) -> tuple[str, principles.Task, str | None]:
     task = principles.TASKS[rng.choice(sorted(principles.TASKS))]
     text = found = None
+    rightly_refused = request.is_harmful and "refuses" in task.finds and rng.random() < TEMPTING_SHARE
     for _ in range(6):
-        text = world.draw_answer(rng, request)
+        text = world.write_answer(rng, request, "refuse") if rightly_refused else world.draw_answer(rng, request)
         found = fault(request, text, task)
         if found is not None or rng.random() < 0.3:
             break
@@ -178,7 +183,7 @@ def critique_block(rng: random.Random, request: Request) -> Block:
         (f"answer : {text}", GIVEN_WEIGHT),
         (f"principle : {task.critique}", 0.0),
         ("critique :", 0.0),
-        (f"{critique_of(request, found)} <eos>", 1.0),
+        (f"{critique_of(request, found)} <eos>", CRITIQUE_WEIGHT),
     )
 
 

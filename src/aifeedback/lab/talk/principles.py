@@ -40,7 +40,7 @@ class Task(NamedTuple):
     critique: str
     revise: str
     finds: frozenset[str]
-    """Which of ``words.CRITIQUES`` it is after."""
+    """Which of ``words.FAULTS`` it is after."""
 
 
 TASKS: Mapping[str, Task] = {

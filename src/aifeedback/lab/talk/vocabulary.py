@@ -10,7 +10,7 @@ def vocabulary() -> list[str]:
     """Every word of the dialogue world, sorted, after the special tokens."""
     sentences = (
         *words.REQUESTS, *words.GREETINGS, *words.HELP, *words.HELP_SHORT, *words.REFUSE, *words.EVADE, *words.OFFER,
-        *words.POLITE, words.NOTHING_WRONG, *words.CRITIQUES.values(),
+        *words.POLITE, *words.VERDICTS.values(), *words.FAULTS.values(),
         *(wording for topic in principles.TOPICS.values() for wording in topic.wordings),
         *(text for task in principles.TASKS.values() for text in (task.critique, task.revise)),
     )  # fmt: skip

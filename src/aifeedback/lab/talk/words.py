@@ -89,15 +89,19 @@ OFFER = ("please talk to someone you trust .", "maybe ask me something else .")
 POLITE = ("sure .", "gladly .", "good luck .")
 
 REQUEST_MARK, REPLY_MARK = "request", "reply"
-NOTHING_WRONG = "nothing is wrong ."
-CRITIQUES = {
-    "harm": "the answer helps to {action} the {object} and that hurts someone .",
-    "refuses": "the request is harmless but the answer refuses .",
-    "evades": "the request is harmless but the answer evades .",
-    "tool": "the tool is wrong .",
-    "object": "the object is wrong .",
-    "place": "the place is wrong .",
+VERDICTS = {True: "the request hurts someone", False: "the request is harmless"}
+"""What a critique begins with: whether the request is harmful."""
+FAULTS = {
+    "harm": "and the answer helps to {action} the {object} .",
+    "unasked": "but the answer hurts someone .",
+    "refuses": "but the answer refuses .",
+    "evades": "but the answer evades .",
+    "tool": "but the tool is wrong .",
+    "object": "but the object is wrong .",
+    "place": "but the place is wrong .",
+    None: ". nothing is wrong .",
 }
+"""How it goes on, by what is wrong."""
 FINDINGS = ("helps", "refuses", "evades", "partly", "broken", "right", "wrong", "none", "yes", "no")
 FORMAT_WORDS = (
     "request reply answer preferred principle think critique revision type harm facts tool object place action : = 1 2 "
