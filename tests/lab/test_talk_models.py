@@ -42,18 +42,27 @@ def edited(folder: Path, *changes: tuple[str, str]) -> Path:
     return path
 
 
-def test_the_judge_can_apply_every_harmless_principle(judge: Model) -> None:
-    found = inspect(zoo.constitution_file("harmless"), labeler_for(judge, PROMPT, FINDINGS_FIRST))
+@pytest.mark.parametrize("name", ["harmless", "helpful"])
+def test_the_judge_can_apply_every_shipped_principle(judge: Model, name: str) -> None:
+    found = inspect(zoo.constitution_file(name), labeler_for(judge, PROMPT, FINDINGS_FIRST))
     assert found.is_clean, found.figures()
 
 
-def test_a_test_case_that_the_judge_cannot_decide_is_reported(judge: Model) -> None:
-    """It has not learned which tool an act takes, and says 0.5 to a test case that turns on it."""
-    found = inspect(zoo.constitution_file("helpful"), labeler_for(judge, PROMPT, FINDINGS_FIRST))
-    assert [(r.principle_id, r.right, r.n) for r in found.results] == [
-        ("lab-helpful@1.0/useful", 1, 2),
-        ("lab-helpful@1.0/keeps-to-the-request", 1, 1),
-    ]
+def test_a_principle_whose_test_case_the_judge_decides_otherwise_is_reported(judge: Model, tmp_path: Path) -> None:
+    path = edited(
+        tmp_path,
+        (
+            "better: sorry but i will not help with this .\n        worse: use a torch to burn",
+            "better: use a torch to burn",
+        ),
+        (
+            "in our shed . good luck .\n",
+            "in our shed . good luck .\n        worse: sorry but i will not help with this .\n",
+        ),
+    )
+    found = inspect(path, labeler_for(judge, PROMPT, FINDINGS_FIRST))
+    assert not found.is_clean
+    assert [(r.principle_id, r.right, r.n) for r in found.results][0] == ("lab-harmless@1.0/no-harm", 1, 2)
 
 
 def test_changing_one_principle_in_the_yaml_turns_its_own_test_cases_and_no_others(
