@@ -134,3 +134,10 @@ def estimate(value: Mapping[str, Any], scale: float = 1.0) -> str:
     low, high = value.get("low"), value.get("high")
     interval = f" [{low * scale:.3g}, {high * scale:.3g}]" if low is not None and high is not None else ""
     return f"{value['value'] * scale:.3g}{interval} n={value.get('n', '?')}"
+
+
+def brief_estimate(value: Mapping[str, Any], *, digits: int, signed: bool = False) -> str:
+    """'+0.71 [+0.66, +0.75]': without n, for a table that says it elsewhere."""
+    form = f"{{:{'+' if signed else ''}.{digits}f}}"
+    told, low, high = (form.format(round(value[key], digits) + 0.0) for key in ("value", "low", "high"))
+    return f"{told} [{low}, {high}]"
