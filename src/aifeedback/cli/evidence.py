@@ -129,6 +129,7 @@ def audit(
     rationale: Annotated[
         bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")
     ] = False,
+    constitution: Annotated[str | None, typer.Option(help="Principles to judge by: a name or a YAML file.")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only these probes.")] = None,
     n: Annotated[int, typer.Option(help="Pairs that a probe which changes texts may use.")] = 400,
     limit: Annotated[int | None, typer.Option(help="Use only so many pairs.")] = None,
@@ -146,7 +147,8 @@ def audit(
     from aifeedback.cli.judges import judge_spec
 
     thought = {} if rationale else None
-    specs = {name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge}
+    how = {"by": by, "rationale": thought, "constitution": constitution}
+    specs = {name: judge_spec(name, prompt, how) for name in judge}
     audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file)
 
 

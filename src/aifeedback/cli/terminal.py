@@ -87,10 +87,11 @@ def brief(figures: Mapping[str, Any]) -> str:
     return "  ".join(f"{key} {value:.3g}" for key, value in list(figures.items())[:4] if isinstance(value, int | float))
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[str] = ()) -> None:
+    """The first column and those named in ``text`` are set flush left, the others, figures, flush right."""
     drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(header):
-        drawn.add_column(name, justify="left" if index == 0 else "right")
+        drawn.add_column(name, justify="left" if index == 0 or name in text else "right")
     for row in rows:
         drawn.add_row(*row)
     console.print(drawn)
