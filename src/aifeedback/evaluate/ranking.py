@@ -91,6 +91,8 @@ def _counts(values: Any, name: str) -> Floats:
     counts = np.array(values, dtype=np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise InputError(f"has shape {counts.shape}", key=name, fix="a square table: row i, column j counts i over j")
+    if not counts.size:
+        raise InputError("holds no item", key=name, fix="one row and column per item")
     np.fill_diagonal(counts, 0.0)
     if not np.isfinite(counts).all() or (counts < 0).any():
         raise InputError("holds a negative or unknown count", key=name, fix="0 where two items never met")
@@ -182,6 +184,9 @@ def rank_policies(
     (y − p)(e_first − e_second) of prompt g (Liang & Zeger 1986). Unknown rows are dropped.
     """
     table = count_wins(first, second, p_first)
+    if not table.names:
+        none = np.empty(0)
+        return Ranking((), none, none, none, none, np.empty((0, 0)), 0.0, "Bradley–Terry", ("nothing to rank: no row",))
     found = bradley_terry(table.wins, table.tied, names=table.names, confidence=confidence)
     if prompts is None or not np.isfinite(found.value).all():
         return found
