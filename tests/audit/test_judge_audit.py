@@ -216,6 +216,18 @@ def test_refusals_by_the_prompts_tags() -> None:
     assert not only("refusal", Judge(quality), 20)[0].is_measured
 
 
+def test_refusals_in_the_data_are_taken_as_they_are() -> None:
+    pairs = []
+    for i in range(30):
+        prompt = Prompt.of(f"request {i}", tags={"label": ("safe", "unsafe")[i % 2]})
+        sides = [Completion.of(prompt, f"{source} {i}", source=source) for source in ("comply", "refuse")]
+        pairs.append(Comparison.of(prompt, *(sides if i % 3 else sides[::-1])))
+    prude = audit_judge(Judge(lambda c: float(c.first.source == "refuse")), pairs, probes=["refusal"])
+    told = {f.probe: f for f in prude.findings}
+    assert (told["over-refusal"].value, told["under-refusal"].value) == (1.0, 0.0)
+    assert (told["over-refusal"].n, told["over-refusal"].calls, prude.asked) == (15, 0, 30)
+
+
 @pytest.mark.parametrize(
     ("source", "family", "own"),
     [

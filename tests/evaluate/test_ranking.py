@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifeedback.errors import InputError
-from aifeedback.evaluate import bradley_terry, count_wins, transitivity
+from aifeedback.evaluate import bradley_terry, count_wins, rank_policies, transitivity
 
 WINS = np.array([[0, 8, 9], [2, 0, 6], [1, 4, 0]])
 
@@ -75,6 +75,44 @@ def test_counting_wins_from_rows() -> None:
     assert dropped == 1
     soft = count_wins(["a"], ["b"], [0.8], soft=True)
     assert soft.wins == pytest.approx(np.array([[0, 0.8], [0.2, 0]]))
+
+
+def games(prompts: int, seed: int, shared: float = 0.0) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
+    """Every two of three policies on each prompt; with ``shared`` a policy's answer is as good in both its games."""
+    g = np.random.default_rng(seed)
+    own = np.array([0.5, 0.0, -0.5]) + shared * g.normal(size=(prompts, 3))
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    noise = g.logistic(size=(prompts, 3)) * (1 if not shared else 0.3)
+    p = np.array([[float(own[k, i] - own[k, j] + noise[k, m] > 0) for m, (i, j) in enumerate(pairs)]
+                  for k in range(prompts)])  # fmt: skip
+    first, second = zip(*[("abc"[i], "abc"[j]) for _ in range(prompts) for i, j in pairs], strict=True)
+    return list(first), list(second), p.ravel(), np.repeat(np.arange(prompts), 3)
+
+
+def test_ranking_from_rows_is_the_same_and_independent_rows_have_nearly_the_same_errors() -> None:
+    first, second, p, prompts = games(2000, seed=1)
+    plain, clustered = rank_policies(first, second, p), rank_policies(first, second, p, prompts=prompts)
+    assert plain.order == clustered.order == ("a", "b", "c")
+    assert plain.value == pytest.approx(bradley_terry(count_wins(first, second, p).wins).value)
+    assert clustered.value == pytest.approx(plain.value)
+    assert clustered.standard_errors == pytest.approx(plain.standard_errors, rel=0.06)
+
+
+def test_rows_that_are_only_repeated_add_nothing() -> None:
+    first, second, p, prompts = games(300, seed=2)
+    once = rank_policies(first, second, p, prompts=prompts)
+    thrice = rank_policies(first * 3, second * 3, np.tile(p, 3), prompts=np.tile(prompts, 3))
+    assert thrice.standard_errors == pytest.approx(once.standard_errors)
+    assert rank_policies(first * 3, second * 3, np.tile(p, 3)).standard_errors[0] < once.standard_errors[0] * 0.7
+
+
+def test_answers_shared_between_games_widen_the_interval_as_they_should() -> None:
+    """Against the spread of the strength over fresh draws of 200 prompts."""
+    found = [rank_policies(*(rows := games(200, seed=s, shared=1.0))[:3], prompts=rows[3]) for s in range(150)]
+    spread = np.std([ranking.value[0] for ranking in found])
+    assert np.mean([ranking.standard_errors[0] for ranking in found]) == pytest.approx(spread, rel=0.15)
+    plain = rank_policies(*games(200, seed=0, shared=1.0)[:3])
+    assert plain.standard_errors[0] < 0.93 * spread
 
 
 @pytest.mark.parametrize("bad", [[[0, 1]], [[0, -1], [1, 0]], [[0, np.nan], [1, 0]]])

@@ -165,3 +165,11 @@ def test_nothing_sticks_out_at_phone_and_desktop_width(tmp_path: Path, browser: 
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             with page.expect_navigation():
                 page.keyboard.press("l")
+
+
+def test_on_paper_a_long_prompt_is_whole(tmp_path: Path, browser: Any) -> None:
+    with opened(browser, desk(tmp_path, pairs(1, text="word " * 3000))) as page:
+        page.emulate_media(media="print")
+        box = page.locator(".prompt")
+        assert box.evaluate("e => e.scrollHeight <= e.clientHeight + 1")
+        assert not page.locator("button[type=submit]").last.is_visible()

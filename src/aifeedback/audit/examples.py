@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from aifeedback.records import Comparison, Preference, content_id
@@ -44,20 +43,3 @@ def pick_examples(
                 "scores": {first: p_first, second: 1.0 - p_first},
             }
     return list(picked.values())
-
-
-def examples_of_run(
-    folder: Path, policies: Sequence[str], reference: str, judge: str, *, seed: int = 0
-) -> list[Mapping[str, Any]]:
-    """The same from what a comparing stage leaves: comparisons-POLICY.jsonl and preferences-JUDGE-POLICY.jsonl."""
-    from aifeedback.files import read_records
-
-    found: list[Mapping[str, Any]] = []
-    for policy in policies:
-        comparisons = folder / f"comparisons-{policy}.jsonl"
-        preferences = folder / f"preferences-{judge}-{policy}.jsonl"
-        if comparisons.is_file() and preferences.is_file():
-            rows, said = read_records(comparisons, Comparison), read_records(preferences, Preference)
-            if len(rows) == len(said):
-                found += pick_examples(rows, said, first=policy, second=reference, seed=seed)
-    return found

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
-from aifeedback.audit.examples import examples_of_run
 from aifeedback.evaluate.independence import Independence, Source, verify_independence
 
 DISPLAY = {"sft": "SFT", "rlaif": "RLAIF", "rlhf": "RLHF", "d_rlaif": "d-RLAIF", "dpo": "DPO", "base": "base model"}
@@ -54,6 +53,8 @@ class Policy:
     unknown: int
     length: float | None
     words: float | None
+    tidied: Mapping[str, Any]
+    """What was taken off the ends of its answers before judging; empty where nothing was to be."""
     kl: float | None
     is_reference: bool
 
@@ -153,7 +154,7 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
     _voices(story, summary, stages)
     _judge_figures(story, summary, stages)
     story.trainings = list(_trainings(stages, folder))
-    story.examples = _examples(story, summary, stages, folder)
+    story.examples = _examples(summary, stages)
     story.rows = [(n, f["rows"]) for n, f in _figures(stages) if isinstance(f.get("rows"), Mapping)]
     names = [v.model for v in story.voices] + [str(_mapping(s).get("kind")) for s in stages.values()]
     story.is_lab = any(name.startswith(("gold:", "lab:", "lab_world")) for name in names)
@@ -198,6 +199,7 @@ def _policies(story: Story, summary: Mapping[str, Any]) -> None:
                 unknown=int(unknown),
                 length=_number(row.get("mean_length")),
                 words=_number(row.get("mean_words")),
+                tidied=_mapping(row.get("tidied")),
                 kl=_number(row.get("kl")),
                 is_reference=name == story.reference,
             )
@@ -231,6 +233,8 @@ def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any])
         for name, judge in _mapping(figures.get("judges")).items():
             _add_voice(story, seen, f"evaluation ({name})" if compares else "training feedback", judge, stage)
             (story.evaluators if compares else story.trainers).append(_source(str(name), judge))
+        for name, judge in _mapping(figures.get("assessors")).items():
+            _add_voice(story, seen, f"harm and refusal ({name})", judge, stage)
     for voice in summary.get("feedback") or ():
         role, source = str(voice.get("role") or "training feedback"), _source(str(voice.get("name") or ""), voice)
         _add_voice(story, seen, role, voice, "")
@@ -345,20 +349,9 @@ def _metric_lines(folder: Path) -> list[Mapping[str, Any]]:
     return lines
 
 
-def _examples(
-    story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any], folder: Path | None
-) -> list[Mapping[str, Any]]:
-    """By rule from the comparisons of the run; where they are not at hand, what the summary or a stage chose."""
-    for stage, figures in _figures(stages):
-        if folder is not None and figures.get("judges"):
-            names = [p.name for p in story.contenders]
-            judge = next(iter(_mapping(figures["judges"])))
-            seed = story.seed if isinstance(story.seed, int) else 0
-            if found := examples_of_run(folder / "stages" / stage, names, story.reference, judge, seed=seed):
-                return found
-    given = summary.get("examples")
-    if not given:
-        given = next((f["examples"] for _, f in _figures(stages) if f.get("examples")), [])
+def _examples(summary: Mapping[str, Any], stages: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What the summary gives, else what a stage chose by rule."""
+    given = summary.get("examples") or next((f["examples"] for _, f in _figures(stages) if f.get("examples")), [])
     return [e for e in given if isinstance(e, Mapping) and isinstance(e.get("answers"), Mapping)]
 
 

@@ -12,6 +12,7 @@ from aifeedback.audit import figures, wording
 from aifeedback.audit.figures import Curve, Line, Mark, Panel
 from aifeedback.audit.gather import Est, Story, Training, display, estimate, gather
 from aifeedback.audit.page import render
+from aifeedback.audit.ranking import ranking_of_run
 from aifeedback.audit.safety import safety_part
 
 HARMFUL_WORDS = ("harm", "offensive", "toxic", "unsafe", "danger", "abus", "hate")
@@ -58,6 +59,7 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
     return {
         "story": story,
         "safety": safety,
+        "ranking": ranking_of_run(summary),
         "headline": safety.headline if safety and not story.contenders else wording.headline(story),
         "sentences": [(p, wording.policy_sentence(p, display(story.reference))) for p in story.policies],
         "warnings": wording.watch(story),

@@ -28,6 +28,8 @@ class Row(NamedTuple):
     is_reference: bool
     harmless: Est | None
     harmless_all: Est | None
+    harmless_at_length: Est | None
+    """Over all prompts, at the reference's mean length."""
     helpful: Est | None
     helpful_change: Est | None
     over_refusal: Est | None
@@ -114,6 +116,7 @@ def _row(policy: str, told: Mapping[str, Any], reference: str) -> Row:
         policy == reference,
         estimate(told.get("harmless")),
         estimate(told.get("harmless_all")),
+        estimate(told.get("harmless_length_controlled")),
         estimate(told.get("helpful")),
         None if policy == reference else estimate(told.get("helpful_change")),
         estimate(refusal.get("over_refusal")),

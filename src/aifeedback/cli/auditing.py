@@ -10,6 +10,8 @@ from aifeedback.cli.single import require
 from aifeedback.cli.terminal import console, one_bar, table
 from aifeedback.errors import RecipeError
 
+STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "unknown": "dim"}
+
 
 def audit_judges(
     specs: Mapping[str, Any],
@@ -25,7 +27,7 @@ def audit_judges(
     """Audits each judge on the same pairs; the first failing input stops before any call."""
     from aifeedback import files
     from aifeedback.audit.judge import audit_judge
-    from aifeedback.audit.judge_report import write_judge_report
+    from aifeedback.audit.judge_report import MARKS, write_judge_report
     from aifeedback.runs import write_json
     from aifeedback.stages import Job, resolve
 
@@ -59,8 +61,9 @@ def audit_judges(
                 )
             )
     for found in audits:
-        rows = [(f.probe, f.level, f.sentence) for f in found.findings]
-        table(f"{found.judge}: {found.pairs} pairs, {found.asked} asked", ("probe", "level", "finding"), rows)
+        rows = [(f"[{STYLES[f.level]}]{MARKS[f.level]}[/] {f.probe}", f.sentence) for f in found.findings]
+        title = f"{found.judge}: {found.pairs:,} pairs, {found.asked:,} asked, {found.seconds:.0f} s"
+        table(title, ("  probe", "finding"), rows, text=("finding",))
     told = {"judges": [found.as_dict() for found in audits]}
     write_json(out / "audit.json", told)
     if json_file:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.terminal import console, estimate, table
+from aifeedback.cli.terminal import console
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
 
@@ -19,46 +19,70 @@ def add_to(app: typer.Typer) -> None:
 
 def compare(
     policies: Annotated[
-        list[str], typer.Argument(help="Two or more policies: NAME=hf:DIR or hf:DIR; the first is the reference.")
+        list[str],
+        typer.Argument(help="Two or more: NAME=hf:DIR, or NAME=FILE of completions; the first is the reference."),
     ],
     prompts: Annotated[Path, typer.Option(help="Held-out prompts.")],
     judge: Annotated[list[str], typer.Option(help="Judge model, several times for several; the first decides.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="A folder for completions, preferences and figures.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A folder for answers, preferences, figures and report.")],
     prompt: Annotated[str | None, typer.Option(help="Judge prompt: a shipped name, lab:NAME, or a YAML file.")] = None,
     by: Annotated[str, typer.Option(help="pairs, or ratings of each response alone.")] = "pairs",
     rationale: Annotated[
         bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")
     ] = False,
+    safety: Annotated[
+        list[str] | None, typer.Option(help="Model that says whether answers do harm, refuse, help; or gold:talk.")
+    ] = None,
     trained_by: Annotated[list[str] | None, typer.Option(help="Models whose feedback trained a policy.")] = None,
+    tidy: Annotated[bool, typer.Option(help="Take trailing periods and spaces off before judging.")] = True,
     temperature: float = 0.9,
     max_new_tokens: int = 128,
     limit: Annotated[int | None, typer.Option(help="Use only so many prompts.")] = None,
     seed: int = 0,
     json_file: Json = None,
 ) -> None:
-    """Policies against the first one and each other: win rates with intervals, raw and at equal length."""
+    """Policies against the first one and each other: win rates with intervals, raw and at equal length; a ranking."""
+    from aifeedback.audit.report import write_report
+    from aifeedback.cli.comparing import show_comparison
     from aifeedback.cli.judges import judge_spec
     from aifeedback.cli.single import Destination, run_stage
     from aifeedback.stages.evidence import Compare
     from aifeedback.stages.feedback import SamplingSettings
+    from aifeedback.stages.safety import AssessorSpec
 
-    named = dict(_named(text) for text in policies)
+    named = _policies(policies)
     thought = {} if rationale else None
     stage = Compare(
         policies=named,
         reference=next(iter(named)),
         prompts=str(prompts),
         judges={name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge},
+        safety={name: AssessorSpec(model=name) for name in safety or []},
         trained_by=trained_by or [],
         limit=limit,
         sampling=SamplingSettings(temperature=temperature, max_new_tokens=max_new_tokens),
+        tidy=tidy,
     )
-    outcome = run_stage(stage, Destination(out, "figures.json"), seed=seed, json_file=json_file)
-    rows = [
-        (name, estimate(row["win_rate"], 100), estimate(row["length_controlled"], 100), f"{row['mean_length']:.0f}")
-        for name, row in outcome.figures["policies"].items()
-    ]
-    table(f"win rate against {stage.reference}, %", ("policy", "win rate", "length-controlled", "characters"), rows)
+    outcome = run_stage(stage, Destination(out, "figures.json"), seed=seed, json_file=json_file, show=False)
+    figures = outcome.figures
+    show_comparison(figures, stage.reference)
+    told = {"title": "Comparison of policies", "seed": seed, "reference": stage.reference}
+    kept = {key: figures[key] for key in ("policies", "head_to_head")}
+    stages = {"compare": {"kind": "compare", "calls": outcome.calls, "figures": figures}}
+    report = write_report({**told, **kept, "stages": stages}, out)
+    console.print(f"report: [bold]{report}[/]")
+
+
+def _policies(given: list[str]) -> dict[str, str]:
+    """Name → model or file. Raises RecipeError where there are not two, or two share a name."""
+    from aifeedback.errors import RecipeError
+
+    named = dict(_named(text) for text in given)
+    if len(named) < len(given):
+        raise RecipeError("two policies have the same name", key="POLICIES", fix="name them: one=hf:DIR other=hf:DIR")
+    if len(named) < 2:
+        raise RecipeError("a comparison needs two policies", key="POLICIES", fix="give NAME=hf:DIR twice or more")
+    return named
 
 
 def evaluate(
@@ -105,6 +129,7 @@ def audit(
     rationale: Annotated[
         bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")
     ] = False,
+    constitution: Annotated[str | None, typer.Option(help="Principles to judge by: a name or a YAML file.")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only these probes.")] = None,
     n: Annotated[int, typer.Option(help="Pairs that a probe which changes texts may use.")] = 400,
     limit: Annotated[int | None, typer.Option(help="Use only so many pairs.")] = None,
@@ -122,7 +147,8 @@ def audit(
     from aifeedback.cli.judges import judge_spec
 
     thought = {} if rationale else None
-    specs = {name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge}
+    how = {"by": by, "rationale": thought, "constitution": constitution}
+    specs = {name: judge_spec(name, prompt, how) for name in judge}
     audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file)
 
 
@@ -143,7 +169,7 @@ def _verify(runs: list[str]) -> None:
 
 def _named(text: str) -> tuple[str, str]:
     name, equals, model = text.partition("=")
-    return (name, model) if equals else (Path(text.partition(":")[2] or text).name, text)
+    return (name, model) if equals else (Path(text.partition(":")[2] or text).name.partition(".")[0], text)
 
 
 def report(

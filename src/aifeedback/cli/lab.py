@@ -45,7 +45,14 @@ def sample(
 @app.command()
 def pairs(
     out: Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet file.")],
-    count: Annotated[int, typer.Argument(help="Pairs of candidate summaries.")] = 1000,
+    count: Annotated[int, typer.Argument(help="Pairs of candidates.")] = 1000,
+    task: Annotated[str, typer.Option(help="summaries, or talk: requests, some of them harmful.")] = "summaries",
+    triples: Annotated[
+        int, typer.Option(help="Further prompts with three candidates, as all their pairs: for circles.")
+    ] = 0,
+    refusals: Annotated[
+        int, typer.Option(help="talk: further pairs of an answer that helps and a refusal: for over-refusal.")
+    ] = 0,
     raters: Annotated[
         int, typer.Option(help="Simulated people per pair; human_p_first is the mean of their votes.")
     ] = 3,
@@ -58,13 +65,20 @@ def pairs(
     from aifeedback import files
     from aifeedback.errors import InputError
     from aifeedback.lab import people, samples
+    from aifeedback.lab.talk import samples as talk
 
+    if task not in ("summaries", "talk") or (refusals and task != "talk"):
+        raise InputError(f"no such pairs for '{task}'", key="--task", fix="summaries or talk; refusals are in talk")
     if split not in ("test", "train"):
         raise InputError(f"the lab has no split '{split}'", key="--split", fix="test or train")
     if count < 1 or raters < 1:
         raise InputError("nothing to make", key="count" if count < 1 else "--raters", fix="give at least 1")
-    made = samples.comparisons(count, split=split, seed=seed)  # type: ignore[arg-type]
-    said = people.SimulatedPeople(seed, raters=raters).label(made)
+    drawn = talk if task == "talk" else samples
+    made = drawn.comparisons(count, split=split, seed=seed)  # type: ignore[arg-type]
+    made += drawn.triples(triples, split=split, seed=seed)  # type: ignore[arg-type]
+    made += talk.refusal_pairs(refusals, split=split, seed=seed)  # type: ignore[arg-type]
+    measure = "talk" if task == "talk" else ""
+    said = people.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
     rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in files.labelled(made, said)]
     kept = files.write_labelled(out, rows)
     console.print(f"{kept:,} pairs → [bold]{out}[/]")

@@ -29,8 +29,13 @@ class Destination(NamedTuple):
         return self.out.with_name(f"{self.out.name}.run") if self.is_file else self.out
 
 
-def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file: Path | None = None) -> Any:
-    """Runs the stage; returns its Outcome. Raises RecipeError before any model call if an input is missing."""
+def run_stage(
+    stage: Any, destination: Destination, *, seed: int = 0, json_file: Path | None = None, show: bool = True
+) -> Any:
+    """Runs the stage and returns its Outcome; ``show`` prints every figure of it.
+
+    Raises RecipeError before any model call if an input is missing.
+    """
     from aifeedback.runs import RunFolder, write_json
     from aifeedback.stages import Job
 
@@ -49,7 +54,10 @@ def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file:
     if destination.is_file:
         _hand_over(result, destination.out)
         result = destination.out
-    show_figures(outcome.figures, json_file)
+    if show:
+        show_figures(outcome.figures, json_file)
+    elif json_file:
+        write_json(json_file, outcome.figures)
     console.print(
         f"→ [bold]{result}[/]" + (f"  [dim](records and journal in {folder})[/]" if destination.is_file else "")
     )

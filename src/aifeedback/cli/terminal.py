@@ -87,10 +87,11 @@ def brief(figures: Mapping[str, Any]) -> str:
     return "  ".join(f"{key} {value:.3g}" for key, value in list(figures.items())[:4] if isinstance(value, int | float))
 
 
-def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[str] = ()) -> None:
+    """The first column and those named in ``text`` are set flush left, the others, figures, flush right."""
     drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(header):
-        drawn.add_column(name, justify="left" if index == 0 else "right")
+        drawn.add_column(name, justify="left" if index == 0 or name in text else "right")
     for row in rows:
         drawn.add_row(*row)
     console.print(drawn)
@@ -134,3 +135,10 @@ def estimate(value: Mapping[str, Any], scale: float = 1.0) -> str:
     low, high = value.get("low"), value.get("high")
     interval = f" [{low * scale:.3g}, {high * scale:.3g}]" if low is not None and high is not None else ""
     return f"{value['value'] * scale:.3g}{interval} n={value.get('n', '?')}"
+
+
+def brief_estimate(value: Mapping[str, Any], *, digits: int, signed: bool = False) -> str:
+    """'+0.71 [+0.66, +0.75]': without n, for a table that says it elsewhere."""
+    form = f"{{:{'+' if signed else ''}.{digits}f}}"
+    told, low, high = (form.format(round(value[key], digits) + 0.0) for key in ("value", "low", "high"))
+    return f"{told} [{low}, {high}]"

@@ -36,7 +36,15 @@ if TYPE_CHECKING:
         sample_size,
     )
     from aifeedback.evaluate.planning import Constraints, Plan, plan
-    from aifeedback.evaluate.ranking import Ranking, Transitivity, Wins, bradley_terry, count_wins, transitivity
+    from aifeedback.evaluate.ranking import (
+        Ranking,
+        Transitivity,
+        Wins,
+        bradley_terry,
+        count_wins,
+        rank_policies,
+        transitivity,
+    )
     from aifeedback.evaluate.repeats import Repeatability, repeatability
     from aifeedback.evaluate.safety import RefusalRates, harmless_rate, refusal_by_strings, refusal_rates
     from aifeedback.evaluate.slices import Slice, by_slice
@@ -91,6 +99,7 @@ _HOME = {
     "Wins": "ranking",
     "bradley_terry": "ranking",
     "count_wins": "ranking",
+    "rank_policies": "ranking",
     "transitivity": "ranking",
     "Repeatability": "repeats",
     "repeatability": "repeats",
@@ -160,6 +169,7 @@ __all__ = [
     "position_bias",
     "prediction_powered_mean",
     "prediction_powered_win_rate",
+    "rank_policies",
     "refusal_by_strings",
     "refusal_rates",
     "reliability_table",

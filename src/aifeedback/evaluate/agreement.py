@@ -98,7 +98,7 @@ def chance_corrected(
 
 def one_minus_ratio_interval(value: float, error: float, df: float, confidence: float) -> Interval:
     """Interval for 1 − r, r > 0 a ratio, symmetric on log r."""
-    if not (np.isfinite(error) and df >= 1 and value < 1):
+    if not (np.isfinite(error) and error > 0 and df >= 1 and value < 1):
         return Interval(NOT_KNOWN, NOT_KNOWN)
     ratio = 1 - value
     factor = float(np.exp(t_of(confidence, df) * error / ratio))

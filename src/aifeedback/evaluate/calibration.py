@@ -150,4 +150,5 @@ def _mean(values: Floats, method: str, dropped: int, confidence: float, notes: t
     variance, df = variance_of_mean(values)
     value, error = (float(values.mean()), float(np.sqrt(variance))) if n else (NOT_KNOWN, NOT_KNOWN)
     reach = t_of(confidence, df) * error if df else NOT_KNOWN
-    return Estimate(value, value - reach, value + reach, n, method, dropped, (*size_notes(n, dropped), *notes), error)
+    low = float(np.maximum(0.0, value - reach))
+    return Estimate(value, low, value + reach, n, method, dropped, (*size_notes(n, dropped), *notes), error)

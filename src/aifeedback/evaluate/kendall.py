@@ -50,7 +50,11 @@ def kendalls_w(
     kept = np.asarray(~np.isnan(scores).any(axis=1))
     scores, dropped = scores[kept], int((~kept).sum())
     ids = groups(contexts, kept, "contexts")
-    return _pooled(scores, dropped, confidence) if ids is None else _averaged(scores, ids, dropped, confidence)
+    return (
+        _pooled(scores, dropped, confidence)
+        if ids is None or not len(ids)
+        else _averaged(scores, ids, dropped, confidence)
+    )
 
 
 def _pooled(scores: Floats, dropped: int, confidence: float) -> Concordance:

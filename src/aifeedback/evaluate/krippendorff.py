@@ -54,6 +54,7 @@ def krippendorff_alpha(
             notes.append("undefined: all ratings are equal")
         return Estimate(NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, n, name, dropped, tuple(notes))
     value = 1 - sums.observed() / expected
+    value = 1.0 if np.isclose(value, 1.0, rtol=0, atol=1e-12) else float(value)
     left_out = 1 - sums.without_each()
     left_out = left_out[np.isfinite(left_out)]
     error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())) if n > 1 else NOT_KNOWN
@@ -61,7 +62,7 @@ def krippendorff_alpha(
     if value == 1:
         interval = Interval(1 - (1 - wilson(1.0, n, confidence).low) / _chance_of_unequal(values), 1.0)
     method = f"{name}, jackknife over items on log(1 − α)"
-    return Estimate(float(value), interval.low, interval.high, n, method, dropped, tuple(notes), error)
+    return Estimate(value, interval.low, interval.high, n, method, dropped, tuple(notes), error)
 
 
 class _Sums(NamedTuple):

@@ -26,7 +26,7 @@ from aifeedback.evaluate.columns import Floats, Numbers, groups, known_rows, num
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
 from aifeedback.evaluate.intervals import t_of
 from aifeedback.evaluate.logistic import LogisticFit, fit_logistic, score_test, sigmoid
-from aifeedback.evaluate.win import size_notes
+from aifeedback.evaluate.win import NO_SPREAD, size_notes
 
 LengthForm: TypeAlias = Literal["ratio", "log-ratio", "spline", "glm"]
 NEAR = 1.25
@@ -41,6 +41,8 @@ KNOTS = (0.05, 0.35, 0.65, 0.95)
 ENOUGH_NEAR = 0.05
 ENOUGH_NEAR_ROWS = 10
 MISFIT = 0.01
+ROUNDING = 1e-12
+"""A standard error below this is that of equal labels."""
 
 
 class ExtrapolationWarning(RuntimeWarning):
@@ -199,6 +201,9 @@ def _read(rows: _Rows, method: str, clusters: NDArray[np.intp] | None, confidenc
     if not fit.is_bounded and n:
         notes.append(fit.problem)
     value, low, high, error = _averaged(reading, fit.coefficients, fit.covariance, confidence, n)
+    if error == 0:
+        low, high = NOT_KNOWN, NOT_KNOWN
+        notes.append(NO_SPREAD)
     slope, slope_p = (NOT_KNOWN, NOT_KNOWN) if constant or rows.predictor.shape[1] > 1 else _slope(fit)
     return LengthControlled(
         value=value,
@@ -246,8 +251,8 @@ def _extrapolation(rows: _Rows, near: NDArray[np.bool_]) -> str:
 
 def _slope(fit: LogisticFit) -> tuple[float, float]:
     slope = float(fit.coefficients[1])
-    z = slope / float(np.sqrt(fit.covariance[1, 1]))
-    return slope, 2 * NormalDist().cdf(-abs(z)) if np.isfinite(z) else NOT_KNOWN
+    error = float(np.sqrt(fit.covariance[1, 1]))
+    return slope, 2 * NormalDist().cdf(-abs(slope / error)) if error > ROUNDING else NOT_KNOWN
 
 
 def _averaged(reading: Floats, coefficients: Floats, covariance: Floats, confidence: float, n: int):
@@ -258,6 +263,7 @@ def _averaged(reading: Floats, coefficients: Floats, covariance: Floats, confide
     value = float(predicted.mean())
     gradient = (reading * (predicted * (1 - predicted))[:, None]).mean(axis=0)
     error = float(np.sqrt(gradient @ covariance @ gradient))
+    error = error if error > ROUNDING else 0.0
     logit = float(np.log(value / (1 - value)))
     reach = t_of(confidence, max(1, n - len(coefficients))) * error / (value * (1 - value))
     return value, float(sigmoid(logit - reach)), float(sigmoid(logit + reach)), error

@@ -19,7 +19,7 @@ from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, known_rows, numbers, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
 from aifeedback.evaluate.intervals import t_of, wilson, z_of
-from aifeedback.evaluate.win import size_notes
+from aifeedback.evaluate.win import NO_SPREAD, size_notes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def prediction_powered_mean(
         n=n,
         method=f"{name}, {'power-tuned' if weight is None else f'λ = {weight:g}'}, t interval",
         dropped=dropped + dropped_rest,
-        notes=size_notes(n, dropped),
+        notes=(*size_notes(n, dropped), *((NO_SPREAD,) if error == 0 else ())),
         standard_error=error,
         n_ai=more,
         weight=tuned,

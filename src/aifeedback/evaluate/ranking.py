@@ -1,7 +1,8 @@
 """From pairwise wins to a ranking: Bradley–Terry strengths, and whether the preferences admit a ranking at all.
 
 P(i over j) = σ(s_i − s_j) (Bradley & Terry 1952), maximum likelihood by Newton's method, strengths in nats of odds
-with mean 0, standard errors from the inverse information on that scale. A finite answer exists only if no group of
+with mean 0, standard errors from the inverse information on that scale, or from a sandwich where rows share prompts
+(``rank_policies``). A finite answer exists only if no group of
 items won every comparison against the rest (Ford 1957); otherwise the strengths are NaN and the note says who cannot
 be placed.
 """
@@ -9,14 +10,14 @@ be placed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.errors import InputError, MissingExtra
-from aifeedback.evaluate.columns import Floats, Numbers, known_rows, probabilities
+from aifeedback.evaluate.columns import Floats, Numbers, cluster_sums, groups, known_rows, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate, plain
 from aifeedback.evaluate.intervals import share_interval, variance_of_mean, z_of
 from aifeedback.evaluate.win import size_notes
@@ -90,6 +91,8 @@ def _counts(values: Any, name: str) -> Floats:
     counts = np.array(values, dtype=np.float64)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         raise InputError(f"has shape {counts.shape}", key=name, fix="a square table: row i, column j counts i over j")
+    if not counts.size:
+        raise InputError("holds no item", key=name, fix="one row and column per item")
     np.fill_diagonal(counts, 0.0)
     if not np.isfinite(counts).all() or (counts < 0).any():
         raise InputError("holds a negative or unknown count", key=name, fix="0 where two items never met")
@@ -169,6 +172,42 @@ def count_wins(first: Sequence[Any], second: Sequence[Any], p_first: Numbers, *,
     np.add.at(wins, (right[~is_tie], left[~is_tie]), 1 - won[~is_tie])
     np.add.at(tied, (left[is_tie], right[is_tie]), 1)
     return Wins(wins, tied + tied.T, tuple(str(name) for name in names), dropped)
+
+
+def rank_policies(
+    first: Sequence[Any], second: Sequence[Any], p_first: Numbers, *, prompts: Any = None, confidence: float = 0.95
+) -> Ranking:
+    """Bradley–Terry from one row per comparison (names of both sides, p_first), binarised; ties are split.
+
+    Policies that meet on the same prompts share answers, so rows of one prompt depend on each other: with ``prompts``
+    (one id per row) the covariance is the sandwich over prompts, I⁻(Σ_g s_g s_gᵀ)I⁻ · G/(G − 1), s_g the summed score
+    (y − p)(e_first − e_second) of prompt g (Liang & Zeger 1986). Unknown rows are dropped.
+    """
+    table = count_wins(first, second, p_first)
+    if not table.names:
+        none = np.empty(0)
+        return Ranking((), none, none, none, none, np.empty((0, 0)), 0.0, "Bradley–Terry", ("nothing to rank: no row",))
+    found = bradley_terry(table.wins, table.tied, names=table.names, confidence=confidence)
+    if prompts is None or not np.isfinite(found.value).all():
+        return found
+    (p,), kept, _ = known_rows(p_first=probabilities(p_first, "p_first"))
+    place = {name: i for i, name in enumerate(found.names)}
+    left, right = ([place[str(name)] for name, known in zip(side, kept, strict=True) if known]
+                   for side in (first, second))  # fmt: skip
+    residuals = (np.sign(p - 0.5) + 1) / 2 - found.win_probabilities()[left, right]
+    scores = cluster_sums((np.eye(len(place))[left] - np.eye(len(place))[right]) * residuals[:, None],
+                          groups(prompts, kept))  # fmt: skip
+    covariance = found.covariance @ (scores.T @ scores) @ found.covariance * len(scores) / max(1, len(scores) - 1)
+    errors = np.sqrt(np.diag(covariance))
+    reach = z_of(confidence) * errors
+    return replace(
+        found,
+        standard_errors=errors,
+        low=found.value - reach,
+        high=found.value + reach,
+        covariance=covariance,
+        method=f"{found.method}, sandwich over {len(scores)} prompts",
+    )
 
 
 @dataclass(frozen=True)

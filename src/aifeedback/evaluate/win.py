@@ -26,6 +26,8 @@ Ties: TypeAlias = Literal["half", "drop", "loss"]
 IntervalMethod: TypeAlias = Literal["wilson", "clopper-pearson", "t", "bootstrap"]
 PairedTest: TypeAlias = Literal["t", "wilcoxon", "mcnemar", "permutation"]
 FEW = 30
+NO_SPREAD = "no spread: every row shows the same, so an interval cannot say how far the truth may be away"
+"""For estimates whose interval rests on the spread of the rows alone."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def compare_win_rates(
     value = float(gaps.mean()) if len(gaps) else NOT_KNOWN
     reach = t_of(confidence, df) * float(np.sqrt(variance)) if df else NOT_KNOWN
     p_value = _paired_p(a, b, clusters, test=test, seed=seed, resamples=resamples)
+    notes = size_notes(len(gaps), dropped)
     return Difference(
         value=value,
         low=value - reach,
@@ -182,7 +185,7 @@ def compare_win_rates(
         n=len(gaps),
         method=f"paired difference of win rates, t interval, {test} test",
         dropped=dropped,
-        notes=size_notes(len(gaps), dropped),
+        notes=(*notes, NO_SPREAD) if variance == 0 else notes,
         standard_error=float(np.sqrt(variance)),
         p_value=p_value,
         p_adjusted=p_value,

@@ -1,10 +1,11 @@
-"""Trailing periods and spaces are taken off before judging, and how much that was is told.
+"""Trailing periods and spaces are taken off before judging, and what went is told.
 
 Source: Lee et al. 2023 (arXiv 2309.00267), post-RL response formatting: policies learn to end in runs of such symbols.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,13 +20,18 @@ class CleanedUp(NamedTuple):
     """How many characters went, in all."""
     share: float | None
     """Of all characters; None where there were none."""
+    endings: dict[str, int]
+    """What went, with how often; the most frequent five."""
 
 
 def clean_up(prompts: Sequence[Prompt], completions: Sequence[Completion], *, trailing: str = " .\n\t") -> CleanedUp:
-    """Removes these characters from the ends; one period that ends a sentence stays. Source names are kept."""
+    """Removes these characters from the ends; the period that ends a sentence stays. Source names are kept."""
     cleaned, characters, total = [], 0, 0
+    endings: Counter[str] = Counter()
     for prompt, completion in zip(prompts, completions, strict=True):
         text = _cleaned(completion.text, trailing)
+        if text != completion.text:
+            endings[completion.text[len(text) :]] += 1
         total += len(completion.text)
         characters += len(completion.text) - len(text)
         cleaned.append(
@@ -39,11 +45,11 @@ def clean_up(prompts: Sequence[Prompt], completions: Sequence[Completion], *, tr
                 finish_reason=completion.finish_reason,
             )
         )
-    changed = sum(new is not old for new, old in zip(cleaned, completions, strict=True))
-    return CleanedUp(cleaned, changed, characters, characters / total if total else None)
+    share = characters / total if total else None
+    return CleanedUp(cleaned, endings.total(), characters, share, dict(endings.most_common(5)))
 
 
 def _cleaned(text: str, trailing: str) -> str:
     kept = text.rstrip(trailing)
-    rest = text[len(kept) :]
-    return kept + "." if "." in trailing and kept and rest.startswith(".") else kept
+    spaces, period, _ = text[len(kept) :].partition(".")
+    return kept + spaces + period if kept and period and not spaces.strip(" ") else kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import combinations
 from typing import NamedTuple
 
 from aifeedback.lab import words, world
@@ -52,6 +54,26 @@ def comparisons(count: int, *, split: Split = "train", seed: int = 0) -> list[Co
             second = world.draw_summary(rng, post)
         rows.append(_comparison(_prompt(post, split), first, second))
     return rows
+
+
+def triples(count: int, *, split: Split = "test", seed: int = 0) -> list[Comparison]:
+    """All three pairs of three different candidates of each post: whoever prefers in circles shows it here."""
+    rows = []
+    for i in range(count):
+        post = _post(seed, "triples", split, i)
+        rng = world.stream(seed, "three candidates", split, i)
+        rows += all_pairs(_prompt(post, split), lambda post=post, rng=rng: world.draw_summary(rng, post), SOURCE)
+    return rows
+
+
+def all_pairs(prompt: Prompt, draw: Callable[[], str], source: str) -> list[Comparison]:
+    """Every two of the first three different texts that are drawn."""
+    texts: list[str] = []
+    while len(texts) < 3:
+        if (text := draw()) not in texts:
+            texts.append(text)
+    made = [Completion.of(prompt, text, source=source, finish_reason="stop") for text in texts]
+    return [Comparison.of(prompt, one, other) for one, other in combinations(made, 2)]
 
 
 def fact_pairs(count: int, *, split: Split = "test", seed: int = 0) -> list[Comparison]:

@@ -5,39 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field, field_validator
 
 from aifeedback import files
+from aifeedback.audit.examples import pick_examples
 from aifeedback.errors import RecipeError
 from aifeedback.evaluate.independence import Source, dependence, verify_independence
-from aifeedback.feedback.sample import sample_completions
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
+from aifeedback.stages.answers import answers, file_part, is_file, outside, sampled
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import SamplingSettings, account, at_most, label_all
 from aifeedback.stages.judges import JudgeSpec
+from aifeedback.stages.safety import AssessorSpec, described, standings
 
 
 class Compare(Stage):
     """Policies against a reference and each other on held-out prompts, by one or several judges.
 
     The reference also meets a second draw of itself: whatever that is away from 50 % is noise. The first judge named
-    decides the headline; every judge's preferences stay in the folder.
+    decides the headline, the ranking and the examples; every judge's preferences stay in the folder.
     """
 
     kind: ClassVar[str] = "compare"
     policies: dict[str, str] = Field(min_length=1)
-    """Name → model. The reference is one of them."""
+    """Name → model, or a file of its answers to these prompts. The reference is one of them."""
     reference: str = "sft"
     prompts: str
     judges: dict[str, resolve.JudgeSpec] = Field(min_length=1)
     """Name → judge, the headline judge first; one whose model is empty is left out."""
+    safety: dict[str, AssessorSpec] = Field(default_factory=dict)
+    """Name → who says whether an answer does harm, refuses, helps: harmless and over-refusal rates of the same answers."""
     trained_by: list[str] = Field(default_factory=list)
     """Models whose feedback trained any of the policies: evidence from them or their family is no proof."""
     limit: int | None = None
     sampling: SamplingSettings = SamplingSettings()
+    tidy: bool = True
+    """Take trailing periods, spaces and line ends off before judging (Lee et al. 2023), and say how much that was."""
 
     @field_validator("judges")
     @classmethod
@@ -45,122 +51,107 @@ class Compare(Stage):
         return {name: judge for name, judge in judges.items() if judge.model}
 
     def inputs(self) -> Iterator[str]:
-        for name in self.policies.values():
-            yield from resolve.outside_model(name)
+        for policy in self.policies.values():
+            yield from outside(policy)
         yield from resolve.outside(self.prompts)
         for judge in self.judges.values():
             yield from resolve.outside_judge(judge)
+        for assessor in self.safety.values():
+            yield from assessor.inputs()
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.prompts), self.limit)
         if count is None:
             return Forecast(None)
-        pairs = len(self.policies) * count
-        calls = (len(self.policies) + 1) * count + pairs * sum(j.calls_per_pair for j in self.judges.values())
+        again = self.reference in self.policies and not is_file(self.policies[self.reference])
         others = len(self.policies) - 1
-        first = next(iter(self.judges.values()))
-        return Forecast(calls + others * (others - 1) // 2 * count * first.calls_per_pair)
+        judging = (others + again) * sum(judge.calls_per_pair for judge in self.judges.values())
+        judging += others * (others - 1) // 2 * next(iter(self.judges.values())).calls_per_pair
+        assessing = len(self.policies) * sum(judge.calls for judge in self.safety.values())
+        return Forecast(count * (sampled(self.policies) + again + judging + assessing))
 
     def run(self, job: Job) -> Outcome:
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is none of the policies", key="reference")
         read = files.load_prompts(self.prompts, limit=self.limit)
         outcome = Outcome()
-        # Every draw has random numbers of its own: with shared ones, similar policies would say the same by design.
-        drawn = {
-            name: self._draw(name, model, read.rows, job, outcome, draw=number)
-            for number, (name, model) in enumerate(self.policies.items())
-        }
-        again = self._draw(
-            f"{self.reference} again", self.policies[self.reference], read.rows, job, outcome, draw=len(drawn)
-        )
+        drawn, tidied = self._draw(read.rows, job, outcome)
+        again = drawn.pop(AGAIN, None)
+        headline = next(iter(self.judges))
+        meetings: dict[str, Meeting] = {}
         table: dict[str, dict[str, Any]] = {}
-        for name, answers in drawn.items():
+        for name, given in drawn.items():
             other = again if name == self.reference else drawn[self.reference]
+            by_judge = {} if other is None else {
+                judge: Meeting.held(self.judges[judge], judge, name, read.rows, given, other, job) for judge in self.judges
+            }  # fmt: skip
+            if headline in by_judge and name != self.reference:
+                meetings[name] = by_judge[headline]
             table[name] = {
-                "mean_length": _mean_length(answers),
-                "mean_words": fmean(len(c.text.split()) for c in answers if c is not None),
-                "kl": self._kl(name, read.rows, answers),
-                "by_judge": {judge: self._judged(judge, name, read.rows, answers, other, job) for judge in self.judges},
+                "mean_length": _mean(len(c.text) for c in given if c is not None),
+                "mean_words": _mean(len(c.text.split()) for c in given if c is not None),
+                "answered": sum(c is not None for c in given),
+                "tidied": tidied[name],
+                "kl": self._kl(name, read.rows, given),
+                "by_judge": {judge: meeting.figures() for judge, meeting in by_judge.items()},
             }
         head_to_head = {
-            f"{one}_vs_{other}": self._judged(
-                next(iter(self.judges)), f"{one}_vs_{other}", read.rows, drawn[one], drawn[other], job
+            (one, other): Meeting.held(
+                self.judges[headline], headline, f"{one}_vs_{other}", read.rows, drawn[one], drawn[other], job
             )
             for one, other in combinations([n for n in self.policies if n != self.reference], 2)
         }
         independence = self._independence(job)
+        rounds = {(name, self.reference): meeting for name, meeting in meetings.items()} | head_to_head
         outcome.figures |= {
             "policies": {name: self._headline(row, independence) for name, row in table.items()},
-            "head_to_head": {name: row["win_rate"] for name, row in head_to_head.items()},
+            "head_to_head": {f"{one}_vs_{other}": m.figures()["win_rate"] for (one, other), m in head_to_head.items()},
+            "ranking": _ranking(rounds),
             "independence": independence,
             "judges": {name: resolve.described(judge, job) for name, judge in self.judges.items()},
-            "examples": _examples(read.rows, drawn, self.reference),
+            "examples": [
+                example
+                for name, m in meetings.items()
+                for example in pick_examples(m.pairs, m.said, first=name, second=self.reference, seed=job.seed)
+            ],
             "rows": account(read.report),
         }
+        if self.safety:
+            outcome.figures["safety"] = standings(drawn, read.rows, self.safety, self.reference, job)
+            outcome.figures["assessors"] = {name: described(judge, job) for name, judge in self.safety.items()}
         return outcome
 
     def _draw(
-        self, name: str, model: str, prompts: Sequence[Prompt], job: Job, outcome: Outcome, draw: int
-    ) -> list[Completion | None]:
-        """One completion per prompt; None where none came."""
-        sampled = sample_completions(
-            resolve.connect_model(model, job),
-            prompts,
-            sampling=self.sampling.at(job.seed * 1_000 + draw),
-            source=name,
-            progress=job.progress,
-        )
-        outcome.calls += len(prompts)
-        came = {completion.prompt_id: completion for completion in sampled.completions}
-        answered = [prompt for prompt in prompts if prompt.id in came]
-        file = job.folder / f"completions-{name.replace(' ', '-')}.jsonl"
-        files.write_completions(file, answered, [came[prompt.id] for prompt in answered])
-        return [came.get(prompt.id) for prompt in prompts]
-
-    def _judged(
-        self,
-        judge: str,
-        name: str,
-        prompts: Sequence[Prompt],
-        ours: Sequence[Completion | None],
-        theirs: Sequence[Completion | None],
-        job: Job,
-    ) -> dict[str, Any]:
-        """Win rate of ``ours`` over ``theirs``, raw and at equal length (characters)."""
-        from aifeedback.evaluate import length_controlled_win_rate, win_rate
-
-        comparisons = [
-            Comparison.of(prompt, one, other)
-            for prompt, one, other in zip(prompts, ours, theirs, strict=True)
-            if one is not None and other is not None
-        ]
-        preferences = label_all(resolve.labeler(self.judges[judge], job), comparisons, job)
-        files.write_records(job.folder / f"comparisons-{name}.jsonl", comparisons)
-        files.write_records(job.folder / f"preferences-{judge}-{name}.jsonl", preferences)
-        p_first = [p.p_first for p in preferences]
-        lengths = [[max(1, len(side.text)) for side in (c.first, c.second)] for c in comparisons]
-        return {
-            "win_rate": win_rate(p_first, hard=True).as_dict(),
-            "length_controlled": length_controlled_win_rate(
-                [None if p is None else _hard(p) for p in p_first], [a for a, _ in lengths], [b for _, b in lengths]
-            ).as_dict(),
-            "unknown": _unknown(preferences),
-        }
+        self, prompts: Sequence[Prompt], job: Job, outcome: Outcome
+    ) -> tuple[dict[str, list[Completion | None]], dict[str, Any]]:
+        """Every policy's answers, a second draw of the reference (unless it is a file), and what was taken off."""
+        asked = dict(self.policies)
+        if not is_file(asked[self.reference]):
+            asked[AGAIN] = asked[self.reference]
+        drawn: dict[str, list[Completion | None]] = {}
+        tidied: dict[str, Any] = {}
+        # Every draw has random numbers of its own: with shared ones, similar policies would say the same by design.
+        for number, (name, policy) in enumerate(asked.items()):
+            sampling, source = self.sampling.at(job.seed * 1_000 + number), name
+            if name == AGAIN:
+                source = f"{self.reference} again"
+            given = answers(source, policy, prompts, job, sampling=sampling, tidy=self.tidy)
+            drawn[name], tidied[name] = given.completions, given.tidied
+            outcome.calls += given.calls
+        return drawn, tidied
 
     def _headline(self, row: Mapping[str, Any], independence: Mapping[str, Any]) -> dict[str, Any]:
         """One policy's line in the summary: the first judge's figures, and the first independent one's beside them."""
-        by_judge = row["by_judge"]
-        first = next(iter(by_judge))
+        by_judge, first = row["by_judge"], next(iter(self.judges))
         others = [name for name in by_judge if name != first and independence["judges"][name]["independent"]]
         return {
-            "win_rate": by_judge[first]["win_rate"],
-            "length_controlled": by_judge[first]["length_controlled"],
+            "win_rate": by_judge[first]["win_rate"] if by_judge else None,
+            "length_controlled": by_judge[first]["length_controlled"] if by_judge else None,
             "win_rate_independent": by_judge[others[0]]["win_rate"] if others else None,
             **row,
         }
 
-    def _kl(self, name: str, prompts: Sequence[Prompt], answers: Sequence[Completion | None]) -> float | None:
+    def _kl(self, name: str, prompts: Sequence[Prompt], given: Sequence[Completion | None]) -> float | None:
         """Mean log-ratio to the reference on the samples, where both are local folders that share a tokenizer."""
         own, reference = self.policies[name], self.policies[self.reference]
         if not (own.startswith(("hf:", "lab:")) and reference.startswith(("hf:", "lab:"))):
@@ -169,7 +160,7 @@ class Compare(Stage):
             return 0.0
         from aifeedback.train.divergence import sequence_kl
 
-        pairs = [(p, c) for p, c in zip(prompts, answers, strict=True) if c is not None]
+        pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
         measured = sequence_kl(
             resolve.policy_folder(own), resolve.policy_folder(reference), [p for p, _ in pairs], [c for _, c in pairs]
         )
@@ -196,6 +187,76 @@ class Compare(Stage):
         }
 
 
+AGAIN = "\0"
+"""Stands for the second draw of the reference; no policy can be called that."""
+
+
+class Meeting(NamedTuple):
+    """Two policies' answers to the same prompts, and what one judge said."""
+
+    pairs: list[Comparison]
+    said: list[Preference]
+
+    @classmethod
+    def held(
+        cls,
+        judge: JudgeSpec,
+        judge_name: str,
+        name: str,
+        prompts: Sequence[Prompt],
+        ours: Sequence[Completion | None],
+        theirs: Sequence[Completion | None],
+        job: Job,
+    ) -> Meeting:
+        """Asks the judge, and leaves pairs and preferences in the folder."""
+        pairs = [
+            Comparison.of(prompt, one, other)
+            for prompt, one, other in zip(prompts, ours, theirs, strict=True)
+            if one is not None and other is not None
+        ]
+        said = label_all(resolve.labeler(judge, job), pairs, job)
+        files.write_records(job.folder / f"comparisons-{file_part(name)}.jsonl", pairs)
+        files.write_records(job.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", said)
+        return cls(pairs, said)
+
+    def figures(self) -> dict[str, Any]:
+        """Win rate of the first, raw and at equal length (characters)."""
+        from aifeedback.evaluate import length_controlled_win_rate, win_rate
+
+        p_first = [p.p_first for p in self.said]
+        first, second = ([max(1, len(side.text)) for side in sides]
+                         for sides in ([c.first for c in self.pairs], [c.second for c in self.pairs]))  # fmt: skip
+        hard = [None if p is None else _hard(p) for p in p_first]
+        return {
+            "win_rate": win_rate(p_first, hard=True).as_dict(),
+            "length_controlled": length_controlled_win_rate(hard, first, second).as_dict(),
+            "unknown": _unknown(self.said),
+        }
+
+
+def _ranking(rounds: Mapping[tuple[str, str], Meeting]) -> dict[str, Any]:
+    """Bradley–Terry over all meetings, errors by prompt; win rates of every policy against every other."""
+    from aifeedback.evaluate import rank_policies, win_rate
+
+    matrix: dict[str, dict[str, Any]] = {}
+    first, second, prompts = [], [], []
+    p_first: list[float | None] = []
+    for (one, other), meeting in rounds.items():
+        known = [p.p_first for p in meeting.said]
+        mirrored = [None if p is None else 1 - p for p in known]
+        matrix.setdefault(one, {})[other] = win_rate(known, hard=True).as_dict()
+        matrix.setdefault(other, {})[one] = win_rate(mirrored, hard=True).as_dict()
+        first += [one] * len(known)
+        second += [other] * len(known)
+        prompts += [pair.prompt.id for pair in meeting.pairs]
+        p_first += known
+    if not p_first:
+        return {}
+    found = rank_policies(first, second, p_first, prompts=prompts)
+    told = found.as_dict()
+    return {**{key: told[key] for key in ("names", "value", "low", "high", "n", "method", "notes")}, "matrix": matrix}
+
+
 def _source(name: str, judge: JudgeSpec | str, job: Job) -> Source:
     family, uri = resolve.who(judge, job)
     return Source(name, uri, family, resolve.revision(judge, job))
@@ -205,9 +266,9 @@ def _hard(p: float) -> float:
     return 0.5 if p == 0.5 else float(p > 0.5)
 
 
-def _mean_length(answers: Sequence[Completion | None]) -> float:
-    """Characters."""
-    return fmean(len(c.text) for c in answers if c is not None)
+def _mean(values: Iterator[int]) -> float | None:
+    found = list(values)
+    return fmean(found) if found else None
 
 
 def _unknown(preferences: Sequence[Preference]) -> dict[str, int]:
@@ -216,21 +277,6 @@ def _unknown(preferences: Sequence[Preference]) -> dict[str, int]:
         if preference.problem is not None:
             counted[str(preference.problem)] = counted.get(str(preference.problem), 0) + 1
     return counted
-
-
-def _examples(
-    prompts: Sequence[Prompt], drawn: Mapping[str, Sequence[Completion | None]], reference: str, count: int = 4
-) -> list[dict[str, Any]]:
-    """The first prompts on which every policy answered: no hand picks them."""
-    rows = []
-    for index, prompt in enumerate(prompts):
-        answers = {name: row[index] for name, row in drawn.items()}
-        if all(answer is not None for answer in answers.values()):
-            texts = {name: answer.text for name, answer in answers.items() if answer is not None}
-            rows.append({"prompt": prompt.text, "reference": reference, "answers": texts})
-        if len(rows) == count:
-            break
-    return rows
 
 
 STAGES: dict[str, type[Stage]] = {stage.kind: stage for stage in (Compare,)}

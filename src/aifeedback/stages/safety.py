@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
@@ -11,9 +12,9 @@ from aifeedback import files
 from aifeedback.config import Config
 from aifeedback.errors import RecipeError
 from aifeedback.feedback.safety import Assessment, Assessor, JudgeAssessor
-from aifeedback.feedback.sample import sample_completions
 from aifeedback.records import Completion, Prompt
 from aifeedback.stages import resolve
+from aifeedback.stages.answers import answers, file_part, outside, sampled
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import SamplingSettings, account, at_most
 
@@ -42,6 +43,11 @@ class AssessorSpec(Config):
         """Per response."""
         return 0 if self.model.startswith("gold:") else 2 + bool(self.rating)
 
+    def inputs(self) -> Iterator[str]:
+        yield from resolve.outside_model(self.model)
+        if self.calls:
+            yield from (f"prompt:{p}" for p in (self.harmless, self.refusal, self.rating) if p)
+
 
 class Safety(Stage):
     """Policies on safe and unsafe prompts → how often each is harmless, refuses, and how much it helps.
@@ -51,7 +57,7 @@ class Safety(Stage):
 
     kind: ClassVar[str] = "safety"
     policies: dict[str, str] = Field(min_length=1)
-    """Name → model; one whose model is empty is left out."""
+    """Name → model, or a file of its answers; one whose model is empty is left out."""
     reference: str = "sft"
     """What changes are measured against."""
     prompts: str
@@ -75,148 +81,145 @@ class Safety(Stage):
 
     def inputs(self) -> Iterator[str]:
         for name in self.policies.values():
-            yield from resolve.outside_model(name)
+            yield from outside(name)
         yield from resolve.outside(self.prompts)
         for judge in self.judges.values():
-            yield from resolve.outside_model(judge.model)
-            if judge.calls:
-                yield from (f"prompt:{p}" for p in (judge.harmless, judge.refusal, judge.rating) if p)
+            yield from judge.inputs()
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.prompts), self.limit)
         if count is None:
             return Forecast(None)
-        return Forecast(len(self.policies) * count * (1 + sum(judge.calls for judge in self.judges.values())))
+        assessing = len(self.policies) * sum(judge.calls for judge in self.judges.values())
+        return Forecast(count * (sampled(self.policies) + assessing))
 
     def run(self, job: Job) -> Outcome:
-        from aifeedback.evaluate.estimate import plain
-        from aifeedback.evaluate.tradeoff import change, standing
-
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is none of the policies", key="reference")
         read = files.load_prompts(self.prompts, limit=self.limit)
-        sides = [is_safe(prompt) for prompt in read.rows]
-        assessors = {name: assessor(judge, job) for name, judge in self.judges.items()}
         outcome = Outcome()
         drawn: dict[str, list[Completion | None]] = {}
-        found: dict[str, dict[str, list[Assessment | None]]] = {}
-        for number, (name, model) in enumerate(self.policies.items()):
-            drawn[name] = self._draw(name, model, read.rows, job, draw=number)
-            outcome.calls += len(read.rows)
-            found[name] = {
-                judge: self._assessed(judge, name, one, read.rows, drawn[name], job) for judge, one in assessors.items()
-            }
-            job.progress(number + 1, len(self.policies), {})
-        table: dict[str, Any] = {}
-        for name, by_judge in found.items():
-            table[name] = {}
-            for judge, rows in by_judge.items():
-                stands = standing(
-                    [None if a is None or a.is_harmless is None else float(a.is_harmless) for a in rows],
-                    [None if a is None else a.helpful for a in rows],
-                    [None if a is None else a.response for a in rows],
-                    sides,
-                    judged_by=judge,
-                )
-                before = found[self.reference][judge]
-                safe = [i for i, side in enumerate(sides) if side is not False]
-                moved = change([_helpful(rows[i]) for i in safe], [_helpful(before[i]) for i in safe])
-                table[name][judge] = {**plain(stands), "helpful_change": plain(moved)}
-        first = next(iter(self.judges), None)
+        for number, (name, policy) in enumerate(self.policies.items()):
+            sampling = self.sampling.at(job.seed * 1_000 + 500 + number)
+            given = answers(name, policy, read.rows, job, sampling=sampling)
+            drawn[name] = given.completions
+            outcome.calls += given.calls
         outcome.figures |= {
-            "safety": {
-                "policies": table,
-                "reference": self.reference,
-                "judge": first,
-                "prompts": {
-                    "safe": sum(side is True for side in sides),
-                    "unsafe": sum(side is False for side in sides),
-                    "not said": sum(side is None for side in sides),
-                },
-                "examples": self._examples(read.rows, sides, drawn, found, first),
-                "masked": self._harmful(found, first),
-            },
-            "judges": {name: self._described(judge, job) for name, judge in self.judges.items()},
+            "safety": standings(drawn, read.rows, self.judges, self.reference, job, examples=self.examples),
+            "judges": {name: described(judge, job) for name, judge in self.judges.items()},
             "rows": account(read.report),
         }
         return outcome
 
-    def _draw(
-        self, name: str, model: str, prompts: Sequence[Prompt], job: Job, *, draw: int
-    ) -> list[Completion | None]:
-        """One completion per prompt; None where none came."""
-        sampled = sample_completions(
-            resolve.connect_model(model, job),
-            prompts,
-            sampling=self.sampling.at(job.seed * 1_000 + 500 + draw),
-            source=name,
-            progress=job.progress,
-        )
-        came = {completion.prompt_id: completion for completion in sampled.completions}
-        files.write_records(job.folder / f"completions-{name}.jsonl", sampled.completions)
-        return [came.get(prompt.id) for prompt in prompts]
 
-    def _assessed(
-        self,
-        judge: str,
-        policy: str,
-        asked: Assessor,
-        prompts: Sequence[Prompt],
-        answers: Sequence[Completion | None],
-        job: Job,
-    ) -> list[Assessment | None]:
-        pairs = [(p, c) for p, c in zip(prompts, answers, strict=True) if c is not None]
-        told = asked.assess([p for p, _ in pairs], [c for _, c in pairs])
-        files.write_rows(job.folder / f"assessments-{judge}-{policy}.jsonl", [a._asdict() for a in told])
-        by_id = {a.completion_id: a for a in told}
-        return [None if c is None else by_id[c.id] for c in answers]
+def standings(
+    drawn: Mapping[str, Sequence[Completion | None]],
+    prompts: Sequence[Prompt],
+    judges: Mapping[str, AssessorSpec],
+    reference: str,
+    job: Job,
+    *,
+    examples: int = 2,
+) -> dict[str, Any]:
+    """What every judge says of every policy's answers: the figures that a report's part on harm is made of.
 
-    def _examples(
-        self,
-        prompts: Sequence[Prompt],
-        sides: Sequence[bool | None],
-        drawn: Mapping[str, Sequence[Completion | None]],
-        found: Mapping[str, Mapping[str, Sequence[Assessment | None]]],
-        judge: str | None,
-    ) -> list[dict[str, Any]]:
-        """The first prompts of each kind that every policy answered, with what the headline judge said of each."""
-        shown: dict[Any, int] = {}
-        rows = []
-        for i, prompt in enumerate(prompts):
-            kind = dict(prompt.tags or {}).get("kind") or {True: SAFE, False: UNSAFE, None: "prompt"}[sides[i]]
-            if shown.get(kind, 0) >= self.examples or judge is None or any(row[i] is None for row in drawn.values()):
-                continue
-            shown[kind] = shown.get(kind, 0) + 1
-            answers = []
-            for name, row in drawn.items():
-                answer, told = row[i], found[name][judge][i]
-                if answer is not None:
-                    is_harmful = None if told is None or told.is_harmless is None else not told.is_harmless
-                    answers.append(
-                        {
-                            "policy": name,
-                            "text": answer.text,
-                            "harmful": is_harmful,
-                            "response": told.response if told else None,
-                        }
-                    )
-            rows.append({"kind": kind, "prompt": prompt.text, "unsafe": sides[i] is False, "answers": answers})
-        return rows
+    The harmless rate is also read at the reference's mean length (Lee et al. 2023).
+    """
+    from aifeedback.evaluate import length_controlled_rate
+    from aifeedback.evaluate.estimate import plain
+    from aifeedback.evaluate.tradeoff import change, standing
 
-    def _harmful(
-        self, found: Mapping[str, Mapping[str, Sequence[Assessment | None]]], judge: str | None
-    ) -> dict[str, int]:
-        """Responses that the headline judge calls harmful, per policy: as many lie in the folder."""
-        if judge is None:
-            return {}
-        return {
-            name: sum(a is not None and a.is_harmless is False for a in by_judge[judge])
-            for name, by_judge in found.items()
-        }
+    sides = [is_safe(prompt) for prompt in prompts]
+    safe = [i for i, side in enumerate(sides) if side is not False]
+    assessors = {name: assessor(judge, job) for name, judge in judges.items()}
+    lengths = {name: [None if c is None else len(c.text) for c in row] for name, row in drawn.items()}
+    usual = fmean([n for n in lengths[reference] if n is not None] or [0]) or 1.0
+    found: dict[str, dict[str, list[Assessment | None]]] = {}
+    for number, (name, row) in enumerate(drawn.items()):
+        found[name] = {judge: _assessed(judge, name, one, prompts, row, job) for judge, one in assessors.items()}
+        job.progress(number + 1, len(drawn), {})
+    table: dict[str, Any] = {name: {} for name in found}
+    for name, by_judge in found.items():
+        for judge, rows in by_judge.items():
+            harmless = [None if a is None or a.is_harmless is None else float(a.is_harmless) for a in rows]
+            responses = [None if a is None else a.response for a in rows]
+            stands = standing(harmless, [_helpful(a) for a in rows], responses, sides, judged_by=judge)
+            before = found[reference][judge]
+            moved = change([_helpful(rows[i]) for i in safe], [_helpful(before[i]) for i in safe])
+            at_length = length_controlled_rate(harmless, lengths[name], usual)
+            told = {"helpful_change": moved, "harmless_length_controlled": at_length}
+            table[name][judge] = {**plain(stands), **plain(told)}
+    first = next(iter(judges), None)
+    return {
+        "policies": table,
+        "reference": reference,
+        "judge": first,
+        "prompts": {"safe": sides.count(True), "unsafe": sides.count(False), "not said": sides.count(None)},
+        "examples": _examples(prompts, sides, drawn, found, first, examples),
+        "masked": _harmful(found, first),
+    }
 
-    def _described(self, judge: AssessorSpec, job: Job) -> dict[str, Any]:
-        spec = resolve.JudgeSpec(model=judge.model, prompt=judge.harmless, base_url=judge.base_url)
-        return resolve.described(spec, job)
+
+def _assessed(
+    judge: str,
+    policy: str,
+    asked: Assessor,
+    prompts: Sequence[Prompt],
+    given: Sequence[Completion | None],
+    job: Job,
+) -> list[Assessment | None]:
+    pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
+    told = asked.assess([p for p, _ in pairs], [c for _, c in pairs])
+    files.write_rows(
+        job.folder / f"assessments-{file_part(judge)}-{file_part(policy)}.jsonl", [a._asdict() for a in told]
+    )
+    by_id = {a.completion_id: a for a in told}
+    return [None if c is None else by_id[c.id] for c in given]
+
+
+def _examples(
+    prompts: Sequence[Prompt],
+    sides: Sequence[bool | None],
+    drawn: Mapping[str, Sequence[Completion | None]],
+    found: Mapping[str, Mapping[str, Sequence[Assessment | None]]],
+    judge: str | None,
+    most: int,
+) -> list[dict[str, Any]]:
+    """The first prompts of each kind that every policy answered, with what the headline judge said of each."""
+    shown: dict[Any, int] = {}
+    rows = []
+    for i, prompt in enumerate(prompts):
+        kind = dict(prompt.tags or {}).get("kind") or {True: SAFE, False: UNSAFE, None: "prompt"}[sides[i]]
+        if shown.get(kind, 0) >= most or judge is None or any(row[i] is None for row in drawn.values()):
+            continue
+        shown[kind] = shown.get(kind, 0) + 1
+        told = [_shown(name, row[i], found[name][judge][i]) for name, row in drawn.items()]
+        rows.append({"kind": kind, "prompt": prompt.text, "unsafe": sides[i] is False, "answers": told})
+    return rows
+
+
+def _shown(policy: str, answer: Completion | None, told: Assessment | None) -> dict[str, Any]:
+    return {
+        "policy": policy,
+        "text": answer.text if answer else "",
+        "harmful": None if told is None or told.is_harmless is None else not told.is_harmless,
+        "response": told.response if told else None,
+    }
+
+
+def _harmful(found: Mapping[str, Mapping[str, Sequence[Assessment | None]]], judge: str | None) -> dict[str, int]:
+    """Responses that the headline judge calls harmful, per policy: as many lie in the folder."""
+    if judge is None:
+        return {}
+    return {
+        name: sum(a is not None and a.is_harmless is False for a in by_judge[judge]) for name, by_judge in found.items()
+    }
+
+
+def described(judge: AssessorSpec, job: Job) -> dict[str, Any]:
+    """Who assessed, by which words."""
+    spec = resolve.JudgeSpec(model=judge.model, prompt=judge.harmless, base_url=judge.base_url)
+    return resolve.described(spec, job)
 
 
 def is_safe(prompt: Prompt) -> bool | None:

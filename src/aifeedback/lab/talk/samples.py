@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aifeedback.lab.samples import Demonstration
+from aifeedback.lab.samples import Demonstration, all_pairs
 from aifeedback.lab.talk import gold, words, world
 from aifeedback.lab.talk.world import Request, Split
 from aifeedback.lab.world import stream
@@ -68,6 +68,35 @@ def comparisons(
             prompt = _prompt(request, split)
             first, second = (Completion.of(prompt, t, source=SOURCE, finish_reason="stop") for t in texts)
             rows.append(Comparison.of(prompt, first, second))
+    return rows
+
+
+def triples(count: int, *, split: Split = "test", seed: int = 0) -> list[Comparison]:
+    """All three pairs of three different answers to each request."""
+    rows = []
+    for i in range(count):
+        request = _request(seed, "triples", split, i)
+        rng = stream(seed, "three candidates", split, i)
+        rows += all_pairs(
+            _prompt(request, split), lambda request=request, rng=rng: world.draw_answer(rng, request), SOURCE
+        )
+    return rows
+
+
+def refusal_pairs(count: int, *, split: Split = "test", seed: int = 0) -> list[Comparison]:
+    """An answer that helps against a refusal, sources ``comply`` and ``refuse``, storage order random; the kinds of
+    request take turns, so two thirds are safe to answer."""
+    rows = []
+    for i in range(count):
+        kind = ("benign", "harmful", "contrast")[i % 3]
+        request = world.draw_request(stream(seed, "refusals", split, i), split, kind)
+        rng = stream(seed, "comply or refuse", split, i)
+        prompt = _prompt(request, split)
+        sides = [
+            Completion.of(prompt, world.write_answer(rng, request, manner), source=source, finish_reason="stop")
+            for manner, source in (("help", "comply"), ("refuse", "refuse"))
+        ]
+        rows.append(Comparison.of(prompt, *(sides if rng.random() < 0.5 else sides[::-1])))
     return rows
 
 

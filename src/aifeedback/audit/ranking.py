@@ -1,0 +1,60 @@
+"""The report's table of policies by strength: Bradley–Terry over all meetings, and each policy against every other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from aifeedback.audit.gather import Est, display, estimate
+
+FEWEST = 3
+"""With two policies the win rate says it all."""
+
+
+class Place(NamedTuple):
+    label: str
+    strength: Est | None
+    """Log-odds, mean 0 over the policies; None where no finite strength exists."""
+    against: Sequence[Est | None]
+    """Win rate over each policy, in the order of the places; None against itself and where the two never met."""
+
+
+class RankingPart(NamedTuple):
+    places: Sequence[Place]
+    method: str
+    notes: Sequence[str]
+
+
+def ranking_part(figures: Mapping[str, Any]) -> RankingPart | None:
+    """From the figures of a comparing stage, strongest first; None where fewer than three policies met."""
+    told = figures.get("ranking") or {}
+    names = list(told.get("names") or ())
+    if len(names) < FEWEST:
+        return None
+    matrix, n = told["matrix"], int(told["n"])
+    strengths = {
+        name: None if value is None else Est(value, low, high, n)
+        for name, value, low, high in zip(names, told["value"], told["low"], told["high"], strict=True)
+    }
+    order = sorted(names, key=lambda name: -_worth(strengths[name], matrix[name]))
+    places = [
+        Place(display(name), strengths[name], [estimate(matrix[name].get(other)) for other in order]) for name in order
+    ]
+    return RankingPart(places, str(told["method"]), list(told.get("notes") or ()))
+
+
+def ranking_of_run(summary: Mapping[str, Any]) -> RankingPart | None:
+    """Of the first stage that has one."""
+    for stage in (summary.get("stages") or {}).values():
+        if found := ranking_part(stage.get("figures") or {}):
+            return found
+    return None
+
+
+def _worth(strength: Est | None, against: Mapping[str, Any]) -> float:
+    """The strength; where none is finite, the mean win rate."""
+    if strength is not None:
+        return strength.value
+    rates = [figure.value for figure in map(estimate, against.values()) if figure is not None]
+    return sum(rates) / len(rates) if rates else -math.inf

@@ -1,0 +1,60 @@
+"""What `aifeedback compare` prints: policies against the reference, ranking and matrix, harm, what was taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aifeedback.audit.gather import display
+from aifeedback.audit.ranking import ranking_part
+from aifeedback.cli.terminal import brief_estimate, console, estimate, table
+
+
+def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
+    """Every table that there are figures for; details are in the report."""
+    rows = [
+        (name, _percent(row["win_rate"]), _percent(row["length_controlled"]), _number(row["mean_length"]))
+        for name, row in figures["policies"].items()
+    ]
+    table(f"win rate against {reference}, %", ("policy", "win rate", "at equal length", "characters"), rows)
+    _independence(figures["independence"])
+    if found := ranking_part(figures):
+        header = ("policy", "strength", *(f"vs {place.label}" for place in found.places))
+        rows = [
+            (place.label,
+             "–" if place.strength is None else brief_estimate(place.strength._asdict(), digits=2, signed=True),
+             *("–" if est is None else f"{100 * est.value:.0f}" for est in place.against))
+            for place in found.places
+        ]  # fmt: skip
+        table("ranking: Bradley–Terry log-odds, and win rate in %", header, rows)
+        for note in found.notes:
+            console.print(f"[yellow]![/] {note}")
+    if safety := figures.get("safety"):
+        _safety(safety)
+    for name, row in figures["policies"].items():
+        if (taken := row.get("tidied") or {}).get("changed"):
+            console.print(f"{name}: {taken['characters']} trailing characters taken off {taken['changed']} answers")
+
+
+def _independence(told: Mapping[str, Any]) -> None:
+    mark = "[green]✓ verified[/]" if told["verified"] else "[red]✗ unverified[/]"
+    console.print(f"{mark}: {told['reason']}")
+
+
+def _safety(told: Mapping[str, Any]) -> None:
+    columns = ("harmless", "over-refusal", "under-refusal", "helpful")
+    rows = []
+    for policy, by_judge in told["policies"].items():
+        row = by_judge[told["judge"]]
+        refusal = row.get("refusal") or {}
+        parts = (row["harmless_all"], refusal.get("over_refusal"), refusal.get("under_refusal"), row["helpful"])
+        rows.append((display(policy), *(_percent(part) for part in parts)))
+    table(f"harm and refusal, %, by {told['judge']}", ("policy", *columns), rows)
+
+
+def _percent(value: Mapping[str, Any] | None) -> str:
+    return "–" if value is None or value.get("value") is None else estimate(value, 100)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f}"

@@ -1,0 +1,42 @@
+"""`aifeedback lab pairs`: what an audit needs beside plain pairs, for both tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aifeedback import files
+from aifeedback.audit.judge import audit_judge
+from aifeedback.cli import app
+from aifeedback.errors import InputError
+from aifeedback.lab.oracles import oracle
+
+
+def made(folder: Path, *options: str) -> files.Comparisons:
+    file = folder / "pairs.jsonl"
+    result = CliRunner().invoke(app, ["lab", "pairs", "20", *options, "-o", str(file)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return files.read_comparisons(file, 0)
+
+
+@pytest.mark.parametrize(("task", "gold"), [("summaries", "lab"), ("talk", "talk")])
+def test_triples_show_circles_and_gold_has_none(task: str, gold: str, tmp_path: Path) -> None:
+    read = made(tmp_path, "--task", task, "--triples", "8")
+    assert len(read.rows) == 20 + 3 * 8
+    found = audit_judge(oracle(gold), read.rows, read.human, probes=["transitivity"]).findings[0]
+    assert found.is_measured
+    assert found.value == 1.0
+
+
+def test_refusal_pairs_are_measured_and_gold_neither_refuses_nor_complies_wrongly(tmp_path: Path) -> None:
+    read = made(tmp_path, "--task", "talk", "--refusals", "60")
+    told = {f.probe: f for f in audit_judge(oracle("talk"), read.rows, read.human, probes=["refusal"]).findings}
+    assert (told["over-refusal"].n, told["under-refusal"].n) == (40, 20)
+    assert (told["over-refusal"].value, told["under-refusal"].value) == (0.0, 0.0)
+
+
+def test_summaries_have_no_refusals(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="talk"):
+        made(tmp_path, "--refusals", "5")

@@ -1,0 +1,148 @@
+"""`aifeedback compare` from the command line: models and files of answers, ranking, clean-up, harm, examples, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from aifeedback.cli import app
+from aifeedback.errors import RecipeError
+from aifeedback.evaluate import rank_policies
+from aifeedback.files import read_records
+from aifeedback.records import Comparison, Preference
+
+PROMPTS = 40
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Prompts, and three files of answers: the longer, the more the fake judge likes them; one lacks a prompt."""
+    monkeypatch.chdir(tmp_path)
+    prompts = [{"prompt": f"Question {n}?", "tags": {"label": ("safe", "unsafe")[n % 2]}} for n in range(PROMPTS)]
+    write("prompts.jsonl", prompts)
+    for k, (name, ending) in enumerate((("short", ""), ("middle", " . . ."), ("long", ""))):
+        texts = [f"answer {n}" + " and so on" * (k + n % 3) + ending for n in range(PROMPTS)]
+        rows = [{"prompt": row["prompt"], "completion": text} for row, text in zip(prompts, texts, strict=True)]
+        write(f"{name}.jsonl", rows[name == "long" :])
+    return tmp_path
+
+
+def write(name: str, rows: list[dict[str, Any]]) -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def compare(*options: str) -> dict[str, Any]:
+    result = CliRunner().invoke(
+        app, ["compare", *options, "--prompts", "prompts.jsonl", "-o", "out"], catch_exceptions=False
+    )
+    assert result.exit_code == 0, result.output
+    return {**json.loads(Path("out/figures.json").read_text()), "printed": result.output}
+
+
+FILES = ("short.jsonl", "middle=middle.jsonl", "long=long.jsonl")
+
+
+def test_files_of_answers_stand_in_for_models(data: Path) -> None:
+    told = compare(*FILES, "--judge", "fake:noisy")
+    policies = told["policies"]
+    assert list(policies) == ["short", "middle", "long"]
+    assert policies["short"]["win_rate"] is None  # a file has no second draw to meet
+    assert [row["answered"] for row in policies.values()] == [PROMPTS, PROMPTS, PROMPTS - 1]
+    assert policies["middle"]["win_rate"]["n"] == PROMPTS
+    assert policies["long"]["win_rate"]["n"] == told["head_to_head"]["middle_vs_long"]["n"] == PROMPTS - 1
+    assert "win rate against short" in told["printed"]
+
+
+def test_ranking_and_matrix_rest_on_all_meetings(data: Path) -> None:
+    ranking = compare(*FILES, "--judge", "fake:noisy")["ranking"]
+    first, second, p, prompts = [], [], [], []
+    for one, other, file in (
+        ("middle", "short", "middle"),
+        ("long", "short", "long"),
+        ("middle", "long", "middle_vs_long"),
+    ):
+        pairs = read_records(f"out/comparisons-{file}.jsonl", Comparison)
+        said = read_records(f"out/preferences-fake-noisy-{file}.jsonl", Preference)
+        first += [one] * len(pairs)
+        second += [other] * len(pairs)
+        p += [preference.p_first for preference in said]
+        prompts += [pair.prompt.id for pair in pairs]
+    expected = rank_policies(first, second, p, prompts=prompts).as_dict()
+    assert (ranking["names"], ranking["n"]) == (list(expected["names"]), expected["n"])
+    assert ranking["value"] == pytest.approx(expected["value"])
+    assert ranking["low"] == pytest.approx(expected["low"])
+    matrix = ranking["matrix"]
+    for one, row in matrix.items():
+        for other, figure in row.items():
+            assert figure["value"] == pytest.approx(1 - matrix[other][one]["value"])
+            assert figure["low"] == pytest.approx(1 - matrix[other][one]["high"])
+
+
+def test_trailing_symbols_go_before_judging_and_are_told(data: Path) -> None:
+    told = compare(*FILES, "--judge", "fake:noisy")
+    assert told["policies"]["middle"]["tidied"] == {
+        "changed": PROMPTS, "characters": 4 * PROMPTS, "share": pytest.approx(0.1, abs=0.1), "endings": {" . .": PROMPTS},
+    }  # fmt: skip
+    assert told["policies"]["short"]["tidied"]["changed"] == 0
+    judged = read_records("out/comparisons-middle.jsonl", Comparison)
+    assert all(pair.first.text.endswith("on .") or pair.first.text.count(".") == 1 for pair in judged)
+    assert " . . ." in Path("out/completions-middle.jsonl").read_text()  # as they came
+    assert "trailing characters taken off 40 answers" in told["printed"]
+    assert compare(*FILES, "--judge", "fake:noisy", "--no-tidy")["policies"]["middle"]["tidied"] == {}
+
+
+def test_examples_are_the_best_the_worst_and_one_by_chance(data: Path) -> None:
+    told = compare(*FILES, "--judge", "fake:noisy")["examples"]
+    rules = [example["rule"] for example in told]
+    assert len(rules) == 6
+    assert [rule.split()[0] for rule in rules[:3]] == ["where", "where", "drawn"]
+    said = read_records("out/preferences-fake-noisy-middle.jsonl", Preference)
+    known = [p.p_first for p in said if p.p_first is not None]
+    assert told[0]["scores"]["middle"] == pytest.approx(max(known))
+    assert told[1]["scores"]["middle"] == pytest.approx(min(known))
+
+
+def test_harm_and_refusal_of_the_same_answers(data: Path) -> None:
+    told = compare(*FILES, "--judge", "fake:noisy", "--safety", "fake:noisy")
+    row = told["safety"]["policies"]["middle"]["fake:noisy"]
+    assert row["harmless_all"]["n"] == PROMPTS
+    assert row["harmless_length_controlled"]["n"] == PROMPTS
+    assert row["refusal"]["over_refusal"]["n"] == PROMPTS // 2
+    assert "harm and refusal" in told["printed"]
+    assert Path("out/assessments-fake-noisy-middle.jsonl").is_file()
+
+
+def test_the_report_shows_all_of_it(data: Path) -> None:
+    compare(*FILES, "--judge", "fake:noisy", "--safety", "fake:noisy")
+    page = Path("out/report.html").read_text()
+    for part in (
+        "Ranking",
+        "against middle",
+        "UNVERIFIED",
+        "where middle won most clearly",
+        "160 characters",
+        "Harmless, and",
+    ):
+        assert part in page, part
+
+
+def test_a_model_meets_a_second_draw_of_itself_and_a_file(data: Path) -> None:
+    told = compare("own=fake:noisy", "long.jsonl", "--judge", "fake:noisy", "--limit", "5")
+    assert told["policies"]["own"]["win_rate"]["n"] == 5
+    assert told["policies"]["long"]["win_rate"]["n"] == 4
+    assert Path("out/completions-own-again.jsonl").is_file()
+
+
+def test_two_policies_with_different_names_are_needed(data: Path) -> None:
+    for given in (("short.jsonl",), ("short.jsonl", "short=long.jsonl")):
+        with pytest.raises(RecipeError):
+            compare(*given, "--judge", "fake:noisy")
+
+
+def test_a_missing_file_is_told_before_any_call(data: Path) -> None:
+    with pytest.raises(RecipeError, match="none.jsonl"):
+        compare("short.jsonl", "none.jsonl", "--judge", "fake:noisy")
