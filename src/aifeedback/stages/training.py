@@ -67,6 +67,8 @@ class RewardModelStage(Trained):
     kind: ClassVar[str] = "reward_model"
     data: str
     """A labelled file; several sources are given as ``mix``."""
+    hard: bool = False
+    """Round every label to 0 or 1; a label of one half is left out."""
     mix: dict[str, float] = Field(default_factory=dict)
     """Further labelled files → weight of their rows (human and AI labels in one model)."""
     heldout: str | None = None
@@ -82,12 +84,14 @@ class RewardModelStage(Trained):
             yield from resolve.outside(name)
 
     def run(self, job: Job) -> Outcome:
+        from aifeedback.train.mix import hard_labels
         from aifeedback.train.reward_model import centre, fit_reward_model
         from aifeedback.train.rows import PairRow
 
         rows: list[Any] = [PairRow(r.comparison, r.p_first) for r in files.read_labelled(self.data, job.seed)]
         for path, weight in self.mix.items():
             rows += [PairRow(r.comparison, r.p_first, weight) for r in files.read_labelled(path, job.seed)]
+        rows = hard_labels(rows) if self.hard else rows
         heldout = files.read_labelled(self.heldout, job.seed) if self.heldout else None
         folder = job.folder / "reward_model"
         config = self.config(job)
@@ -114,6 +118,8 @@ class Dpo(Trained):
 
     kind: ClassVar[str] = "dpo"
     data: str
+    hard: bool = False
+    """Round every label to 0 or 1; a label of one half is left out."""
     reference: str | None = None
     """Reference policy; ``model`` itself when not given."""
 
@@ -123,8 +129,10 @@ class Dpo(Trained):
 
     def run(self, job: Job) -> Outcome:
         from aifeedback.train.dpo import train_dpo
+        from aifeedback.train.mix import hard_labels
 
-        rows = files.read_labelled(self.data, job.seed)
+        rows: list[Any] = files.read_labelled(self.data, job.seed)
+        rows = hard_labels(rows) if self.hard else rows
         config = self.config(job)
         start = resolve.policy_folder(self.model)
         result = train_dpo(start, rows, config, job.folder / "policy", progress=job.progress)
@@ -139,7 +147,10 @@ class Monitor(Config):
     judge: resolve.JudgeSpec
     """Scores the policy's answers (``by: ratings``, or the oracle), or compares them with the starting policy's."""
     limit: int = Field(default=100, ge=2)
-    """Prompts looked at each time."""
+    """Prompts looked at each time, and to choose on."""
+    choose_on: str | None = None
+    """Further held-out prompts, on which the judge sets the ``guard.candidates`` (4) checkpoints of highest reward
+    against the starting policy; the best of them becomes the policy (Lee et al. 2023). None: the last step does."""
     stop_when_gamed: bool = False
     """End the run when the measure falls while the reward rises."""
     guard: dict[str, Any] = Field(default_factory=dict)
@@ -160,7 +171,16 @@ class Rl(Trained):
         yield from self.reward.inputs()
         if self.monitor:
             yield from resolve.outside(self.monitor.prompts)
+            yield from resolve.outside(self.monitor.choose_on or "")
             yield from resolve.outside_judge(self.monitor.judge)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.monitor and self.monitor.choose_on:
+            if not self.train.get("evaluate_every"):
+                yield "monitor.choose_on chooses among evaluated checkpoints: set train.evaluate_every"
+            if self.train.get("lora"):
+                yield "monitor.choose_on keeps whole weights: it does not go with train.lora"
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         del rows
@@ -184,6 +204,7 @@ class Rl(Trained):
             reward,
             config,
             job.folder / "policy",
+            reference=self._judging_checkpoint(job),
             hook=guard,
             stop=guard.stop if guard and self.monitor and self.monitor.stop_when_gamed else None,
             reward_name=name_of(reward),
@@ -191,11 +212,38 @@ class Rl(Trained):
         )
         figures = {
             **training_figures(result),
+            **self._choice(config, job),
             "reward": name_of(reward),
             "judges": {judge.model: resolve.described(judge, job) for judge in self.reward.judges()},
             "rows": account(read.report),
         }
         return Outcome(figures)
+
+    def _judging_checkpoint(self, job: Job) -> Any:
+        """The model that a judge has loaded, where it is the very checkpoint to start from: it is the reference too."""
+        if all(judge.model != self.model for judge in self.reward.judges()):
+            return None
+        model = resolve.connect_model(self.model, job).model.model  # type: ignore[attr-defined]
+        return model if str(model.dtype) == "torch.float32" else None  # the KL compares with a policy in fp32
+
+    def _choice(self, config: Any, job: Job) -> dict[str, Any]:
+        """Puts the chosen checkpoint in the policy's place, and says what it was chosen from."""
+        if self.monitor is None or self.monitor.choose_on is None:
+            return {}
+        from aifeedback.train.guard import choose
+
+        chosen = choose(
+            job.folder / "policy",
+            resolve.policy_folder(self.model),
+            files.read_prompts(self.monitor.choose_on, limit=self.monitor.limit),
+            resolve.labeler(self.monitor.judge, job),
+            config,
+            seed=job.seed,
+        )
+        rates = {
+            name: {"value": rate, "low": low, "high": high} for name, (rate, low, high) in chosen.win_rates.items()
+        }
+        return {"choice": {"chosen": chosen.folder.name, "candidates": rates, "n": chosen.n}}
 
     def _guard(self, reward: Any, job: Job) -> Any:
         if self.monitor is None:
@@ -205,12 +253,14 @@ class Rl(Trained):
 
         judge = self.monitor.judge
         scores = judge.by == "ratings" or judge.model.startswith("gold:")
+        unless_given = {"candidates": 4 if self.monitor.choose_on else 0, "seed": job.seed}
         return Guard(
             files.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
             reward,
-            configured(GuardConfig, {"candidates": 0, "seed": job.seed, **self.monitor.guard}),
+            configured(GuardConfig, {**unless_given, **self.monitor.guard}),
             measure=judge_score(resolve.scorer(judge, job)) if scores else None,
             judge=None if scores else resolve.labeler(judge, job),
+            out=job.folder / "policy" if self.monitor.choose_on else None,
         )
 
 
