@@ -151,6 +151,7 @@ def run_rloo(
 
 def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> Any:
     """The RLOOConfig that trains as ``config`` says; β in TRL's form (reward − β·KL)."""
+    import torch
     from trl.trainer.rloo_config import RLOOConfig
 
     from aifeedback.train.reinforce import planned_steps
@@ -188,6 +189,7 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
         "disable_tqdm": True,
         "bf16": False,
         "gradient_checkpointing": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         **schedule,
     }
     return RLOOConfig(**{**given, **trl_options})
