@@ -156,7 +156,7 @@ def theirs(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out:
         per_device_train_batch_size=setting.batch,
         learning_rate=OPTIMIZER["learning_rate"],
         lr_scheduler_type="constant",
-        optim="adamw_torch",
+        optim="adamw_torch_fused",
         logging_steps=1,
         save_strategy="no",
         report_to=[],
