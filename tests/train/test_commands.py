@@ -81,3 +81,18 @@ def test_rl_on_a_python_function(llama: Path, answers: Path, reward: Path, tmp_p
     before = (tmp_path / "rl" / "model.safetensors").read_bytes()
     train(f"{what} --prompts-per-step 4 --max-new-tokens 8 --steps 2 --beta 0.05", tmp_path / "rl")
     assert (tmp_path / "rl" / "model.safetensors").read_bytes() == before, "a finished run is not run again"
+
+
+def test_rl_watched_by_another_judge_keeps_the_best_checkpoint(
+    llama: Path, answers: Path, reward: Path, tmp_path: Path
+) -> None:
+    what = f"rl --policy hf:{llama} --prompts {answers} --reward python:{reward}:fn --samples-per-prompt 2 --steps 4"
+    what += f" --prompts-per-step 4 --max-new-tokens 8 --monitor {answers} --monitor-judge fake:longer"
+    told = train(f"{what} --monitor-every 2 --choose-on {answers}", tmp_path / "rl")
+    assert set(told["choice"]["candidates"]) == {"step-00000002", "step-00000004"}
+    assert "heldout_measure" in told["figures"]
+    refused = CliRunner().invoke(app, [*f"train {what} --engine trl".split(), "-o", str(tmp_path / "trl")])
+    assert "cannot be watched" in str(refused.exception) + refused.output
+    alone = what.replace("--monitor-judge fake:longer", "")
+    refused = CliRunner().invoke(app, [*f"train {alone}".split(), "-o", str(tmp_path / "alone")])
+    assert "needs held-out prompts and a judge" in str(refused.exception) + refused.output

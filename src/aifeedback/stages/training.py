@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from aifeedback import files
 from aifeedback.config import Config
 from aifeedback.errors import InputError
+from aifeedback.records import Prompt
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import account
@@ -157,6 +159,16 @@ class Monitor(Config):
     """Settings of the guard by name."""
 
 
+class Learned(NamedTuple):
+    """How a run of reinforcement learning went."""
+
+    result: Any
+    """The trainer's own report."""
+    choice: dict[str, Any]
+    """Under ``choice``: which checkpoint became the policy, and what it was chosen from; empty without a choice."""
+    reward: str
+
+
 class Rl(Trained):
     """Policy gradient on a reward → ``policy/``; ``training/metrics.jsonl`` in it has every step."""
 
@@ -191,33 +203,38 @@ class Rl(Trained):
         return Forecast(samples * int(self.train.get("steps", 0)) * asked)
 
     def run(self, job: Job) -> Outcome:
+        read = files.load_prompts(self.prompts)
+        learned = self.learn(read.rows, job, job.folder / "policy")
+        figures = {
+            **training_figures(learned.result),
+            **learned.choice,
+            "reward": learned.reward,
+            "judges": {judge.model: resolve.described(judge, job) for judge in self.reward.judges()},
+            "rows": account(read.report),
+        }
+        return Outcome(figures)
+
+    def learn(self, prompts: Sequence[Prompt], job: Job, out: Path) -> Learned:
+        """Trains on these prompts into the folder ``out``, watched and chosen as ``monitor`` says."""
         from aifeedback.train.reinforce import train_rl
         from aifeedback.train.rewards import name_of
 
-        read = files.load_prompts(self.prompts)
         reward = reward_function(self.reward, job)
         config = self.config(job)
-        guard = self._guard(reward, job)
+        guard = self._guard(reward, job, out)
         result = train_rl(
             resolve.policy_folder(self.model),
-            read.rows,
+            prompts,
             reward,
             config,
-            job.folder / "policy",
+            out,
             reference=self._judging_checkpoint(job),
             hook=guard,
             stop=guard.stop if guard and self.monitor and self.monitor.stop_when_gamed else None,
             reward_name=name_of(reward),
             progress=job.progress,
         )
-        figures = {
-            **training_figures(result),
-            **self._choice(config, job),
-            "reward": name_of(reward),
-            "judges": {judge.model: resolve.described(judge, job) for judge in self.reward.judges()},
-            "rows": account(read.report),
-        }
-        return Outcome(figures)
+        return Learned(result, self._choice(config, job, out), name_of(reward))
 
     def _judging_checkpoint(self, job: Job) -> Any:
         """The model that a judge has loaded, where it is the very checkpoint to start from: it is the reference too."""
@@ -226,14 +243,14 @@ class Rl(Trained):
         model = resolve.connect_model(self.model, job).model.model  # type: ignore[attr-defined]
         return model if str(model.dtype) == "torch.float32" else None  # the KL compares with a policy in fp32
 
-    def _choice(self, config: Any, job: Job) -> dict[str, Any]:
+    def _choice(self, config: Any, job: Job, out: Path) -> dict[str, Any]:
         """Puts the chosen checkpoint in the policy's place, and says what it was chosen from."""
         if self.monitor is None or self.monitor.choose_on is None:
             return {}
         from aifeedback.train.guard import choose
 
         chosen = choose(
-            job.folder / "policy",
+            out,
             resolve.policy_folder(self.model),
             files.read_prompts(self.monitor.choose_on, limit=self.monitor.limit),
             resolve.labeler(self.monitor.judge, job),
@@ -245,7 +262,7 @@ class Rl(Trained):
         }
         return {"choice": {"chosen": chosen.folder.name, "candidates": rates, "n": chosen.n}}
 
-    def _guard(self, reward: Any, job: Job) -> Any:
+    def _guard(self, reward: Any, job: Job, out: Path) -> Any:
         if self.monitor is None:
             return None
         from aifeedback.train.guard import Guard, GuardConfig
@@ -260,7 +277,7 @@ class Rl(Trained):
             configured(GuardConfig, {**unless_given, **self.monitor.guard}),
             measure=judge_score(resolve.scorer(judge, job)) if scores else None,
             judge=None if scores else resolve.labeler(judge, job),
-            out=job.folder / "policy" if self.monitor.choose_on else None,
+            out=out if self.monitor.choose_on else None,
         )
 
 
