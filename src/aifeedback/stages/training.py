@@ -210,6 +210,7 @@ class Rl(Trained):
             **learned.choice,
             "reward": learned.reward,
             "judges": {judge.model: resolve.described(judge, job) for judge in self.reward.judges()},
+            **({"watched_by": job.named(self.monitor.judge.model)} if self.monitor else {}),
             "rows": account(read.report),
         }
         return Outcome(figures)
