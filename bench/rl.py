@@ -28,7 +28,7 @@ import torch
 from aifeedback.integrations.trl import run_rloo
 from aifeedback.records import Prompt
 from aifeedback.train.reinforce import RLConfig, train_rl
-from train import SIZES, save_model
+from train import SIZES, product_rate, save_model
 
 PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 16, 4, 64, 32
 WARM_UP = 2
@@ -97,13 +97,7 @@ def floor_seconds(size: str) -> float:
         + seen * 4 * hidden * layers
         + completion * 2 * hidden * vocabulary
     )
-    a, b = torch.randn(tokens, hidden), torch.randn(hidden, inner)
-    times = []
-    for _ in range(30):
-        began = time.perf_counter()
-        a @ b
-        times.append(time.perf_counter() - began)
-    return 5 * one_pass / (2 * tokens * hidden * inner / min(times))
+    return 5 * one_pass / product_rate(tokens, hidden, inner)
 
 
 def measure(size: str, *, rounds: int, steps: int) -> dict[str, Any]:

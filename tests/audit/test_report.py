@@ -247,3 +247,20 @@ def test_labels_that_nothing_was_made_from_trained_nothing() -> None:
     assert roles() == {labelling: "training feedback", "aside": "measured only"}
     told["stages"][labelling]["used_by"] = []
     assert set(roles().values()) == {"training feedback"}, "where labels are all there is, they are the feedback"
+
+
+def test_courses_say_who_measured_and_which_was_ended_by_its_guard(tmp_path: Path) -> None:
+    def stage(name: str, steps: int, watched_by: str, stopped: str | None) -> dict:
+        curve = [
+            {"step": float(i), "heldout_reward": 0.1 * i, "heldout_measure": 0.5, "heldout_kl": 1.0}
+            for i in range(1, steps + 1)
+        ]
+        return {name: {"kind": "rl", "figures": {"curve": curve, "watched_by": watched_by, "stopped": stopped}}}
+
+    told = summary()
+    told["stages"] = {**stage("alone", 6, "gold:lab", None), **stage("watched", 3, "lab:judge-b", "over-optimised: …")}
+    html = page(told, tmp_path)
+    assert "watched: ended by its guard" in html
+    assert "alone: ended by its guard" not in html
+    assert "gold:lab" in html
+    assert "lab:judge-b" in html

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from small_models import llama_config
 
 LINES = [
     "Rate it: 1 2 10 = 10 of 10",
@@ -139,11 +141,10 @@ FAMILIES: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 def tiny_model(vocabulary: int, seed: int = 0) -> LlamaForCausalLM:
     """Random weights, sharp enough that probabilities differ by orders of magnitude."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=16,
+    config = llama_config(
+        vocabulary,
+        width=16,
         intermediate_size=24,
-        num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=128,

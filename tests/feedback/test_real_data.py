@@ -25,6 +25,7 @@ from aifeedback.models import connect
 from aifeedback.records import Comparison, Problem, Prompt, Sampling
 from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.judge import JudgePrompt
+from small_models import bpe_llama
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% if not (loop.last and m.role == 'assistant') %}"
@@ -35,35 +36,10 @@ TEMPLATE = (
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, real_data: Path) -> Path:
     """A Llama of a few thousand weights with a byte-level tokenizer and a chat template."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     texts = [prompt.text for prompt in files.read_prompts(real_data / "xstest" / "xstest_prompts.csv")[:200]]
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet)
-    core.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    tokenizer.chat_template = TEMPLATE
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=1500,
-        eos_token_id=2,
-        pad_token_id=0,
-    )
+    special = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
     out = tmp_path_factory.mktemp("tiny")
-    LlamaForCausalLM(config).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    return out
+    return bpe_llama(out, texts, vocabulary=600, width=16, layers=1, template=TEMPLATE, special=special)
 
 
 @pytest.fixture(scope="module")

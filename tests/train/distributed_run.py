@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from tiny import made_answers, made_pairs
 
 from aifeedback.train.dpo import DpoConfig, train_dpo

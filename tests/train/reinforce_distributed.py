@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from tiny import goodness, words
 
 from aifeedback.records import Prompt

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from distributed_run import STEPS, train_all
+from launch import metrics, torchrun
 
 KINDS = ("sft", "reward", "dpo", "lora")
 TOLERANCE = 2e-4
@@ -27,7 +25,7 @@ def single(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["copy", "shard"], ids=["DDP", "FSDP2"])
 def test_two_processes_give_the_losses_of_one(mode: str, llama: Path, single: Path, tmp_path: Path) -> None:
-    ended = torchrun(mode, llama, tmp_path)
+    ended = torchrun("distributed_run.py", mode, llama, tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]
     from safetensors.torch import load_file
 
@@ -42,31 +40,18 @@ def test_two_processes_give_the_losses_of_one(mode: str, llama: Path, single: Pa
 
 @pytest.mark.slow
 def test_a_killed_rank_ends_the_job_loudly_and_the_run_resumes(llama: Path, single: Path, tmp_path: Path) -> None:
-    ended = torchrun("killed", llama, tmp_path, 5)
+    ended = torchrun("distributed_run.py", "killed", llama, tmp_path, 5)
     assert ended.returncode != 0
     assert "SIGKILL" in ended.stderr or "Signal 9" in ended.stderr
     assert not (tmp_path / "sft" / "training" / "result.json").exists()
-    again = torchrun("killed", llama, tmp_path, -1)
+    again = torchrun("distributed_run.py", "killed", llama, tmp_path, -1)
     assert again.returncode == 0, again.stderr[-3000:]
     assert losses(tmp_path / "sft") == pytest.approx(losses(single / "sft"), abs=TOLERANCE)
     assert len(losses(tmp_path / "sft")) == STEPS
 
 
-def torchrun(mode: str, model: Path, out: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).with_name("distributed_run.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    return subprocess.run(
-        [*command, str(script), mode, str(model), str(out), *map(str, more)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-
-
 def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in metrics(folder)]
 
 
 def test_shares_cover_the_batch(llama: Path) -> None:

@@ -1,4 +1,4 @@
-"""Adafactor against transformers' own, schedules against worked examples, clipping."""
+"""Adafactor and AdamW against others' own, schedules against worked examples, clipping."""
 
 from __future__ import annotations
 
@@ -53,3 +53,20 @@ def test_clipping_returns_the_norm_before() -> None:
         parameter.grad = torch.tensor([3.0, 4.0])
         assert float(clip_gradients([parameter], limit)) == pytest.approx(5.0)
         assert parameter.grad.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_adamw_in_one_pass_gives_the_same_numbers() -> None:
+    draw = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=draw) for shape in [(7, 5), (5,)]]
+    ours, plain = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    one = build_optimizer(ours, OptimConfig(optimizer="adamw", learning_rate=1e-2))
+    two = torch.optim.AdamW(plain, lr=1e-2, weight_decay=0.0)
+    assert one.defaults["fused"]
+    for _ in range(20):
+        for a, b in zip(ours, plain, strict=True):
+            a.grad = torch.randn(a.shape, generator=draw)
+            b.grad = a.grad.clone()
+        one.step()
+        two.step()
+    for a, b in zip(ours, plain, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from launch import metrics, torchrun
 from reinforce_distributed import RUNS, train_all
 
 TOLERANCE = 2e-4
@@ -27,23 +24,10 @@ def single(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_give_the_steps_of_one(mode: str, llama: Path, single: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    script = Path(__file__).with_name("reinforce_distributed.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(script)]
-    ended = subprocess.run(
-        [*command, mode, str(llama), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    ended = torchrun("reinforce_distributed.py", mode, llama, tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]
     for name in RUNS:
         for one, two in zip(metrics(single / name), metrics(tmp_path / name), strict=True):
             assert one == pytest.approx(two, abs=TOLERANCE, rel=TOLERANCE), name
         weights = [load_file(folder / name / "model.safetensors") for folder in (single, tmp_path)]
         assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 5e-3
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "training" / "metrics.jsonl").read_text().splitlines()]

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from small_models import llama_config
+
 WORDS = [f"w{i}" for i in range(60)]
 
 
@@ -31,22 +33,9 @@ def save_tokenizer(folder: Path, *, pad_is_eos: bool = False) -> int:
 
 
 def save_llama(folder: Path, *, hidden: int = 32, layers: int = 2, seed: int = 0, **settings: object) -> Path:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    size = save_tokenizer(folder)
-    config = LlamaConfig(
-        vocab_size=size,
-        hidden_size=hidden,
-        intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=3,
-        **settings,
-    )
+    config = llama_config(save_tokenizer(folder), width=hidden, layers=layers, max_position_embeddings=256, **settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         LlamaForCausalLM(config).save_pretrained(str(folder))

@@ -144,18 +144,23 @@ class Panel(NamedTuple):
 
 
 def curves(columns: Sequence[tuple[str, Sequence[Panel]]], *, x_label: str) -> str:
-    """Small multiples: one column per (title, panels), one row per unit; rows share their axis, units never do."""
-    rows = list(dict.fromkeys(panel.y_label for _, panels in columns for panel in panels))
+    """Small multiples: one column per (title, panels), one row per unit; rows share their axis, units never do.
+
+    All share x, so that a course that ended early is seen to be shorter.
+    """
+    rows = _merged([[panel.y_label for panel in panels] for _, panels in columns])
 
     def draw(figure: Any) -> None:
-        grid = figure.subplots(len(rows), len(columns), sharex="col", sharey="row", squeeze=False)
+        grid = figure.subplots(len(rows), len(columns), sharex=True, sharey="row", squeeze=False)
         for c, (title, panels) in enumerate(columns):
             by_unit = {panel.y_label: panel for panel in panels}
             for r, unit in enumerate(rows):
                 axes = grid[r][c]
                 for index, curve in enumerate(by_unit[unit].curves if unit in by_unit else ()):
                     _curve(axes, curve, SERIES[(index + r) % len(SERIES)], thin=index > 0)
-                if c == 0:
+                if unit not in by_unit:
+                    axes.set_axis_off()
+                elif all(unit not in [p.y_label for p in before] for _, before in columns[:c]):
                     axes.set_ylabel(unit)
                 if r == 0:
                     axes.set_title(title)
@@ -166,6 +171,18 @@ def curves(columns: Sequence[tuple[str, Sequence[Panel]]], *, x_label: str) -> s
     told = "; ".join(f"{title}: {', '.join(p.y_label for p in panels)}" for title, panels in columns)
     width = min(9.4, 1.2 + 2.7 * len(columns))
     return drawn(draw, width=width, height=0.7 + 1.3 * len(rows), alt=f"Against {x_label}. {told}")
+
+
+def _merged(lists: Sequence[Sequence[str]]) -> list[str]:
+    """Every name once, each list in its own order as far as the lists before it allow."""
+    rows: list[str] = []
+    for names in lists:
+        at = 0
+        for name in names:
+            if name not in rows:
+                rows.insert(at, name)
+            at = rows.index(name) + 1
+    return rows
 
 
 def _curve(axes: Any, curve: Curve, colour: str, *, thin: bool) -> None:

@@ -87,6 +87,10 @@ class Training(NamedTuple):
     name: str
     kind: str
     columns: Mapping[str, list[float]]
+    watched_by: str = ""
+    """Who took the independent measure."""
+    was_stopped: bool = False
+    """Whether its guard ended it early."""
 
 
 @dataclass
@@ -335,7 +339,8 @@ def _trainings(stages: Mapping[str, Any], folder: Path | None) -> Iterator[Train
         keys = sorted({key for line in lines for key in line})
         columns = {key: [_number(line.get(key), math.nan) for line in lines] for key in keys}
         if columns.get("step"):
-            yield Training(stage, kind, columns)
+            watched_by = str(figures.get("watched_by") or "")
+            yield Training(stage, kind, columns, watched_by, was_stopped=bool(figures.get("stopped")))
 
 
 def _metric_lines(folder: Path) -> list[Mapping[str, Any]]:

@@ -144,8 +144,13 @@ def position(story: Story) -> str | None:
 
 def training_curves(trainings: Sequence[Training]) -> str | None:
     """Reward, independent measure, KL and length of every policy while it learned, side by side."""
-    columns = [(display(t.name), panels) for t in trainings if (panels := _panels(t))]
+    columns = [(_course_title(t), panels) for t in trainings if (panels := _panels(t))]
     return figures.curves(columns, x_label="step") if columns else None
+
+
+def _course_title(training: Training) -> str:
+    name = display(training.name)
+    return f"{name}: ended by its guard" if training.was_stopped else name
 
 
 def _panels(training: Training) -> list[Panel]:
@@ -159,7 +164,7 @@ def _panels(training: Training) -> list[Panel]:
     if rewards:
         found.append(Panel("reward", [_course(training, name, label) for name, label in rewards]))
     for unit, names in (
-        ("independent\nmeasure", wording.MEASURE),
+        (f"measured by\n{training.watched_by}" if training.watched_by else "independent\nmeasure", wording.MEASURE),
         ("KL, nats", wording.KL),
         ("length, tokens", wording.LENGTH),
     ):

@@ -118,6 +118,20 @@ def rl(
     temperature: Annotated[float | None, typer.Option(help="Of sampling and of every log-probability.")] = None,
     lr: Rate = None,
     limit: Limit = None,
+    monitor: Annotated[
+        Path | None, typer.Option(help="Held-out prompts to watch the policy on, by another judge.")
+    ] = None,
+    monitor_judge: Annotated[
+        str | None, typer.Option(help="Who watches; had better not be the reward's judge.")
+    ] = None,
+    monitor_prompt: Annotated[str | None, typer.Option(help="That judge's prompt.")] = None,
+    monitor_every: Annotated[int, typer.Option(help="Steps between two looks.")] = 20,
+    stop_when_gamed: Annotated[
+        bool, typer.Option("--stop-when-gamed", help="End when the judge's verdict falls while the reward rises.")
+    ] = False,
+    choose_on: Annotated[
+        Path | None, typer.Option(help="More held-out prompts: the best of four checkpoints on them is kept.")
+    ] = None,
     engine: Annotated[str, typer.Option(help="own, or trl: TRL's RLOO trainer with the same rewards.")] = "own",
     seed: Seed = 0,
     sets: Sets = None,
@@ -127,13 +141,15 @@ def rl(
     from aifeedback import files
     from aifeedback.stages import Job
     from aifeedback.stages.rewards import reward_function
-    from aifeedback.train.reinforce import RLConfig, train_rl
-    from aifeedback.train.rewards import name_of
+    from aifeedback.stages.training import Rl
+    from aifeedback.train.reinforce import RLConfig
 
     if engine not in ("own", "trl"):
         raise InputError(f"no engine '{engine}'", key="--engine", fix="own or trl")
+    watched = _monitor(monitor, monitor_judge, monitor_prompt, stop_when_gamed, choose_on)
+    if watched and engine == "trl":
+        raise InputError("TRL's trainer cannot be watched", key="--monitor", fix="leave it out, or use our own engine")
     spec = reward_spec(reward, judge_prompt, rationale)
-    start = _start(policy, prompts, *spec.inputs())
     config = _config(
         RLConfig,
         sets,
@@ -145,19 +161,42 @@ def rl(
         temperature=temperature,
         learning_rate=lr,
         seed=seed,
+        evaluate_every=monitor_every if watched else None,
     )
+    told = config.model_dump(mode="json", exclude_unset=True)
+    stage = Rl(model=policy, prompts=str(prompts), reward=spec, monitor=watched, train=told)
+    start = _start(policy, *stage.inputs())
     read = files.load_prompts(prompts, limit=limit)
     console.print(f"[dim]{read.report.sentence()}[/]")
     out.mkdir(parents=True, exist_ok=True)
-    function = reward_function(spec, Job(out, out / "journal.sqlite", out, seed))
     with one_bar("rl") as progress:
+        job = Job(out, out / "journal.sqlite", out, seed, progress)
         if engine == "trl":
             from aifeedback.integrations.trl import run_rloo
 
-            result = run_rloo(start, read.rows, function, config, out, progress=progress)
+            result = run_rloo(start, read.rows, reward_function(spec, job), config, out, progress=progress)
+            choice: dict[str, Any] = {}
         else:
-            result = train_rl(start, read.rows, function, config, out, reward_name=name_of(function), progress=progress)
-    _report(result, out, json_file)
+            result, choice, _ = stage.learn(read.rows, job, out)
+    _report(result, out, json_file, choice)
+
+
+def _monitor(prompts: Path | None, judge: str | None, prompt: str | None, stop: bool, choose_on: Path | None) -> Any:
+    """Settings of the watch over a run; None where nobody watches."""
+    from aifeedback.config import parse
+    from aifeedback.stages.training import Monitor
+
+    if prompts is None and judge is None and choose_on is None and not stop:
+        return None
+    if prompts is None or judge is None:
+        raise InputError("a watch needs held-out prompts and a judge", fix="give both --monitor and --monitor-judge")
+    given = {
+        "prompts": str(prompts),
+        "judge": {"model": judge, "prompt": prompt},
+        "stop_when_gamed": stop,
+        "choose_on": str(choose_on) if choose_on else None,
+    }
+    return parse(Monitor, given, prefix="--monitor ")
 
 
 def reward_spec(name: str, prompt: str, rationale: bool) -> Any:
@@ -187,8 +226,8 @@ def _config(schema: type[Any], sets: list[str] | None, **values: Any) -> Any:
     return parse(schema, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--set ")
 
 
-def _report(result: Any, out: Path, json_file: Path | None) -> None:
-    figures = result.model_dump(mode="json", exclude={"identity"})
+def _report(result: Any, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:
+    figures = {**result.model_dump(mode="json", exclude={"identity"}), **(further or {})}
     from aifeedback.runs import write_json
 
     write_json(out / "figures.json", figures)

@@ -151,6 +151,7 @@ def run_rloo(
 
 def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> Any:
     """The RLOOConfig that trains as ``config`` says; β in TRL's form (reward − β·KL)."""
+    import torch
     from trl.trainer.rloo_config import RLOOConfig
 
     from aifeedback.train.reinforce import planned_steps
@@ -176,7 +177,7 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
         "beta": config.beta / (1 - config.beta) if config.kl_form == "paper" else config.beta,
         "normalize_advantages": config.normalise_advantage,
         "learning_rate": config.learning_rate,
-        "optim": "adafactor" if config.optimizer == "adafactor" else "adamw_torch",
+        "optim": "adafactor" if config.optimizer == "adafactor" else "adamw_torch_fused",
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm if config.max_grad_norm is not None else 0.0,
         "warmup_steps": config.warmup_steps,
@@ -188,6 +189,7 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
         "disable_tqdm": True,
         "bf16": False,
         "gradient_checkpointing": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
         **schedule,
     }
     return RLOOConfig(**{**given, **trl_options})

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
 from aifeedback import files
 from aifeedback.config import Config
 from aifeedback.errors import InputError
+from aifeedback.records import Prompt
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import account
@@ -67,6 +69,8 @@ class RewardModelStage(Trained):
     kind: ClassVar[str] = "reward_model"
     data: str
     """A labelled file; several sources are given as ``mix``."""
+    hard: bool = False
+    """Round every label to 0 or 1; a label of one half is left out."""
     mix: dict[str, float] = Field(default_factory=dict)
     """Further labelled files → weight of their rows (human and AI labels in one model)."""
     heldout: str | None = None
@@ -82,12 +86,14 @@ class RewardModelStage(Trained):
             yield from resolve.outside(name)
 
     def run(self, job: Job) -> Outcome:
+        from aifeedback.train.mix import hard_labels
         from aifeedback.train.reward_model import centre, fit_reward_model
         from aifeedback.train.rows import PairRow
 
         rows: list[Any] = [PairRow(r.comparison, r.p_first) for r in files.read_labelled(self.data, job.seed)]
         for path, weight in self.mix.items():
             rows += [PairRow(r.comparison, r.p_first, weight) for r in files.read_labelled(path, job.seed)]
+        rows = hard_labels(rows) if self.hard else rows
         heldout = files.read_labelled(self.heldout, job.seed) if self.heldout else None
         folder = job.folder / "reward_model"
         config = self.config(job)
@@ -114,6 +120,8 @@ class Dpo(Trained):
 
     kind: ClassVar[str] = "dpo"
     data: str
+    hard: bool = False
+    """Round every label to 0 or 1; a label of one half is left out."""
     reference: str | None = None
     """Reference policy; ``model`` itself when not given."""
 
@@ -123,8 +131,10 @@ class Dpo(Trained):
 
     def run(self, job: Job) -> Outcome:
         from aifeedback.train.dpo import train_dpo
+        from aifeedback.train.mix import hard_labels
 
-        rows = files.read_labelled(self.data, job.seed)
+        rows: list[Any] = files.read_labelled(self.data, job.seed)
+        rows = hard_labels(rows) if self.hard else rows
         config = self.config(job)
         start = resolve.policy_folder(self.model)
         result = train_dpo(start, rows, config, job.folder / "policy", progress=job.progress)
@@ -139,11 +149,24 @@ class Monitor(Config):
     judge: resolve.JudgeSpec
     """Scores the policy's answers (``by: ratings``, or the oracle), or compares them with the starting policy's."""
     limit: int = Field(default=100, ge=2)
-    """Prompts looked at each time."""
+    """Prompts looked at each time, and to choose on."""
+    choose_on: str | None = None
+    """Further held-out prompts, on which the judge sets the ``guard.candidates`` (4) checkpoints of highest reward
+    against the starting policy; the best of them becomes the policy (Lee et al. 2023). None: the last step does."""
     stop_when_gamed: bool = False
     """End the run when the measure falls while the reward rises."""
     guard: dict[str, Any] = Field(default_factory=dict)
     """Settings of the guard by name."""
+
+
+class Learned(NamedTuple):
+    """How a run of reinforcement learning went."""
+
+    result: Any
+    """The trainer's own report."""
+    choice: dict[str, Any]
+    """Under ``choice``: which checkpoint became the policy, and what it was chosen from; empty without a choice."""
+    reward: str
 
 
 class Rl(Trained):
@@ -160,7 +183,16 @@ class Rl(Trained):
         yield from self.reward.inputs()
         if self.monitor:
             yield from resolve.outside(self.monitor.prompts)
+            yield from resolve.outside(self.monitor.choose_on or "")
             yield from resolve.outside_judge(self.monitor.judge)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.monitor and self.monitor.choose_on:
+            if not self.train.get("evaluate_every"):
+                yield "monitor.choose_on chooses among evaluated checkpoints: set train.evaluate_every"
+            if self.train.get("lora"):
+                yield "monitor.choose_on keeps whole weights: it does not go with train.lora"
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         del rows
@@ -171,33 +203,67 @@ class Rl(Trained):
         return Forecast(samples * int(self.train.get("steps", 0)) * asked)
 
     def run(self, job: Job) -> Outcome:
+        read = files.load_prompts(self.prompts)
+        learned = self.learn(read.rows, job, job.folder / "policy")
+        figures = {
+            **training_figures(learned.result),
+            **learned.choice,
+            "reward": learned.reward,
+            "judges": {judge.model: resolve.described(judge, job) for judge in self.reward.judges()},
+            **({"watched_by": job.named(self.monitor.judge.model)} if self.monitor else {}),
+            "rows": account(read.report),
+        }
+        return Outcome(figures)
+
+    def learn(self, prompts: Sequence[Prompt], job: Job, out: Path) -> Learned:
+        """Trains on these prompts into the folder ``out``, watched and chosen as ``monitor`` says."""
         from aifeedback.train.reinforce import train_rl
         from aifeedback.train.rewards import name_of
 
-        read = files.load_prompts(self.prompts)
         reward = reward_function(self.reward, job)
         config = self.config(job)
-        guard = self._guard(reward, job)
+        guard = self._guard(reward, job, out)
         result = train_rl(
             resolve.policy_folder(self.model),
-            read.rows,
+            prompts,
             reward,
             config,
-            job.folder / "policy",
+            out,
+            reference=self._judging_checkpoint(job),
             hook=guard,
             stop=guard.stop if guard and self.monitor and self.monitor.stop_when_gamed else None,
             reward_name=name_of(reward),
             progress=job.progress,
         )
-        figures = {
-            **training_figures(result),
-            "reward": name_of(reward),
-            "judges": {judge.model: resolve.described(judge, job) for judge in self.reward.judges()},
-            "rows": account(read.report),
-        }
-        return Outcome(figures)
+        return Learned(result, self._choice(config, job, out), name_of(reward))
 
-    def _guard(self, reward: Any, job: Job) -> Any:
+    def _judging_checkpoint(self, job: Job) -> Any:
+        """The model that a judge has loaded, where it is the very checkpoint to start from: it is the reference too."""
+        if all(judge.model != self.model for judge in self.reward.judges()):
+            return None
+        model = resolve.connect_model(self.model, job).model.model  # type: ignore[attr-defined]
+        return model if str(model.dtype) == "torch.float32" else None  # the KL compares with a policy in fp32
+
+    def _choice(self, config: Any, job: Job, out: Path) -> dict[str, Any]:
+        """Puts the chosen checkpoint in the policy's place, and says what it was chosen from."""
+        if self.monitor is None or self.monitor.choose_on is None:
+            return {}
+        from aifeedback.train.guard import choose
+
+        chosen = choose(
+            out,
+            resolve.policy_folder(self.model),
+            files.read_prompts(self.monitor.choose_on, limit=self.monitor.limit),
+            resolve.labeler(self.monitor.judge, job),
+            config,
+            seed=job.seed,
+        )
+        rates = {
+            name: {"value": rate, "low": low, "high": high} for name, (rate, low, high) in chosen.win_rates.items()
+        }
+        return {"choice": {"chosen": chosen.folder.name, "candidates": rates, "n": chosen.n}}
+
+    def _guard(self, reward: Any, job: Job, out: Path) -> Any:
         if self.monitor is None:
             return None
         from aifeedback.train.guard import Guard, GuardConfig
@@ -205,12 +271,14 @@ class Rl(Trained):
 
         judge = self.monitor.judge
         scores = judge.by == "ratings" or judge.model.startswith("gold:")
+        unless_given = {"candidates": 4 if self.monitor.choose_on else 0, "seed": job.seed}
         return Guard(
             files.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
             reward,
-            configured(GuardConfig, {"candidates": 0, "seed": job.seed, **self.monitor.guard}),
+            configured(GuardConfig, {**unless_given, **self.monitor.guard}),
             measure=judge_score(resolve.scorer(judge, job)) if scores else None,
             judge=None if scores else resolve.labeler(judge, job),
+            out=out if self.monitor.choose_on else None,
         )
 
 

@@ -38,7 +38,7 @@ def completion_hidden(
     reads = [(i, len(p) - 1 + t) for i, p in enumerate(prompt_ids) for t in range(len(completion_ids[i]))]
     engine = engine_of(model)
     path = engine.path_for(max(map(len, sequences)))
-    recomputes = grad and model.training and getattr(unwrapped(model), "is_gradient_checkpointing", False)
+    recomputes = grad and model.training and any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
     with torch.set_grad_enabled(grad):
         if path == "padded" or recomputes:
             rows, places = [i for i, _ in reads], [p for _, p in reads]

@@ -45,7 +45,9 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> 
     ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8)
+        # One pass over memory instead of a dozen; plain tensors on a CPU only, where it needs nothing else.
+        fused = all(p.device.type == "cpu" and not hasattr(p, "device_mesh") for p in trained)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=fused or None)
     return Adafactor(groups, lr=config.learning_rate)
 
 

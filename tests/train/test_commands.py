@@ -1,0 +1,98 @@
+"""``aifeedback train …`` on plain files: what is printed, what is saved, what comes out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import made_answers, made_pairs
+from typer.testing import CliRunner
+
+from aifeedback.cli import app
+
+SPEED = ("seconds_per_step", "tokens_per_s", "peak_memory_mb")
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> Path:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def answers(tmp_path: Path) -> Path:
+    return write(
+        tmp_path / "answers.jsonl",
+        [{"prompt": r.prompt.text, "completion": r.completion.text} for r in made_answers(12)],
+    )
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> Path:
+    rows = [(r.comparison, r.p_first) for r in made_pairs(12, soft=False)]
+    sides = [(c, (c.first, c.second) if p == 1 else (c.second, c.first)) for c, p in rows]
+    return write(
+        tmp_path / "pairs.jsonl",
+        [{"prompt": c.prompt.text, "chosen": better.text, "rejected": worse.text} for c, (better, worse) in sides],
+    )
+
+
+@pytest.fixture
+def reward(tmp_path: Path) -> Path:
+    file = tmp_path / "fn.py"
+    file.write_text("def fn(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n")
+    return file
+
+
+def train(what: str, out: Path) -> dict[str, Any]:
+    """Runs the command; its figures, which are all on the screen too."""
+    done = CliRunner().invoke(app, [*f"train {what}".split(), "-o", str(out)], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    figures = json.loads((out / "figures.json").read_text())
+    for name in SPEED:
+        assert figures[name] > 0, name
+        assert f"{name} " in done.output
+    assert json.loads((out / "training" / "result.json").read_text())["steps"] == figures["steps"]
+    return figures
+
+
+def test_sft_dpo_and_reward_model(llama: Path, answers: Path, pairs: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    on_pairs = f"--model hf:{llama} --data {pairs} --batch 4 --steps 2"
+    assert train(f"sft --model hf:{llama} --data {answers} --batch 4 --steps 2", tmp_path / "sft")["steps"] == 2
+    assert train(f"dpo {on_pairs}", tmp_path / "dpo")["rows"] == 12
+    told = train(f"reward {on_pairs} --heldout {pairs}", tmp_path / "reward")
+    assert told["figures"]["heldout_n"] == 12
+    AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "dpo")
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+
+
+def test_rl_on_a_python_function(llama: Path, answers: Path, reward: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    what = f"rl --policy hf:{llama} --prompts {answers} --reward python:{reward}:fn --samples-per-prompt 4"
+    told = train(f"{what} --prompts-per-step 4 --max-new-tokens 8 --steps 2 --beta 0.05", tmp_path / "rl")
+    assert told["steps"] == 2
+    assert told["figures"]["reward"] > 0
+    AutoModelForCausalLM.from_pretrained(tmp_path / "rl")
+    before = (tmp_path / "rl" / "model.safetensors").read_bytes()
+    train(f"{what} --prompts-per-step 4 --max-new-tokens 8 --steps 2 --beta 0.05", tmp_path / "rl")
+    assert (tmp_path / "rl" / "model.safetensors").read_bytes() == before, "a finished run is not run again"
+
+
+def test_rl_watched_by_another_judge_keeps_the_best_checkpoint(
+    llama: Path, answers: Path, reward: Path, tmp_path: Path
+) -> None:
+    what = f"rl --policy hf:{llama} --prompts {answers} --reward python:{reward}:fn --samples-per-prompt 2 --steps 4"
+    what += f" --prompts-per-step 4 --max-new-tokens 8 --monitor {answers} --monitor-judge fake:longer"
+    told = train(f"{what} --monitor-every 2 --choose-on {answers}", tmp_path / "rl")
+    assert set(told["choice"]["candidates"]) == {"step-00000002", "step-00000004"}
+    assert "heldout_measure" in told["figures"]
+    refused = CliRunner().invoke(app, [*f"train {what} --engine trl".split(), "-o", str(tmp_path / "trl")])
+    assert "cannot be watched" in str(refused.exception) + refused.output
+    alone = what.replace("--monitor-judge fake:longer", "")
+    refused = CliRunner().invoke(app, [*f"train {alone}".split(), "-o", str(tmp_path / "alone")])
+    assert "needs held-out prompts and a judge" in str(refused.exception) + refused.output
