@@ -139,7 +139,7 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
 
 
 def _digest_input(name: str) -> str:
-    from aifeedback.stages.resolve import input_path
+    from aifeedback.stages.inputs import input_path
 
     path = input_path(name)
     return digest(path) if path and path.exists() else name
@@ -232,7 +232,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 def check_inputs(recipe: Recipe) -> list[str]:
     """Every required setting, outside file, folder or model that is not there, and every wrong trainer setting."""
-    from aifeedback.stages.resolve import input_problem
+    from aifeedback.stages.inputs import input_problem
 
     if recipe.missing:
         return [f"setting '{name}' is needed: --set {name}=…" for name in recipe.missing]

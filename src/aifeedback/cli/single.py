@@ -58,7 +58,7 @@ def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file:
 
 def require(names: Iterable[str]) -> None:
     """Raises RecipeError with every file, folder, model or prompt that is not there."""
-    from aifeedback.stages.resolve import input_problem
+    from aifeedback.stages.inputs import input_problem
 
     problems = [problem for name in names if (problem := input_problem(name))]
     if problems:
