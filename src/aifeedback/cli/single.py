@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +30,13 @@ class Destination(NamedTuple):
 
 
 def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file: Path | None = None) -> Any:
-    """Runs the stage; returns its Outcome. Raises RecipeError before any model call if an input is missing."""
-    from aifeedback.runs import RunFolder, write_json
-    from aifeedback.stages import Job
+    """Runs the stage; returns its Outcome. Raises RecipeError before any model call if an input is missing.
+
+    What was finished before with the same settings and inputs, and left no question open, is not done again.
+    """
+    from aifeedback.runner import fingerprint
+    from aifeedback.runs import RunFolder, read_json, write_json
+    from aifeedback.stages import Job, Outcome
 
     require(stage.inputs())
     folder = destination.folder
@@ -42,10 +46,20 @@ def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file:
             file=destination.out,
             fix=f"end in {' or '.join(FILES)}, or give a folder",
         )
-    with RunFolder(folder).locked(), one_bar(stage.kind) as progress:
-        outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress))
-        write_json(folder / "figures.json", outcome.figures)
-    result = folder / destination.main
+    result, done = folder / destination.main, folder / "done.json"
+    with RunFolder(folder).locked():
+        told = fingerprint(stage, seed, {})
+        before = read_json(done) if result.exists() else None
+        if before is not None and before["fingerprint"] == told:
+            outcome = Outcome(before["figures"])
+            console.print("[dim]finished before with these settings and inputs: nothing was asked again[/]")
+        else:
+            done.unlink(missing_ok=True)
+            with one_bar(stage.kind) as progress:
+                outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress))
+            write_json(folder / "figures.json", outcome.figures)
+            if _is_settled(outcome.figures):
+                write_json(done, {"fingerprint": told, "figures": outcome.figures})
     if destination.is_file:
         _hand_over(result, destination.out)
         result = destination.out
@@ -54,6 +68,15 @@ def run_stage(stage: Any, destination: Destination, *, seed: int = 0, json_file:
         f"→ [bold]{result}[/]" + (f"  [dim](records and journal in {folder})[/]" if destination.is_file else "")
     )
     return outcome
+
+
+def _is_settled(figures: Mapping[str, Any]) -> bool:
+    """Whether asking again could change nothing: no question is open because of the server, or of a spend cap."""
+    from aifeedback.models.cache import OPEN
+    from aifeedback.records import Problem
+
+    again = {str(problem) for problem in (*OPEN, Problem.OVER_BUDGET, Problem.MISSING)}
+    return "problems" in figures and again.isdisjoint(figures["problems"])
 
 
 def require(names: Iterable[str]) -> None:

@@ -143,7 +143,7 @@ def _lines(text: str) -> Iterator[Row]:
         except (json.JSONDecodeError, RecursionError) as cause:
             yield Row(number, {}, f"not valid JSON: {getattr(cause, 'msg', cause)}")
             continue
-        yield checked(number, value)
+        yield checked(number, value, may_be_torn="\\u" in line)
 
 
 def _json(path: Path, text: str) -> Iterator[Row]:
@@ -258,11 +258,11 @@ def _numbered(rows: Iterable[Any]) -> Iterator[Row]:
     return (checked(number, row) for number, row in enumerate(rows, 1))
 
 
-def checked(number: int, value: Any) -> Row:
+def checked(number: int, value: Any, *, may_be_torn: bool = True) -> Row:
     """A row as it came, or a faulty one where it is no object or holds text that cannot be written down again."""
     if not isinstance(value, dict):
         return Row(number, {}, f"a row must be an object, this is {kind_of(value)}")
-    if _is_torn(value):
+    if may_be_torn and _is_torn(value):
         return Row(number, {}, "not valid UTF-8")
     return Row(number, value)
 
