@@ -92,7 +92,8 @@ class Prompt(Record):
             messages = (Message(role="user", content=prompt),)
         else:
             messages = tuple(Message.model_validate(m, from_attributes=True) for m in prompt)
-        return cls(id=content_id("prompt", messages), messages=messages, reference=reference, tags=tags or {})
+        identity = content_id("prompt", [{"role": m.role, "content": m.content} for m in messages])
+        return cls(id=identity, messages=messages, reference=reference, tags=tags or {})
 
     @property
     def text(self) -> str:
