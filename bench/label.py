@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import statistics
 import time
@@ -42,6 +43,8 @@ SIZES = {
 BATCHES = (1, 4, 16)
 TARGET = {("56M", 2): 6.5, ("56M", 0): 2.7, ("5M", 2): 9.0, ("5M", 0): 3.4}
 SHARE_TARGET = {"56M": 0.85, "5M": 0.65}
+SAME = 1e-4
+"""Largest difference of a probability between two methods."""
 
 Method = Callable[[Sequence[str]], np.ndarray]
 """Prompts in, (N, 2) log-probabilities of the labels out; up to a constant per row."""
@@ -127,6 +130,7 @@ def harness(model: Any, tokenizer: Any, batch: int) -> Method:
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch, device="cpu", max_length=2048)
 
     def run(prompts: Sequence[str]) -> np.ndarray:
@@ -233,6 +237,7 @@ def measure(setting: Setting, pairs: int, peer_pairs: int, rounds: int) -> dict[
             spent, found = cpu_seconds(lambda method=method: method(few))
             seconds[name].append(spent / peer_pairs)
             largest = max(largest, float(np.abs(normalised(found) - reference[: len(few)]).max()))
+    assert largest < SAME, f"the methods do not compute the same: {largest:.1e}"
     per_label = {name: statistics.median(s) for name, s in seconds.items()}
     sequences = tokenizer(prompts)["input_ids"]
     rate = floor_flops(model, sequences) / pairs / per_label["aifeedback"]

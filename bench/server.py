@@ -1,7 +1,8 @@
 """What labelling through a server costs on the client: overhead, start, and a soak (Must show 6; R17).
 
     python bench/server.py overhead [--pairs 2000]     # labels/s with a server that answers instantly, journalled
-    python bench/server.py start [--rows 100000]       # seconds from the first row read to the first call
+    python bench/server.py start [--rows 100000]       # seconds from the command's start to its first call
+    python bench/server.py restart [--rows 100000]     # seconds of a command that was finished before
     python bench/server.py soak [--judgements 1000000] # rate, memory and open files over many judgements
     python bench/server.py clients                     # requests/s of one core: aiohttp, httpx, the OpenAI SDK
 
@@ -169,24 +170,48 @@ def overhead(pairs: int, rounds: int) -> dict[str, Any]:
 
 
 def start_time(rows: int) -> dict[str, Any]:
-    """Seconds from opening a file of so many rows to the first call that reaches the server."""
-    with tempfile.TemporaryDirectory() as folder, stub() as (url, server):
+    """Seconds from the start of ``aifeedback label`` on so many rows to its first call, and of that to read the rows."""
+    with tempfile.TemporaryDirectory() as name, stub() as (url, server):
         one_core()
-        path = Path(folder) / "pairs.jsonl"
-        with path.open("w") as file:
-            for c in comparisons(rows):
-                file.write(json.dumps({"prompt": c.prompt.text, "first": c.first.text, "second": c.second.text}) + "\n")
+        folder = Path(name)
+        command = _label(_pairs_file(folder, rows), folder / "labels.jsonl", "openai:stub", "--base-url", url)
         began = time.time()
-        read = read_comparisons(path, 0)
-        read_s = time.time() - began
-        with Journal(Path(folder) / "journal.sqlite") as journal:
-            model: Any = connect("openai:stub", base_url=url)
-            labels = JudgeLabeler(Journaled(model, journal), JudgePrompt.load(JUDGE)).label_each(read.rows)
-            next(labels)
-            model.close()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         assert server.stdout is not None
         first = float(server.stdout.readline().split()[1])
+        process.kill()
+        process.wait()
+        start = time.perf_counter()
+        read_comparisons(folder / "pairs.jsonl", 0)
+        read_s = time.perf_counter() - start
     return {"rows": rows, "first_call_s": round(first - began, 2), "of_that_reading_s": round(read_s, 2)}
+
+
+def restart_time(rows: int) -> dict[str, Any]:
+    """Seconds of ``aifeedback label`` on so many rows with a fake judge, and of the same command once more."""
+    with tempfile.TemporaryDirectory() as name:
+        one_core()
+        folder = Path(name)
+        command = _label(_pairs_file(folder, rows), folder / "labels.jsonl", "fake:noisy")
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            seconds.append(round(time.perf_counter() - start, 2))
+    return {"rows": rows, "first_s": seconds[0], "again_s": seconds[1]}
+
+
+def _pairs_file(folder: Path, rows: int) -> Path:
+    path = folder / "pairs.jsonl"
+    with path.open("w") as file:
+        for c in comparisons(rows):
+            file.write(json.dumps({"prompt": c.prompt.text, "first": c.first.text, "second": c.second.text}) + "\n")
+    return path
+
+
+def _label(data: Path, out: Path, judge: str, *options: str) -> list[str]:
+    asked = ["label", "--data", str(data), "--judge", judge, "--prompt", JUDGE, "-o", str(out), *options]
+    return [sys.executable, "-m", "aifeedback", *asked]
 
 
 def soak(judgements: int) -> dict[str, Any]:
@@ -286,7 +311,7 @@ def main() -> None:
         core = int(sys.argv[3])
         return serve(int(sys.argv[2]), core if core >= 0 else None)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["overhead", "start", "soak", "clients", "all"])
+    parser.add_argument("what", choices=["overhead", "start", "restart", "soak", "clients", "all"])
     parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=100_000)
@@ -297,6 +322,7 @@ def main() -> None:
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "overhead": lambda: overhead(args.pairs, args.rounds),
         "start": lambda: start_time(args.rows),
+        "restart": lambda: restart_time(args.rows),
         "soak": lambda: soak(args.judgements),
         "clients": lambda: clients(args.requests),
     }

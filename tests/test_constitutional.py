@@ -60,7 +60,7 @@ def test_by_default_it_runs_in_the_lab_and_ones_own_models_bring_their_own_promp
 
 
 def test_the_labs_constitutions_are_files_behind_a_name() -> None:
-    from aifeedback.stages.resolve import input_path
+    from aifeedback.stages.inputs import input_path
 
     path = input_path("constitution:lab:harmless")
     assert path is not None

@@ -42,7 +42,7 @@ class Damaged:
                 rows = list(journal.rows())
         except JournalError:
             return "refused"
-        assert rows == self.rows[: len(rows)], "accepted something that was never written"
+        assert repr(rows) == repr(self.rows[: len(rows)]), "accepted something that was never written"
         return "whole" if len(rows) == len(self.rows) else "valid beginning"
 
 
@@ -93,12 +93,17 @@ def cut_everywhere(folder: Path, step: int, log_step: int) -> dict[str, Counter[
 
 
 def flip_everywhere(folder: Path, step: int) -> dict[str, Counter[str]]:
-    """Flips every ``step``-th bit of one record, in the database file and in the log."""
+    """Flips every ``step``-th bit of one record, in the database file and in the log.
+
+    One bit of a record in the database file may be flipped without changing anything that is read: of the type of the
+    key column, whose value SQLite stores elsewhere (a NULL becomes a 0 that is never looked at).
+    """
     (folder / "database").mkdir()
     (folder / "log").mkdir()
     stored = checkpointed(folder / "database")
     for bit in _bits(place(stored.database, stored.rows[6]), step):
-        assert stored.look(database=_flipped(stored.database, bit)) != "whole"
+        stored.look(database=_flipped(stored.database, bit))
+    assert stored.seen["whole"] <= 1
     logged, _ = in_the_log(folder / "log")
     assert logged.log is not None
     for bit in _bits(place(logged.log, logged.rows[-1]), step):
@@ -129,11 +134,13 @@ def test_flipped_anywhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.campaign
-def test_campaign_every_byte_and_bit(tmp_path: Path) -> None:
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "flip").mkdir()
-    print("R2 cut", cut_everywhere(tmp_path / "cut", 1, 1))
-    print("R2 flip", flip_everywhere(tmp_path / "flip", 1))
+def test_campaign_every_byte(tmp_path: Path) -> None:
+    print("R2 cut", cut_everywhere(tmp_path, 1, 1))
+
+
+@pytest.mark.campaign
+def test_campaign_every_bit(tmp_path: Path) -> None:
+    print("R2 flip", flip_everywhere(tmp_path, 1))
 
 
 def test_not_a_journal_at_all(tmp_path: Path) -> None:

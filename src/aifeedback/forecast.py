@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from aifeedback.errors import InputError
 from aifeedback.recipe import Recipe
 
@@ -22,9 +20,9 @@ def forecast(recipe: Recipe) -> dict[str, int | None]:
 
 def _rows(name: str) -> int | None:
     """Rows of an outside data file; None for models and for what cannot be read."""
-    from aifeedback.files import read_rows
+    from aifeedback.files import place_of, read_rows
 
-    path = Path(name)
+    path = place_of(name)
     if not path.is_file() or path.suffix not in (".jsonl", ".gz", ".json", ".csv", ".parquet"):
         return None
     try:

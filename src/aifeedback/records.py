@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from json.encoder import encode_basestring
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,7 +46,10 @@ class Record(BaseModel):
 
 def content_id(*parts: Any) -> str:
     """Sixteen hex digits of SHA-256 over the parts as canonical JSON: equal parts, equal id, on any machine."""
-    canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_as_plain)
+    if all(type(part) is str for part in parts):  # the same text, sooner: most ids are of texts alone
+        canonical = f"[{','.join(map(encode_basestring, parts))}]"
+    else:
+        canonical = _canonical(parts)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -53,6 +57,10 @@ def _as_plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"no canonical form for {type(value).__name__}")
+
+
+# one encoder for all: json.dumps makes a new one in every call
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_as_plain).encode
 
 
 _Known = TypeVar("_Known", "Judgement", "Preference", "Score")
@@ -84,7 +92,8 @@ class Prompt(Record):
             messages = (Message(role="user", content=prompt),)
         else:
             messages = tuple(Message.model_validate(m, from_attributes=True) for m in prompt)
-        return cls(id=content_id("prompt", messages), messages=messages, reference=reference, tags=tags or {})
+        identity = content_id("prompt", [{"role": m.role, "content": m.content} for m in messages])
+        return cls(id=identity, messages=messages, reference=reference, tags=tags or {})
 
     @property
     def text(self) -> str:

@@ -128,18 +128,22 @@ class _Execution:
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
-    """Per stage, a digest of everything its result depends on: kind, settings, seed, inputs, and what it waits for."""
+    """Of every stage, by id."""
     found: dict[str, str] = {}
     for step in recipe.steps:
-        outside = {name: _digest_input(name) for name in step.stage.inputs()}
-        above = {need: found[need] for need in step.needs}
-        settings = step.stage.model_dump(mode="json")
-        found[step.id] = content_id(step.stage.kind, settings, recipe.seed, outside, above, code_digest())
+        found[step.id] = fingerprint(step.stage, recipe.seed, {need: found[need] for need in step.needs})
     return found
 
 
+def fingerprint(stage: Any, seed: int, above: Mapping[str, str]) -> str:
+    """A digest of everything a stage's result depends on: kind, settings, seed, inputs, and ``above``, the fingerprints
+    of the stages it waits for."""
+    outside = {name: _digest_input(name) for name in stage.inputs()}
+    return content_id(stage.kind, stage.model_dump(mode="json"), seed, outside, above, code_digest())
+
+
 def _digest_input(name: str) -> str:
-    from aifeedback.stages.resolve import input_path
+    from aifeedback.stages.inputs import input_path
 
     path = input_path(name)
     return digest(path) if path and path.exists() else name
@@ -232,7 +236,7 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 def check_inputs(recipe: Recipe) -> list[str]:
     """Every required setting, outside file, folder or model that is not there, and every wrong trainer setting."""
-    from aifeedback.stages.resolve import input_problem
+    from aifeedback.stages.inputs import input_problem
 
     if recipe.missing:
         return [f"setting '{name}' is needed: --set {name}=…" for name in recipe.missing]

@@ -31,15 +31,17 @@ class FaultyServer:
     """A handler that plants a fault in ``rate`` of the attempts, drawn by seed and attempt number."""
 
     def __init__(
-        self, *, rate: float, seed: int, wait_ms: int = 40, stall_s: float = 5.0, whole_seconds: int = 20
+        self,
+        *,
+        rate: float,
+        seed: int,
+        wait_ms: int = 40,
+        stall_s: float = 5.0,
+        whole_seconds: int = 20,
+        whole_s: float = 1.0,
     ) -> None:
-        self.rate, self.seed, self.wait_ms, self.stall_s, self.whole_seconds = (
-            rate,
-            seed,
-            wait_ms,
-            stall_s,
-            whole_seconds,
-        )
+        self.rate, self.seed, self.wait_ms, self.stall_s = rate, seed, wait_ms, stall_s
+        self.whole_seconds, self.whole_s = whole_seconds, whole_s
         self.planted: Counter[str] = Counter()
         self.gates: list[tuple[str, float, float]] = []
         """Prompt, when the wait was asked for, until when."""
@@ -58,14 +60,14 @@ class FaultyServer:
         return FAULTS[name](self, request)
 
     def wait_header(self, request: Request, *, as_date: bool = False) -> dict[str, str]:
-        """Mostly milliseconds, so that tests are quick; now and then whole seconds, or a date."""
+        """Mostly milliseconds, so that tests are quick; now and then (1 in ``whole_seconds``) seconds, or a date."""
         whole = self.planted.total() % self.whole_seconds == self.whole_seconds - 1
-        seconds = 1.0 if whole else self.wait_ms / 1000
+        seconds = self.whole_s if whole else self.wait_ms / 1000
         now = time.monotonic()
         self.gates.append((request.text, now, now + seconds))
         if as_date and whole:
-            return {"Retry-After": email.utils.formatdate(time.time() + 1.999, usegmt=True)}
-        return {"Retry-After": "1"} if whole else {"retry-after-ms": str(self.wait_ms)}
+            return {"Retry-After": email.utils.formatdate(time.time() + self.whole_s + 0.999, usegmt=True)}
+        return {"Retry-After": f"{self.whole_s:g}"} if whole else {"retry-after-ms": str(self.wait_ms)}
 
 
 def fault(name: str) -> Callable[[Fault], Fault]:

@@ -160,7 +160,7 @@ class _StandIn:
 
     def __init__(self, model: str) -> None:
         from aifeedback.protocols import ModelCard
-        from aifeedback.stages.resolve import input_path
+        from aifeedback.stages.inputs import input_path
 
         self.card = ModelCard(uri=model, revision="", family="")
         folder = input_path(model)

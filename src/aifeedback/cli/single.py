@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +34,12 @@ def run_stage(
 ) -> Any:
     """Runs the stage and returns its Outcome; ``show`` prints every figure of it.
 
-    Raises RecipeError before any model call if an input is missing.
+    What was finished before with the same settings and inputs, and left no question open, is not done again. Raises
+    RecipeError before any model call if an input is missing.
     """
-    from aifeedback.runs import RunFolder, write_json
-    from aifeedback.stages import Job
+    from aifeedback.runner import fingerprint
+    from aifeedback.runs import RunFolder, read_json, write_json
+    from aifeedback.stages import Job, Outcome
 
     require(stage.inputs())
     folder = destination.folder
@@ -47,10 +49,20 @@ def run_stage(
             file=destination.out,
             fix=f"end in {' or '.join(FILES)}, or give a folder",
         )
-    with RunFolder(folder).locked(), one_bar(stage.kind) as progress:
-        outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress))
-        write_json(folder / "figures.json", outcome.figures)
-    result = folder / destination.main
+    result, done = folder / destination.main, folder / "done.json"
+    with RunFolder(folder).locked():
+        told = fingerprint(stage, seed, {})
+        before = read_json(done) if result.exists() else None
+        if before is not None and before["fingerprint"] == told:
+            outcome = Outcome(before["figures"])
+            console.print("[dim]finished before with these settings and inputs: nothing was asked again[/]")
+        else:
+            done.unlink(missing_ok=True)
+            with one_bar(stage.kind) as progress:
+                outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress))
+            write_json(folder / "figures.json", outcome.figures)
+            if _is_settled(outcome.figures):
+                write_json(done, {"fingerprint": told, "figures": outcome.figures})
     if destination.is_file:
         _hand_over(result, destination.out)
         result = destination.out
@@ -64,9 +76,18 @@ def run_stage(
     return outcome
 
 
+def _is_settled(figures: Mapping[str, Any]) -> bool:
+    """Whether asking again could change nothing: no question is open because of the server, or of a spend cap."""
+    from aifeedback.models.cache import OPEN
+    from aifeedback.records import Problem
+
+    again = {str(problem) for problem in (*OPEN, Problem.OVER_BUDGET, Problem.MISSING)}
+    return "problems" in figures and again.isdisjoint(figures["problems"])
+
+
 def require(names: Iterable[str]) -> None:
     """Raises RecipeError with every file, folder, model or prompt that is not there."""
-    from aifeedback.stages.resolve import input_problem
+    from aifeedback.stages.inputs import input_problem
 
     problems = [problem for name in names if (problem := input_problem(name))]
     if problems:

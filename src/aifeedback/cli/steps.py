@@ -190,7 +190,7 @@ def revise(
     json_file: Json = None,
 ) -> None:
     """Critique and revision under a constitution; training data for `train sft` comes out."""
-    from aifeedback.stages.feedback import Revise
+    from aifeedback.stages.revise import Revise
 
     stage = Revise(
         completions=str(completions),

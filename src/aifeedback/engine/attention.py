@@ -1,9 +1,6 @@
 """Attention over a packed tree of sequences, as an attention function of transformers.
 
-*Cascade.* Every block of tokens (``tree.Layout.blocks``) attends causally to itself, and everything below it attends to
-it without a mask. A query's partial results over its ancestors are merged by their log-sum-exp, which is exact:
-with (o₁, l₁) and (o₂, l₂), o = o₁ + σ(l₂ − l₁)·(o₂ − o₁) and l = log(eˡ¹ + eˡ²). The backward pass gives every block
-the *merged* output and log-sum-exp, from which it recovers its share of the gradient.
+*On a CPU* a cascade of dense blocks (``cascade.py``).
 
 *On a GPU* the same visibility, j ≤ i < end[j], is one flex_attention call.
 
@@ -17,24 +14,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from aifeedback.engine.cascade import Cascade, KeyValue, blocks_of, cascade
 from aifeedback.engine.tree import Layout
 
 NAME = "aifeedback_tree"
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-
-
-class KeyValue(NamedTuple):
-    """(1, KV heads, tokens, head size) each, positions already encoded."""
-
-    key: Tensor
-    value: Tensor
 
 
 @dataclass
@@ -117,74 +106,11 @@ def _window(module: Any, keywords: dict[str, Any]) -> int | None:
 def _cascade(
     query: Tensor, key: Tensor, value: Tensor, chain: KeyValue | None, plan: Plan, scale: float | None
 ) -> Tensor:
+    blocks = plan.remember("blocks", lambda: blocks_of(plan.layout.blocks))
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
         assert chain is None, "keys and values computed before have no gradient"
-        return _Cascade.apply(query, key, value, plan.layout.blocks, scale)  # type: ignore[return-value]
-    return cascade(query, key, value, plan.layout.blocks, scale, chain)[0]
-
-
-def cascade(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    blocks: tuple[tuple[int, int, int], ...],
-    scale: float | None,
-    chain: KeyValue | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Output (1, heads, T, head size), contiguous once heads and T change places, and log-sum-exp (1, heads, T)."""
-    _, heads, total, size = query.shape
-    out = query.new_empty(1, total, heads, size).transpose(1, 2)
-    lse = out.new_empty(1, total, heads, dtype=torch.promote_types(out.dtype, torch.float32)).transpose(1, 2)
-    for start, stop, _ in blocks:
-        here = slice(start, stop)
-        part, partial_lse = _forward(query[:, :, here], key[:, :, here], value[:, :, here], 0.0, True, scale=scale)
-        out[:, :, here], lse[:, :, here] = part, partial_lse
-    for start, stop, end in blocks:
-        if stop < end:
-            part = _forward(query[:, :, stop:end], key[:, :, start:stop], value[:, :, start:stop], scale=scale)
-            _merge(out[:, :, stop:end], lse[:, :, stop:end], *part)
-    if chain is not None:
-        _merge(out, lse, *_forward(query, *chain, scale=scale))
-    return out, lse
-
-
-def _merge(out: Tensor, lse: Tensor, part: Tensor, partial_lse: Tensor) -> None:
-    """Merges a partial result into ``out`` and ``lse``, in place."""
-    weight = torch.sigmoid(partial_lse - lse).to(out.dtype).unsqueeze(-1)
-    torch.lerp(out, part, weight, out=out)
-    torch.logaddexp(lse, partial_lse, out=lse)
-
-
-class _Cascade(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, blocks: Any, scale: float | None) -> Tensor:
-        out, lse = cascade(query, key, value, blocks, scale)
-        ctx.save_for_backward(query, key, value, out, lse)
-        ctx.blocks, ctx.scale = blocks, scale
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        query, key, value, out, lse = ctx.saved_tensors
-        grad_out = grads[0]
-        grad_q, grad_k, grad_v = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-        for start, stop, _ in ctx.blocks:
-            here = slice(start, stop)
-            grad_q[:, :, here], grad_k[:, :, here], grad_v[:, :, here] = _backward(
-                grad_out[:, :, here], query[:, :, here], key[:, :, here], value[:, :, here], out[:, :, here],
-                lse[:, :, here], 0.0, True, scale=ctx.scale,
-            )  # fmt: skip
-        for start, stop, end in ctx.blocks:
-            if stop < end:
-                here, below = slice(start, stop), slice(stop, end)
-                parts = _backward(
-                    grad_out[:, :, below], query[:, :, below], key[:, :, here], value[:, :, here], out[:, :, below],
-                    lse[:, :, below], 0.0, False, scale=ctx.scale,
-                )  # fmt: skip
-                grad_q[:, :, below] += parts[0]
-                grad_k[:, :, here] += parts[1]
-                grad_v[:, :, here] += parts[2]
-        return grad_q, grad_k, grad_v, None, None
+        return Cascade.apply(query, key, value, blocks, scale)  # type: ignore[return-value]
+    return cascade(query, key, value, blocks, scale, chain)[0]
 
 
 def _flex(query: Tensor, key: Tensor, value: Tensor, chain: KeyValue | None, plan: Plan, scale: float | None) -> Tensor:

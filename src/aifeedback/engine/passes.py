@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from aifeedback.engine.attention import NAME, KeyValue, Plan, attention, configs_of
+from aifeedback.engine.attention import NAME, Plan, attention, configs_of
+from aifeedback.engine.cascade import KeyValue
 from aifeedback.engine.limits import longest_shared, token_budget
 from aifeedback.engine.plain import Consume, Read, base_of, logits_at, read_padded
 from aifeedback.engine.tree import (

@@ -19,7 +19,7 @@ from aifeedback.files.prompts import (
     write_records,
 )
 from aifeedback.files.report import ReadReport, Skipped
-from aifeedback.files.tables import read_rows, write_rows
+from aifeedback.files.tables import place_of, place_problem, read_rows, write_rows
 
 __all__ = [
     "Comparisons",
@@ -30,6 +30,8 @@ __all__ = [
     "Skipped",
     "labelled",
     "load_prompts",
+    "place_of",
+    "place_problem",
     "read_comparisons",
     "read_completions",
     "read_labelled",

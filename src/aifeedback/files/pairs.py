@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +31,25 @@ class PairItem(NamedTuple):
 def read_pairs(
     path: str | Path, seed: int, columns: Mapping[str, str] | None, criterion: str | None, limit: int | None
 ) -> tuple[list[PairItem], ReadReport]:
-    rows = map_columns(path, read_rows(path), columns)
+    with _uncollected():
+        return _read_pairs(path, map_columns(path, read_rows(path), columns), seed, criterion, limit)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: records form no cycles, and walking over all that were read takes ever longer."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _read_pairs(
+    path: str | Path, rows: Iterator[Row], seed: int, criterion: str | None, limit: int | None
+) -> tuple[list[PairItem], ReadReport]:
     shape, rows = _recognise(path, rows)
     ledger = Ledger(path, shape.name)
     items: list[PairItem] = []
@@ -109,11 +129,12 @@ def _item(pair: Pair, seed: int, row: Mapping[str, Any]) -> PairItem:
     first = Completion.of(prompt, pair.first, source=pair.sources[0])
     second = Completion.of(prompt, pair.second, source=pair.sources[1])
     p_first = pair.p_first
-    # the draw sees the unordered pair only, so the better answer's place says nothing about it
-    ascending = int(content_id(seed, prompt.id, sorted((pair.first, pair.second))), 16) % 2 == 1
-    if pair.shuffled and (pair.first < pair.second) != ascending:
-        first, second = second, first
-        p_first = None if p_first is None else 1.0 - p_first
+    if pair.shuffled:
+        # the draw sees the unordered pair only, so the better answer's place says nothing about it
+        ascending = int(content_id(seed, prompt.id, sorted((pair.first, pair.second))), 16) % 2 == 1
+        if (pair.first < pair.second) != ascending:
+            first, second = second, first
+            p_first = None if p_first is None else 1.0 - p_first
     return PairItem(Comparison.of(prompt, first, second), p_first, pair.by, row)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aifeedback.errors import FileError, MissingExtra
+from aifeedback.files import catalogue
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 MAX_ROW_CHARS = 4_000_000
@@ -33,18 +34,45 @@ class Row(NamedTuple):
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """Yields the rows of a file, a folder or a hub data set (``owner/name``, ``owner/name#split``,
-    ``owner/name#config/split``). Raises FileError where there is nothing to read."""
-    location = Path(path)
+    """Yields the rows of a file, a folder, a set known by name (``catalogue.py``) or a hub data set (``owner/name``,
+    ``owner/name#split``, ``owner/name#config/split``). Raises FileError where there is nothing to read."""
+    location = place_of(path)
     if location.is_dir():
         return _folder(location)
     if location.is_file():
         return _file(location)
-    if _HUB_ID.match(str(path)) and _suffix(location) not in TABLE_SUFFIXES:
+    known = catalogue.KNOWN.get(str(path))
+    if known is not None:
+        if known.hub is None:
+            raise catalogue.missing(str(path))
+        return _loaded(known.hub.dataset, split=known.hub.split, data_dir=known.hub.folder)
+    if is_hub_id(str(path)):
         return _hub(str(path))
     raise FileError(
         "no such file or folder", file=path, fix=f"give a file ending in {', '.join(TABLE_SUFFIXES)} (.gz allowed)"
     )
+
+
+def place_of(name: str | Path) -> Path:
+    """The file or folder that a name stands for: a path as it is, a known set's copy on this machine."""
+    path = Path(name)
+    return path if path.exists() else catalogue.local_copy(str(name)) or path
+
+
+def is_hub_id(name: str) -> bool:
+    return _HUB_ID.match(name) is not None and _suffix(Path(name)) not in TABLE_SUFFIXES
+
+
+def place_problem(name: str) -> str | None:
+    """What is wrong with the name of a file, told without reading it; None where it can be tried."""
+    if place_of(name).exists():
+        return None
+    known = catalogue.KNOWN.get(name)
+    if known is not None:
+        return None if known.hub else str(catalogue.missing(name))
+    # 'folder/name' with that folder present is a mistyped path rather than a data set of the hub
+    is_on_hub = is_hub_id(name) and ("#" in name or not Path(name).parent.is_dir())
+    return None if is_on_hub else f"{name}: no such file"
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], *, schema: Any = None) -> int:
@@ -115,7 +143,7 @@ def _lines(text: str) -> Iterator[Row]:
         except (json.JSONDecodeError, RecursionError) as cause:
             yield Row(number, {}, f"not valid JSON: {getattr(cause, 'msg', cause)}")
             continue
-        yield checked(number, value)
+        yield checked(number, value, may_be_torn="\\u" in line)
 
 
 def _json(path: Path, text: str) -> Iterator[Row]:
@@ -192,28 +220,30 @@ def _folder(path: Path) -> Iterator[Row]:
 
 
 def _hub(name: str) -> Iterator[Row]:
-    datasets = _datasets()
     dataset, _, place = name.partition("#")
     config, _, split = place.rpartition("/")
+    return _loaded(dataset, name=config or None, split=split or None)
+
+
+def _loaded(dataset: str, **which: str | None) -> Iterator[Row]:
+    datasets = _datasets()
     try:
-        loaded = datasets.load_dataset(dataset, config or None, split=split or None)
+        loaded = datasets.load_dataset(dataset, **which)
     except Exception as cause:  # the hub client raises many kinds
         raise FileError(
             f"is neither a file here nor a data set that could be loaded: {cause}",
-            file=name,
+            file=dataset,
             fix="give an existing path, or owner/name#split of a data set that you can reach",
         ) from None
     if hasattr(loaded, "keys"):
-        loaded = loaded[_only_split(list(loaded), name)]
+        loaded = loaded[_only_split(list(loaded), dataset)]
     return _numbered(iter(loaded))
 
 
 def _only_split(splits: list[str], name: str) -> str:
     if len(splits) == 1:
         return splits[0]
-    raise FileError(
-        f"has several splits: {', '.join(splits)}", file=name, fix=f"name one: {name.partition('#')[0]}#{splits[0]}"
-    )
+    raise FileError(f"has several splits: {', '.join(splits)}", file=name, fix=f"name one: {name}#{splits[0]}")
 
 
 def _datasets() -> Any:
@@ -228,11 +258,11 @@ def _numbered(rows: Iterable[Any]) -> Iterator[Row]:
     return (checked(number, row) for number, row in enumerate(rows, 1))
 
 
-def checked(number: int, value: Any) -> Row:
+def checked(number: int, value: Any, *, may_be_torn: bool = True) -> Row:
     """A row as it came, or a faulty one where it is no object or holds text that cannot be written down again."""
     if not isinstance(value, dict):
         return Row(number, {}, f"a row must be an object, this is {kind_of(value)}")
-    if _is_torn(value):
+    if may_be_torn and _is_torn(value):
         return Row(number, {}, "not valid UTF-8")
     return Row(number, value)
 

@@ -47,7 +47,7 @@ def need_prompt(row: Mapping[str, Any], key: str, *, tags: Mapping[str, str] | N
     value = row[key]
     tags = {**row_tags(row), **(tags or {})}
     reference = row.get("reference") if isinstance(row.get("reference"), str) else None
-    if isinstance(value, str) and _TURN.match(value) and value.startswith("\n\n"):
+    if isinstance(value, str) and value.startswith("\n\n") and _TURN.match(value):
         turns = list(transcript(value))
         while turns and turns[-1].role == "assistant" and not turns[-1].content.strip():
             turns.pop()  # the open 'Assistant:' that asks for the answer
@@ -65,8 +65,8 @@ def need_prompt(row: Mapping[str, Any], key: str, *, tags: Mapping[str, str] | N
 
 def is_messages(value: Any) -> bool:
     return (
-        isinstance(value, Sequence)
-        and not isinstance(value, str)
+        not isinstance(value, str)
+        and isinstance(value, Sequence)
         and len(value) > 0
         and all(isinstance(m, Mapping) and ("role" in m or "from" in m) for m in value)
     )
@@ -161,7 +161,8 @@ def row_tags(row: Mapping[str, Any]) -> dict[str, str]:
             given = json.loads(given)
         except json.JSONDecodeError:
             given = None
-    tags = {name: str(row[name]) for name in TAG_COLUMNS if isinstance(row.get(name), (str, int)) and row[name] != ""}
+    named = [name for name in TAG_COLUMNS if name in row]
+    tags = {name: str(row[name]) for name in named if isinstance(row[name], (str, int)) and row[name] != ""}
     if isinstance(given, Mapping):
         tags.update({str(k): str(v) for k, v in given.items() if v is not None})
     return tags

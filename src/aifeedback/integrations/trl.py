@@ -75,7 +75,7 @@ def reward_function(
 
 def _spec(reward: str, judge: dict[str, Any]) -> Any:
     from aifeedback.config import parse
-    from aifeedback.stages.resolve import input_problem
+    from aifeedback.stages.inputs import input_problem
     from aifeedback.stages.rewards import RewardSpec
 
     if reward.startswith("judge:"):

@@ -14,7 +14,7 @@ MODULES = {
     "pair": "feedback",
     "label": "feedback",
     "score": "feedback",
-    "revise": "feedback",
+    "revise": "revise",
     "sft": "training",
     "reward_model": "training",
     "dpo": "training",
