@@ -62,7 +62,8 @@ def test_a_principle_whose_test_case_the_judge_decides_otherwise_is_reported(jud
     )
     found = inspect(path, labeler_for(judge, PROMPT, FINDINGS_FIRST))
     assert not found.is_clean
-    assert [(r.principle_id, r.right, r.n) for r in found.results][0] == ("lab-harmless@1.0/no-harm", 1, 2)
+    first = found.results[0]
+    assert (first.principle_id, first.right, first.n) == ("lab-harmless@1.0/no-harm", 1, 2)
 
 
 def test_changing_one_principle_in_the_yaml_turns_its_own_test_cases_and_no_others(
