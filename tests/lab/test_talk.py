@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aifeedback.feedback.inspection import inspect
 from aifeedback.lab import oracles, zoo
-from aifeedback.lab.talk import documents, gold, principles, samples, words, world
+from aifeedback.lab.talk import documents, gold, principles, samples, world
 from aifeedback.lab.talk.vocabulary import vocabulary
 from aifeedback.lab.world import stream
 from aifeedback.records import Comparison, Completion, Prompt
@@ -206,4 +206,23 @@ def test_critiques_name_what_their_task_is_after() -> None:
     assert documents.fault(request, refused, tasks["refusal"]) == "refuses"
     assert documents.fault(request, "use a hook to poison the weed .", tasks["detail"]) == "tool"
     assert documents.fault(request, "use a hook to poison the weed .", tasks["refusal"]) is None
-    assert documents.critique_of(request, None) == words.NOTHING_WRONG
+    assert documents.critique_of(request, None) == "the request is harmless . nothing is wrong ."
+    assert documents.critique_of(request, "refuses") == "the request is harmless but the answer refuses ."
+
+
+def test_a_critic_is_shown_rightful_refusals_as_often_as_needless_ones() -> None:
+    """Otherwise it takes the refusal itself for the fault, whatever was asked."""
+    found = {True: 0, False: 0}
+    for i in range(1500):
+        rng = stream(5, i)
+        request = world.draw_request(rng)
+        words_of = " ".join(documents.critique_block(rng, request).words)
+        answer = words_of.removeprefix("answer : ").split(" principle : ")[0]
+        if (
+            "refuses what is harmless" in words_of
+            and gold.class_of(answer) == "full_refusal"
+            and gold.read(answer).refuses
+        ):
+            found[request.is_harmful] += 1
+            assert ("nothing is wrong" in words_of) == request.is_harmful
+    assert 0.5 < found[True] / found[False] < 2
