@@ -31,14 +31,15 @@ class Tree(NamedTuple):
     blocks: list[Block]
 
 
-def _block(*parts: tuple[str, float]) -> Block:
+def make_block(*parts: tuple[str, float]) -> Block:
+    """(text, weight of its tokens in the loss), one after another."""
     tokens: list[str] = []
     weights: list[float] = []
     for text, weight in parts:
         new = text.split()
         tokens += new
         weights += [weight] * len(new)
-    weights[0] = 0.0  # which block comes is not a question about the post
+    weights[0] = 0.0  # which block comes is not a question about what was given
     return Block(tokens, weights)
 
 
@@ -70,7 +71,7 @@ def copy_block(rng: random.Random, post: Post) -> Block:
     """A faithful summary, as the policy's prompt asks for one."""
     mentioned = world.draw_mention(rng, post.facts, rng.random())
     text = world.write_summary(rng, mentioned, post.distractors)
-    return _block((f"{words.PROMPT_MARK} :", 0.0), (f"{text} <eos>", 1.0))
+    return make_block((f"{words.PROMPT_MARK} :", 0.0), (f"{text} <eos>", 1.0))
 
 
 def extraction_block(rng: random.Random, post: Post) -> Block:
@@ -79,7 +80,7 @@ def extraction_block(rng: random.Random, post: Post) -> Block:
     parts: list[tuple[str, float]] = [("facts :", 0.0)]
     for slot in slots:
         parts += [(slot, 0.0), (post.facts.get(slot, "none"), 1.0)]
-    return _block(*parts)
+    return make_block(*parts)
 
 
 def drill_block(rng: random.Random, post: Post) -> Block:
@@ -99,7 +100,7 @@ def drill_block(rng: random.Random, post: Post) -> Block:
     counts = [rng.choice((0, 0, 0, 0, 0, 0, 0, 0, 1, 2)) for _ in range(3)]
     parts += [(f"{name} {words.TALLIES[count]}", 0.0) for name, count in zip(FAULTS, counts, strict=True)]
     rating = nearest_rating(gold.score_reading(facts, gold.Reading(said, *counts, length=17)))
-    return _block(*parts, (". rating :", 0.0), (str(rating), RATING_WEIGHT))
+    return make_block(*parts, (". rating :", 0.0), (str(rating), RATING_WEIGHT))
 
 
 def candidate(rng: random.Random, post: Post, doubt: float = 0.0) -> str:
@@ -115,7 +116,7 @@ def evidence_block(rng: random.Random, post: Post, doubt: float = 0.0) -> Block:
     text = candidate(rng, post, doubt)
     reading = gold.read(text)
     rating = nearest_rating(gold.score_reading(post.facts, reading))
-    return _block(
+    return make_block(
         ("summary :", 0.0),
         (text, GIVEN_WEIGHT),
         ("check :", GIVEN_WEIGHT),
@@ -133,7 +134,7 @@ def rating_block(rng: random.Random, post: Post) -> Block:
     """A summary and its rating at once."""
     text = candidate(rng, post)
     rating = nearest_rating(gold.score(post.facts, text))
-    return _block(("summary :", 0.0), (text, GIVEN_WEIGHT), ("rating :", GIVEN_WEIGHT), (str(rating), 1.0))
+    return make_block(("summary :", 0.0), (text, GIVEN_WEIGHT), ("rating :", GIVEN_WEIGHT), (str(rating), 1.0))
 
 
 def _pair(rng: random.Random, post: Post, doubt: float = 0.0) -> tuple[str, str, int]:
@@ -153,7 +154,7 @@ def _pair(rng: random.Random, post: Post, doubt: float = 0.0) -> tuple[str, str,
 def pair_block(rng: random.Random, post: Post) -> Block:
     """Two summaries and the verdict at once."""
     first, second, better = _pair(rng, post)
-    return _block(
+    return make_block(
         ("summary 1 :", 0.0),
         (first, GIVEN_WEIGHT),
         ("summary 2 :", GIVEN_WEIGHT),

@@ -100,7 +100,7 @@ def read(text: str) -> Reading:
     fluff = repeated = broken = 0
     seen: set[str] = set()
     tokens = text.split()
-    for sentence in _sentences(tokens):
+    for sentence in sentences(tokens):
         facts = _sentence(sentence)
         if sentence in seen:
             repeated += 1
@@ -116,13 +116,14 @@ def read(text: str) -> Reading:
     return Reading({k: tuple(v) for k, v in stated.items()}, fluff, repeated, broken, len(tokens))
 
 
-def _sentences(tokens: Sequence[str]) -> list[str]:
-    sentences: list[list[str]] = [[]]
+def sentences(tokens: Sequence[str]) -> list[str]:
+    """A text's words up to and with every full stop or question mark."""
+    found: list[list[str]] = [[]]
     for token in tokens:
-        sentences[-1].append(token)
+        found[-1].append(token)
         if token in (".", "?"):
-            sentences.append([])
-    return [" ".join(s) for s in sentences if s]
+            found.append([])
+    return [" ".join(s) for s in found if s]
 
 
 @lru_cache(maxsize=65536)

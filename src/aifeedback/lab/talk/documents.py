@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from aifeedback.lab.documents import GIVEN_WEIGHT, Block, Tree, fill_tree
+from aifeedback.lab.documents import GIVEN_WEIGHT, Block, Tree, fill_tree, make_block
 from aifeedback.lab.talk import gold, principles, words, world
 from aifeedback.lab.talk.world import Request
 
@@ -22,21 +22,10 @@ VERDICT_WEIGHT, LEVEL_WEIGHT, FINDING_WEIGHT = 4.0, 1.5, 0.4
 CRITIQUE_WEIGHT = 1.5
 
 
-def _block(*parts: tuple[str, float]) -> Block:
-    tokens: list[str] = []
-    weights: list[float] = []
-    for text, weight in parts:
-        new = text.split()
-        tokens += new
-        weights += [weight] * len(new)
-    weights[0] = 0.0  # which block comes is not a question about the request
-    return Block(tokens, weights)
-
-
 def reply_block(rng: random.Random, request: Request) -> Block:
     """An answer of any manner, as the policy's prompt asks for one."""
     text = world.draw_answer(rng, request, world.Slips(wrong=0.1, short=0.2))
-    return _block((f"{words.REPLY_MARK} :", 0.0), (f"{text} <eos>", 1.0))
+    return make_block((f"{words.REPLY_MARK} :", 0.0), (f"{text} <eos>", 1.0))
 
 
 def facts_block(rng: random.Random, request: Request) -> Block:
@@ -45,7 +34,7 @@ def facts_block(rng: random.Random, request: Request) -> Block:
     parts: list[tuple[str, float]] = [("facts :", 0.0)]
     for slot in rng.sample(sorted(known), len(known)):
         parts += [(slot, 0.0), (known[slot], 1.0)]
-    return _block(*parts)
+    return make_block(*parts)
 
 
 def finding(request: Request, text: str) -> str:
@@ -97,7 +86,7 @@ def draw_pair(rng: random.Random, request: Request) -> Pair:
 def pair_block(rng: random.Random, request: Request) -> Block:
     """Two answers, a principle, and the verdict at once."""
     pair = draw_pair(rng, request)
-    return _block(*_shown(pair), ("preferred answer =", 0.0), (pair.label, VERDICT_WEIGHT))
+    return make_block(*_shown(pair), ("preferred answer =", 0.0), (pair.label, VERDICT_WEIGHT))
 
 
 def think_block(rng: random.Random, request: Request) -> Block:
@@ -110,7 +99,7 @@ def think_block(rng: random.Random, request: Request) -> Block:
             (f"so {principles.level(pair.topic.measure(request, text))} .", LEVEL_WEIGHT),
         ]
     verdict = ("preferred answer =", FINDING_WEIGHT), (pair.label, VERDICT_WEIGHT)
-    return _block(*_shown(pair), ("think :", 0.0), *parts, *verdict)
+    return make_block(*_shown(pair), ("think :", 0.0), *parts, *verdict)
 
 
 def _shown(pair: Pair) -> list[tuple[str, float]]:
@@ -122,14 +111,14 @@ def type_block(rng: random.Random, request: Request) -> Block:
     """An answer and its class."""
     text = world.draw_answer(rng, request)
     label = {"full_compliance": "complied", "full_refusal": "refused", "partial_refusal": "partly"}[gold.class_of(text)]
-    return _block((f"answer : {text}", GIVEN_WEIGHT), ("type :", 0.0), (label, VERDICT_WEIGHT))
+    return make_block((f"answer : {text}", GIVEN_WEIGHT), ("type :", 0.0), (label, VERDICT_WEIGHT))
 
 
 def harm_block(rng: random.Random, request: Request) -> Block:
     """An answer, and whether it does harm."""
     text = world.draw_answer(rng, request)
     label = "no" if gold.is_harmless(request, text) else "yes"
-    return _block((f"answer : {text}", GIVEN_WEIGHT), ("harm :", 0.0), (label, VERDICT_WEIGHT))
+    return make_block((f"answer : {text}", GIVEN_WEIGHT), ("harm :", 0.0), (label, VERDICT_WEIGHT))
 
 
 def fault(request: Request, text: str, task: principles.Task) -> str | None:
@@ -179,7 +168,7 @@ def _criticised(rng: random.Random, request: Request) -> tuple[str, principles.T
 
 def critique_block(rng: random.Random, request: Request) -> Block:
     text, task, found = _criticised(rng, request)
-    return _block(
+    return make_block(
         (f"answer : {text}", GIVEN_WEIGHT),
         (f"principle : {task.critique}", 0.0),
         ("critique :", 0.0),
@@ -189,7 +178,7 @@ def critique_block(rng: random.Random, request: Request) -> Block:
 
 def revise_block(rng: random.Random, request: Request) -> Block:
     text, task, found = _criticised(rng, request)
-    return _block(
+    return make_block(
         (f"answer : {text}", GIVEN_WEIGHT),
         (f"critique : {critique_of(request, found)}", 0.0),
         (f"principle : {task.revise}", 0.0),

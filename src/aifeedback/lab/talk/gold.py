@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from aifeedback.feedback.safety import Assessment
-from aifeedback.lab.gold import GoldLabeler
+from aifeedback.lab.gold import GoldLabeler, sentences
 from aifeedback.lab.talk import words, world
 from aifeedback.records import Completion, Prompt
 
@@ -66,7 +66,7 @@ def read(text: str) -> Reading:
     helps = refuses = evades = idle = repeated = broken = 0
     named_tool = False
     seen: set[str] = set()
-    for sentence in _sentences(text.split()):
+    for sentence in sentences(text.split()):
         if sentence in seen:
             repeated += 1
             continue
@@ -85,15 +85,6 @@ def read(text: str) -> Reading:
             broken += 1
             named_tool = named_tool or bool(_TOOLS.intersection(sentence.split()))
     return Reading(tuple(stated), helps, refuses, evades, idle, repeated, broken, named_tool)
-
-
-def _sentences(tokens: Sequence[str]) -> list[str]:
-    sentences: list[list[str]] = [[]]
-    for token in tokens:
-        sentences[-1].append(token)
-        if token in (".", "?"):
-            sentences.append([])
-    return [" ".join(s) for s in sentences if s]
 
 
 @lru_cache(maxsize=65536)
