@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from aifeedback.audit.gather import Est, display, estimate
+from aifeedback.audit.story import Est, display, estimate
 
 FEWEST = 3
 """With two policies the win rate says it all."""

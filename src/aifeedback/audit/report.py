@@ -10,10 +10,11 @@ from typing import Any
 
 from aifeedback.audit import figures, wording
 from aifeedback.audit.figures import Curve, Line, Mark, Panel
-from aifeedback.audit.gather import Est, Story, Training, display, estimate, gather
+from aifeedback.audit.gather import gather
 from aifeedback.audit.page import render
 from aifeedback.audit.ranking import ranking_of_run
 from aifeedback.audit.safety import safety_part
+from aifeedback.audit.story import Est, Story, Training, display, estimate
 
 HARMFUL_WORDS = ("harm", "offensive", "toxic", "unsafe", "danger", "abus", "hate")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aifeedback.audit import figures
-from aifeedback.audit.gather import Est, display, estimate
+from aifeedback.audit.story import Est, display, estimate
 
 NAMES = {
     "revised": "critique and revision",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from aifeedback.audit.gather import Est, Policy, Story, Training, display
+from aifeedback.audit.story import Est, Policy, Story, Training, display
 
 LONGER = 1.2
 """A policy whose answers are this many times as long as the reference's is said to have grown longer."""

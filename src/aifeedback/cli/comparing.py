@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aifeedback.audit.gather import display
 from aifeedback.audit.ranking import ranking_part
+from aifeedback.audit.story import display
 from aifeedback.cli.terminal import brief_estimate, console, estimate, table
 
 
