@@ -46,9 +46,9 @@ class Record(BaseModel):
 
 def content_id(*parts: Any) -> str:
     """Sixteen hex digits of SHA-256 over the parts as canonical JSON: equal parts, equal id, on any machine."""
-    if all(type(part) is str for part in parts):  # the same text, sooner: most ids are of texts alone
-        canonical = f"[{','.join(map(encode_basestring, parts))}]"
-    else:
+    try:
+        canonical = f"[{','.join([encode_basestring(part) for part in parts])}]"  # of texts alone: the same, sooner
+    except TypeError:
         canonical = _canonical(parts)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 

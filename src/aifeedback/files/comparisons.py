@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from pydantic import Field
 
@@ -33,10 +33,36 @@ class LabelledRow(Record):
     extra: Mapping[str, Any] = Field(default_factory=dict)
 
 
+class Rows(Sequence[Comparison]):
+    """Comparisons that are made when they are first asked for: their ids cost as much as reading the file does."""
+
+    def __init__(self, items: Sequence[PairItem]) -> None:
+        self._items = items
+        self._made: dict[int, Comparison] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @overload
+    def __getitem__(self, place: int) -> Comparison: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Comparison]: ...
+    def __getitem__(self, place: int | slice) -> Comparison | list[Comparison]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        if place not in self._made:
+            self._made[place] = self._items[place].comparison()
+        return self._made[place]
+
+
 class Comparisons(NamedTuple):
     """A file of comparisons. All lists run parallel to ``rows``."""
 
-    rows: list[Comparison]
+    rows: Sequence[Comparison]
     human: list[float | None]
     """People's verdict as p_first: 1 the first, 0 the second, 0.5 a tie, several votes their mean; None: not known."""
     report: ReadReport
@@ -62,12 +88,14 @@ def read_comparisons(
     """
     items, report = read_pairs(path, seed, columns, criterion, limit)
     return Comparisons(
-        rows=[item.comparison for item in items],
-        human=[item.p_first if item.by == HUMAN else None for item in items],
+        rows=Rows(items),
+        human=[item.pair.p_first if item.pair.by == HUMAN else None for item in items],
         report=report,
         inputs=[item.row for item in items],
         recorded=[
-            (item.p_first, item.by) if item.by not in (None, HUMAN) and item.p_first is not None else None
+            (item.pair.p_first, item.pair.by)
+            if item.pair.by not in (None, HUMAN) and item.pair.p_first is not None
+            else None
             for item in items
         ],
     )
@@ -159,8 +187,9 @@ def _is_dialogue(row: LabelledRow) -> bool:
 
 
 def _as_labelled(item: PairItem) -> LabelledRow:
-    row, human = item.row, item.p_first if item.by == HUMAN else None
-    judge, p_first, problem, gap = item.by or "unknown", item.p_first, None, None
+    row, pair = item.row, item.pair
+    human = pair.p_first if pair.by == HUMAN else None
+    judge, p_first, problem, gap = pair.by or "unknown", pair.p_first, None, None
     if "p_first" in row and "judge" in row:  # written by write_labelled
         judge, p_first = str(row["judge"]), row["p_first"]
         gap = row.get("position_gap")
@@ -168,7 +197,7 @@ def _as_labelled(item: PairItem) -> LabelledRow:
     if p_first is None and problem is None:
         problem = Problem.MISSING
     return LabelledRow(
-        comparison=item.comparison,
+        comparison=item.comparison(),
         p_first=p_first,
         judge=judge,
         position_gap=gap,

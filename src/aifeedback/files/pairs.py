@@ -20,12 +20,15 @@ COLUMNS = ("prompt", "first", "second", "chosen", "rejected", "label", "p_first"
 
 
 class PairItem(NamedTuple):
-    """One comparison in storage order, the verdict that the file carries, and the row it came from."""
+    """One pair in storage order with the verdict that the file carries, and the row it came from."""
 
-    comparison: Comparison
-    p_first: float | None
-    by: str | None
+    pair: Pair
     row: Mapping[str, Any]
+
+    def comparison(self) -> Comparison:
+        prompt, (one, other) = self.pair.prompt, self.pair.sources
+        first = Completion.of(prompt, self.pair.first, source=one)
+        return Comparison.of(prompt, first, Completion.of(prompt, self.pair.second, source=other))
 
 
 def read_pairs(
@@ -103,18 +106,19 @@ def _keep(
     """Adds the row's pairs; a further vote of people on a known pair is averaged into it."""
     added = merged = 0
     for pair in pairs:
-        item = _item(pair, seed, row.values)
-        both = frozenset((item.comparison.prompt.id, item.comparison.first.text, item.comparison.second.text))
+        pair = _stored(pair, seed)
+        both = frozenset((pair.prompt.id, pair.first, pair.second))
         known = place.get(both)
         if known is None:
             place[both] = len(items)
-            items.append(item)
+            items.append(PairItem(pair, row.values))
             added += 1
-        elif item.by is not None and item.by == items[known].by and item.p_first is not None:
-            old, count = items[known], votes.get(known, 1)
-            vote = item.p_first if old.comparison.first.text == item.comparison.first.text else 1.0 - item.p_first
+        elif pair.by is not None and pair.by == items[known].pair.by and pair.p_first is not None:
+            old, count = items[known].pair, votes.get(known, 1)
+            vote = pair.p_first if old.first == pair.first else 1.0 - pair.p_first
             assert old.p_first is not None
-            items[known] = old._replace(p_first=(old.p_first * count + vote) / (count + 1))
+            mean = (old.p_first * count + vote) / (count + 1)
+            items[known] = PairItem(old._replace(p_first=mean), items[known].row)
             votes[known] = count + 1
             merged += 1
     if added or merged:
@@ -124,18 +128,16 @@ def _keep(
         ledger.skip(row.number, "the same pair stands in an earlier row", is_repeat=True)
 
 
-def _item(pair: Pair, seed: int, row: Mapping[str, Any]) -> PairItem:
-    prompt = pair.prompt
-    first = Completion.of(prompt, pair.first, source=pair.sources[0])
-    second = Completion.of(prompt, pair.second, source=pair.sources[1])
-    p_first = pair.p_first
-    if pair.shuffled:
-        # the draw sees the unordered pair only, so the better answer's place says nothing about it
-        ascending = int(content_id(seed, prompt.id, sorted((pair.first, pair.second))), 16) % 2 == 1
-        if (pair.first < pair.second) != ascending:
-            first, second = second, first
-            p_first = None if p_first is None else 1.0 - p_first
-    return PairItem(Comparison.of(prompt, first, second), p_first, pair.by, row)
+def _stored(pair: Pair, seed: int) -> Pair:
+    """The pair as it is stored: in an order drawn by ``seed`` where the file puts the better answer first."""
+    if not pair.shuffled:
+        return pair
+    # the draw sees the unordered pair only, so the better answer's place says nothing about it
+    ascending = int(content_id(seed, pair.prompt.id, sorted((pair.first, pair.second))), 16) % 2 == 1
+    if (pair.first < pair.second) == ascending:
+        return pair
+    p_first = None if pair.p_first is None else 1.0 - pair.p_first
+    return pair._replace(first=pair.second, second=pair.first, p_first=p_first, sources=pair.sources[::-1])
 
 
 def _recognise(path: str | Path, rows: Iterator[Row]) -> tuple[Shape, Iterator[Row]]:
