@@ -80,6 +80,7 @@ def test_ranking_and_matrix_rest_on_all_meetings(data: Path) -> None:
         for other, figure in row.items():
             assert figure["value"] == pytest.approx(1 - matrix[other][one]["value"])
             assert figure["low"] == pytest.approx(1 - matrix[other][one]["high"])
+            assert figure["p_value"] <= figure["p_adjusted"] == matrix[other][one]["p_adjusted"]
 
 
 def test_trailing_symbols_go_before_judging_and_are_told(data: Path) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from aifeedback import files
 from aifeedback.audit.examples import pick_examples
 from aifeedback.errors import RecipeError
+from aifeedback.evaluate.estimate import plain
 from aifeedback.evaluate.independence import Source, dependence, verify_independence
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
@@ -235,8 +236,9 @@ class Meeting(NamedTuple):
 
 
 def _ranking(rounds: Mapping[tuple[str, str], Meeting]) -> dict[str, Any]:
-    """Bradley–Terry over all meetings, errors by prompt; win rates of every policy against every other."""
-    from aifeedback.evaluate import rank_policies, win_rate
+    """Bradley–Terry over all meetings, errors by prompt; win rates of every policy against every other, with the
+    p-value against 50 % after Holm's correction over all meetings."""
+    from aifeedback.evaluate import holm, rank_policies, win_rate
 
     matrix: dict[str, dict[str, Any]] = {}
     first, second, prompts = [], [], []
@@ -252,6 +254,9 @@ def _ranking(rounds: Mapping[tuple[str, str], Meeting]) -> dict[str, Any]:
         p_first += known
     if not p_first:
         return {}
+    adjusted = holm([matrix[one][other]["p_value"] for one, other in rounds])
+    for (one, other), p in zip(rounds, adjusted, strict=True):
+        matrix[one][other]["p_adjusted"] = matrix[other][one]["p_adjusted"] = plain(float(p))
     found = rank_policies(first, second, p_first, prompts=prompts)
     told = found.as_dict()
     return {**{key: told[key] for key in ("names", "value", "low", "high", "n", "method", "notes")}, "matrix": matrix}
