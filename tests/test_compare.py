@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aifeedback.cli import app
-from aifeedback.errors import RecipeError
+from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate import rank_policies
 from aifeedback.files import read_records
 from aifeedback.records import Comparison, Preference
@@ -147,3 +147,9 @@ def test_two_policies_with_different_names_are_needed(data: Path) -> None:
 def test_a_missing_file_is_told_before_any_call(data: Path) -> None:
     with pytest.raises(RecipeError, match="none.jsonl"):
         compare("short.jsonl", "none.jsonl", "--judge", "fake:noisy")
+
+
+def test_answers_to_other_prompts_are_told(data: Path) -> None:
+    write("other.jsonl", [{"prompt": "Something else?", "completion": "yes"}])
+    with pytest.raises(FileError, match="none of the prompts"):
+        compare("short.jsonl", "other.jsonl", "--judge", "fake:noisy")
