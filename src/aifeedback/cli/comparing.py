@@ -34,7 +34,8 @@ def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
         _safety(safety)
     for name, row in figures["policies"].items():
         if (taken := row.get("tidied") or {}).get("changed"):
-            console.print(f"{name}: {taken['characters']} trailing characters taken off {taken['changed']} answers")
+            answers = "1 answer" if taken["changed"] == 1 else f"{taken['changed']:,} answers"
+            console.print(f"{name}: {taken['characters']:,} trailing characters taken off {answers}")
 
 
 def _independence(told: Mapping[str, Any]) -> None:
