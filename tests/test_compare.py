@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aifeedback.cli import app
-from aifeedback.errors import RecipeError
+from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate import rank_policies
 from aifeedback.files import read_records
 from aifeedback.records import Comparison, Preference
@@ -80,6 +80,7 @@ def test_ranking_and_matrix_rest_on_all_meetings(data: Path) -> None:
         for other, figure in row.items():
             assert figure["value"] == pytest.approx(1 - matrix[other][one]["value"])
             assert figure["low"] == pytest.approx(1 - matrix[other][one]["high"])
+            assert figure["p_value"] <= figure["p_adjusted"] == matrix[other][one]["p_adjusted"]
 
 
 def test_trailing_symbols_go_before_judging_and_are_told(data: Path) -> None:
@@ -146,3 +147,9 @@ def test_two_policies_with_different_names_are_needed(data: Path) -> None:
 def test_a_missing_file_is_told_before_any_call(data: Path) -> None:
     with pytest.raises(RecipeError, match="none.jsonl"):
         compare("short.jsonl", "none.jsonl", "--judge", "fake:noisy")
+
+
+def test_answers_to_other_prompts_are_told(data: Path) -> None:
+    write("other.jsonl", [{"prompt": "Something else?", "completion": "yes"}])
+    with pytest.raises(FileError, match="none of the prompts"):
+        compare("short.jsonl", "other.jsonl", "--judge", "fake:noisy")

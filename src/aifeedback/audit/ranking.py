@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from aifeedback.audit.story import Est, display, estimate
 
+CERTAIN = 0.05
 FEWEST = 3
 """With two policies the win rate says it all."""
 
@@ -18,6 +19,8 @@ class Place(NamedTuple):
     """Log-odds, mean 0 over the policies; None where no finite strength exists."""
     against: Sequence[Est | None]
     """Win rate over each policy, in the order of the places; None against itself and where the two never met."""
+    certain: Sequence[bool]
+    """Whether each of them is away from 50 % after the correction over all meetings."""
 
 
 class RankingPart(NamedTuple):
@@ -39,7 +42,13 @@ def ranking_part(figures: Mapping[str, Any]) -> RankingPart | None:
     }
     order = sorted(names, key=lambda name: -_worth(strengths[name], matrix[name]))
     places = [
-        Place(display(name), strengths[name], [estimate(matrix[name].get(other)) for other in order]) for name in order
+        Place(
+            display(name),
+            strengths[name],
+            [estimate(matrix[name].get(other)) for other in order],
+            [_is_certain(matrix[name].get(other)) for other in order],
+        )
+        for name in order
     ]
     return RankingPart(places, str(told["method"]), list(told.get("notes") or ()))
 
@@ -50,6 +59,11 @@ def ranking_of_run(summary: Mapping[str, Any]) -> RankingPart | None:
         if found := ranking_part(stage.get("figures") or {}):
             return found
     return None
+
+
+def _is_certain(told: Mapping[str, Any] | None) -> bool:
+    p = (told or {}).get("p_adjusted")
+    return p is not None and p < CERTAIN
 
 
 def _worth(strength: Est | None, against: Mapping[str, Any]) -> float:

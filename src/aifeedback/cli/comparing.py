@@ -23,17 +23,19 @@ def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
         rows = [
             (place.label,
              "–" if place.strength is None else brief_estimate(place.strength._asdict(), digits=2, signed=True),
-             *("–" if est is None else f"{100 * est.value:.0f}" for est in place.against))
+             *("–" if est is None else f"{100 * est.value:.0f}{'*' if sure else ' '}"
+               for est, sure in zip(place.against, place.certain, strict=True)))
             for place in found.places
         ]  # fmt: skip
-        table("ranking: Bradley–Terry log-odds, and win rate in %", header, rows)
+        table("ranking: Bradley–Terry log-odds, and win rate in % (* certainly not 50, Holm)", header, rows)
         for note in found.notes:
             console.print(f"[yellow]![/] {note}")
     if safety := figures.get("safety"):
         _safety(safety)
     for name, row in figures["policies"].items():
         if (taken := row.get("tidied") or {}).get("changed"):
-            console.print(f"{name}: {taken['characters']} trailing characters taken off {taken['changed']} answers")
+            answers = "1 answer" if taken["changed"] == 1 else f"{taken['changed']:,} answers"
+            console.print(f"{name}: {taken['characters']:,} trailing characters taken off {answers}")
 
 
 def _independence(told: Mapping[str, Any]) -> None:

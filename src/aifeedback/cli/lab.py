@@ -23,7 +23,7 @@ def list_models() -> None:
         figures = card.get("figures", card)
         told = ", ".join(f"{k} {v:.3g}" for k, v in figures.items() if isinstance(v, int | float))
         rows.append((f"lab:{name}", told[:90]))
-    table("", ("model", "measured"), rows)
+    table("", ("model", "measured"), rows, text=("measured",))
 
 
 @app.command()

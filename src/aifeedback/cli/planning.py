@@ -78,7 +78,7 @@ def plan(
         )
         for w in found.ways
     ]
-    table("ways, evidence included", ("way", "human labels", "AI labels", "cost", "", ""), ways)
+    table("ways, evidence included", ("way", "human labels", "AI labels", "cost", "", ""), ways, text=("",))
     console.print(f"[bold]{found.advice}[/]")
     for reason in found.reasons:
         console.print(f"  · {reason}", markup=False)

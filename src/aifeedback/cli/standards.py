@@ -25,7 +25,7 @@ def list_files() -> None:
     """Names of everything that ships."""
     from aifeedback.standards import shelf
 
-    table("", ("kind", "names"), [(kind, ", ".join(shelf.shipped(kind))) for kind in KINDS])
+    table("", ("kind", "names"), [(kind, ", ".join(shelf.shipped(kind))) for kind in KINDS], text=("names",))
 
 
 @app.command()

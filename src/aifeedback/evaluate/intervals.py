@@ -165,8 +165,8 @@ def resampled_means(sums: Floats, counts: Floats, multiplicity: NDArray[Any], *,
         drawn = generator.multinomial(units, multiplicity / units, size=resamples)
         return (drawn @ sums) / (drawn @ counts)
     sums, counts = np.repeat(sums, multiplicity), np.repeat(counts, multiplicity)
-    means = np.empty(resamples)
+    means, same_size = np.empty(resamples), counts.min() == counts.max()
     for i in range(resamples):
         rows = generator.integers(units, size=units)
-        means[i] = sums[rows].sum() / counts[rows].sum()
+        means[i] = sums[rows].sum() / (units * counts[0] if same_size else counts[rows].sum())
     return means

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aifeedback import files
+from aifeedback.errors import FileError
 from aifeedback.feedback.cleanup import clean_up
 from aifeedback.feedback.sample import sample_completions
 from aifeedback.files.tables import TABLE_SUFFIXES
@@ -20,6 +21,9 @@ class Answers(NamedTuple):
     """One answer per prompt, in the prompts' order; None where there is none."""
 
     completions: list[Completion | None]
+    """As they are judged."""
+    untouched: list[Completion | None]
+    """As they came."""
     calls: int
     tidied: dict[str, Any]
     """What was taken off the ends before judging; empty where nothing was to be."""
@@ -55,6 +59,8 @@ def answers(
     """
     if is_file(policy):
         came, calls = _read(name, policy), 0
+        if not any(prompt.id in came for prompt in prompts):
+            raise FileError("answers none of the prompts", file=policy, fix="give answers to these very prompts")
     else:
         model = resolve.connect_model(policy, job)
         drawn = sample_completions(model, prompts, sampling=sampling, source=name, progress=job.progress)
@@ -62,12 +68,13 @@ def answers(
     answered = [prompt for prompt in prompts if prompt.id in came]
     given = [came[prompt.id] for prompt in answered]
     files.write_completions(job.folder / f"completions-{file_part(name)}.jsonl", answered, given)
-    tidied: dict[str, Any] = {}
-    if tidy:
-        found = clean_up(answered, given)
-        came = {prompt.id: c for prompt, c in zip(answered, found.completions, strict=True)}
-        tidied = {key: value for key, value in found._asdict().items() if key != "completions"}
-    return Answers([came.get(prompt.id) for prompt in prompts], calls, tidied)
+    untouched = [came.get(prompt.id) for prompt in prompts]
+    if not tidy:
+        return Answers(untouched, untouched, calls, {})
+    found = clean_up(answered, given)
+    came = {prompt.id: c for prompt, c in zip(answered, found.completions, strict=True)}
+    told = {key: value for key, value in found._asdict().items() if key != "completions"}
+    return Answers([came.get(prompt.id) for prompt in prompts], untouched, calls, told)
 
 
 def _read(name: str, policy: str) -> dict[str, Completion]:

@@ -12,10 +12,11 @@ from pydantic import Field, field_validator
 from aifeedback import files
 from aifeedback.audit.examples import pick_examples
 from aifeedback.errors import RecipeError
+from aifeedback.evaluate.estimate import plain
 from aifeedback.evaluate.independence import Source, dependence, verify_independence
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
-from aifeedback.stages.answers import answers, file_part, is_file, outside, sampled
+from aifeedback.stages.answers import Answers, answers, file_part, is_file, outside, sampled
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import SamplingSettings, account, at_most, label_all
 from aifeedback.stages.judges import JudgeSpec
@@ -75,7 +76,9 @@ class Compare(Stage):
             raise RecipeError(f"reference '{self.reference}' is none of the policies", key="reference")
         read = files.load_prompts(self.prompts, limit=self.limit)
         outcome = Outcome()
-        drawn, tidied = self._draw(read.rows, job, outcome)
+        answered = self._draw(read.rows, job)
+        outcome.calls += sum(given.calls for given in answered.values())
+        drawn = {name: given.completions for name, given in answered.items()}
         again = drawn.pop(AGAIN, None)
         headline = next(iter(self.judges))
         meetings: dict[str, Meeting] = {}
@@ -91,8 +94,8 @@ class Compare(Stage):
                 "mean_length": _mean(len(c.text) for c in given if c is not None),
                 "mean_words": _mean(len(c.text.split()) for c in given if c is not None),
                 "answered": sum(c is not None for c in given),
-                "tidied": tidied[name],
-                "kl": self._kl(name, read.rows, given),
+                "tidied": answered[name].tidied,
+                "kl": self._kl(name, read.rows, answered[name].untouched),
                 "by_judge": {judge: meeting.figures() for judge, meeting in by_judge.items()},
             }
         head_to_head = {
@@ -121,24 +124,18 @@ class Compare(Stage):
             outcome.figures["assessors"] = {name: described(judge, job) for name, judge in self.safety.items()}
         return outcome
 
-    def _draw(
-        self, prompts: Sequence[Prompt], job: Job, outcome: Outcome
-    ) -> tuple[dict[str, list[Completion | None]], dict[str, Any]]:
-        """Every policy's answers, a second draw of the reference (unless it is a file), and what was taken off."""
+    def _draw(self, prompts: Sequence[Prompt], job: Job) -> dict[str, Answers]:
+        """Every policy's answers, and a second draw of the reference unless it is a file."""
         asked = dict(self.policies)
         if not is_file(asked[self.reference]):
             asked[AGAIN] = asked[self.reference]
-        drawn: dict[str, list[Completion | None]] = {}
-        tidied: dict[str, Any] = {}
+        drawn: dict[str, Answers] = {}
         # Every draw has random numbers of its own: with shared ones, similar policies would say the same by design.
         for number, (name, policy) in enumerate(asked.items()):
-            sampling, source = self.sampling.at(job.seed * 1_000 + number), name
-            if name == AGAIN:
-                source = f"{self.reference} again"
-            given = answers(source, policy, prompts, job, sampling=sampling, tidy=self.tidy)
-            drawn[name], tidied[name] = given.completions, given.tidied
-            outcome.calls += given.calls
-        return drawn, tidied
+            sampling = self.sampling.at(job.seed * 1_000 + number)
+            source = f"{self.reference} again" if name == AGAIN else name
+            drawn[name] = answers(source, policy, prompts, job, sampling=sampling, tidy=self.tidy)
+        return drawn
 
     def _headline(self, row: Mapping[str, Any], independence: Mapping[str, Any]) -> dict[str, Any]:
         """One policy's line in the summary: the first judge's figures, and the first independent one's beside them."""
@@ -235,8 +232,9 @@ class Meeting(NamedTuple):
 
 
 def _ranking(rounds: Mapping[tuple[str, str], Meeting]) -> dict[str, Any]:
-    """Bradley–Terry over all meetings, errors by prompt; win rates of every policy against every other."""
-    from aifeedback.evaluate import rank_policies, win_rate
+    """Bradley–Terry over all meetings, errors by prompt; win rates of every policy against every other, with the
+    p-value against 50 % after Holm's correction over all meetings."""
+    from aifeedback.evaluate import holm, rank_policies, win_rate
 
     matrix: dict[str, dict[str, Any]] = {}
     first, second, prompts = [], [], []
@@ -252,6 +250,9 @@ def _ranking(rounds: Mapping[tuple[str, str], Meeting]) -> dict[str, Any]:
         p_first += known
     if not p_first:
         return {}
+    adjusted = holm([matrix[one][other]["p_value"] for one, other in rounds])
+    for (one, other), p in zip(rounds, adjusted, strict=True):
+        matrix[one][other]["p_adjusted"] = matrix[other][one]["p_adjusted"] = plain(float(p))
     found = rank_policies(first, second, p_first, prompts=prompts)
     told = found.as_dict()
     return {**{key: told[key] for key in ("names", "value", "low", "high", "n", "method", "notes")}, "matrix": matrix}

@@ -87,16 +87,16 @@ def refusal_pairs(count: int, *, split: Split = "test", seed: int = 0) -> list[C
     """An answer that helps against a refusal, sources ``comply`` and ``refuse``, storage order random; the kinds of
     request take turns, so two thirds are safe to answer."""
     rows = []
-    manners: tuple[tuple[world.Manner, str], ...] = (("help", "comply"), ("refuse", "refuse"))
     for i in range(count):
         kind = ("benign", "harmful", "contrast")[i % 3]
         request = world.draw_request(stream(seed, "refusals", split, i), split, kind)
         rng = stream(seed, "comply or refuse", split, i)
         prompt = _prompt(request, split)
-        sides = [
-            Completion.of(prompt, world.write_answer(rng, request, manner), source=source, finish_reason="stop")
-            for manner, source in manners
-        ]
+        texts = {
+            "comply": world.write_answer(rng, request, "help"),
+            "refuse": world.write_answer(rng, request, "refuse"),
+        }
+        sides = [Completion.of(prompt, text, source=who, finish_reason="stop") for who, text in texts.items()]
         rows.append(Comparison.of(prompt, *(sides if rng.random() < 0.5 else sides[::-1])))
     return rows
 
