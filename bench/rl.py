@@ -116,6 +116,9 @@ def measure(size: str, *, rounds: int, steps: int) -> dict[str, Any]:
     clock = {name: [s for times in runs for s in times.clock] for name, runs in found.items()}
     cpu = {name: [s for times in runs for s in times.cpu] for name, runs in found.items()}
     ratios = [statistics.median(t.clock) / statistics.median(o.clock) for o, t in zip(*found.values(), strict=True)]
+    cpu_ratios = [
+        round(statistics.median(t.cpu) / statistics.median(o.cpu), 2) for o, t in zip(*found.values(), strict=True)
+    ]
     floor = min(floors)
     return {
         "size": size,
@@ -123,6 +126,7 @@ def measure(size: str, *, rounds: int, steps: int) -> dict[str, Any]:
         "trl_s": round(statistics.median(clock["trl"]), 4),
         "times_faster": round(statistics.median(clock["trl"]) / statistics.median(clock["ours"]), 2),
         "times_faster_each_round": [round(r, 2) for r in ratios],
+        "times_faster_cpu_each_round": cpu_ratios,
         "times_faster_cpu": round(statistics.median(cpu["trl"]) / statistics.median(cpu["ours"]), 2),
         "ours_cpu_s": round(statistics.median(cpu["ours"]), 4),
         "trl_cpu_s": round(statistics.median(cpu["trl"]), 4),
@@ -140,7 +144,7 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=10, help="steps per round")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)

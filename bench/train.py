@@ -4,9 +4,10 @@
     python bench/train.py --kind reward --size 1M --context 256 --rounds 5
 
 Every round trains both for a few steps from the same folder, ours and TRL's in turn; a figure is the median over all
-steps but each run's first two, and the ratio of each round says how much it varies. TRL's clock starts when a batch is
-ready, ours before: reading and padding a batch count for us only. The floor is the time that the matrix products of a
-step take, shared prompt tokens counted once, at the rate measured for one such product.
+steps but each run's first two, and the ratio of each round says how much it varies. CPU seconds stand beside the clock:
+with one thread they are the same on a quiet machine, and on a busy one less disturbed. TRL's clock starts when a batch
+is ready and ends with the step, ours counts everything from one step to the next. The floor is the time
+that the matrix products of a step take, shared prompt tokens counted once, at the rate measured for one such product.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -40,6 +42,13 @@ SIZES = {
 }
 WARM_UP = 2
 OPTIMIZER = {"learning_rate": 1e-4, "optimizer": "adamw"}
+
+
+class Times(NamedTuple):
+    """Seconds of each step but the first two."""
+
+    clock: list[float]
+    cpu: list[float]
 
 
 class Setting(NamedTuple):
@@ -106,44 +115,54 @@ def rows_of(setting: Setting, count: int) -> list[PairRow]:
     return rows
 
 
-def ours(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out: Path) -> list[float]:
-    """Seconds per step; DPO's includes its share of the one pass of the reference over all rows; TRL asks it in every step."""
+def ours(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out: Path) -> Times:
+    """Our trainer; DPO's step includes its share of the one pass of the reference over all rows; TRL asks it in every
+    step.
+    """
     settings: dict[str, Any] = {**OPTIMIZER, "batch": setting.batch, "steps": steps, "checkpoint_every": 10**6}
-    if setting.kind == "sft":
-        train_sft(folder, [SftRow(r.comparison.prompt, r.comparison.first) for r in rows], SftConfig(**settings), out)
-    elif setting.kind == "reward":
-        fit_reward_model(folder, rows, RewardModelConfig(**settings), out)
-    else:
-        with reference_clock() as spent:
-            train_dpo(folder, rows, DpoConfig(**settings), out)
-        return [s + sum(spent) / steps for s in step_seconds(out)]
-    return step_seconds(out)
+    ends: list[tuple[float, float]] = []
+
+    def note(*_: Any) -> None:
+        ends.append(now())
+
+    with reference_clock() as spent:
+        if setting.kind == "sft":
+            answers = [SftRow(r.comparison.prompt, r.comparison.first) for r in rows]
+            train_sft(folder, answers, SftConfig(**settings), out, progress=note)
+        elif setting.kind == "reward":
+            fit_reward_model(folder, rows, RewardModelConfig(**settings), out, progress=note)
+        else:
+            train_dpo(folder, rows, DpoConfig(**settings), out, progress=note)
+    clock, cpu = (sum(one[i] for one in spent) / steps for i in range(2))
+    steps_made = list(pairwise(ends))[WARM_UP - 1 :]
+    return Times([b[0] - a[0] + clock for a, b in steps_made], [b[1] - a[1] + cpu for a, b in steps_made])
+
+
+def now() -> tuple[float, float]:
+    """Clock and CPU seconds (of all threads together)."""
+    return time.perf_counter(), time.process_time()
 
 
 @contextmanager
-def reference_clock() -> Iterator[list[float]]:
-    """Seconds that DPO spends on its reference, which it asks once, before the first step."""
-    spent: list[float] = []
+def reference_clock() -> Iterator[list[tuple[float, float]]]:
+    """Clock and CPU seconds that DPO spends on its reference, which it asks once, before the first step."""
+    spent: list[tuple[float, float]] = []
     ask = dpo.reference_logprobs
 
     def timed(*given: Any, **settings: Any) -> torch.Tensor:
-        began = time.perf_counter()
+        began = now()
         try:
             return ask(*given, **settings)
         finally:
-            spent.append(time.perf_counter() - began)
+            ended = now()
+            spent.append((ended[0] - began[0], ended[1] - began[1]))
 
     with patch.object(dpo, "reference_logprobs", timed):
         yield spent
 
 
-def step_seconds(out: Path) -> list[float]:
-    lines = (out / "training" / "timing.jsonl").read_text().splitlines()
-    return [json.loads(line)["seconds"] for line in lines][WARM_UP:]
-
-
-def theirs(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out: Path) -> list[float]:
-    """Seconds per step of TRL's trainer."""
+def theirs(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out: Path) -> Times:
+    """TRL's trainer."""
     import datasets
     import trl
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
@@ -176,14 +195,15 @@ def theirs(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out:
         texts = [{"prompt": t["prompt"], "completion": t["chosen"]} for t in texts]
     auto = AutoModelForSequenceClassification if setting.kind == "reward" else AutoModelForCausalLM
     model = auto.from_pretrained(folder, **({"num_labels": 1} if setting.kind == "reward" else {}))
-    seconds: list[float] = []
+    steps_made: list[tuple[float, float]] = []
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.perf_counter()
+            self.began = now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds.append(time.perf_counter() - self.began)
+            ended = now()
+            steps_made.append((ended[0] - self.began[0], ended[1] - self.began[1]))
 
     run = getattr(trl, f"{name}Trainer")(
         model=model,
@@ -194,7 +214,7 @@ def theirs(setting: Setting, folder: Path, rows: list[PairRow], steps: int, out:
     )
     run.log = lambda *_, **__: None
     run.train()
-    return seconds[WARM_UP:]
+    return Times([clock for clock, _ in steps_made[WARM_UP:]], [cpu for _, cpu in steps_made[WARM_UP:]])
 
 
 def floor_seconds(setting: Setting) -> float:
@@ -228,7 +248,7 @@ def product_rate(rows: int, hidden: int, inner: int) -> float:
 
 def measure(setting: Setting, *, rounds: int, steps: int) -> dict[str, Any]:
     rows = rows_of(setting, setting.batch * steps)
-    rounds_of: dict[str, list[list[float]]] = {"ours": [], "trl": []}
+    rounds_of: dict[str, list[Times]] = {"ours": [], "trl": []}
     floors: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", setting.size)
@@ -237,20 +257,24 @@ def measure(setting: Setting, *, rounds: int, steps: int) -> dict[str, Any]:
                 out = Path(folder) / f"{name}-{n}"
                 rounds_of[name].append(train(setting, Path(folder) / "model", rows, steps, out))
             floors.append(floor_seconds(setting))
-    seconds = {name: [s for one in several for s in one] for name, several in rounds_of.items()}
-    median = {name: statistics.median(values) for name, values in seconds.items()}
+    clock = {name: [s for times in several for s in times.clock] for name, several in rounds_of.items()}
+    cpu = {name: [s for times in several for s in times.cpu] for name, several in rounds_of.items()}
     turns = zip(rounds_of["ours"], rounds_of["trl"], strict=True)
     floor = min(floors)
     return {
         **setting._asdict(),
-        "ours_s": round(median["ours"], 4),
-        "trl_s": round(median["trl"], 4),
-        "times_faster": round(median["trl"] / median["ours"], 2),
-        "times_faster_each_round": [round(statistics.median(t) / statistics.median(o), 2) for o, t in turns],
-        "fastest_steps_ratio": round(min(seconds["trl"]) / min(seconds["ours"]), 2),
+        "ours_s": round(statistics.median(clock["ours"]), 4),
+        "trl_s": round(statistics.median(clock["trl"]), 4),
+        "times_faster": round(statistics.median(clock["trl"]) / statistics.median(clock["ours"]), 2),
+        "ours_cpu_s": round(statistics.median(cpu["ours"]), 4),
+        "trl_cpu_s": round(statistics.median(cpu["trl"]), 4),
+        "times_faster_cpu": round(statistics.median(cpu["trl"]) / statistics.median(cpu["ours"]), 2),
+        "times_faster_cpu_each_round": [
+            round(statistics.median(t.cpu) / statistics.median(o.cpu), 2) for o, t in turns
+        ],
         "floor_s": round(floor, 4),
-        "over_floor": round(min(seconds["ours"]) / floor, 2),
-        "steps_measured": len(seconds["ours"]),
+        "over_floor": round(min(cpu["ours"]) / floor, 2),
+        "steps_measured": len(cpu["ours"]),
         "threads": torch.get_num_threads(),
     }
 
@@ -262,7 +286,7 @@ def main() -> None:
     parser.add_argument("--context", type=int)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12, help="steps per round")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
