@@ -20,13 +20,9 @@ from aifeedback.records import Prompt
 from aifeedback.train import folders
 from aifeedback.train.baselines import BaselineName
 from aifeedback.train.objective import Share
-from aifeedback.train.reinforce import (
-    PolicyObjective,
-    RLConfig,
-    optimised_reward,
-    other_form,
-    train_rl,
-)
+from aifeedback.train.policy_gradient import PolicyObjective
+from aifeedback.train.reinforce import train_rl
+from aifeedback.train.rl_config import RLConfig, optimised_reward, other_form
 from aifeedback.train.rollout import Clock, EncodedPrompts, encode_prompts, score, uniforms
 
 BASELINES: tuple[BaselineName, ...] = ("none", "running_mean", "value", "leave_one_out")

@@ -142,7 +142,7 @@ def rl(
     from aifeedback.stages import Job
     from aifeedback.stages.rewards import reward_function
     from aifeedback.stages.training import Rl
-    from aifeedback.train.reinforce import RLConfig
+    from aifeedback.train.rl_config import RLConfig
 
     if engine not in ("own", "trl"):
         raise InputError(f"no engine '{engine}'", key="--engine", fix="own or trl")

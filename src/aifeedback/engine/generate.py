@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aifeedback.engine.decode import full_attention, open_decoder
+from aifeedback.engine.cached_decode import full_attention
+from aifeedback.engine.decode import open_decoder
 from aifeedback.errors import InputError
 from aifeedback.records import Sampling
 

@@ -286,7 +286,7 @@ TRAINERS = {
     "sft": ("sft", "SftConfig"),
     "reward_model": ("reward_model", "RewardModelConfig"),
     "dpo": ("dpo", "DpoConfig"),
-    "rl": ("reinforce", "RLConfig"),
+    "rl": ("rl_config", "RLConfig"),
 }
 
 

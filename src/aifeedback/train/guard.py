@@ -24,8 +24,9 @@ from aifeedback.errors import TrainingError
 from aifeedback.protocols import Labeler, RewardFn
 from aifeedback.records import Comparison, Completion, Prompt
 from aifeedback.train import folders
-from aifeedback.train.reinforce import Policy, RLConfig
+from aifeedback.train.policy_gradient import Policy
 from aifeedback.train.reward_model import Accuracy, accuracy, wilson
+from aifeedback.train.rl_config import RLConfig
 from aifeedback.train.rollout import (
     Rollout,
     as_rewards,
