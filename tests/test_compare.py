@@ -14,6 +14,7 @@ from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate import rank_policies
 from aifeedback.files import read_records
 from aifeedback.records import Comparison, Preference
+from models.stub import StubServer, answer
 
 PROMPTS = 40
 
@@ -153,3 +154,26 @@ def test_answers_to_other_prompts_are_told(data: Path) -> None:
     write("other.jsonl", [{"prompt": "Something else?", "completion": "yes"}])
     with pytest.raises(FileError, match="none of the prompts"):
         compare("short.jsonl", "other.jsonl", "--judge", "fake:noisy")
+
+
+def test_a_server_judges_and_is_a_policy(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The judge's address by option, a policy's by the variable that other clients read as well."""
+    with StubServer(answer) as server:
+        told = compare("short.jsonl", "long=long.jsonl", "--judge", "openai:stub", "--base-url", server.url)
+        assert told["policies"]["long"]["by_judge"]["openai:stub"]["win_rate"]["n"] == PROMPTS - 1
+        asked = len(server.requests)
+        assert asked > 0
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        compare("short.jsonl", "served=openai:stub", "--judge", "fake:noisy", "--limit", "4")
+        assert len(server.requests) > asked
+
+
+def test_an_audit_asks_a_server(data: Path) -> None:
+    pairs = [{"prompt": f"Question {n}?", "chosen": f"good {n}", "rejected": f"bad {n}"} for n in range(6)]
+    write("pairs.jsonl", pairs)
+    with StubServer(answer) as server:
+        options = ["audit", "openai:stub", "--data", "pairs.jsonl", "--probe", "agreement", "-o", "audit"]
+        options += ["--base-url", server.url, "--set", "server.concurrency=2"]
+        result = CliRunner().invoke(app, options, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert len(server.requests) >= 12

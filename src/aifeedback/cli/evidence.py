@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from aifeedback.cli.steps import BaseUrl, Prices, Sets, SpendCap
 from aifeedback.cli.terminal import console
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
@@ -35,6 +36,10 @@ def compare(
     ] = None,
     trained_by: Annotated[list[str] | None, typer.Option(help="Models whose feedback trained a policy.")] = None,
     tidy: Annotated[bool, typer.Option(help="Take trailing periods and spaces off before judging.")] = True,
+    sets: Sets = None,
+    base_url: BaseUrl = None,
+    prices: Prices = None,
+    spend_cap_usd: SpendCap = None,
     temperature: float = 0.9,
     max_new_tokens: int = 128,
     limit: Annotated[int | None, typer.Option(help="Use only so many prompts.")] = None,
@@ -51,13 +56,13 @@ def compare(
     from aifeedback.stages.safety import AssessorSpec
 
     named = _policies(policies)
-    thought = {} if rationale else None
+    how = {"by": by, "rationale": {} if rationale else None, "base_url": base_url, "spend_cap_usd": spend_cap_usd}
     stage = Compare(
         policies=named,
         reference=next(iter(named)),
         prompts=str(prompts),
-        judges={name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge},
-        safety={name: AssessorSpec(model=name) for name in safety or []},
+        judges={name: judge_spec(name, prompt, how, sets=sets, prices=prices) for name in judge},
+        safety={name: AssessorSpec(model=name, base_url=base_url) for name in safety or []},
         trained_by=trained_by or [],
         limit=limit,
         sampling=SamplingSettings(temperature=temperature, max_new_tokens=max_new_tokens),
@@ -130,6 +135,10 @@ def audit(
         bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")
     ] = False,
     constitution: Annotated[str | None, typer.Option(help="Principles to judge by: a name or a YAML file.")] = None,
+    sets: Sets = None,
+    base_url: BaseUrl = None,
+    prices: Prices = None,
+    spend_cap_usd: SpendCap = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only these probes.")] = None,
     n: Annotated[int, typer.Option(help="Pairs that a probe which changes texts may use.")] = 400,
     limit: Annotated[int | None, typer.Option(help="Use only so many pairs.")] = None,
@@ -147,8 +156,11 @@ def audit(
     from aifeedback.cli.judges import judge_spec
 
     thought = {} if rationale else None
-    how = {"by": by, "rationale": thought, "constitution": constitution}
-    specs = {name: judge_spec(name, prompt, how) for name in judge}
+    how = {
+        "by": by, "rationale": thought, "constitution": constitution, "base_url": base_url,
+        "spend_cap_usd": spend_cap_usd,
+    }  # fmt: skip
+    specs = {name: judge_spec(name, prompt, how, sets=sets, prices=prices) for name in judge}
     audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file)
 
 

@@ -17,6 +17,7 @@ from aifeedback.models.wire import TOP, Continuing
 
 Readout = Literal["logprobs", "votes", "parsed"]
 OPENAI_URL = "https://api.openai.com/v1"
+URL_VARIABLE = "OPENAI_BASE_URL"
 _CONTINUING: dict[str, Continuing] = {"vllm": "flags", "sglang": "flags", "llamacpp": "native"}
 _VENDORS = (
     "gpt|claude|gemini|gemma|llama|qwen|mistral|deepseek|command|phi|falcon|olmo|granite|yi|glm|grok|nemotron|kimi"
@@ -30,7 +31,8 @@ _LINEAGE = {
 class ServerSettings(Config):
     """How a server is talked to."""
 
-    base_url: str = OPENAI_URL
+    base_url: str = Field(default_factory=lambda: os.environ.get(URL_VARIABLE) or OPENAI_URL)
+    """As OPENAI_BASE_URL says when not given."""
     api: Literal["auto", "chat", "completions"] = "auto"
     """auto: messages to the chat endpoint, plain text to the completions endpoint."""
     readout: Readout = "logprobs"
@@ -88,7 +90,7 @@ def key_of(settings: ServerSettings) -> str | None:
         raise ModelError(
             f"the environment variable {settings.api_key_env} is not set",
             key="api_key_env",
-            fix=f"export {settings.api_key_env}=…, or set base_url for a server of your own",
+            fix=f"export {settings.api_key_env}=…, or name a server of your own: base_url, or the variable {URL_VARIABLE}",
         )
     return key
 
