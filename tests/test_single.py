@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,3 +79,25 @@ def test_what_a_server_left_open_is_asked_again(label: Callable[..., bytes]) -> 
         known = server.count
         label(server, *quick)
         assert server.count == known
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
+    """In a process of its own, since the signal is the operating system's."""
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text("".join(json.dumps({"prompt": f"{n}?", "chosen": "a", "rejected": "b"}) + "\n" for n in range(40)))
+
+    def slow(request: Request) -> Response:
+        return replace(answer(request), wait_s=0.2)
+
+    with StubServer(slow) as server:
+        command = [sys.executable, "-m", "aifeedback", "label", "--data", str(pairs), "--judge", "openai:stub"]
+        command += ["--base-url", server.url, "--set", "server.concurrency=1", "-o", str(tmp_path / "labels.jsonl")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while len(server.requests) < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command to go on" in said
+    assert "Traceback" not in said

@@ -36,6 +36,9 @@ def _root(version: bool = typer.Option(False, "--version", callback=_version, is
     pass
 
 
+STOPPED = 130
+
+
 def main() -> None:
     """Entry point: exit codes are those of errors.py; 130 after Ctrl-C."""
     for quiet, value in (
@@ -51,9 +54,10 @@ def main() -> None:
 
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("\nstopped; run the same command to go on\n")
-        sys.exit(130)
+    except SystemExit as ended:  # how typer ends after Ctrl-C, without a word
+        if ended.code == STOPPED:
+            sys.stderr.write("\nstopped; what was answered is kept: run the same command to go on\n")
+        raise
 
 
 def _escaped(text: str) -> str:

@@ -171,6 +171,7 @@ class Label(Stage):
 def label_all(labeler: Labeler, comparisons: Sequence[Comparison], job: Job, batch: int = 256) -> list[Preference]:
     """Labels in batches, so that progress shows and a stopped run finds its answers in the journal."""
     preferences: list[Preference] = []
+    job.progress(0, len(comparisons), {})
     for start in range(0, len(comparisons), batch):
         preferences += labeler.label(comparisons[start : start + batch])
         unreadable = sum(p.p_first is None for p in preferences)
