@@ -54,6 +54,21 @@ def empty_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return label(lines(folder / "pairs.jsonl"), folder), ("pairs.jsonl",)
 
 
+def only_people_to_evaluate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", *({"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(30)))
+    return ["evaluate", "--data", data], ("pairs.jsonl", "no model verdict", "aifeedback label")
+
+
+def only_people_to_calibrate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = only_people_to_evaluate(folder)[0][-1]
+    return ["calibrate", "--data", data, "-o", "mine"], ("pairs.jsonl", "no model verdict", "aifeedback label")
+
+
+def simulated_people_to_evaluate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    row = {**GOOD, "p_first": 1.0, "judge": "people:0", "human_p_first": 1.0}
+    return ["evaluate", "--data", lines(folder / "pairs.jsonl", row)], ("pairs.jsonl", "no model verdict")
+
+
 def no_tokenizer(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     model = folder / "model"
     model.mkdir()
@@ -100,7 +115,8 @@ def wrong_option(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 CASES = [
-    wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, no_tokenizer, recipe_typo,
+    wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, only_people_to_evaluate,
+    only_people_to_calibrate, simulated_people_to_evaluate, no_tokenizer, recipe_typo,
     trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option,
 ]  # fmt: skip
 

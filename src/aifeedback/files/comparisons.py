@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, overload
 
 from pydantic import Field
 
+from aifeedback.errors import FileError
 from aifeedback.files.pairs import PairItem, read_pairs
 from aifeedback.files.report import ReadReport
 from aifeedback.files.shapes import HUMAN
@@ -110,6 +111,25 @@ def read_labelled(
     """
     items, _ = read_pairs(path, seed, columns, criterion, None)
     return [_as_labelled(item) for item in items]
+
+
+def read_judged(path: str | Path, seed: int = 0) -> list[LabelledRow]:
+    """As ``read_labelled``, of a model's verdicts: people are no judge of themselves. A row without one is unknown.
+
+    Raises FileError where no row carries a model's verdict.
+    """
+    rows = [
+        row.model_copy(update={"p_first": None, "problem": Problem.MISSING}) if _is_people(row.judge) else row
+        for row in read_labelled(path, seed)
+    ]
+    if all(row.p_first is None and row.problem in (None, Problem.MISSING) for row in rows):
+        raise FileError("no model verdict in this file", file=path, fix="run `aifeedback label` first")
+    return rows
+
+
+def _is_people(judge: str) -> bool:
+    """Whether a verdict is people's, be they simulated by the lab."""
+    return judge == HUMAN or judge.startswith("people:")
 
 
 def labelled(comparisons: Comparisons | Sequence[Comparison], preferences: Sequence[Preference]) -> list[LabelledRow]:
