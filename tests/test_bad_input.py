@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,3 +154,15 @@ def test_good_rows_of_a_partly_bad_file_are_kept(tmp_path: Path, monkeypatch: py
     figures = json.loads((tmp_path / "out.jsonl.run" / "figures.json").read_text())
     assert figures["rows"]["read"] == 3
     assert sum(figures["rows"]["skipped"].values()) == 1
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"{n}?", "first": f"a{n}", "second": f"a far longer answer {n}"} for n in range(30)]
+    rows = [{**row, "p_first": 0.2 + n / 50, "judge": "fake:longer"} for n, row in enumerate(rows)]
+    monkeypatch.setattr(sys, "argv", ["aifeedback", "evaluate", "--data", lines(tmp_path / "pairs.jsonl", *rows)])
+    with warnings.catch_warnings(action="always"), pytest.raises(SystemExit):
+        cli.main()
+    told = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert told == ["! extrapolates: all rows lie on one side of equal length"]

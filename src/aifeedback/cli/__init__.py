@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -44,6 +45,7 @@ def main() -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(quiet, value)
+    warnings.showwarning = _show_warning
     try:
         app()
     except AIFeedbackError as error:
@@ -54,6 +56,14 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; run the same command to go on\n")
         sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line for the user of a command, without the place in the code that it comes from."""
+    from rich.console import Console
+
+    told = " ".join(str(message).split())
+    Console(stderr=True, soft_wrap=True).print(f"[yellow]![/] {_escaped(told)}", highlight=False)
 
 
 def _escaped(text: str) -> str:
