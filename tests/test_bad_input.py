@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def empty_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return label(lines(folder / "pairs.jsonl"), folder), ("pairs.jsonl",)
 
 
+def only_people_to_evaluate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", *({"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(30)))
+    return ["evaluate", "--data", data], ("pairs.jsonl", "no model verdict", "aifeedback label")
+
+
+def only_people_to_calibrate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = only_people_to_evaluate(folder)[0][-1]
+    return ["calibrate", "--data", data, "-o", "mine"], ("pairs.jsonl", "no model verdict", "aifeedback label")
+
+
+def simulated_people_to_evaluate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    row = {**GOOD, "p_first": 1.0, "judge": "people:0", "human_p_first": 1.0}
+    return ["evaluate", "--data", lines(folder / "pairs.jsonl", row)], ("pairs.jsonl", "no model verdict")
+
+
 def no_tokenizer(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     model = folder / "model"
     model.mkdir()
@@ -100,7 +116,8 @@ def wrong_option(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 CASES = [
-    wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, no_tokenizer, recipe_typo,
+    wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, only_people_to_evaluate,
+    only_people_to_calibrate, simulated_people_to_evaluate, no_tokenizer, recipe_typo,
     trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option,
 ]  # fmt: skip
 
@@ -137,3 +154,15 @@ def test_good_rows_of_a_partly_bad_file_are_kept(tmp_path: Path, monkeypatch: py
     figures = json.loads((tmp_path / "out.jsonl.run" / "figures.json").read_text())
     assert figures["rows"]["read"] == 3
     assert sum(figures["rows"]["skipped"].values()) == 1
+
+
+def test_a_warning_is_one_line_without_a_place_in_the_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"{n}?", "first": f"a{n}", "second": f"a far longer answer {n}"} for n in range(30)]
+    rows = [{**row, "p_first": 0.2 + n / 50, "judge": "fake:longer"} for n, row in enumerate(rows)]
+    monkeypatch.setattr(sys, "argv", ["aifeedback", "evaluate", "--data", lines(tmp_path / "pairs.jsonl", *rows)])
+    with warnings.catch_warnings(action="always"), pytest.raises(SystemExit):
+        cli.main()
+    told = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert told == ["! extrapolates: all rows lie on one side of equal length"]

@@ -177,3 +177,22 @@ def test_an_audit_asks_a_server(data: Path) -> None:
         result = CliRunner().invoke(app, options, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         assert len(server.requests) >= 12
+
+
+def test_files_that_share_no_prompt_are_told(data: Path) -> None:
+    for name, of in (("even", 0), ("odd", 1)):
+        rows = [{"prompt": f"Question {n}?", "completion": f"answer {n}"} for n in range(of, PROMPTS, 2)]
+        write(f"{name}.jsonl", rows)
+    with pytest.raises(FileError, match=r"(?s)odd\.jsonl.*even\.jsonl"):
+        compare("even.jsonl", "odd.jsonl", "--judge", "fake:noisy")
+
+
+def test_the_report_says_truly_how_position_was_read(data: Path) -> None:
+    both = compare(*FILES, "--judge", "fake:first")["position_by_judge"]["fake:first"]
+    assert both["n"] == PROMPTS + 2 * (PROMPTS - 1)
+    assert both["value"] == 1.0, "this judge always takes the first slot"
+    assert "slot 1 twice" in Path("out/report.html").read_text()
+    assert "position_by_judge" not in compare(*FILES, "--judge", "fake:noisy", "--by", "ratings")
+    page = Path("out/report.html").read_text()
+    assert "each answer is rated alone" in page
+    assert "one order only" not in page

@@ -185,6 +185,16 @@ def test_ranking_the_answers_to_a_prompt(options: list[str], data: Path) -> None
         assert values[start : start + ANSWERS] == sorted(values[start : start + ANSWERS])
 
 
+@pytest.mark.parametrize("out", ["scored.jsonl", "scored.parquet"])
+def test_scores_stand_beside_prompt_and_completion(out: str, data: Path) -> None:
+    run("score", "--data", "answers.jsonl", "--judge", "fake:quality", "-o", out)
+    rows = [row.values for row in files.read_rows(out)]
+    given = [row.values for row in files.read_rows("answers.jsonl")]
+    assert [(r["prompt"], r["completion"]) for r in rows] == [(g["prompt"], g["completion"]) for g in given]
+    totals = files.read_records(f"{out}.run/scores.jsonl", Score)
+    assert [(r["completion_id"], r["expected"]) for r in rows] == [(t.completion_id, t.expected) for t in totals]
+
+
 def test_scores_by_rubric_keep_the_criteria(data: Path) -> None:
     run("score", "--data", "answers.jsonl", "--judge", "fake:quality", "--rubric", "general", "-o", "rated")
     totals = files.read_records("rated/scores.jsonl", Score)
@@ -209,6 +219,12 @@ def test_formats_of_export(data: Path) -> None:
     assert loaded.num_rows == PAIRS
     with pytest.raises(RecipeError, match="a dataset is a folder"):
         run(*label_to, "-o", "x.jsonl", "--format", "dataset")
+
+
+def test_trl_rows_leave_out_ties_and_count_them(data: Path) -> None:
+    told = run("label", "--data", "pairs.jsonl", "--judge", "fake:first", "-o", "trl.jsonl", "--format", "trl")
+    assert f"{PAIRS} ties left out" in " ".join(told.split())
+    assert not Path("trl.jsonl").read_text()
 
 
 def test_trl_rows_leave_out_what_is_not_known(data: Path) -> None:

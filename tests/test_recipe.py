@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from aifeedback import recipe
+from aifeedback.cli import app
 from aifeedback.errors import RecipeError
 
 TEXT = """
@@ -124,3 +126,10 @@ def test_references_in_keys_are_filled_in_and_waited_for(tmp_path: Path) -> None
     assert loaded.steps[1].needs == ("labels",)
     located = recipe.locate(loaded.steps[1].stage.model_dump(), tmp_path)
     assert located["mix"] == {str(tmp_path / "stages" / "labels" / "labelled.jsonl"): 0.5}
+
+
+def test_check_prints_every_setting() -> None:
+    printed = CliRunner().invoke(app, ["check", "demo", "--set", "steps=7"], catch_exceptions=False).output
+    told = dict(line.split() for line in printed.partition("settings:")[2].splitlines() if len(line.split()) == 2)
+    assert told["steps"] == "7"
+    assert told["independent"] == "lab:judge-b"

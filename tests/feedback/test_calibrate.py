@@ -15,6 +15,7 @@ from aifeedback.errors import InputError, StandardsError
 from aifeedback.feedback.calibrate import (
     CalibratedLabeler,
     Calibration,
+    Kind,
     calibration_error,
     fit_calibration,
     pool_adjacent_violators,
@@ -85,6 +86,28 @@ def test_the_swapped_pair_gets_one_minus_p_and_no_label_changes_sides(kind: str)
         assert (q - 0.5) * (p - 0.5) >= 0
     assert calibration.apply(0.5) == 0.5
     assert calibration.apply(0.25) == 1 - calibration.apply(0.75)
+
+
+@generated
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.sampled_from((0.0, 0.5, 1.0))), min_size=20, max_size=40),
+    st.sampled_from(("temperature", "platt")),
+    st.floats(0, 1),
+)
+def test_temperature_and_platt_keep_every_side(points: list[tuple[float, float]], kind: Kind, p: float) -> None:
+    calibration = fit_calibration(*zip(*points, strict=True), name="c", judge="j", kind=kind, folds=2)
+    for given_p in (p, *(p for p, _ in points)):
+        assert np.sign(calibration.apply(given_p) - 0.5) == np.sign(given_p - 0.5)
+
+
+@pytest.mark.parametrize("sure", [0.6, 0.9])
+def test_where_people_contradict_a_confidence_platt_goes_on_falling_to_one_half(sure: float) -> None:
+    """Unsure labels wrong (a negative intercept), or sure ones (a negative slope), make no ties."""
+    unsure = 1.5 - sure
+    p, human = [sure] * 50 + [unsure] * 50, [1.0] * 10 + [0.0] * 40 + [1.0] * 40 + [0.0] * 10
+    calibration = fit_calibration(p, human, name="c", judge="j", kind="platt")
+    low, high = calibration.apply(0.51), calibration.apply(0.99)
+    assert 0.5 < low < high < 1.0
 
 
 def test_a_map_that_fits_nothing_new_is_seen_by_cross_validation() -> None:

@@ -11,6 +11,7 @@ from aifeedback import files
 from aifeedback.audit.judge import audit_judge
 from aifeedback.cli import app
 from aifeedback.errors import InputError
+from aifeedback.lab import zoo
 from aifeedback.lab.oracles import oracle
 
 
@@ -40,3 +41,17 @@ def test_refusal_pairs_are_measured_and_gold_neither_refuses_nor_complies_wrongl
 def test_summaries_have_no_refusals(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="talk"):
         made(tmp_path, "--refusals", "5")
+
+
+def test_the_list_shows_each_models_main_exam_figures_in_100_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aifeedback.cli.terminal.console.width", 100)
+    printed = CliRunner().invoke(app, ["lab", "list"], catch_exceptions=False).output
+    of = {line.split()[0]: line for line in printed.splitlines() if line.startswith("lab:")}
+    assert set(of) == {f"lab:{name}" for name in zoo.names()}
+    for name, line in of.items():
+        exam = zoo.card(name.removeprefix("lab:"))["exam"]
+        shown = [part.split() for part in line.split(" M ")[1].split(",")]
+        assert len(shown) >= 2
+        assert all(float(value) == round(exam[key], 1) for key, value in shown), line
+    assert " 0.36 M " in of["lab:judge"]
+    assert "alignment_cot" in of["lab:judge"]

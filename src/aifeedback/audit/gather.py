@@ -36,6 +36,7 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
     _policies(story, summary)
     _voices(story, summary, stages)
     _judge_figures(story, summary, stages)
+    story.why_no_position = _why_no_position(stages)
     story.trainings = list(_trainings(stages, folder))
     story.examples = _examples(summary, stages)
     story.rows = [(n, f["rows"]) for n, f in _figures(stages) if isinstance(f.get("rows"), Mapping)]
@@ -181,6 +182,8 @@ def _judge_figures(story: Story, summary: Mapping[str, Any], stages: Mapping[str
             story.agreement.append((f"labels of '{stage}'", figure))
         if isinstance(figures.get("position_bias"), Mapping):
             story.position.append((stage, figures["position_bias"]))
+        for name, bias in mapping(figures.get("position_by_judge")).items():
+            story.position.append((str(name), mapping(bias)))
         for problem, count in mapping(figures.get("problems")).items():
             story.problems[problem] = story.problems.get(problem, 0) + int(count)
         if is_number(figures.get("labels")) and is_number(figures.get("unknown")):
@@ -190,6 +193,25 @@ def _judge_figures(story: Story, summary: Mapping[str, Any], stages: Mapping[str
             story.reliability[str(name)] = [(r["p"], r["share"], r["n"]) for r in table]
     for name, table in mapping(judge.get("reliability")).items():
         story.reliability[str(name)] = [(r["p"], r["share"], r["n"]) for r in table]
+
+
+def _why_no_position(stages: Mapping[str, Any]) -> str:
+    """Why nothing is said of position, told by who judged and how."""
+    judges = [
+        mapping(judge)
+        for _, figures in _figures(stages)
+        for judge in (figures.get("judge"), *mapping(figures.get("judges")).values())
+        if isinstance(judge, Mapping)
+    ]
+    if not judges:
+        return "Not measured in this run: no judge is recorded."
+    # gold measures and reward models have no prompt: they score one answer at a time, as ratings do
+    in_pairs = [judge for judge in judges if judge.get("prompt") and judge.get("by") != "ratings"]
+    if not in_pairs:
+        return "Does not apply: each answer is rated alone, so no position can matter."
+    if all(mapping(judge.get("settings")).get("orders") == "one" for judge in in_pairs):
+        return "Not measured in this run: each pair was shown in one order only."
+    return "Not measured in this run: no pair was read in both orders."
 
 
 def _trainings(stages: Mapping[str, Any], folder: Path | None) -> Iterator[Training]:

@@ -109,6 +109,8 @@ class Story:
     agreement: list[tuple[str, Est]] = field(default_factory=list)
     position: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     same_position: Est | None = None
+    why_no_position: str = ""
+    """Where there are no figures of position: the sentence that stands in their place."""
     fact_pairs: list[tuple[str, Est]] = field(default_factory=list)
     problems: dict[str, int] = field(default_factory=dict)
     labels: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 
 import typer
 
@@ -47,6 +48,7 @@ def main() -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(quiet, value)
+    warnings.showwarning = _show_warning
     try:
         app()
     except AIFeedbackError as error:
@@ -58,6 +60,14 @@ def main() -> None:
         if ended.code == STOPPED:
             sys.stderr.write("\nstopped; what was answered is kept: run the same command to go on\n")
         raise
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """A warning as one line for the user of a command, without the place in the code that it comes from."""
+    from rich.console import Console
+
+    told = " ".join(str(message).split())
+    Console(stderr=True, soft_wrap=True).print(f"[yellow]![/] {_escaped(told)}", highlight=False)
 
 
 def _escaped(text: str) -> str:

@@ -9,13 +9,13 @@ from aifeedback.errors import FileError, RecipeError
 
 
 def fit_map(labelled: Path, out: str, kind: str, seed: int, figure: Path | None) -> tuple[Path, dict[str, Any]]:
-    """Fits and stores one; returns its file and its figures. Raises FileError for labels of several judges."""
+    """Fits and stores one; returns its file and its figures. Raises FileError for labels of no judge or of several."""
     from aifeedback import files
     from aifeedback.feedback.calibrate import fit_calibration
 
     if kind not in ("temperature", "platt", "isotonic"):
         raise RecipeError(f"there is no map '{kind}'", key="--kind", fix="temperature, platt, isotonic or weights")
-    rows = files.read_labelled(labelled, seed)
+    rows = files.read_judged(labelled, seed)
     judges = {row.judge for row in rows if row.p_first is not None}
     if len(judges) != 1:
         raise FileError(f"holds labels of {len(judges)} judges", file=labelled, fix="give labels of exactly one judge")

@@ -100,7 +100,7 @@ def evaluate(
     from aifeedback import files
     from aifeedback.cli.terminal import show_figures
 
-    rows = files.read_labelled(labelled, seed)
+    rows = files.read_judged(labelled, seed)
     p_first = [row.p_first for row in rows]
     human = [row.human_p_first for row in rows]
     lengths = [(max(1, len(r.comparison.first.text)), max(1, len(r.comparison.second.text))) for r in rows]

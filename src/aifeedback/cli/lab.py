@@ -12,18 +12,28 @@ from aifeedback.cli.terminal import console, table
 app = typer.Typer(no_args_is_help=True)
 
 
+MAIN_FIGURES = (
+    "alignment", "alignment_cot", "fact_pairs", "fact_pairs_cot",
+    "gold", "facts_right",
+    "complies", "refuses", "details_right",
+    "harmless_thought", "helpful_thought", "classes",
+)  # fmt: skip
+"""Of the exams of judges, policies, talk policies and talk judges; the card has all."""
+
+
 @app.command("list")
 def list_models() -> None:
-    """The lab's shipped models, with what was measured when they were built."""
+    """The lab's shipped models, with the main figures of the exam that they passed when they were built."""
     from aifeedback.lab import zoo
 
     rows = []
     for name in zoo.names():
         card = zoo.card(name)
-        figures = card.get("figures", card)
-        told = ", ".join(f"{k} {v:.3g}" for k, v in figures.items() if isinstance(v, int | float))
-        rows.append((f"lab:{name}", told[:90]))
-    table("", ("model", "measured"), rows, text=("measured",))
+        exam = card.get("exam", {})
+        told = ", ".join(f"{key} {exam[key]:.1f}" for key in MAIN_FIGURES if key in exam)
+        rows.append((f"lab:{name}", f"{card['parameters'] / 1e6:.2f} M", told or "not measured"))
+    measured = "measured: shares in %, gold from 1 to 10"
+    table("", ("model", "parameters", measured), rows, text=(measured,))
 
 
 @app.command()

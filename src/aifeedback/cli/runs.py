@@ -97,7 +97,7 @@ _COLUMNS = ("win_rate", "length_controlled", "win_rate_independent")
 
 
 def check(recipe: str, sets: Sets = None) -> None:
-    """Shows a recipe with everything filled in, names every problem at once, and forecasts its model calls."""
+    """Shows a recipe's settings and all that they fill in, names every problem at once, and forecasts its model calls."""
     import yaml
 
     from aifeedback.recipe import assign, load
@@ -105,6 +105,8 @@ def check(recipe: str, sets: Sets = None) -> None:
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
     console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
+    told = {name: "–" if value in (None, "") else str(value) for name, value in loaded.settings.items()}
+    table("settings: --set NAME=VALUE", ("setting", "value"), list(told.items()), text=("value",))
     show_forecast(loaded)
     problems = check_inputs(loaded)
     for problem in problems:

@@ -172,7 +172,7 @@ def score(
 
         show_score_forecast(stage, seed)
         return
-    run_stage(stage, Destination(out, "scores.jsonl"), seed=seed, json_file=json_file)
+    run_stage(stage, Destination(out, "scored.jsonl"), seed=seed, json_file=json_file)
 
 
 def revise(

@@ -1,19 +1,21 @@
 """Calibration: maps fitted on a slice with human labels, so that a stated 0.8 is right eight times in ten.
 
     temperature   p ← σ(logit(p)/T)                                  Guo et al. 2017 (arXiv 1706.04599)
-    platt         c ← σ(a·logit(c) + b)                              Platt 1999
+    platt         c ← σ(a·logit(c) + b), a > 0, b ≥ 0                Platt 1999
     isotonic      c ← the non-decreasing step function of least squares (pool adjacent violators), interpolated
 
 Where we differ: which response is stored first means nothing, so a map of preferences must give 1 − p for the swapped
 pair. Platt and isotonic maps therefore act on the *confidence* c = max(p, 1 − p) in the judge's own choice and never
-fall below one half: calibration changes how sure a label is, not which side it is on.
+fall below one half: calibration changes how sure a label is, not which side it is on. Platt's a and b are bounded for
+that: with b < 0 every label of some confidence or less would become a tie. Isotonic steps may make ties; the others
+make none.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -30,6 +32,8 @@ from aifeedback.records import Comparison, Preference
 Floats = NDArray[np.float64]
 Kind = Literal["temperature", "platt", "isotonic"]
 LIMIT = 1e-6  # probabilities closer to 0 and 1 than this have no usable logit
+LEAST_SLOPE = 1e-3
+ABOVE_HALF = math.nextafter(0.5, 1.0)
 
 
 class Reliability(NamedTuple):
@@ -74,10 +78,14 @@ class Calibration(Config):
     fit: Fit
 
     def apply(self, p: float) -> float:
-        """The calibrated probability; ``apply(1 − p)`` is exactly ``1 − apply(p)`` and one half stays one half."""
+        """The calibrated probability, on the side that p is on; one half stays one half.
+
+        ``apply(1 − p)`` is exactly ``1 − apply(p)``. Only an isotonic map makes a tie, 0.5, of a label that was none.
+        """
         if p == 0.5:
             return 0.5
-        confident = min(max(self._confidence(max(p, 1.0 - p)), 0.5), 1.0)
+        least = 0.5 if self.kind == "isotonic" else ABOVE_HALF
+        confident = min(max(self._confidence(max(p, 1.0 - p)), least), 1.0)
         return confident if p > 0.5 else 1.0 - confident
 
     def _confidence(self, confidence: float) -> float:
@@ -226,25 +234,35 @@ def _curve(confidence: Floats, right: Floats, kind: Kind) -> dict[str, Any]:
     if kind == "isotonic":
         return {"knots": tuple(pool_adjacent_violators(confidence, right))}
     z = np.array([_logit(c) for c in confidence])
-    slope, intercept = _logistic(z, right, with_intercept=kind == "platt")
-    if kind == "platt":
-        return {"slope": slope, "intercept": intercept}
-    return {"temperature": 1.0 / max(slope, 1e-3)}
+    if kind == "temperature":
+        slope, _ = _logistic(z, right, fixed={1: 0.0})
+        return {"temperature": 1.0 / max(slope, LEAST_SLOPE)}
+    slope, intercept = _logistic(z, right)
+    if intercept < 0:
+        slope, intercept = _logistic(z, right, fixed={1: 0.0})
+    if slope < LEAST_SLOPE:
+        slope, intercept = _logistic(z, right, fixed={0: LEAST_SLOPE})
+    return {"slope": slope, "intercept": max(intercept, 0.0)}
 
 
-def _logistic(z: Floats, y: Floats, *, with_intercept: bool) -> tuple[float, float]:
-    """Slope and intercept of least cross-entropy, drawn to 1 and 0 by one pseudo-pair: separable data stay finite."""
-    x = np.stack([z, np.ones_like(z) if with_intercept else np.zeros_like(z)])
-    goal = np.array([1.0, 0.0])
+def _logistic(z: Floats, y: Floats, *, fixed: Mapping[int, float] | None = None) -> tuple[float, float]:
+    """Slope (0) and intercept (1) of least cross-entropy, those in ``fixed`` held.
+
+    Both are drawn to 1 and 0 by one pseudo-pair: separable data stay finite.
+    """
+    fixed = fixed or {}
+    features, goal = np.stack([z, np.ones_like(z)]), np.array([1.0, 0.0])
+    free = [i for i in range(2) if i not in fixed]
+    x, offset = features[free], sum((value * features[i] for i, value in fixed.items()), np.zeros_like(z))
 
     def loss(weights: Floats) -> Local:
-        at, away = weights @ x, weights - goal
+        at, away = weights @ x + offset, weights - goal[free]
         chance = 1.0 / (1.0 + np.exp(-np.clip(at, -500, 500)))
         value = float(np.sum(log1p_exp(at) - y * at) + away @ away / 2)
-        return Local(value, x @ (chance - y) + away, (x * (chance * (1 - chance))) @ x.T + np.eye(2))
+        return Local(value, x @ (chance - y) + away, (x * (chance * (1 - chance))) @ x.T + np.eye(len(free)))
 
-    slope, intercept = minimise(loss, goal)
-    return float(slope), float(intercept)
+    found = dict(zip(free, minimise(loss, goal[free]), strict=True)) | dict(fixed)
+    return float(found[0]), float(found[1])
 
 
 def _with_curve(curve: dict[str, Any], confidence: float) -> float:

@@ -5,6 +5,7 @@ from aifeedback.files.comparisons import (
     LabelledRow,
     labelled,
     read_comparisons,
+    read_judged,
     read_labelled,
     write_labelled,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "place_problem",
     "read_comparisons",
     "read_completions",
+    "read_judged",
     "read_labelled",
     "read_prompts",
     "read_records",

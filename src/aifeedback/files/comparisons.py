@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, overload
 
 from pydantic import Field
 
+from aifeedback.errors import FileError
 from aifeedback.files.pairs import PairItem, read_pairs
 from aifeedback.files.report import ReadReport
 from aifeedback.files.shapes import HUMAN
@@ -112,6 +113,25 @@ def read_labelled(
     return [_as_labelled(item) for item in items]
 
 
+def read_judged(path: str | Path, seed: int = 0) -> list[LabelledRow]:
+    """As ``read_labelled``, of a model's verdicts: people are no judge of themselves. A row without one is unknown.
+
+    Raises FileError where no row carries a model's verdict.
+    """
+    rows = [
+        row.model_copy(update={"p_first": None, "problem": Problem.MISSING}) if _is_people(row.judge) else row
+        for row in read_labelled(path, seed)
+    ]
+    if all(row.p_first is None and row.problem in (None, Problem.MISSING) for row in rows):
+        raise FileError("no model verdict in this file", file=path, fix="run `aifeedback label` first")
+    return rows
+
+
+def _is_people(judge: str) -> bool:
+    """Whether a verdict is people's, be they simulated by the lab."""
+    return judge == HUMAN or judge.startswith("people:")
+
+
 def labelled(comparisons: Comparisons | Sequence[Comparison], preferences: Sequence[Preference]) -> list[LabelledRow]:
     """Joins comparisons and what a labeler said about them, in order; ids must agree."""
     if isinstance(comparisons, Comparisons):
@@ -139,10 +159,11 @@ def labelled(comparisons: Comparisons | Sequence[Comparison], preferences: Seque
 def write_labelled(path: str | Path, rows: Iterable[LabelledRow], *, only_known: bool = False) -> int:
     """Writes labelled rows as JSONL, JSONL.gz or Parquet; returns how many.
 
-    Rows without a label stay in the file with ``chosen`` and ``rejected`` null and their problem named; trainers must
-    drop them, or ``only_known`` leaves them out here. One file is either all text or all messages.
+    Rows without a label, and ties (p_first one half), stay in the file with ``chosen`` and ``rejected`` null, the former
+    with their problem named; trainers of hard choices must drop them, or ``only_known`` leaves them out here. One file
+    is either all text or all messages.
     """
-    rows = [row for row in rows if row.p_first is not None or not only_known]
+    rows = [row for row in rows if row.p_first not in (None, 0.5) or not only_known]
     conversational = any(_is_dialogue(row) for row in rows)
     schema = dict.fromkeys(("p_first", "chosen_probability", "position_gap", "human_p_first"), "double")
     schema |= dict.fromkeys(("problem", "judge", "first", "second"), "string")
@@ -153,7 +174,9 @@ def _as_cells(row: LabelledRow, conversational: bool) -> dict[str, Any]:
     comparison, p_first = row.comparison, row.p_first
     prompt = comparison.prompt
     first, second = comparison.first.text, comparison.second.text
-    chosen, rejected = (None, None) if p_first is None else (first, second) if p_first >= 0.5 else (second, first)
+    chosen, rejected = None, None
+    if p_first is not None and p_first != 0.5:
+        chosen, rejected = (first, second) if p_first > 0.5 else (second, first)
     as_answer = (
         (lambda text: text and [{"role": "assistant", "content": text}]) if conversational else (lambda text: text)
     )

@@ -115,11 +115,20 @@ def read_completions(
     return Completions(prompts, completions, ledger.report(), inputs)
 
 
-def write_completions(path: str | Path, prompts: Iterable[Prompt], completions: Iterable[Completion]) -> int:
-    """Writes TRL's ``prompt``, ``completion`` and ``source``; one file is either all text or all messages."""
+def write_completions(
+    path: str | Path, prompts: Iterable[Prompt], completions: Iterable[Completion], said: Iterable[Record] | None = None
+) -> int:
+    """Writes TRL's ``prompt``, ``completion`` and ``source``; one file is either all text or all messages.
+
+    The columns of ``said``, one record per completion, come after them.
+    """
     pairs = list(zip(prompts, completions, strict=True))
     conversational = any(len(p.messages) != 1 or p.messages[0].role != "user" for p, _ in pairs)
-    return write_rows(path, (_completion_cells(p, c, conversational) for p, c in pairs))
+    beside = [{} for _ in pairs] if said is None else [record.model_dump(mode="json") for record in said]
+    return write_rows(
+        path,
+        ({**_completion_cells(p, c, conversational), **more} for (p, c), more in zip(pairs, beside, strict=True)),
+    )
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> int:

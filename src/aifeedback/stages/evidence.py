@@ -11,14 +11,14 @@ from pydantic import Field, field_validator
 
 from aifeedback import files
 from aifeedback.audit.examples import pick_examples
-from aifeedback.errors import RecipeError
+from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate.estimate import plain
 from aifeedback.evaluate.independence import Source, dependence, verify_independence
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import resolve
 from aifeedback.stages.answers import Answers, answers, file_part, is_file, outside, sampled
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
-from aifeedback.stages.feedback import SamplingSettings, account, at_most, label_all
+from aifeedback.stages.feedback import SamplingSettings, account, at_most, by_order, label_all
 from aifeedback.stages.judges import JudgeSpec
 from aifeedback.stages.safety import AssessorSpec, described, standings
 
@@ -80,14 +80,18 @@ class Compare(Stage):
         outcome.calls += sum(given.calls for given in answered.values())
         drawn = {name: given.completions for name, given in answered.items()}
         again = drawn.pop(AGAIN, None)
+        self._require_meetings(drawn)
         headline = next(iter(self.judges))
         meetings: dict[str, Meeting] = {}
+        said_by: dict[str, list[Preference]] = {judge: [] for judge in self.judges}
         table: dict[str, dict[str, Any]] = {}
         for name, given in drawn.items():
             other = again if name == self.reference else drawn[self.reference]
             by_judge = {} if other is None else {
                 judge: Meeting.held(self.judges[judge], judge, name, read.rows, given, other, job) for judge in self.judges
             }  # fmt: skip
+            for judge, meeting in by_judge.items():
+                said_by[judge] += meeting.said
             if headline in by_judge and name != self.reference:
                 meetings[name] = by_judge[headline]
             table[name] = {
@@ -104,6 +108,7 @@ class Compare(Stage):
             )
             for one, other in combinations([n for n in self.policies if n != self.reference], 2)
         }
+        said_by[headline] += [said for meeting in head_to_head.values() for said in meeting.said]
         independence = self._independence(job)
         rounds = {(name, self.reference): meeting for name, meeting in meetings.items()} | head_to_head
         outcome.figures |= {
@@ -119,6 +124,8 @@ class Compare(Stage):
             ],
             "rows": account(read.report),
         }
+        if position := _position(said_by):
+            outcome.figures["position_by_judge"] = position
         if self.safety:
             outcome.figures["safety"] = standings(drawn, read.rows, self.safety, self.reference, job)
             outcome.figures["assessors"] = {name: described(judge, job) for name, judge in self.safety.items()}
@@ -136,6 +143,19 @@ class Compare(Stage):
             source = f"{self.reference} again" if name == AGAIN else name
             drawn[name] = answers(source, policy, prompts, job, sampling=sampling, tidy=self.tidy)
         return drawn
+
+    def _require_meetings(self, drawn: Mapping[str, Sequence[Completion | None]]) -> None:
+        """Raises FileError, before any judgement, where a file answers no prompt that the reference's file does."""
+        for name, given in drawn.items():
+            if not (is_file(self.policies[name]) and is_file(self.policies[self.reference])):
+                continue
+            pairs = zip(given, drawn[self.reference], strict=True)
+            if not any(one is not None and other is not None for one, other in pairs):
+                raise FileError(
+                    f"shares no answered prompt with the reference, {self.policies[self.reference]}",
+                    file=self.policies[name],
+                    fix="give answers of both to the same prompts",
+                )
 
     def _headline(self, row: Mapping[str, Any], independence: Mapping[str, Any]) -> dict[str, Any]:
         """One policy's line in the summary: the first judge's figures, and the first independent one's beside them."""
@@ -256,6 +276,18 @@ def _ranking(rounds: Mapping[tuple[str, str], Meeting]) -> dict[str, Any]:
     found = rank_policies(first, second, p_first, prompts=prompts)
     told = found.as_dict()
     return {**{key: told[key] for key in ("names", "value", "low", "high", "n", "method", "notes")}, "matrix": matrix}
+
+
+def _position(said: Mapping[str, Sequence[Preference]]) -> dict[str, Any]:
+    """Per judge that read any pair in both orders: how often the same slot won twice."""
+    from aifeedback.evaluate import position_bias
+
+    columns = {judge: by_order(preferences) for judge, preferences in said.items()}
+    return {
+        judge: position_bias(original, swapped).as_dict()
+        for judge, (original, swapped) in columns.items()
+        if any(p is not None for p in original) and any(p is not None for p in swapped)
+    }
 
 
 def _source(name: str, judge: JudgeSpec | str, job: Job) -> Source:

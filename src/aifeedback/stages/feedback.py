@@ -216,7 +216,10 @@ def by_order(preferences: Sequence[Preference]) -> tuple[list[float | None], lis
 
 
 class Score(Stage):
-    """A judge's score of each completion → ``scores.jsonl``; under a rubric also ``criteria.jsonl``, one by one."""
+    """A judge's score of each completion → ``scores.jsonl``, and with the texts ``scored.jsonl``.
+
+    A rubric's criteria, one by one, are in ``criteria.jsonl``.
+    """
 
     kind: ClassVar[str] = "score"
     completions: str
@@ -251,6 +254,7 @@ class Score(Stage):
         read = files.read_completions(self.completions, limit=self.limit)
         scores, criteria = self._scores(read, job)
         files.write_records(job.folder / "scores.jsonl", scores)
+        files.write_completions(job.folder / "scored.jsonl", read.prompts, read.rows, scores)
         if criteria:
             files.write_records(job.folder / "criteria.jsonl", criteria)
         known = [s.value for s in scores if s.value is not None]
