@@ -296,16 +296,6 @@ def test_chosen_is_the_labelers_choice_and_its_probability_is_beside_it(tmp_path
     assert row["chosen_probability"] == pytest.approx(0.7)
 
 
-def test_a_tie_has_no_chosen_side(tmp_path: Path) -> None:
-    read = read_comparisons(jsonl(tmp_path / "in.jsonl", [GOOD]))
-    rows = labelled(read, preferences(read.rows, [0.5]))
-    write_labelled(tmp_path / "out.jsonl", rows)
-    row = json.loads((tmp_path / "out.jsonl").read_text())
-    assert (row["chosen"], row["rejected"], row["p_first"], row["problem"]) == (None, None, 0.5, None)
-    assert read_labelled(tmp_path / "out.jsonl")[0].p_first == 0.5
-    assert write_labelled(tmp_path / "known.jsonl", rows, only_known=True) == 0
-
-
 def test_labels_load_as_trl_wants_them(tmp_path: Path) -> None:
     """TRL: prompt, chosen and rejected are all text, or all lists of messages with role and content."""
     datasets = pytest.importorskip("datasets")

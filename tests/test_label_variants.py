@@ -221,12 +221,6 @@ def test_formats_of_export(data: Path) -> None:
         run(*label_to, "-o", "x.jsonl", "--format", "dataset")
 
 
-def test_trl_rows_leave_out_ties_and_count_them(data: Path) -> None:
-    told = run("label", "--data", "pairs.jsonl", "--judge", "fake:first", "-o", "trl.jsonl", "--format", "trl")
-    assert f"{PAIRS} ties left out" in " ".join(told.split())
-    assert not Path("trl.jsonl").read_text()
-
-
 def test_trl_rows_leave_out_what_is_not_known(data: Path) -> None:
     from aifeedback.cli.exports import Exports
 

@@ -13,7 +13,7 @@ FORMS = ("rows", "trl", "dataset")
 COLUMNS = {
     "prompt": "text, or a list of messages",
     "first, second": "the two responses in storage order, which is drawn by seed and says nothing about quality",
-    "chosen, rejected": "the response with the larger probability, and the other; empty where the label is a tie or not known",
+    "chosen, rejected": "the response with the larger probability, and the other; empty where the label is not known",
     "p_first": "probability in [0, 1] that `first` is better, averaged over both orders; empty where not known",
     "chosen_probability": "the larger of p_first and 1 − p_first",
     "judge": "who labelled: model and judge prompt",
@@ -53,13 +53,10 @@ class Exports(NamedTuple):
         rows = [dict(row.values) for row in files.read_rows(self.destination.folder / "labelled.jsonl")]
         if self.form == "trl":
             known = [{k: row[k] for k in ("prompt", "chosen", "rejected", "chosen_probability")} for row in rows
-                     if row["p_first"] not in (None, 0.5)]  # fmt: skip
-            ties = sum(row["p_first"] == 0.5 for row in rows)
+                     if row["p_first"] is not None]  # fmt: skip
             target = self.out if self.out.suffix in FILES else self.out / "trl.jsonl"
             files.write_rows(target, known)
-            console.print(
-                f"→ [bold]{target}[/]  [dim]({len(known):,} of {len(rows):,} rows have a chosen side; {ties:,} ties left out)[/]"
-            )
+            console.print(f"→ [bold]{target}[/]  [dim]({len(known):,} of {len(rows):,} rows have a label)[/]")
             return
         from aifeedback.store.exports import DatasetCard, write_dataset
 

@@ -159,11 +159,10 @@ def labelled(comparisons: Comparisons | Sequence[Comparison], preferences: Seque
 def write_labelled(path: str | Path, rows: Iterable[LabelledRow], *, only_known: bool = False) -> int:
     """Writes labelled rows as JSONL, JSONL.gz or Parquet; returns how many.
 
-    Rows without a label, and ties (p_first one half), stay in the file with ``chosen`` and ``rejected`` null, the former
-    with their problem named; trainers of hard choices must drop them, or ``only_known`` leaves them out here. One file
-    is either all text or all messages.
+    Rows without a label stay in the file with ``chosen`` and ``rejected`` null and their problem named; trainers must
+    drop them, or ``only_known`` leaves them out here. One file is either all text or all messages.
     """
-    rows = [row for row in rows if row.p_first not in (None, 0.5) or not only_known]
+    rows = [row for row in rows if row.p_first is not None or not only_known]
     conversational = any(_is_dialogue(row) for row in rows)
     schema = dict.fromkeys(("p_first", "chosen_probability", "position_gap", "human_p_first"), "double")
     schema |= dict.fromkeys(("problem", "judge", "first", "second"), "string")
@@ -174,9 +173,7 @@ def _as_cells(row: LabelledRow, conversational: bool) -> dict[str, Any]:
     comparison, p_first = row.comparison, row.p_first
     prompt = comparison.prompt
     first, second = comparison.first.text, comparison.second.text
-    chosen, rejected = None, None
-    if p_first is not None and p_first != 0.5:
-        chosen, rejected = (first, second) if p_first > 0.5 else (second, first)
+    chosen, rejected = (None, None) if p_first is None else (first, second) if p_first >= 0.5 else (second, first)
     as_answer = (
         (lambda text: text and [{"role": "assistant", "content": text}]) if conversational else (lambda text: text)
     )
