@@ -59,6 +59,21 @@ def digest(path: Path) -> str:
     return hashed.hexdigest()[:16]
 
 
+def make_folder(path: Path) -> Path:
+    """Creates it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as failed:
+        blocked = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
+        why = f"{blocked} is a file" if blocked else (failed.strerror or str(failed)).lower()
+    else:
+        if os.access(path, os.W_OK):
+            return path
+        why = "no permission to write in it"
+    fix = "give another -o: a folder, or a file in one; results end in .jsonl or .parquet"
+    raise RecipeError(f"no folder can be made here: {why}", file=path, fix=fix)
+
+
 class RunFolder:
     """A run on disk. Stages are done when their ``done.json`` carries the fingerprint of the settings and inputs."""
 
@@ -97,7 +112,7 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Refuses a second process in the same run; a killed one leaves no lock behind."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

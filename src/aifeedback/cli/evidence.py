@@ -11,6 +11,8 @@ from aifeedback.cli.terminal import console
 
 Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
 
+Seed = Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")]
+
 
 def add_to(app: typer.Typer) -> None:
     for command in (compare, evaluate, audit, report):
@@ -37,8 +39,8 @@ def compare(
     tidy: Annotated[bool, typer.Option(help="Take trailing periods and spaces off before judging.")] = True,
     temperature: float = 0.9,
     max_new_tokens: int = 128,
-    limit: Annotated[int | None, typer.Option(help="Use only so many prompts.")] = None,
-    seed: int = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many prompts.")] = None,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Policies against the first one and each other: win rates with intervals, raw and at equal length; a ranking."""
@@ -46,23 +48,24 @@ def compare(
     from aifeedback.cli.comparing import show_comparison
     from aifeedback.cli.judges import judge_spec
     from aifeedback.cli.single import Destination, run_stage
+    from aifeedback.config import parse
     from aifeedback.stages.evidence import Compare
-    from aifeedback.stages.feedback import SamplingSettings
     from aifeedback.stages.safety import AssessorSpec
 
     named = _policies(policies)
     thought = {} if rationale else None
-    stage = Compare(
-        policies=named,
-        reference=next(iter(named)),
-        prompts=str(prompts),
-        judges={name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge},
-        safety={name: AssessorSpec(model=name) for name in safety or []},
-        trained_by=trained_by or [],
-        limit=limit,
-        sampling=SamplingSettings(temperature=temperature, max_new_tokens=max_new_tokens),
-        tidy=tidy,
-    )
+    given = {
+        "policies": named,
+        "reference": next(iter(named)),
+        "prompts": str(prompts),
+        "judges": {name: judge_spec(name, prompt, {"by": by, "rationale": thought}) for name in judge},
+        "safety": {name: AssessorSpec(model=name) for name in safety or []},
+        "trained_by": trained_by or [],
+        "limit": limit,
+        "sampling": {"temperature": temperature, "max_new_tokens": max_new_tokens},
+        "tidy": tidy,
+    }
+    stage = parse(Compare, given, prefix="--")
     outcome = run_stage(stage, Destination(out, "figures.json"), seed=seed, json_file=json_file, show=False)
     figures = outcome.figures
     show_comparison(figures, stage.reference)
@@ -87,7 +90,7 @@ def _policies(given: list[str]) -> dict[str, str]:
 
 def evaluate(
     labelled: Annotated[Path, typer.Option("--data", help="A labelled file, or any file with verdicts.")],
-    seed: int = 0,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """What a labelled file shows: agreement with people, calibration, win rate raw and at equal length."""
@@ -131,12 +134,12 @@ def audit(
     ] = False,
     constitution: Annotated[str | None, typer.Option(help="Principles to judge by: a name or a YAML file.")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only these probes.")] = None,
-    n: Annotated[int, typer.Option(help="Pairs that a probe which changes texts may use.")] = 400,
-    limit: Annotated[int | None, typer.Option(help="Use only so many pairs.")] = None,
+    n: Annotated[int, typer.Option(min=2, help="Pairs that a probe which changes texts may use.")] = 400,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many pairs.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder for findings, report and journal.")] = Path(
         "runs/audit"
     ),
-    seed: int = 0,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Where a judge is biased, how well it agrees with people, what fools it; `audit verify RUN` checks a journal."""
@@ -156,6 +159,8 @@ def _verify(runs: list[str]) -> None:
     from aifeedback.errors import FileError
     from aifeedback.store import Journal
 
+    if not runs:
+        raise FileError("no run is named to verify", fix="aifeedback audit verify RUN, for example runs/demo")
     for run in runs:
         path = Path(run) / "journal.sqlite" if Path(run).is_dir() else Path(run)
         if not path.is_file():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from aifeedback.cli.terminal import console, table
 from aifeedback.errors import StandardsError
@@ -83,11 +84,13 @@ def check(
     from aifeedback.runs import write_json
     from aifeedback.stages.judges import constitution_file
 
+    if data is not None and judge is None:
+        raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
     found = inspect(
         constitution_file(constitution), _ask(judge, prompt, rationale, out, labeler_for), _comparisons(data)
     )
     for finding in found.findings:
-        console.print(f"[red]✗[/] {finding}", highlight=False)
+        console.print("[red]✗[/]", escape(str(finding)), highlight=False, soft_wrap=True)
     for result in found.results:
         mark = "[green]✓[/]" if result.can_apply else "[red]✗[/]"
         console.print(f"{mark} {result.principle_id}: {result.right} of {result.n} test cases")
@@ -118,6 +121,9 @@ def diff(
     from aifeedback.stages.judges import constitution_file
     from aifeedback.standards.constitution import Constitution
 
+    if (judge is None) != (data is None):
+        given, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
+        raise StandardsError("flips need a judge and data", key=given, fix=f"give {other} as well")
     found = compare_versions(
         Constitution.load(constitution_file(old)),
         Constitution.load(constitution_file(new)),
@@ -141,11 +147,12 @@ def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) 
     from aifeedback.cli.single import require
     from aifeedback.feedback.judge import JudgeSettings
     from aifeedback.feedback.rationale import Rationale as Thought
+    from aifeedback.runs import make_folder
     from aifeedback.stages import Job
     from aifeedback.stages.resolve import connect_model, judge_prompt
 
     require([judge, f"prompt:{prompt}"])
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     model = connect_model(judge, Job(out, out / "journal.sqlite", out))
     return make(model, judge_prompt(prompt), JudgeSettings(rationale=Thought() if rationale else None))
 
