@@ -111,7 +111,11 @@ def out_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def out_cannot_be_made(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    return ["label", "--data", data, "--judge", "fake:longer", "-o", "/proc/x/o.jsonl"], ("/proc/x", "no folder", "-o")
+    return ["label", "--data", data, "--judge", "fake:longer", "-o", "/proc/x/o.jsonl"], (
+        "/proc/x",
+        "no folder",
+        "another place",
+    )
 
 
 def out_file_is_a_folder(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -209,13 +213,29 @@ def completions_without_answers(folder: Path) -> tuple[list[str], tuple[str, ...
     return ["score", *given], ("c.jsonl", "'completion'", "rename")
 
 
+def lab_pairs_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    there = lines(folder / "afile", GOOD)
+    return ["lab", "pairs", "2", "-o", f"{there}/x.jsonl"], (f"{there} is a file",)
+
+
+def ratings_into_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    there = lines(folder / "afile", GOOD)
+    return ["rate", lines(folder / "p.jsonl", GOOD), "-o", there, "--rater", "a"], (f"{there} is a file",)
+
+
+def figures_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data, there = lines(folder / "p.jsonl", {**GOOD, "p_first": 0.7}), lines(folder / "afile", GOOD)
+    return ["evaluate", "--data", data, "--json", f"{there}/f.json"], (f"{there} is a file",)
+
+
 CASES = [
     wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, no_tokenizer, recipe_typo,
     trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option, out_is_a_file,
     out_below_a_file, out_cannot_be_made, out_file_is_a_folder, training_into_a_file, no_samples,
     negative_temperature, no_new_tokens, negative_limit, limit_of_none, negative_seed, negative_rationales,
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
-    judge_without_data, narrow_plan, completions_without_answers,
+    judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
+    figures_below_a_file,
 ]  # fmt: skip
 
 

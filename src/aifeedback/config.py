@@ -36,9 +36,10 @@ def parse(
     try:
         return schema.model_validate(dict(values))
     except ValidationError as invalid:
-        problems = [describe(problem, schema, prefix) for problem in faults(invalid)]
-        fix = "correct the key" if len(problems) == 1 else f"correct these {len(problems)} keys"
-        raise error("; ".join(problems), file=file, fix=fix) from None
+        found = faults(invalid)
+        one = "correct the key" if found[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
+        fix = one if len(found) == 1 else f"correct these {len(found)} keys"
+        raise error("; ".join(describe(p, schema, prefix) for p in found), file=file, fix=fix) from None
 
 
 def describe(problem: Mapping[str, Any], schema: type[BaseModel], prefix: str = "") -> str:
