@@ -39,7 +39,10 @@ def parse(
         found = faults(invalid)
         one = "correct the key" if found[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
         fix = one if len(found) == 1 else f"correct these {len(found)} keys"
-        raise error("; ".join(describe(p, schema, prefix) for p in found), file=file, fix=fix) from None
+        told = error("; ".join(describe(p, schema, prefix) for p in found), file=file, fix=fix)
+        # the sentence names the key already, so it is kept for programs and not printed a second time
+        told.key = _key(found[0], prefix) if len(found) == 1 else None
+        raise told from None
 
 
 def describe(problem: Mapping[str, Any], schema: type[BaseModel], prefix: str = "") -> str:
