@@ -28,7 +28,7 @@ def label(data: str, folder: Path, *more: str) -> list[str]:
 
 def wrong_columns(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", {"question": "a", "answer_1": "b", "answer_2": "c"})
-    return label(data, folder), ("pairs.jsonl", "question")
+    return label(data, folder), ("pairs.jsonl", "question", "--column prompt=")
 
 
 def no_such_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -115,10 +115,144 @@ def wrong_option(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return label(data, folder, "--orders", "three"), ("orders", "three")
 
 
+def out_is_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data, there = lines(folder / "pairs.jsonl", GOOD), lines(folder / "afile", GOOD)
+    return ["label", "--data", data, "--judge", "fake:longer", "-o", there], (there, "is a file", ".jsonl")
+
+
+def out_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data, there = lines(folder / "pairs.jsonl", GOOD), lines(folder / "afile", GOOD)
+    return ["label", "--data", data, "--judge", "fake:longer", "-o", f"{there}/x.jsonl"], (f"{there} is a file",)
+
+
+def out_cannot_be_made(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return ["label", "--data", data, "--judge", "fake:longer", "-o", "/proc/x/o.jsonl"], (
+        "/proc/x",
+        "no folder",
+        "another place",
+    )
+
+
+def out_file_is_a_folder(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    (folder / "out.jsonl").mkdir()
+    return label(lines(folder / "pairs.jsonl", GOOD), folder), ("out.jsonl", "is a folder")
+
+
+def training_into_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data, there = lines(folder / "prompts.jsonl", {"prompt": "a"}), lines(folder / "afile", GOOD)
+    reward = folder / "reward.py"
+    reward.write_text("def f(prompts, texts):\n    return [0.0 for _ in texts]\n")
+    given = ["--model", "lab:base", "--prompts", data, "--reward", f"python:{reward}:f", "-o", there]
+    return ["train", "rl", *given], (there, "is a file")
+
+
+def sample(folder: Path, *more: str) -> list[str]:
+    data = lines(folder / "prompts.jsonl", {"prompt": "a"})
+    return ["sample", "--model", "fake:longer", "--prompts", data, "-o", str(folder / "o.jsonl"), *more]
+
+
+def no_samples(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return sample(folder, "--per-prompt", "0"), ("--per-prompt", "0")
+
+
+def negative_temperature(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return sample(folder, "--temperature", "-1"), ("--temperature", "-1")
+
+
+def no_new_tokens(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return sample(folder, "--max-new-tokens", "0"), ("--max-new-tokens", "0")
+
+
+def negative_limit(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return sample(folder, "--limit", "-3"), ("--limit", "greater than or equal to 1")
+
+
+def limit_of_none(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return label(lines(folder / "pairs.jsonl", GOOD), folder, "--limit", "0"), ("--limit", "greater than or equal to 1")
+
+
+def negative_seed(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return label(lines(folder / "pairs.jsonl", GOOD), folder, "--seed", "-1"), ("--seed", "greater than or equal to 0")
+
+
+def negative_rationales(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return label(lines(folder / "pairs.jsonl", GOOD), folder, "--samples", "-1"), (
+        "--samples",
+        "greater than or equal to 1",
+    )
+
+
+def too_much_help(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "c.jsonl", {"prompt": "a", "completion": "b"})
+    given = ["--data", data, "--model", "fake:longer", "-o", str(folder / "o.jsonl"), "--helpful-share", "2"]
+    return ["revise", *given], ("'--helpful-share' = 2.0", "less than 1")
+
+
+def reversed_clamp(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--set", "clamp=[0.6,0.4]"), ("clamp", "[0.6, 0.4]", "low < high")
+
+
+def no_price_table(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--prices", str(folder / "no.yaml")), ("no.yaml", "--prices", "no such file")
+
+
+def audit_of_few(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return ["audit", "fake:longer", "--data", data, "--n", "-4", "-o", str(folder / "a")], (
+        "--n",
+        "greater than or equal to 2",
+    )
+
+
+def verify_nothing(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["audit", "verify"], ("verify", "RUN")
+
+
+def data_without_judge(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["standards", "check", "harmless", "--data", lines(folder / "p.jsonl", GOOD)], ("--data", "--judge")
+
+
+def judge_without_data(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["standards", "diff", "harmless", "helpful", "--judge", "fake:longer"], ("--judge", "--data")
+
+
+def narrow_plan(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["plan", "--half-width", "-1"], ("error: '--half-width' = -1.0: input should be greater than 0",)
+
+
+def completions_without_answers(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "c.jsonl", {"prompt": "a", "said": "b"})
+    given = ["--data", data, "--judge", "fake:longer", "-o", str(folder / "o.jsonl")]
+    return ["score", *given], ("c.jsonl", "'completion'", "rename")
+
+
+def lab_pairs_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    there = lines(folder / "afile", GOOD)
+    return ["lab", "pairs", "2", "-o", f"{there}/x.jsonl"], (f"{there} is a file",)
+
+
+def ratings_into_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    there = lines(folder / "afile", GOOD)
+    return ["rate", lines(folder / "p.jsonl", GOOD), "-o", there, "--rater", "a"], (f"{there} is a file",)
+
+
+def figures_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data, there = lines(folder / "p.jsonl", {**GOOD, "p_first": 0.7, "judge": "a model"}), lines(folder / "afile", GOOD)
+    return ["evaluate", "--data", data, "--json", f"{there}/f.json"], (f"{there} is a file",)
+
+
 CASES = [
     wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, only_people_to_evaluate,
     only_people_to_calibrate, simulated_people_to_evaluate, no_tokenizer, recipe_typo,
-    trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option,
+    trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option, out_is_a_file,
+    out_below_a_file, out_cannot_be_made, out_file_is_a_folder, training_into_a_file, no_samples,
+    negative_temperature, no_new_tokens, negative_limit, limit_of_none, negative_seed, negative_rationales,
+    too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
+    judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
+    figures_below_a_file,
 ]  # fmt: skip
 
 

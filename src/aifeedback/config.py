@@ -20,6 +20,9 @@ class Config(BaseModel):
 
 C = TypeVar("C", bound=Config)
 
+LONGEST_SHOWN = 80
+"""Characters of a wrong value that are worth repeating; a whole file's content says nothing."""
+
 
 def parse(
     schema: type[C],
@@ -33,28 +36,50 @@ def parse(
     try:
         return schema.model_validate(dict(values))
     except ValidationError as invalid:
-        problems = [describe(problem, schema, prefix) for problem in invalid.errors()]
-        keys = [f"{prefix}{_key(problem)}" for problem in invalid.errors()]
-        raise error(
-            "; ".join(problems),
-            file=file,
-            key=keys[0] if len(keys) == 1 else None,
-            fix="correct the key" if len(keys) == 1 else f"correct these {len(keys)} keys",
-        ) from None
+        found = faults(invalid)
+        one = "correct the key" if found[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
+        fix = one if len(found) == 1 else f"correct these {len(found)} keys"
+        told = error("; ".join(describe(p, schema, prefix) for p in found), file=file, fix=fix)
+        # the sentence names the key already, so it is kept for programs and not printed a second time
+        told.key = _key(found[0], prefix) if len(found) == 1 else None
+        raise told from None
 
 
 def describe(problem: Mapping[str, Any], schema: type[BaseModel], prefix: str = "") -> str:
     """One pydantic error as a sentence; an unknown key gets the nearest valid one."""
-    key = f"{prefix}{_key(problem)}"
+    key = _key(problem, prefix)
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(problem["loc"][-1]), list(schema.model_fields), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(schema.model_fields)}"
         return f"unknown key '{key}'{hint}"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
-    return f"'{key}' = {problem['input']!r}: {problem['msg'].lower()}"
+    told = repr(problem["input"])
+    where = f"'{key}' = {told}" if len(told) <= LONGEST_SHOWN else f"'{key}'"
+    # a validator of ours says it in its own words; pydantic's begin with a capital
+    is_ours = problem["type"] == "value_error"
+    return f"{where}: {problem['msg'].removeprefix('Value error, ') if is_ours else problem['msg'].lower()}"
 
 
-def _key(problem: Mapping[str, Any]) -> str:
-    """Where it is, as the user wrote it: the tag of a union (in brackets) is no key of the file."""
-    return ".".join(str(part) for part in problem["loc"] if not str(part).startswith("("))
+def faults(invalid: ValidationError) -> list[Any]:
+    """Its errors, each mistake once: a misspelled key is not told a second time as the key that is missing."""
+    errors = invalid.errors()
+    unknown = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+
+    def is_misspelled(loc: tuple[int | str, ...]) -> bool:
+        written = [str(other[-1]) for other in unknown if other[:-1] == loc[:-1]]
+        return bool(difflib.get_close_matches(str(loc[-1]), written, n=1))
+
+    return [error for error in errors if error["type"] != "missing" or not is_misspelled(error["loc"])]
+
+
+def _key(problem: Mapping[str, Any], prefix: str) -> str:
+    """Where it is, as the user wrote it: the tag of a union (in brackets) is no key of the file.
+
+    After the bare prefix of an option, "--", that is the option: its last name, with dashes.
+    """
+    parts = [str(part) for part in problem["loc"] if not str(part).startswith("(")]
+    if prefix == "--":
+        named = [part for part in parts if not part.isdigit()]
+        return f"--{named[-1].replace('_', '-')}" if named else "options"
+    return f"{prefix}{'.'.join(parts)}".strip()

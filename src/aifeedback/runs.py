@@ -26,9 +26,24 @@ from aifeedback.errors import RecipeError
 VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scipy", "statsmodels", "scikit-learn")
 
 
+def make_folder(path: Path) -> Path:
+    """Creates it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as failed:
+        blocked = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
+        why = f"{blocked} is a file" if blocked else (failed.strerror or str(failed)).lower()
+    else:
+        if os.access(path, os.W_OK):
+            return path
+        why = "no permission to write in it"
+    fix = "give another place: a folder, or a file in one; results end in .jsonl or .parquet"
+    raise RecipeError(f"no folder can be made here: {why}", file=path, fix=fix)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Whole or not at all: a killed process leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
     partial.replace(path)
@@ -97,7 +112,7 @@ class RunFolder:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Refuses a second process in the same run; a killed one leaves no lock behind."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with (self.path / ".lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

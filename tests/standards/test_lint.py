@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from aifeedback.cli import app
 from aifeedback.errors import StandardsError
 from aifeedback.standards import shelf
 from aifeedback.standards.constitution import Constitution
@@ -65,6 +67,22 @@ def test_all_schema_errors_at_once() -> None:
     assert any("be-brief" in line and "did you mean 'weight'" in line for line in told)
     assert any("be-brief" in line and "unknown key 'tests.0.because'; known: prompt, better" in line for line in told)
     assert sum("Not An Id" in line for line in told) == 2
+
+
+@pytest.mark.parametrize("key", ["title", "text", "id"])
+def test_a_misspelled_key_is_one_fault(key: str) -> None:
+    values = yaml.safe_load((BROKEN / "03-vague-word.yaml").read_text())
+    values["principles"][0][f"{key}x"] = values["principles"][0].pop(key)
+    told = [str(finding) for finding in check_values(values).findings]
+    assert len(told) == 1
+    assert f"unknown key '{key}x'; did you mean '{key}'?" in told[0]
+
+
+def test_the_code_of_a_finding_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text((BROKEN / "03-vague-word.yaml").read_text().replace("owner:", "owners:"))
+    printed = CliRunner().invoke(app, ["standards", "check", str(path)]).stdout
+    assert "did you mean 'owner'? [schema]" in printed
 
 
 def test_require_clean_tells_everything() -> None:

@@ -28,7 +28,7 @@ def audit_judges(
     from aifeedback import files
     from aifeedback.audit.judge import audit_judge
     from aifeedback.audit.judge_report import MARKS, write_judge_report
-    from aifeedback.runs import write_json
+    from aifeedback.runs import make_folder, write_json
     from aifeedback.stages import Job, resolve
 
     if data is None:
@@ -37,7 +37,7 @@ def audit_judges(
     require([str(data), *names])
     read = files.read_comparisons(data, seed, limit=limit)
     console.print(f"[dim]{read.report.sentence()}[/]")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     job = Job(out, out / "journal.sqlite", out, seed)
     # its own journal: a judge asked a second time must not be answered by the first one's
     second = Job(out, out / "journal-again.sqlite", out, seed)

@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.steps import BaseUrl, Prices, Sets, SpendCap
+from aifeedback.cli.steps import BaseUrl, Json, Prices, Seed, Sets, SpendCap
 from aifeedback.cli.terminal import console
-
-Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -42,8 +40,8 @@ def compare(
     spend_cap_usd: SpendCap = None,
     temperature: float = 0.9,
     max_new_tokens: int = 128,
-    limit: Annotated[int | None, typer.Option(help="Use only so many prompts.")] = None,
-    seed: int = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many prompts.")] = None,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Policies against the first one and each other: win rates with intervals, raw and at equal length; a ranking."""
@@ -51,23 +49,24 @@ def compare(
     from aifeedback.cli.comparing import show_comparison
     from aifeedback.cli.judges import judge_spec
     from aifeedback.cli.single import Destination, run_stage
+    from aifeedback.config import parse
     from aifeedback.stages.evidence import Compare
-    from aifeedback.stages.feedback import SamplingSettings
     from aifeedback.stages.safety import AssessorSpec
 
     named = _policies(policies)
     how = {"by": by, "rationale": {} if rationale else None, "base_url": base_url, "spend_cap_usd": spend_cap_usd}
-    stage = Compare(
-        policies=named,
-        reference=next(iter(named)),
-        prompts=str(prompts),
-        judges={name: judge_spec(name, prompt, how, sets=sets, prices=prices) for name in judge},
-        safety={name: AssessorSpec(model=name, base_url=base_url) for name in safety or []},
-        trained_by=trained_by or [],
-        limit=limit,
-        sampling=SamplingSettings(temperature=temperature, max_new_tokens=max_new_tokens),
-        tidy=tidy,
-    )
+    given = {
+        "policies": named,
+        "reference": next(iter(named)),
+        "prompts": str(prompts),
+        "judges": {name: judge_spec(name, prompt, how, sets=sets, prices=prices) for name in judge},
+        "safety": {name: AssessorSpec(model=name, base_url=base_url) for name in safety or []},
+        "trained_by": trained_by or [],
+        "limit": limit,
+        "sampling": {"temperature": temperature, "max_new_tokens": max_new_tokens},
+        "tidy": tidy,
+    }
+    stage = parse(Compare, given, prefix="--")
     outcome = run_stage(stage, Destination(out, "figures.json"), seed=seed, json_file=json_file, show=False)
     figures = outcome.figures
     show_comparison(figures, stage.reference)
@@ -92,7 +91,7 @@ def _policies(given: list[str]) -> dict[str, str]:
 
 def evaluate(
     labelled: Annotated[Path, typer.Option("--data", help="A labelled file, or any file with verdicts.")],
-    seed: int = 0,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """What a labelled file shows: agreement with people, calibration, win rate raw and at equal length."""
@@ -140,12 +139,12 @@ def audit(
     prices: Prices = None,
     spend_cap_usd: SpendCap = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only these probes.")] = None,
-    n: Annotated[int, typer.Option(help="Pairs that a probe which changes texts may use.")] = 400,
-    limit: Annotated[int | None, typer.Option(help="Use only so many pairs.")] = None,
+    n: Annotated[int, typer.Option(min=2, help="Pairs that a probe which changes texts may use.")] = 400,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only so many pairs.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder for findings, report and journal.")] = Path(
         "runs/audit"
     ),
-    seed: int = 0,
+    seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
     """Where a judge is biased, how well it agrees with people, what fools it; `audit verify RUN` checks a journal."""
@@ -168,6 +167,8 @@ def _verify(runs: list[str]) -> None:
     from aifeedback.errors import FileError
     from aifeedback.store import Journal
 
+    if not runs:
+        raise FileError("no run is named to verify", fix="aifeedback audit verify RUN, for example runs/demo")
     for run in runs:
         path = Path(run) / "journal.sqlite" if Path(run).is_dir() else Path(run)
         if not path.is_file():

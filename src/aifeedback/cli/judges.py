@@ -26,6 +26,10 @@ def judge_spec(
         prompt = "lab:rating" if how.get("by") == "ratings" else "lab:pairwise"
     given: dict[str, Any] = {"model": model, "prompt": prompt, **how}
     if prices is not None:
+        if not prices.is_file():
+            raise RecipeError(
+                "no such file", file=prices, key="--prices", fix="give a YAML price table, or leave it out"
+            )
         given["server"] = {"prices": str(prices)}
     given = {key: value for key, value in given.items() if value is not None}
     return parse(JudgeSpec, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--")

@@ -39,7 +39,7 @@ def list_models() -> None:
 @app.command()
 def sample(
     count: Annotated[int, typer.Argument()] = 2,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Prints posts, candidate summaries and their gold scores."""
     from aifeedback.lab import gold, samples
@@ -69,7 +69,7 @@ def pairs(
     split: Annotated[
         str, typer.Option(help="test: held out from every model. train: what a pipeline learns from.")
     ] = "test",
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""
     from aifeedback import files

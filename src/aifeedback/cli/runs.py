@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def demo(
-    seed: Annotated[int, typer.Option(help="Every random choice depends on it.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")] = 0,
     out: Out = None,
     short: Annotated[
         bool, typer.Option("--short", help="A minute instead of six: too small for firm figures.")

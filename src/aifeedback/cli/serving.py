@@ -28,6 +28,7 @@ def serve(
     from aifeedback.cli.train import reward_spec
     from aifeedback.errors import MissingExtra
     from aifeedback.integrations.serve import ServeConfig, create_app
+    from aifeedback.runs import make_folder
     from aifeedback.stages import Job
     from aifeedback.stages.rewards import reward_function
 
@@ -37,7 +38,7 @@ def serve(
         raise MissingExtra("uvicorn", "web") from missing
     spec = reward_spec(reward, prompt, rationale)
     require(spec.inputs())
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     function = reward_function(spec, Job(out, out / "journal.sqlite", out))
     app = create_app(function, ServeConfig(host=host, port=port, token=token))
     console.print(f"serving [bold]{reward}[/] on http://{host}:{port}{f'/{token}' if token else ''}/score")

@@ -49,6 +49,8 @@ def run_stage(
             file=destination.out,
             fix=f"end in {' or '.join(FILES)}, or give a folder",
         )
+    if destination.is_file and destination.out.is_dir():
+        raise RecipeError("is a folder", file=destination.out, fix="give the name of a file, or of a folder without it")
     result, done = folder / destination.main, folder / "done.json"
     with RunFolder(folder).locked():
         told = fingerprint(stage, seed, {})

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from aifeedback.cli.terminal import console, table
+from aifeedback.errors import StandardsError
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,12 +33,39 @@ def list_files() -> None:
 
 
 @app.command()
-def show(name: str) -> None:
-    """Prints a shipped constitution, judge prompt, rubric or exemplar file as it stands."""
+def show(
+    name: Annotated[str, typer.Argument(help="A shipped name, lab:NAME, or a file.")],
+    kind: Annotated[
+        str | None, typer.Option(help=f"Where several share the name: {', '.join(KINDS)}; in this order by default.")
+    ] = None,
+) -> None:
+    """Prints a constitution, judge prompt, rubric or exemplar file as it stands, so that it can be copied."""
+    if kind is not None and kind not in KINDS:
+        raise StandardsError(f"no kind '{kind}'", key="--kind", fix=f"one of: {', '.join(KINDS)}")
+    typer.echo(_file(name, KINDS if kind is None else (kind,)).read_bytes(), nl=False)
+
+
+def _file(name: str, kinds: Sequence[str]) -> Path:
+    """The first of ``kinds`` that has the name. Raises StandardsError that lists all names there are."""
+    from aifeedback.lab import zoo
     from aifeedback.standards import shelf
 
-    kind = next((kind for kind in KINDS if name in shelf.shipped(kind)), KINDS[0])
-    console.print(shelf.find(kind, name).read_text(encoding="utf-8"), markup=False, highlight=False)
+    if Path(name).is_file():
+        return Path(name)
+    lab = {"constitutions": zoo.CONSTITUTIONS, "judges": zoo.PROMPTS}
+    known = {
+        kind: {shipped: shelf.find(kind, shipped) for shipped in shelf.shipped(kind)}
+        | {f"lab:{path.stem}": path for path in (sorted(lab[kind].glob("*.yaml")) if kind in lab else ())}
+        for kind in kinds
+    }
+    if found := next((files[name] for files in known.values() if name in files), None):
+        return found
+    close = difflib.get_close_matches(name, [one for files in known.values() for one in files], n=1)
+    listed = "\n    ".join(f"{kind}: {', '.join(files)}" for kind, files in known.items())
+    raise StandardsError(
+        f"nothing is called '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""),
+        fix=f"give the path of a .yaml file, or one of\n    {listed}",
+    )
 
 
 @app.command()
@@ -53,11 +84,13 @@ def check(
     from aifeedback.runs import write_json
     from aifeedback.stages.judges import constitution_file
 
+    if data is not None and judge is None:
+        raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
     found = inspect(
         constitution_file(constitution), _ask(judge, prompt, rationale, out, labeler_for), _comparisons(data)
     )
     for finding in found.findings:
-        console.print(f"[red]✗[/] {finding}", highlight=False)
+        console.print("[red]✗[/]", escape(str(finding)), highlight=False, soft_wrap=True)
     for result in found.results:
         mark = "[green]✓[/]" if result.can_apply else "[red]✗[/]"
         console.print(f"{mark} {result.principle_id}: {result.right} of {result.n} test cases")
@@ -88,6 +121,9 @@ def diff(
     from aifeedback.stages.judges import constitution_file
     from aifeedback.standards.constitution import Constitution
 
+    if (judge is None) != (data is None):
+        given, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
+        raise StandardsError("flips need a judge and data", key=given, fix=f"give {other} as well")
     found = compare_versions(
         Constitution.load(constitution_file(old)),
         Constitution.load(constitution_file(new)),
@@ -111,11 +147,12 @@ def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) 
     from aifeedback.cli.single import require
     from aifeedback.feedback.judge import JudgeSettings
     from aifeedback.feedback.rationale import Rationale as Thought
+    from aifeedback.runs import make_folder
     from aifeedback.stages import Job
     from aifeedback.stages.resolve import connect_model, judge_prompt
 
     require([judge, f"prompt:{prompt}"])
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     model = connect_model(judge, Job(out, out / "journal.sqlite", out))
     return make(model, judge_prompt(prompt), JudgeSettings(rationale=Thought() if rationale else None))
 

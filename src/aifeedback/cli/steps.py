@@ -11,8 +11,8 @@ from aifeedback.cli.single import Destination, run_stage
 
 OutFile = Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet file, or a folder for everything.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
-Limit = Annotated[int | None, typer.Option(help="Use only so many rows.")]
-Seed = Annotated[int, typer.Option(help="Every random choice depends on it.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")]
+Seed = Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")]
 JUDGES = "hf:DIR_OR_ID, openai:NAME, fake:NAME, lab:NAME, rm:DIR."
 PROMPTS = "Judge prompt: a shipped name, lab:NAME, or a YAML file."
 JudgeName = Annotated[str, typer.Option(help=JUDGES)]
@@ -45,12 +45,18 @@ def sample(
     json_file: Json = None,
 ) -> None:
     """Draws completions from a model."""
-    from aifeedback.stages.feedback import Sample, SamplingSettings
+    from aifeedback.config import parse
+    from aifeedback.stages.feedback import Sample
 
-    sampling = SamplingSettings(temperature=temperature, max_new_tokens=max_new_tokens)
-    stage = Sample(
-        model=model, prompts=str(prompts), per_prompt=per_prompt, limit=limit, sampling=sampling, base_url=base_url
-    )
+    given = {
+        "model": model,
+        "prompts": str(prompts),
+        "per_prompt": per_prompt,
+        "limit": limit,
+        "sampling": {"temperature": temperature, "max_new_tokens": max_new_tokens},
+        "base_url": base_url,
+    }
+    stage = parse(Sample, given, prefix="--")
     run_stage(stage, Destination(out, "completions.jsonl"), seed=seed, json_file=json_file)
 
 
@@ -85,9 +91,9 @@ def label(
     average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
     combine: Annotated[str, typer.Option(help="A panel's mean, its median, or a file of learned weights.")] = "mean",
     rationale: Rationale = False,
-    samples: Annotated[int, typer.Option(help="Rationales per reading (self-consistency).")] = 1,
-    temperature: Annotated[float, typer.Option(help="Of sampled rationales; 0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(help="Of sampled rationales.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Rationales per reading (self-consistency).")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampled rationales; 0 is greedy.")] = 0.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Of sampled rationales.")] = None,
     shots: Shots = None,
     sets: Sets = None,
     base_url: BaseUrl = None,
@@ -180,8 +186,8 @@ def revise(
     model: Annotated[str, typer.Option(help="Who criticises and rewrites: hf:DIR_OR_ID, openai:NAME.")],
     out: OutFile,
     constitution: Annotated[str, typer.Option(help="A shipped constitution's name or a file.")] = "harmless",
-    rounds: Annotated[int, typer.Option(help="At most so many rounds, each under another principle.")] = 2,
-    temperature: float = 0.7,
+    rounds: Annotated[int, typer.Option(min=1, help="At most so many rounds, each under another principle.")] = 2,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.7,
     helpful: Annotated[Path | None, typer.Option(help="Helpful completions to mix in.")] = None,
     helpful_share: Annotated[float, typer.Option(help="Share of the training data that is helpful data.")] = 0.0,
     base_url: BaseUrl = None,
@@ -190,18 +196,20 @@ def revise(
     json_file: Json = None,
 ) -> None:
     """Critique and revision under a constitution; training data for `train sft` comes out."""
+    from aifeedback.config import parse
     from aifeedback.stages.revise import Revise
 
-    stage = Revise(
-        completions=str(completions),
-        model=model,
-        constitution=constitution,
-        settings={"rounds": rounds, "temperature": temperature},
-        helpful=str(helpful) if helpful else None,
-        helpful_share=helpful_share,
-        limit=limit,
-        base_url=base_url,
-    )
+    given = {
+        "completions": str(completions),
+        "model": model,
+        "constitution": constitution,
+        "settings": {"rounds": rounds, "temperature": temperature},
+        "helpful": str(helpful) if helpful else None,
+        "helpful_share": helpful_share,
+        "limit": limit,
+        "base_url": base_url,
+    }
+    stage = parse(Revise, given, prefix="--")
     run_stage(stage, Destination(out, "sft.jsonl"), seed=seed, json_file=json_file)
 
 

@@ -20,9 +20,9 @@ Steps = Annotated[int | None, typer.Option(help="Optimizer steps; by default as 
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--lr", "--learning-rate")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any further setting of the trainer.")]
-Seed = Annotated[int, typer.Option(help="Every random choice depends on it.")]
+Seed = Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
-Limit = Annotated[int | None, typer.Option(help="Use only so many rows.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")]
 
 
 @app.command()
@@ -42,7 +42,7 @@ def sft(
     from aifeedback.cli.training_data import sft_rows
     from aifeedback.train.sft import SftConfig, train_sft
 
-    start = _start(model, data)
+    start = _start(out, model, data)
     config = _config(SftConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed)
     rows = sft_rows(data, seed)
     with one_bar("sft") as progress:
@@ -68,7 +68,7 @@ def reward(
     from aifeedback.cli.training_data import pair_rows
     from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
 
-    start = _start(model, data, heldout)
+    start = _start(out, model, data, heldout)
     config = _config(RewardModelConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed)
     rows, held = pair_rows(data, seed), pair_rows(heldout, seed) if heldout else None
     with one_bar("reward") as progress:
@@ -94,7 +94,7 @@ def dpo(
     from aifeedback.cli.training_data import pair_rows
     from aifeedback.train.dpo import DpoConfig, train_dpo
 
-    start = _start(model, data)
+    start = _start(out, model, data)
     config = _config(DpoConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed, beta=beta)
     rows = pair_rows(data, seed)
     with one_bar("dpo") as progress:
@@ -165,10 +165,9 @@ def rl(
     )
     told = config.model_dump(mode="json", exclude_unset=True)
     stage = Rl(model=policy, prompts=str(prompts), reward=spec, monitor=watched, train=told)
-    start = _start(policy, *stage.inputs())
+    start = _start(out, policy, *stage.inputs())
     read = files.load_prompts(prompts, limit=limit)
     console.print(f"[dim]{read.report.sentence()}[/]")
-    out.mkdir(parents=True, exist_ok=True)
     with one_bar("rl") as progress:
         job = Job(out, out / "journal.sqlite", out, seed, progress)
         if engine == "trl":
@@ -209,12 +208,14 @@ def reward_spec(name: str, prompt: str, rationale: bool) -> Any:
     return parse(RewardSpec, {"source": name}, prefix="--reward ")
 
 
-def _start(model: str, *inputs: Path | str | None) -> str:
-    """The folder to start from; every missing input is told at once, before anything is loaded."""
+def _start(out: Path, model: str, *inputs: Path | str | None) -> str:
+    """The folder to start from; every missing input is told at once, and ``out`` made, before anything is loaded."""
     from aifeedback.cli.single import require
+    from aifeedback.runs import make_folder
     from aifeedback.stages.resolve import outside_model, policy_folder
 
     require([*outside_model(model), *(str(path) for path in inputs if path is not None)])
+    make_folder(out)
     return policy_folder(model)
 
 

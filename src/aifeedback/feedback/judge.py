@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aifeedback.config import Config, parse
 from aifeedback.errors import StandardsError
@@ -52,6 +52,13 @@ class JudgeSettings(Config):
     seed: int = 0
     batch_size: int = Field(default=512, ge=1)
     """Comparisons per call of the model."""
+
+    @field_validator("clamp")
+    @classmethod
+    def _holds_undecided(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not (0 <= value[0] < value[1] <= 1 and value[0] <= 0.5 <= value[1]):
+            raise ValueError("must be [low, high] in [0, 1] with low < high and low <= 0.5 <= high")
+        return value
 
 
 @dataclass(frozen=True)

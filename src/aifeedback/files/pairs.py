@@ -160,7 +160,8 @@ def _recognise(path: str | Path, rows: Iterator[Row]) -> tuple[Shape, Iterator[R
         file=path,
         row=readable[0].number,
         key=_nearest_gap(readable[0].values),
-        fix="name columns prompt, chosen, rejected (or prompt, first, second), or map them: prompt=YOURS,first=YOURS,…",
+        fix="name columns prompt, chosen, rejected (or prompt, first, second), or let `label` map "
+        "them: --column prompt=YOURS --column first=YOURS …",
     )
 
 

@@ -92,7 +92,7 @@ class Ledger:
                 file=self.file,
                 row=first.row,
                 key=first.key,
-                fix=f"read as {self.shape}; correct the rows, or map the columns if this is another format",
+                fix=f"read as {self.shape}; correct the rows, or rename the columns if this is another format",
             )
         return ReadReport(
             file=self.file,

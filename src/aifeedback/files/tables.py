@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from aifeedback.errors import FileError, MissingExtra
 from aifeedback.files import catalogue
+from aifeedback.runs import make_folder
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 MAX_ROW_CHARS = 4_000_000
@@ -78,7 +79,7 @@ def place_problem(name: str) -> str | None:
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], *, schema: Any = None) -> int:
     """Writes rows as JSONL, JSONL.gz or Parquet by the file's ending, through a temporary file; returns how many."""
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     temporary = target.with_name(target.name + ".part")
     suffix = _suffix(target)
     if suffix == ".parquet":

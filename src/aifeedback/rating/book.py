@@ -17,6 +17,7 @@ from pathlib import Path
 
 from aifeedback.errors import InputError, JournalError
 from aifeedback.records import Rating, content_id
+from aifeedback.runs import make_folder
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS raters (name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL UNIQUE);
@@ -37,7 +38,7 @@ class RatingBook:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=30)

@@ -19,7 +19,7 @@ from aifeedback.rating.items import Item
 from aifeedback.rating.results import judgement, preference_of, preferences, summarise
 from aifeedback.rating.task import Task
 from aifeedback.records import Comparison, Preference, Rating
-from aifeedback.runs import write_json
+from aifeedback.runs import make_folder, write_json
 
 SOURCE = "human"
 
@@ -33,7 +33,7 @@ class Exported(NamedTuple):
 def export(task: Task, ratings: Sequence[Rating], folder: str | Path) -> Exported:
     """Writes the three files into ``folder``."""
     out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     known = {item.id for item in task.items}
     ratings = [rating for rating in ratings if rating.item_id in known]
     files.write_records(out / "ratings.jsonl", ratings)

@@ -24,7 +24,7 @@ class Split(Stage):
     prompts: str
     test: int = Field(default=400, ge=1)
     """Prompts held out for evaluation; at most half of the file."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     columns: dict[str, str] | None = None
 
     def inputs(self) -> Iterator[str]:
@@ -65,7 +65,7 @@ class Pairs(Stage):
     data: str
     heldout: int = Field(default=400, ge=1)
     """Comparisons held out; at most half of the file."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     columns: dict[str, str] | None = None
     criterion: str | None = None
 

@@ -41,7 +41,7 @@ class Compare(Stage):
     """Name → who says whether an answer does harm, refuses, helps: harmless and over-refusal rates of the same answers."""
     trained_by: list[str] = Field(default_factory=list)
     """Models whose feedback trained any of the policies: evidence from them or their family is no proof."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     sampling: SamplingSettings = SamplingSettings()
     tidy: bool = True
     """Take trailing periods, spaces and line ends off before judging (Lee et al. 2023), and say how much that was."""

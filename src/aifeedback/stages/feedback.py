@@ -42,7 +42,7 @@ class Sample(Stage):
     model: str
     prompts: str
     per_prompt: int = Field(default=2, ge=1)
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     """Most prompts to use; None uses all."""
     sampling: SamplingSettings = SamplingSettings()
     base_url: str | None = None
@@ -104,7 +104,7 @@ class Pair(Stage):
     """Pairs per prompt, drawn by seed; null takes every two of its completions."""
     only: dict[str, str] = Field(default_factory=dict)
     """Tags that a prompt must carry to be used, such as label: safe."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.completions)
@@ -133,7 +133,7 @@ class Label(Stage):
     kind: ClassVar[str] = "label"
     comparisons: str
     judge: Judging
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     columns: dict[str, str] | None = None
     """Our column names → the file's."""
     criterion: str | None = None
@@ -228,7 +228,7 @@ class Score(Stage):
     """Judge the answers to a prompt two by two (all pairs, or a tournament) and score by the fitted win rate."""
     rounds: int = Field(default=2, ge=1)
     """Of a tournament; each answer meets two others in a round."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     batch: int = Field(default=256, ge=1)
     """Completions that are asked, and journalled, together; answers to one prompt stay together."""
 

@@ -30,7 +30,7 @@ class Revise(Stage):
     helpful: str | None = None
     """Completions to mix into the training data."""
     helpful_share: float = Field(default=0.0, ge=0.0, lt=1.0)
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     base_url: str | None = None
 
     def inputs(self) -> Iterator[str]:

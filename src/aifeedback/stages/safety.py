@@ -64,7 +64,7 @@ class Safety(Stage):
     """The tag ``label`` (safe, unsafe) says which side a prompt is on, as in XSTest."""
     judges: dict[str, AssessorSpec] = Field(min_length=1)
     """Name → judge, the headline judge first; one whose model is empty is left out."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     sampling: SamplingSettings = SamplingSettings()
     examples: int = Field(default=2, ge=0)
     """Shown per kind of prompt, the first in the file."""
@@ -257,7 +257,7 @@ class Dialogues(Stage):
     """A prompt file, or lab:talk."""
     test: int = Field(default=400, ge=1)
     """Prompts held out for evaluation; at most half of a file."""
-    limit: int | None = None
+    limit: int | None = Field(default=None, ge=1)
     columns: dict[str, str] | None = None
     train: int = Field(default=1200, ge=1)
     """The lab: prompts to train on; this and what follows."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from aifeedback.config import describe
+from aifeedback.config import describe, faults
 from aifeedback.errors import StandardsError
 from aifeedback.standards import shelf
 from aifeedback.standards.constitution import CRITERIA, Case, Constitution, Principle
@@ -59,7 +59,7 @@ def check_values(values: Mapping[str, Any]) -> Checked:
     try:
         constitution = Constitution.model_validate(dict(values))
     except ValidationError as invalid:
-        return Checked(None, [_schema_finding(problem, values) for problem in invalid.errors()])
+        return Checked(None, [_schema_finding(problem, values) for problem in faults(invalid)])
     return Checked(constitution, lint(constitution))
 
 

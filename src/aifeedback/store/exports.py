@@ -14,6 +14,7 @@ import yaml
 
 from aifeedback.config import Config
 from aifeedback.errors import FileError, MissingExtra
+from aifeedback.runs import make_folder
 from aifeedback.store.chain import Row
 from aifeedback.store.journal import Journal
 
@@ -72,7 +73,7 @@ def export_rows(rows: Iterable[Mapping[str, Any]], path: str | os.PathLike[str])
     writers = {".jsonl": _write_jsonl, ".parquet": _write_parquet}
     if target.suffix not in writers:
         raise FileError("an export is a .jsonl or a .parquet file", file=target)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     try:
         count = writers[target.suffix](rows, partial)
         partial.replace(target)
