@@ -124,25 +124,31 @@ static void flip(const float *from, long from_row, long rows, long columns, floa
         for (long c = r < whole_rows ? whole_columns : 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
 }
 
-// c[i][lane] (+)= sum over r < R of a[i * row + r * step] * b[r * LANES_b + lane], for N rows i.
-template <int N>
+// c[i][lane] (+)= sum over r < R of a[i * row + r * step] * b[r * b_row + lane], for N rows i.
+// ROW: the row where it is known at compile time, else 0; then three rows share a pointer, or there are too many of them.
+template <int N, int ROW>
 static void block(const float *a, long row, long step, const float *b, long b_row, long R, float *c, long c_row,
-                         bool add) {
+                  bool add) {
     Vec left[N], right[N];
+    const float *at[(N + 2) / 3];
 #pragma GCC unroll 16
     for (int i = 0; i < N; i++) {
         left[i] = add ? load(c + i * c_row) : (Vec){};
         right[i] = add ? load(c + i * c_row + VECTOR) : (Vec){};
+        at[i / 3] = a + i / 3 * 3 * row;
     }
     for (long r = 0; r < R; r++) {
-        const Vec b0 = load(b + r * b_row), b1 = load(b + r * b_row + VECTOR);
-        const float *at = a + r * step;
+        const Vec b0 = load(b), b1 = load(b + VECTOR);
+        b += b_row;
 #pragma GCC unroll 16
         for (int i = 0; i < N; i++) {
-            const float x = at[i * row];
+            const float x = ROW ? a[i * ROW] : at[i / 3][i % 3 * row];
             left[i] += x * b0;
             right[i] += x * b1;
         }
+        a += step;
+#pragma GCC unroll 16
+        for (int i = 0; i < N; i += 3) at[i / 3] += step;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < N; i++) {
@@ -152,12 +158,15 @@ static void block(const float *a, long row, long step, const float *b, long b_ro
 }
 
 // The one matrix product: I rows of LANES lanes, in blocks of about equal height.
+template <int ROW>
 static void product(const float *a, long row, long step, const float *b, long b_row, long I, long R, float *c,
                     long c_row, bool add) {
     typedef void (*Block)(const float *, long, long, const float *, long, long, float *, long, bool);
-    static const Block of_height[] = {nullptr,  block<1>, block<2>, block<3>,  block<4>,  block<5>, block<6>,
+    static const Block of_height[] = {nullptr,       block<1, ROW>, block<2, ROW>, block<3, ROW>,  block<4, ROW>,
+                                      block<5, ROW>, block<6, ROW>,
 #if defined(TALL)
-                                      block<7>, block<8>, block<9>, block<10>, block<11>, block<12>
+                                      block<7, ROW>, block<8, ROW>, block<9, ROW>, block<10, ROW>, block<11, ROW>,
+                                      block<12, ROW>
 #endif
     };
     for (long i = 0, left = (I + ROWS - 1) / ROWS; left > 0; left--) {
@@ -271,10 +280,10 @@ static void forward_tile(const Shape &s, long h, long first, const std::vector<R
     std::fill(softmax.total, softmax.total + LANES, 0.f);
     auto attend = [&](const Rows &keys, const Rows &values, const Run &run, bool hides) {
         const long count = run.stop - run.begin;
-        product(keys.at(kv, run.begin), keys.token, 1, query, LANES, count, s.D, scores, LANES, false);
+        product<0>(keys.at(kv, run.begin), keys.token, 1, query, LANES, count, s.D, scores, LANES, false);
         if (hides) hide(scores, run, first, end);
         softmax.take(scores, count, sums, s.D);
-        product(values.at(kv, run.begin), 1, values.token, scores, LANES, s.D, count, sums, LANES, true);
+        product<1>(values.at(kv, run.begin), 1, values.token, scores, LANES, s.D, count, sums, LANES, true);
     };
     for (long j = 0; j < s.C; j += CHUNK) attend(chain_k, chain_v, {j, std::min(j + CHUNK, s.C), false}, false);
     for (const Run &run : runs) attend(k, v, run, run.partly);
@@ -293,7 +302,7 @@ static void give_back(const float *weights, const float *rows, long count, const
                       float *part) {
     const long width = (D + LANES - 1) / LANES * LANES;
     for (long d0 = 0; d0 < D; d0 += LANES) {
-        product(weights, LANES, 1, rows + d0, width, count, LANES, part, LANES, false);
+        product<LANES>(weights, LANES, 1, rows + d0, width, count, LANES, part, LANES, false);
         const long n = std::min((long)LANES, D - d0);
         for (long i = 0; i < count; i++) {
             float *row = to.at(kv, begin + i) + d0;
@@ -326,16 +335,16 @@ static void backward_tile(const Shape &s, long h, long first, const std::vector<
     }
     for (const Run &run : runs) {
         const long count = run.stop - run.begin;
-        product(k.at(kv, run.begin), k.token, 1, query, LANES, count, s.D, scores, LANES, false);
+        product<0>(k.at(kv, run.begin), k.token, 1, query, LANES, count, s.D, scores, LANES, false);
         if (run.partly) hide(scores, run, first, end);
-        product(v.at(kv, run.begin), v.token, 1, given, LANES, count, s.D, slopes, LANES, false);
+        product<0>(v.at(kv, run.begin), v.token, 1, given, LANES, count, s.D, slopes, LANES, false);
         for (long i = 0; i < count * LANES; i += VECTOR) {
             const long lane = i % LANES;
             const Vec p = exp2(load(scores + i) - load(base + lane));
             store(scores + i, p);
             store(slopes + i, p * (load(slopes + i) - load(delta + lane)));
         }
-        product(k.at(kv, run.begin), 1, k.token, slopes, LANES, s.D, count, found, LANES, true);
+        product<1>(k.at(kv, run.begin), 1, k.token, slopes, LANES, s.D, count, found, LANES, true);
         give_back(scores, given_rows, count, dv, kv, run.begin, s.D, part);
         give_back(slopes, query_rows, count, dk, kv, run.begin, s.D, part);
     }
