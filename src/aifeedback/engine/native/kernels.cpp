@@ -6,7 +6,7 @@
 // query of a tile sees are skipped a subtree at a time: what lies in [j, end[j]) ends no later than end[j].
 // The online softmax and its backward pass are those of FlashAttention-2 (Dao 2023, arXiv 2307.08691, algorithms 1, 2).
 //
-// Compiled on first use by native/__init__.py; nothing here depends on PyTorch.
+// Compiled on first use (build.py); nothing here depends on PyTorch.
 
 #include <algorithm>
 #include <cmath>
@@ -27,8 +27,8 @@ constexpr int VECTOR = 4, ROWS = 12;
 constexpr int VECTOR = 4, ROWS = 6;
 #endif
 constexpr int LANES = 2 * VECTOR;
-constexpr long CHUNK = 128;           // keys whose scores are held at a time
-constexpr float HIDDEN = -1e30f;      // the score of a key that a query does not see
+constexpr long CHUNK = 128;       // keys whose scores are held at a time
+constexpr float HIDDEN = -1e30f;  // the score of a key that a query does not see
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
 typedef float Vec __attribute__((vector_size(4 * VECTOR)));
@@ -37,6 +37,7 @@ typedef float Loose __attribute__((vector_size(4 * VECTOR), aligned(4), may_alia
 
 static inline Vec load(const float *p) { return *(const Loose *)p; }
 static inline void store(float *p, Vec x) { *(Loose *)p = x; }
+
 // The first `count` lanes of a vector at the end of an array.
 static inline Vec load(const float *p, long count) {
     if (count == VECTOR) return load(p);
@@ -53,12 +54,12 @@ static inline void store(float *p, Vec x, long count) {
 static inline Vec all(float x) { return x - (Vec){}; }
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
-// 2^x for x <= 127; relative error below 2e-7; 0 below 2^-126.
+// 2^x for x <= 127; relative error below 2e-7; 0 below 2^-126; what is not a number stays so.
 static inline Vec exp2(Vec x) {
     const Vec magic = all(12582912.f);
     const Vec low = all(-126.f);
     const IntVec tiny = x < low;
-    x = larger(x, low);
+    x = tiny ? low : x;
     const Vec shifted = x + magic;
     const Vec f = x - (shifted - magic);
     Vec p = all(1.5403530e-4f);
@@ -208,7 +209,9 @@ static std::vector<std::vector<Run>> runs_of(const long *end, long T) {
                 continue;
             }
             Run run{j, j, j > first || end[j] <= last};
-            while (j <= last && end[j] > first && j - run.begin < CHUNK && run.partly == (j > first || end[j] <= last)) j++;
+            while (j <= last && end[j] > first && j - run.begin < CHUNK &&
+                   run.partly == (j > first || end[j] <= last))
+                j++;
             run.stop = j;
             tiles[tile].push_back(run);
         }
@@ -325,7 +328,8 @@ static void backward_tile(const Shape &s, long h, long first, const std::vector<
     std::fill(found, found + s.D * LANES, 0.f);
     std::fill(query_rows, query_rows + 2 * width * LANES, 0.f);
     for (long lane = 0; lane < n; lane++) {
-        const float *from_q = q.at(h, first + lane), *from_grad = grad.at(h, first + lane), *from_out = out.at(h, first + lane);
+        const float *from_q = q.at(h, first + lane), *from_grad = grad.at(h, first + lane);
+        const float *from_out = out.at(h, first + lane);
         for (long d = 0; d < s.D; d++) {
             query_rows[lane * width + d] = from_q[d] * s.scale;
             given_rows[lane * width + d] = from_grad[d];
