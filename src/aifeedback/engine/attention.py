@@ -16,12 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface
 
 from aifeedback.engine.cascade import Cascade, KeyValue, blocks_of, cascade
-from aifeedback.engine.fused import TreeAttention, usable
+from aifeedback.engine.fused import attend, usable
 from aifeedback.engine.tree import Layout
 
 NAME = "aifeedback_tree"
@@ -37,6 +39,8 @@ class Plan:
     chain_tokens: int = 0
     collect: dict[int, KeyValue] | None = None
     """Filled with this pack's own keys and values where given."""
+    reads: NDArray[np.int64] | None = None
+    """The only places whose final hidden states are wanted, ascending; None: not said."""
     _made: dict[Any, Any] = field(default_factory=dict)
 
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -81,18 +85,18 @@ def tree_attention(
     if tree.collect is not None:
         tree.collect[module.layer_idx] = KeyValue(key, value)
     chain = tree.chain[module.layer_idx] if tree.chain is not None else None
-    window = _window(module, others)
+    window = window_of(module, others)
     if window is not None and window > int(tree.layout.depth_T.max()):
         window = None
     others.pop("sliding_window", None)
     plain = others.get("softcap") is None and others.get("s_aux") is None and others.get("position_bias") is None
     if plain and window is None and dropout == 0 and query.shape[-1] == value.shape[-1]:
-        attend = _on_cpu if query.device.type == "cpu" else _flex
-        return attend(query, key, value, chain, tree, scaling).transpose(1, 2), None
+        on_device = _on_cpu if query.device.type == "cpu" else _flex
+        return on_device(query, key, value, chain, tree, scaling).transpose(1, 2), None
     return _masked(module, query, key, value, chain, tree, window, scaling, dropout, others, plain), None
 
 
-def _window(module: Any, keywords: dict[str, Any]) -> int | None:
+def window_of(module: Any, keywords: dict[str, Any]) -> int | None:
     """The sliding window of this layer: as it is passed, else as the configuration tells."""
     if "sliding_window" in keywords:
         return keywords["sliding_window"]
@@ -107,17 +111,13 @@ def _window(module: Any, keywords: dict[str, Any]) -> int | None:
 def _on_cpu(
     query: Tensor, key: Tensor, value: Tensor, chain: KeyValue | None, plan: Plan, scale: float | None
 ) -> Tensor:
-    learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    assert chain is None or not learns, "keys and values computed before have no gradient"
     kernels = usable(query, key, value)
     if kernels is not None:
-        end_T = plan.layout.end_T
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        if learns:
-            return TreeAttention.apply(query, key, value, end_T, scale)  # type: ignore[return-value]
-        return kernels.tree_attention(query, key, value, end_T, scale, chain)[0]
+        return attend(kernels, query, key, value, plan.layout.end_T, scale, chain)
     blocks = plan.remember("blocks", lambda: blocks_of(plan.layout.blocks))
-    if learns:
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        assert chain is None, "keys and values computed before have no gradient"
         return Cascade.apply(query, key, value, blocks, scale)  # type: ignore[return-value]
     return cascade(query, key, value, blocks, scale, chain)[0]
 
@@ -140,9 +140,9 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, chain: KeyValue | None, pla
 
         return create_block_mask(sees, None, None, total, before + total, device=str(query.device))
 
-    attend: Any = flex_attention if query.device.type == "cpu" else _compiled()
+    flex: Any = flex_attention if query.device.type == "cpu" else _compiled()
     mask = plan.remember("flex", block_mask)
-    return attend(query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1])
+    return flex(query, key, value, block_mask=mask, scale=scale, enable_gqa=query.shape[1] != key.shape[1])
 
 
 _compiled_flex: list[Any] = []

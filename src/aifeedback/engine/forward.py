@@ -78,7 +78,7 @@ def _read_batches(
         indices, places_U, at = take(pack, plan.layout, pending)
         if indices:
             with engine.running(path):
-                given, places_U = inputs(model, plan, path), places_U.to(model.device)
+                given, places_U = inputs(model, plan, path, places_U), places_U.to(model.device)
                 out_UX = hidden_at(model, places_U, **given) if hidden else logits_at(model, places_U, **given)[0]
             yield indices, out_UX[at]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -34,23 +34,50 @@ def usable(*tensors: Tensor) -> Kernels | None:
 
 PLAIN = (Tensor, nn.Parameter)
 """Sharded and other special tensors bring arithmetic of their own."""
+Places: TypeAlias = NDArray[np.int64]
 
 
 class TreeAttention(torch.autograd.Function):
-    """``TreeAttention.apply(query, key, value, end_T, scale)``: ``Kernels.tree_attention`` with gradients."""
+    """``TreeAttention.apply(kernels, query, key, value, end_T, scale, at_Q)``."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, end_T: NDArray[np.int64], scale: float) -> Tensor:
-        found = kernels()
-        assert found is not None
-        out, lse_HT = found.tree_attention(query, key, value, end_T, scale)
-        ctx.save_for_backward(query, key, value, out, lse_HT)
-        ctx.end_T, ctx.scale, ctx.kernels = end_T, scale, found
+    def forward(
+        ctx: Any, found: Kernels, query: Tensor, key: Tensor, value: Tensor, end_T: Places, scale: float, at_Q: Places
+    ) -> Tensor:
+        out, lse_HQ = found.tree_attention(query, key, value, end_T, scale, at_Q=at_Q)
+        ctx.save_for_backward(query, key, value, out, lse_HQ)
+        ctx.rest, ctx.kernels = (end_T, scale, at_Q), found
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        return *ctx.kernels.tree_attention_backward(grads[0], *ctx.saved_tensors, ctx.end_T, ctx.scale), None, None
+        return None, *ctx.kernels.tree_attention_backward(grads[0], *ctx.saved_tensors, *ctx.rest), None, None, None
+
+
+def attend(
+    found: Kernels,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    end_T: Places,
+    scale: float,
+    chain: tuple[Tensor, Tensor] | None = None,
+    at_Q: Places | None = None,
+) -> Tensor:
+    """``Kernels.tree_attention`` with gradients where they are wanted; what a chain holds has none."""
+    if _learns(query, key, value):
+        assert chain is None, "keys and values computed before have no gradient"
+        return TreeAttention.apply(found, query, key, value, end_T, scale, at_Q)  # type: ignore[return-value]
+    return found.tree_attention(query, key, value, end_T, scale, chain, at_Q)[0]
+
+
+def rotate(found: Kernels, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """``Kernels.rotate`` with gradients where they are wanted."""
+    return Rotate.apply(found, x, cos_TD, sin_TD) if _learns(x) else found.rotate(x, cos_TD, sin_TD)  # type: ignore
+
+
+def _learns(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
 class RmsNorm(torch.autograd.Function):
@@ -137,7 +164,7 @@ def replaced(found: Sequence[StandIn]) -> Iterator[None]:
                 vars(stand_in.owner)[stand_in.name] = own
 
 
-def _close(ours: Tensor, theirs: Tensor) -> bool:
+def close(ours: Tensor, theirs: Tensor) -> bool:
     return ours.shape == theirs.shape and bool(
         (ours - theirs).abs().max() <= CLOSE * max(float(theirs.abs().max()), 1e-6)
     )
@@ -152,7 +179,7 @@ def _norm(module: Any) -> StandIn | None:
         found = usable(x, module.weight)
         if found is None:
             return type(module).forward(module, x)
-        if torch.is_grad_enabled() and (x.requires_grad or module.weight.requires_grad):
+        if _learns(x, module.weight):
             return RmsNorm.apply(found, x, module.weight, eps)  # type: ignore[return-value]
         return found.rms_norm(x, module.weight, eps)[0]
 
@@ -170,7 +197,7 @@ def _swiglu(module: Any) -> StandIn | None:
         found = usable(gate, up)
         if found is None:
             return module.down_proj(module.act_fn(gate) * up)
-        if torch.is_grad_enabled() and (gate.requires_grad or up.requires_grad):
+        if _learns(gate, up):
             return module.down_proj(SwiGlu.apply(found, gate, up))
         return module.down_proj(found.swiglu(gate, up))
 
@@ -178,7 +205,7 @@ def _swiglu(module: Any) -> StandIn | None:
 
 
 def _tried(module: Any, forward: Callable[[Tensor], Tensor], x: Tensor) -> StandIn | None:
-    return StandIn(module, "forward", forward) if _close(forward(x), module(x)) else None
+    return StandIn(module, "forward", forward) if close(forward(x), module(x)) else None
 
 
 def _rotary(home: str) -> StandIn | None:
@@ -189,15 +216,13 @@ def _rotary(home: str) -> StandIn | None:
         whole = cos.dim() == 3 and q.dim() == 4 and q.shape[0] == cos.shape[0] == 1 and cos.shape[-1] == q.shape[-1]
         if found is None or rest or others or not whole:
             return own(q, k, cos, sin, *rest, **others)
-        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-            return Rotate.apply(found, q, cos[0], sin[0]), Rotate.apply(found, k, cos[0], sin[0])  # type: ignore
-        return found.rotate(q, cos[0], sin[0]), found.rotate(k, cos[0], sin[0])
+        return rotate(found, q, cos[0], sin[0]), rotate(found, k, cos[0], sin[0])
 
     heads_and_tokens = (1, 2, TRIAL_TOKENS, 8)
     q, k = torch.randn(heads_and_tokens), torch.randn(heads_and_tokens)
     cos, sin = torch.randn(1, TRIAL_TOKENS, 8), torch.randn(1, TRIAL_TOKENS, 8)
     try:
-        same = all(map(_close, rotary(q, k, cos, sin), own(q, k, cos, sin)))
+        same = all(map(close, rotary(q, k, cos, sin), own(q, k, cos, sin)))
     except (TypeError, ValueError, RuntimeError):  # a rotary function of another form
         return None
     return StandIn(sys.modules[home], ROTARY, rotary) if same else None

@@ -17,6 +17,7 @@ from torch import Tensor
 from aifeedback.engine.attention import NAME, Plan, attention, configs_of
 from aifeedback.engine.cascade import KeyValue
 from aifeedback.engine.fused import replaced, stand_ins
+from aifeedback.engine.last_layer import only_where_read
 from aifeedback.engine.limits import longest_shared, token_budget
 from aifeedback.engine.plain import Consume, Read, base_of, logits_at, read_padded
 from aifeedback.engine.tree import (
@@ -44,7 +45,9 @@ class Engine:
         self.model = model
         self.tokens = tokens or token_budget(model)
         self.path: Path = path
-        self._configs, self._stand_ins = configs_of(model), stand_ins(model) if path == "tree" else ()
+        self._configs = configs_of(model)
+        last = only_where_read(model) if path == "tree" else None
+        self._stand_ins = (*(stand_ins(model) if path == "tree" else ()), *([last] if last else ()))
         self._prefix: dict[bytes, dict[int, KeyValue]] = {}
         self._prefix_of: Any = None
 
@@ -92,7 +95,7 @@ class Engine:
 
     def _run(self, plan: Plan, path: Path, places_U: Tensor | None = None) -> Tensor:
         """Logits at the given places; without places only the keys and values."""
-        given = inputs(self.model, plan, path)
+        given = inputs(self.model, plan, path, torch.empty(0, dtype=torch.long) if places_U is None else places_U)
         with self.running(path):
             if places_U is None:
                 return base_of(self.model)(**given, use_cache=False).last_hidden_state
@@ -136,8 +139,9 @@ class Engine:
         self._prefix = kept
 
 
-def inputs(model: Any, plan: Plan, path: Path) -> dict[str, Any]:
-    """What a model is called with to run one pack."""
+def inputs(model: Any, plan: Plan, path: Path, places_U: Tensor) -> dict[str, Any]:
+    """What a model is called with to run one pack of which these places, ascending, are read."""
+    plan.reads = places_U.numpy()
     device = model.device
     given: dict[str, Any] = {
         "input_ids": torch.from_numpy(plan.layout.tokens_T).to(device)[None],

@@ -44,7 +44,7 @@ def completion_hidden(
         ((pack, plan),) = whole(tree, sum(map(len, sequences)))
         order, places_U, at = take(pack, plan.layout, pending)
         with engine.running(path):
-            hidden_UD = hidden_at(model, places_U.to(model.device), **inputs(model, plan, path))
+            hidden_UD = hidden_at(model, places_U.to(model.device), **inputs(model, plan, path, places_U))
         back = torch.empty_like(at)
         back[torch.tensor(order)] = at
         return hidden_UD.index_select(0, back.to(hidden_UD.device))

@@ -24,9 +24,16 @@ CLOSE = 1e-4
 """Largest difference from the plain formulas that a freshly loaded library may show."""
 _ROWS = [c_void_p, c_long, c_long]
 _SIGNATURES: dict[str, list[Any]] = {
-    "tree_attention": [c_long] * 5 + [c_float, c_void_p] + _ROWS * 6 + [c_void_p, c_long],
+    "tree_attention": ([c_long, c_void_p] + [c_long] * 4 + [c_float, c_void_p] + _ROWS * 6 + [c_void_p, c_long]),
     "tree_attention_backward": (
-        [c_long] * 4 + [c_float, c_void_p] + _ROWS * 4 + [c_void_p] + _ROWS + [c_void_p] * 3 + [c_long]
+        [c_long, c_void_p]
+        + [c_long] * 3
+        + [c_float, c_void_p]
+        + _ROWS * 4
+        + [c_void_p]
+        + _ROWS
+        + [c_void_p] * 3
+        + [c_long]
     ),
     "rms_norm": [c_long, c_long, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_long],
     "rms_norm_backward": [c_long, c_long, *[c_void_p] * 6, c_long],
@@ -75,37 +82,43 @@ class Kernels:
         end_T: NDArray[np.int64],
         scale: float,
         chain: tuple[Tensor, Tensor] | None = None,
+        at_Q: NDArray[np.int64] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Query i sees key j if j ≤ i < end[j], and the whole chain.
+        """The query at place i sees key j if j ≤ i < end[j], and the whole chain.
 
-        Output (1, heads, T, D), laid out as (T, heads, D), and log-sum-exp (heads, T). ``key`` and ``value``
-        (1, KV heads, T, D) may have fewer heads.
+        ``query`` (1, heads, Q, D) at the ascending places ``at_Q``, or of all T tokens; ``key`` and ``value``
+        (1, KV heads, T, D) may have fewer heads. Output (1, heads, Q, D), laid out as (Q, heads, D), and log-sum-exp
+        (heads, Q).
         """
         query, key, value = map(_dense, (query, key, value))
-        _, heads, T, D = query.shape
-        out = query.new_empty(1, T, heads, D).transpose(1, 2)
-        lse_HT = query.new_empty(heads, T)
+        _, heads, Q, D = query.shape
+        at_Q = np.arange(Q) if at_Q is None else at_Q
+        assert len(at_Q) == Q
+        assert len(end_T) == key.shape[2]
+        out = query.new_empty(1, Q, heads, D).transpose(1, 2)
+        lse_HQ = query.new_empty(heads, Q)
         chain_key, chain_value = map(_dense, chain) if chain is not None else (key[:, :, :0], value[:, :, :0])
         self._library.tree_attention(
-            T, chain_key.shape[2], heads, key.shape[1], D, scale, end_T.ctypes.data, *_rows(query), *_rows(key),
-            *_rows(value), *_rows(chain_key), *_rows(chain_value), *_rows(out), lse_HT.data_ptr(),
+            Q, at_Q.ctypes.data, chain_key.shape[2], heads, key.shape[1], D, scale, end_T.ctypes.data, *_rows(query),
+            *_rows(key), *_rows(value), *_rows(chain_key), *_rows(chain_value), *_rows(out), lse_HQ.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip
-        return out, lse_HT
+        return out, lse_HQ
 
     def tree_attention_backward(
-        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse_HT: Tensor,
-        end_T: NDArray[np.int64], scale: float,
+        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse_HQ: Tensor,
+        end_T: NDArray[np.int64], scale: float, at_Q: NDArray[np.int64] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Gradients of query, key and value, laid out as (T, heads, D)."""
+        """Gradients of query, key and value, laid out as (tokens, heads, D)."""
         grad, query, key, value, out = map(_dense, (grad, query, key, value, out))
-        _, heads, T, D = query.shape
-        d_query = query.new_empty(1, T, heads, D).transpose(1, 2)
-        d_key, d_value = (query.new_zeros(1, T, key.shape[1], D).transpose(1, 2) for _ in range(2))
+        _, heads, Q, D = query.shape
+        at_Q = np.arange(Q) if at_Q is None else at_Q
+        d_query = query.new_empty(1, Q, heads, D).transpose(1, 2)
+        d_key, d_value = (query.new_zeros(1, len(end_T), key.shape[1], D).transpose(1, 2) for _ in range(2))
         self._library.tree_attention_backward(
-            T, heads, key.shape[1], D, scale, end_T.ctypes.data, *_rows(query), *_rows(key), *_rows(value), *_rows(out),
-            lse_HT.data_ptr(), *_rows(grad), d_query.data_ptr(), d_key.data_ptr(), d_value.data_ptr(),
-            torch.get_num_threads(),
+            Q, at_Q.ctypes.data, heads, key.shape[1], D, scale, end_T.ctypes.data, *_rows(query), *_rows(key),
+            *_rows(value), *_rows(out), lse_HQ.data_ptr(), *_rows(grad), d_query.data_ptr(), d_key.data_ptr(),
+            d_value.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return d_query, d_key, d_value
 

@@ -1,9 +1,10 @@
 // Attention over a packed tree, and the element-wise steps of a Llama-like layer, in 32-bit floating point.
 //
-// Tree attention: query i sees key j where j <= i < end[j] (plus the keys of a chain that comes before the pack).
-// A tile of LANES consecutive queries is one pair of vectors, a query per lane, so that the running maximum and sum of
-// a softmax are element-wise operations and every matrix product has the one form of `product` below. Keys that no
-// query of a tile sees are skipped a subtree at a time: what lies in [j, end[j]) ends no later than end[j].
+// Tree attention: the query at place i sees key j where j <= i < end[j] (plus the keys of a chain that comes before the
+// pack). Places ascend; not every token need be a query. A tile of LANES consecutive queries is one pair of vectors, a
+// query per lane, so that the running maximum and sum of a softmax are element-wise operations and every matrix product
+// has the one form of `product` below. Keys that no query of a tile sees are skipped a subtree at a time: where no query
+// lies in [j, end[j]), none sees any of these keys.
 // The online softmax and its backward pass are those of FlashAttention-2 (Dao 2023, arXiv 2307.08691, algorithms 1, 2).
 //
 // Compiled on first use (build.py); nothing here depends on PyTorch.
@@ -198,36 +199,42 @@ struct Run {  // keys begin <= j < stop; `partly`: some query of the tile does n
     bool partly;
 };
 
+struct Queries {  // `at`: the place of each among the keys
+    long count;
+    const long *at;
+};
+
 // For each tile of queries the keys that any of its queries sees.
-static std::vector<std::vector<Run>> runs_of(const long *end, long T) {
-    std::vector<std::vector<Run>> tiles((T + LANES - 1) / LANES);
+static std::vector<std::vector<Run>> runs_of(const Queries &queries, const long *end) {
+    std::vector<std::vector<Run>> tiles((queries.count + LANES - 1) / LANES);
     for (long tile = 0; tile < (long)tiles.size(); tile++) {
-        const long first = tile * LANES, last = std::min(first + LANES, T) - 1;
+        const long *next = queries.at + tile * LANES, *stop = queries.at + std::min((tile + 1) * LANES, queries.count);
+        const long first = *next, last = stop[-1];
         for (long j = 0; j <= last;) {
-            if (end[j] <= first) {
+            next = std::lower_bound(next, stop, j);
+            if (*next >= end[j]) {
                 j = end[j];
                 continue;
             }
-            Run run{j, j, j > first || end[j] <= last};
-            while (j <= last && end[j] > first && j - run.begin < CHUNK &&
-                   run.partly == (j > first || end[j] <= last))
-                j++;
-            run.stop = j;
-            tiles[tile].push_back(run);
+            const Run *before = tiles[tile].empty() ? nullptr : &tiles[tile].back();
+            const bool partly = j > first || end[j] <= last;
+            if (!before || before->stop != j || before->partly != partly || j - before->begin >= CHUNK)
+                tiles[tile].push_back({j, j, partly});
+            tiles[tile].back().stop = ++j;
         }
     }
     return tiles;
 }
 
 // Queries that do not see a key get its score replaced.
-static void hide(float *scores, const Run &run, long first, const long *end) {
+static void hide(float *scores, const Run &run, const long *at, long n, const long *end) {
     for (int half = 0; half < LANES; half += VECTOR) {
         IntVec query;
-        for (int lane = 0; lane < VECTOR; lane++) query[lane] = (int)first + half + lane;
+        for (int lane = 0; lane < VECTOR; lane++) query[lane] = half + lane < n ? (int)at[half + lane] : -1;
         for (long j = run.begin; j < run.stop; j++) {
-            float *at = scores + (j - run.begin) * LANES + half;
+            float *scores_j = scores + (j - run.begin) * LANES + half;
             const IntVec seen = (query >= (int)j) & (query < (int)end[j]);
-            store(at, seen ? load(at) : all(HIDDEN));
+            store(scores_j, seen ? load(scores_j) : all(HIDDEN));
         }
     }
 }
@@ -239,7 +246,7 @@ struct Rows {  // (heads, tokens, D) with D contiguous
 };
 
 struct Shape {
-    long T, C, heads, kv_heads, D;
+    long C, heads, kv_heads, D;
     float scale;
 };
 
@@ -271,10 +278,10 @@ struct Softmax {  // running maximum and sum of a tile, base 2
     }
 };
 
-static void forward_tile(const Shape &s, long h, long first, const std::vector<Run> &runs, const long *end,
-                         const Rows &q, const Rows &k, const Rows &v, const Rows &chain_k, const Rows &chain_v,
+static void forward_tile(const Shape &s, const Queries &queries, long h, long first, const std::vector<Run> &runs,
+                         const long *end, const Rows &q, const Rows &k, const Rows &v, const Rows &chain_k, const Rows &chain_v,
                          const Rows &out, float *lse, float *work) {
-    const long n = std::min((long)LANES, s.T - first), kv = h / (s.heads / s.kv_heads);
+    const long n = std::min((long)LANES, queries.count - first), kv = h / (s.heads / s.kv_heads);
     float *query = work, *sums = query + s.D * LANES, *scores = sums + s.D * LANES;
     lanes_of(q, h, first, n, s.D, s.scale * LOG2_E, query);
     std::fill(sums, sums + s.D * LANES, 0.f);
@@ -284,7 +291,7 @@ static void forward_tile(const Shape &s, long h, long first, const std::vector<R
     auto attend = [&](const Rows &keys, const Rows &values, const Run &run, bool hides) {
         const long count = run.stop - run.begin;
         product<0>(keys.at(kv, run.begin), keys.token, 1, query, LANES, count, s.D, scores, LANES, false);
-        if (hides) hide(scores, run, first, end);
+        if (hides) hide(scores, run, queries.at + first, n, end);
         softmax.take(scores, count, sums, s.D);
         product<1>(values.at(kv, run.begin), 1, values.token, scores, LANES, s.D, count, sums, LANES, true);
     };
@@ -297,7 +304,7 @@ static void forward_tile(const Shape &s, long h, long first, const std::vector<R
     flip(sums, LANES, s.D, n, out.at(h, first), out.token);
     if (lse)
         for (long lane = 0; lane < n; lane++)
-            lse[h * s.T + first + lane] = (softmax.top[lane] + std::log2(softmax.total[lane])) * LN_2;
+            lse[h * queries.count + first + lane] = (softmax.top[lane] + std::log2(softmax.total[lane])) * LN_2;
 }
 
 // dK, dV += (keys, lanes) · (lanes, D)
@@ -314,10 +321,10 @@ static void give_back(const float *weights, const float *rows, long count, const
     }
 }
 
-static void backward_tile(const Shape &s, long h, long first, const std::vector<Run> &runs, const long *end,
-                          const Rows &q, const Rows &k, const Rows &v, const Rows &out, const float *lse,
+static void backward_tile(const Shape &s, const Queries &queries, long h, long first, const std::vector<Run> &runs,
+                          const long *end, const Rows &q, const Rows &k, const Rows &v, const Rows &out, const float *lse,
                           const Rows &grad, const Rows &dq, const Rows &dk, const Rows &dv, float *work) {
-    const long n = std::min((long)LANES, s.T - first), kv = h / (s.heads / s.kv_heads);
+    const long n = std::min((long)LANES, queries.count - first), kv = h / (s.heads / s.kv_heads);
     const long width = (s.D + LANES - 1) / LANES * LANES;
     float *query = work, *given = query + s.D * LANES, *found = given + s.D * LANES;
     float *query_rows = found + s.D * LANES, *given_rows = query_rows + width * LANES;
@@ -335,12 +342,12 @@ static void backward_tile(const Shape &s, long h, long first, const std::vector<
             given_rows[lane * width + d] = from_grad[d];
             delta[lane] += from_grad[d] * from_out[d];
         }
-        base[lane] = lse[h * s.T + first + lane] * LOG2_E;
+        base[lane] = lse[h * queries.count + first + lane] * LOG2_E;
     }
     for (const Run &run : runs) {
         const long count = run.stop - run.begin;
         product<0>(k.at(kv, run.begin), k.token, 1, query, LANES, count, s.D, scores, LANES, false);
-        if (run.partly) hide(scores, run, first, end);
+        if (run.partly) hide(scores, run, queries.at + first, n, end);
         product<0>(v.at(kv, run.begin), v.token, 1, given, LANES, count, s.D, slopes, LANES, false);
         for (long i = 0; i < count * LANES; i += VECTOR) {
             const long lane = i % LANES;
@@ -358,37 +365,39 @@ static void backward_tile(const Shape &s, long h, long first, const std::vector<
 
 extern "C" {
 
-// Strides are (head, token) pairs in floats. chain_k, chain_v: C keys that every query sees.
-void tree_attention(long T, long C, long heads, long kv_heads, long D, float scale, const long *end, float *q, long q_h,
-                    long q_t, float *k, long k_h, long k_t, float *v, long v_h, long v_t, float *chain_k, long ck_h,
-                    long ck_t, float *chain_v, long cv_h, long cv_t, float *out, long o_h, long o_t, float *lse,
-                    long threads) {
-    const Shape s{T, C, heads, kv_heads, D, scale};
-    const auto tiles = runs_of(end, T);
+// Q queries at the places `at`. Strides are (head, token) pairs in floats. chain_k, chain_v: C keys that all queries see.
+void tree_attention(long Q, const long *at, long C, long heads, long kv_heads, long D, float scale, const long *end,
+                    float *q, long q_h, long q_t, float *k, long k_h, long k_t, float *v, long v_h, long v_t,
+                    float *chain_k, long ck_h, long ck_t, float *chain_v, long cv_h, long cv_t, float *out, long o_h,
+                    long o_t, float *lse, long threads) {
+    const Shape s{C, heads, kv_heads, D, scale};
+    const Queries queries{Q, at};
+    const auto tiles = runs_of(queries, end);
     parallel(heads, threads, [&](long h0, long h1) {
         Work work(2 * D * LANES + CHUNK * LANES);
         for (long h = h0; h < h1; h++)
             for (long tile = 0; tile < (long)tiles.size(); tile++)
-                forward_tile(s, h, tile * LANES, tiles[tile], end, {q, q_h, q_t}, {k, k_h, k_t}, {v, v_h, v_t},
+                forward_tile(s, queries, h, tile * LANES, tiles[tile], end, {q, q_h, q_t}, {k, k_h, k_t}, {v, v_h, v_t},
                              {chain_k, ck_h, ck_t}, {chain_v, cv_h, cv_t}, {out, o_h, o_t}, lse, work.begin());
     });
 }
 
 // dk and dv come in as zeros.
-void tree_attention_backward(long T, long heads, long kv_heads, long D, float scale, const long *end, float *q, long q_h,
-                             long q_t, float *k, long k_h, long k_t, float *v, long v_h, long v_t, float *out, long o_h,
-                             long o_t, const float *lse, float *grad, long g_h, long g_t, float *dq, float *dk,
-                             float *dv, long threads) {
-    const Shape s{T, 0, heads, kv_heads, D, scale};
-    const auto tiles = runs_of(end, T);
+void tree_attention_backward(long Q, const long *at, long heads, long kv_heads, long D, float scale, const long *end,
+                             float *q, long q_h, long q_t, float *k, long k_h, long k_t, float *v, long v_h, long v_t,
+                             float *out, long o_h, long o_t, const float *lse, float *grad, long g_h, long g_t,
+                             float *dq, float *dk, float *dv, long threads) {
+    const Shape s{0, heads, kv_heads, D, scale};
+    const Queries queries{Q, at};
+    const auto tiles = runs_of(queries, end);
     const long width = (D + LANES - 1) / LANES * LANES, group = heads / kv_heads;
     parallel(kv_heads, threads, [&](long kv0, long kv1) {
         Work work(3 * D * LANES + 2 * width * LANES + 3 * CHUNK * LANES);
         for (long h = kv0 * group; h < kv1 * group; h++)
             for (long tile = 0; tile < (long)tiles.size(); tile++)
-                backward_tile(s, h, tile * LANES, tiles[tile], end, {q, q_h, q_t}, {k, k_h, k_t}, {v, v_h, v_t},
-                              {out, o_h, o_t}, lse, {grad, g_h, g_t}, {dq, D, heads * D}, {dk, D, kv_heads * D},
-                              {dv, D, kv_heads * D}, work.begin());
+                backward_tile(s, queries, h, tile * LANES, tiles[tile], end, {q, q_h, q_t}, {k, k_h, k_t},
+                              {v, v_h, v_t}, {out, o_h, o_t}, lse, {grad, g_h, g_t}, {dq, D, heads * D},
+                              {dk, D, kv_heads * D}, {dv, D, kv_heads * D}, work.begin());
     });
 }
 

@@ -1,0 +1,90 @@
+"""The last layer at the read places alone: the same numbers, and fewer tokens computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from aifeedback.engine import native
+from aifeedback.engine.forward import engine_of, last_hidden, sequence_logprobs
+from aifeedback.engine.last_layer import only_where_read
+from aifeedback.engine.passes import Engine
+
+from .architectures import CONFIGS, make
+
+pytestmark = pytest.mark.skipif(native.kernels() is None, reason="no C++ compiler here")
+ROWS = [[5, 6, 7, 8, 9, 1], [5, 6, 7, 8, 9, 2], [5, 6, 7, 3], [4, 4]]
+
+
+def tokens_seen(module: Any, run: Any) -> int:
+    """How many tokens went through a module."""
+    seen: list[int] = []
+    hook = module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    try:
+        run()
+    finally:
+        hook.remove()
+    return sum(seen)
+
+
+@pytest.mark.parametrize("name", [n for n in CONFIGS if n not in ("gpt_oss",)])
+def test_is_taken_over_where_the_form_is_known(name: str) -> None:
+    is_known = name in ("llama", "qwen2", "qwen2_sliding", "qwen3", "mistral_sliding")
+    assert (only_where_read(make(name)) is not None) == is_known
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_only_read_tokens_go_through_it(name: str) -> None:
+    model = make(name)
+    engine_of(model)
+    layers = model.model.layers
+    assert tokens_seen(layers[-1].mlp, lambda: last_hidden(model, ROWS, grad=False)) == len(ROWS)
+    assert tokens_seen(layers[-2].mlp, lambda: last_hidden(model, ROWS, grad=False)) == 10
+    assert tokens_seen(layers[-1].self_attn.k_proj, lambda: last_hidden(model, ROWS, grad=False)) == 10
+
+
+def test_a_pass_for_keys_and_values_reads_nothing() -> None:
+    model = make("llama")
+    engine = Engine(model, path="tree", tokens=4)
+    long = [[*range(1, 30), n] for n in range(31, 35)]
+    found: dict[int, Tensor] = {}
+
+    def consume(indices: list[int], logits: Tensor) -> None:
+        found.update(zip(indices, logits, strict=True))
+
+    reads = [(i, len(row) - 1) for i, row in enumerate(long)]
+    assert tokens_seen(model.model.layers[-1].mlp, lambda: engine.read(long, reads, consume)) == len(long)
+    for i, row in enumerate(long):
+        torch.testing.assert_close(found[i], model(input_ids=torch.tensor([row])).logits[0, -1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral_sliding"])
+def test_gradients_are_the_models_own(name: str) -> None:
+    model = make(name)
+    weights = torch.randn(len(ROWS), 32, generator=torch.Generator().manual_seed(0))
+    ours = last_hidden(model, ROWS, grad=True)
+    own = torch.stack([model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in ROWS])
+    torch.testing.assert_close(ours, own, atol=1e-5, rtol=1e-4)
+    parameters = [p for n, p in model.model.named_parameters()]
+    exact = torch.autograd.grad((own * weights).sum(), parameters)
+    for a, b in zip(torch.autograd.grad((ours * weights).sum(), parameters), exact, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_a_window_shorter_than_the_rows_leaves_the_layer_alone() -> None:
+    model = make("mistral_sliding")
+    engine_of(model)
+    rows = [list(range(1, 30)), [*range(1, 28), 40, 41]]
+    assert tokens_seen(model.model.layers[-1].mlp, lambda: last_hidden(model, rows, grad=False)) == 31
+    assert tokens_seen(model.model.layers[-1].mlp, lambda: last_hidden(model, ROWS, grad=False)) == len(ROWS)
+
+
+def test_completions_are_read_where_their_tokens_are_predicted() -> None:
+    model = make("llama")
+    engine_of(model)
+    prompts, completions = [[1, 2, 3], [1, 2, 3]], [[4, 5], [6]]
+    count = tokens_seen(model.model.layers[-1].mlp, lambda: sequence_logprobs(model, prompts, completions, grad=False))
+    assert count == 2  # the last token of the prompt, and the first of [4, 5]
