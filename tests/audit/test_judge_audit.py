@@ -154,17 +154,35 @@ def test_position_of_a_labeler_that_shows_one_order() -> None:
     assert only("position", Judge(quality), 50)[0].value == 0.0
 
 
-def test_transitivity_needs_three_answers_and_sees_circles() -> None:
-    assert not only("transitivity", Judge(quality), 20)[0].is_measured
+def triples(count: int) -> list[Comparison]:
     rows = []
-    for i in range(8):
+    for i in range(count):
         prompt = Prompt.of(f"Q{i}")
         answers = [Completion.of(prompt, text, source="m") for text in "abc"]
         rows += [Comparison.of(prompt, answers[0], answers[1]), Comparison.of(prompt, answers[1], answers[2])]
+    return rows
+
+
+def test_transitivity_needs_three_answers_and_sees_circles() -> None:
+    assert not only("transitivity", Judge(quality), 20)[0].is_measured
+    rows = triples(8)
     stone = Judge(lambda c: float((ord(c.first.text) - ord(c.second.text)) % 3 == 2))  # a over b over c over a
     assert audit_judge(stone, rows, probes=["transitivity"]).findings[0].value == 0.0
     order = Judge(lambda c: float(c.first.text < c.second.text))
     assert audit_judge(order, rows, probes=["transitivity"]).findings[0].value == 1.0
+
+
+def test_transitivity_tells_how_many_triples_it_counted_and_how_many_not() -> None:
+    rows = triples(8)
+    last = rows[-1].prompt.id
+    judge = Judge(lambda c: 0.5 if c.prompt.id == last else float(c.first.text < c.second.text))
+    found = audit_judge(judge, rows, probes=["transitivity"]).findings[0]
+    assert found.sentence == "7 of 7 triples are free of circles (100.0 %); 1 more had a tie or were not read whole."
+    assert found.n == 7
+    undecided = audit_judge(Judge(lambda c: 0.5), rows, probes=["transitivity"]).findings[0]
+    assert undecided.sentence == "Not measured: none of 8 triples was read whole and without a tie."
+    unread = audit_judge(Judge(lambda c: None), rows, probes=["transitivity"]).findings[0]
+    assert (unread.is_measured, unread.unreadable) == (False, 24)
 
 
 def test_repeatability_sees_a_judge_that_changes_its_mind() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 IDENTITY = (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Files that decide what a model answers."""
+MOST_COPIES, COPY_BYTES, FREE_SHARE = 4, 1 << 30, 0.5
+"""Processes that share the work by themselves; what one holds beside the weights; their share of the free memory."""
 
 
 def load(name: str, *, device: str | None = None, dtype: str | None = None, either_space: bool = False) -> LocalModel:
@@ -109,6 +113,25 @@ class LocalModel:
     @property
     def context_window(self) -> int | None:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def copies_that_fit(self) -> int:
+        """How many processes may hold this model: one per thread that torch would use here, at most ``MOST_COPIES``, as
+        far as they fit into half of the free memory; 1 on a GPU."""
+        if self.model.device.type != "cpu":
+            return 1
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        room = 1 + FREE_SHARE * _free_bytes() / (weights + COPY_BYTES)
+        return int(max(1, min(torch.get_num_threads(), MOST_COPIES, room)))
+
+    @contextmanager
+    def with_threads(self, count: int) -> Iterator[None]:
+        """torch uses so many threads inside the block."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> NDArray[np.float64]:
         """(N, K) log P(label | prompt) in nats, *unnormalised* over the labels; NaN where the prompt is too long.
@@ -237,6 +260,15 @@ def _before(text: str, stops: Sequence[str]) -> str:
 def _unanswered(tokens: list[int]) -> Reply:
     problem = Problem.TOO_LONG if tokens else Problem.EMPTY
     return Reply(text="", finish_reason="error", prompt_tokens=len(tokens), problem=problem)
+
+
+def _free_bytes() -> int:
+    """Memory that a new process could have, as the kernel tells; unused pages where it does not."""
+    try:
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+        return int(told.partition("MemAvailable:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 def _precision(device: str) -> torch.dtype:
