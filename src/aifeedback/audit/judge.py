@@ -96,12 +96,12 @@ def audit_judge(
     )
     noted = Noted(labeler.name)
     unasked = Noted(labeler.name)  # what goes to other labelers is theirs to answer, when its turn comes
-    _run(chosen, replace(ground, labeler=noted, again=again and unasked, variants=dict.fromkeys(ground.variants, unasked)),
-         refusal_prompts)  # fmt: skip
-    total = len(comparisons) + len(noted.questions)
-    progress(len(comparisons), total, {})
-    answered = Answered(labeler, list(noted.questions.values()),
-                        progress=lambda done: progress(len(comparisons) + done, total, {}))  # fmt: skip
+    silenced = replace(ground, labeler=noted, again=again and unasked, variants=dict.fromkeys(ground.variants, unasked))
+    _run(chosen, silenced, refusal_prompts)
+    questions = noted.questions()
+    known, total = len(comparisons), len(comparisons) + len(questions)
+    progress(known, total, {})
+    answered = Answered(labeler, questions, progress=lambda done: progress(known + done, total, {}))
     findings = _run(chosen, replace(ground, labeler=answered), refusal_prompts)
     return JudgeAudit(
         judge=labeler.name,
