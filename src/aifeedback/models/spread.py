@@ -35,9 +35,7 @@ HELPED_FROM = 4
 
 
 class Copyable(Model, Protocol):
-    """A model that another process can load for itself by ``uri``, such as ``local.LocalModel``."""
-
-    uri: str
+    """A model that another process can load for itself by its card's URI, such as ``local.LocalModel``."""
 
     @property
     def has_chat_template(self) -> bool: ...
@@ -122,7 +120,7 @@ class Spread:
 
     def _running(self) -> list[_Process]:
         if self._others is None:
-            self._others = [_Process(self.model.uri, self.options, self.threads) for _ in range(self.workers - 1)]
+            self._others = [_Process(self.card.uri, self.options, self.threads) for _ in range(self.workers - 1)]
             self._end = weakref.finalize(self, _stop, self._others)
         return [other for other in self._others if not other.is_over]
 
@@ -138,7 +136,7 @@ class Spread:
                     board.put(taken, other.compute(method, batches[taken], how))
         except Exception as failed:  # a killed process, a full memory: whatever it was, the work is done here
             if not other.is_over:
-                log.warning("%s: a worker process is lost (%s); its questions are asked here", self.model.uri, failed)
+                log.warning("%s: a worker process is lost (%s); its questions are asked here", self.card.uri, failed)
                 other.stop()
             if taken is not None:
                 board.give_back(taken)
