@@ -61,6 +61,61 @@ def test_a_judge_that_ignores_the_marks_shows_exactly_nothing() -> None:
             assert finding.calls == 120
 
 
+class Listening(Judge):
+    """Remembers every list that it was asked."""
+
+    def __init__(self, rule: Callable[[Comparison], float | None]) -> None:
+        super().__init__(rule)
+        self.lists: list[list[Comparison]] = []
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        self.lists.append(list(comparisons))
+        return super().label(comparisons)
+
+
+def test_all_probes_are_asked_in_one_list_by_prompt_and_each_question_once() -> None:
+    where, judge = world(40), Listening(quality)
+    told: list[tuple[int, int]] = []
+    audit = audit_judge(
+        judge,
+        where.comparisons,
+        where.human,
+        n=40,
+        family="owl",
+        progress=lambda done, total, _: told.append((done, total)),
+    )
+    assert len(judge.lists) == 2  # the pairs themselves, then everything that probes ask
+    asked = [c.id for c in judge.lists[1]]
+    assert len(set(asked)) == len(asked) > 1_000
+    assert told == [(40, 40 + len(asked)), (40 + len(asked), 40 + len(asked))]
+    said = judge.label(where.comparisons)
+    ground = Ground(judge, where.comparisons, where.human, said, n=40, family="owl")
+    alone = [finding for name in PROBES for finding in PROBES[name](ground)]  # answered when they ask
+    assert list(audit.findings) == settle(alone)
+
+
+def test_both_versions_of_a_pair_are_asked_side_by_side_at_even_places() -> None:
+    where, judge = world(41), Listening(quality)
+    audit_judge(judge, where.comparisons, where.human, n=41, probes=["authority", "wording", "tone", "near_empty"])
+    asked = [c.id for c in judge.lists[1]]
+    pairs = list(where.comparisons)
+    for name in ("authority", "tone"):
+        words = texts()[name]
+        both = contrast(pairs, *(appended(words[k], 0, before=name == "tone") for k in ("mark", "control")))
+        for one, other in zip(*both, strict=True):
+            place = asked.index(one.id)
+            assert place % 2 == 0
+            assert asked[place + 1] == other.id
+
+
+def test_a_judge_that_answers_nothing_is_not_measured_by_any_probe() -> None:
+    rows = triples(8)
+    tagged = [Prompt.of(f"R{i}", tags={"label": kind}) for i in range(12) for kind in ("safe", "unsafe")]
+    audit = audit_judge(Judge(lambda c: None), rows, [1.0] * len(rows), family="owl", refusal_prompts=tagged)
+    assert {f.level for f in audit.findings} == {"unknown"}
+    assert not [f.sentence for f in audit.findings if "nan" in f.sentence]
+
+
 def test_a_judge_that_follows_the_mark_always_shows_the_whole_effect() -> None:
     """P(first) goes from 0 to 1 with the mark's place, so half the difference is 0.5: the mark decides everything."""
     marks = texts()["authority"]["mark"]
