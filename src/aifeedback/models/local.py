@@ -263,12 +263,12 @@ def _unanswered(tokens: list[int]) -> Reply:
 
 
 def _free_bytes() -> int:
-    """Memory that a new process could have, as the kernel tells; unused pages where it does not."""
+    """Memory that a new process could have, as the kernel tells; half of all where it does not."""
     try:
         told = Path("/proc/meminfo").read_text(encoding="ascii")
         return int(told.partition("MemAvailable:")[2].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _precision(device: str) -> torch.dtype:
