@@ -1,4 +1,4 @@
-"""The cascade and the flex form against attention with an explicit mask, values and gradients."""
+"""The cascade and the flex form (the kernels: test_native.py) against attention with an explicit mask, values and gradients."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Attention over a packed tree of sequences, as an attention function of transformers.
 
-*On a CPU* a cascade of dense blocks (``cascade.py``).
+*On a CPU* one call of our own kernel (``native``), or a cascade of dense blocks in PyTorch's (``cascade.py``).
 
 *On a GPU* the same visibility, j ≤ i < end[j], is one flex_attention call.
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from aifeedback.engine.cascade import Cascade, KeyValue, blocks_of, cascade
+from aifeedback.engine.fused import TreeAttention, usable
 from aifeedback.engine.tree import Layout
 
 NAME = "aifeedback_tree"
@@ -86,7 +87,7 @@ def tree_attention(
     others.pop("sliding_window", None)
     plain = others.get("softcap") is None and others.get("s_aux") is None and others.get("position_bias") is None
     if plain and window is None and dropout == 0 and query.shape[-1] == value.shape[-1]:
-        attend = _cascade if query.device.type == "cpu" else _flex
+        attend = _on_cpu if query.device.type == "cpu" else _flex
         return attend(query, key, value, chain, tree, scaling).transpose(1, 2), None
     return _masked(module, query, key, value, chain, tree, window, scaling, dropout, others, plain), None
 
@@ -103,12 +104,20 @@ def _window(module: Any, keywords: dict[str, Any]) -> int | None:
     return window if kinds is None or kinds[module.layer_idx] == "sliding_attention" else None
 
 
-def _cascade(
+def _on_cpu(
     query: Tensor, key: Tensor, value: Tensor, chain: KeyValue | None, plan: Plan, scale: float | None
 ) -> Tensor:
+    learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    assert chain is None or not learns, "keys and values computed before have no gradient"
+    kernels = usable(query, key, value)
+    if kernels is not None:
+        end_T = plan.layout.end_T
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        if learns:
+            return TreeAttention.apply(query, key, value, end_T, scale)  # type: ignore[return-value]
+        return kernels.tree_attention(query, key, value, end_T, scale, chain)[0]
     blocks = plan.remember("blocks", lambda: blocks_of(plan.layout.blocks))
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
-        assert chain is None, "keys and values computed before have no gradient"
+    if learns:
         return Cascade.apply(query, key, value, blocks, scale)  # type: ignore[return-value]
     return cascade(query, key, value, blocks, scale, chain)[0]
 

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aifeedback.engine.attention import NAME, attention
 from aifeedback.engine.check import choose_path
 from aifeedback.engine.passes import Engine, by_segment, inputs, take, whole
 from aifeedback.engine.plain import Read, base_of, logits_at, pad, read_padded
@@ -77,7 +75,7 @@ def _read_batches(
     for pack, plan in whole(tree, budget):
         indices, places_U, at = take(pack, plan.layout, pending)
         if indices:
-            with attention(engine.configs, NAME) if path == "tree" else nullcontext():
+            with engine.running(path):
                 given, places_U = inputs(model, plan, path), places_U.to(model.device)
                 out_UX = hidden_at(model, places_U, **given) if hidden else logits_at(model, places_U, **given)[0]
             yield indices, out_UX[at]

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aifeedback.engine.attention import NAME, Plan, attention, configs_of
 from aifeedback.engine.cascade import KeyValue
+from aifeedback.engine.fused import replaced, stand_ins
 from aifeedback.engine.limits import longest_shared, token_budget
 from aifeedback.engine.plain import Consume, Read, base_of, logits_at, read_padded
 from aifeedback.engine.tree import (
@@ -42,14 +43,23 @@ class Engine:
     def __init__(self, model: Any, *, path: Path, tokens: int | None = None) -> None:
         self.model = model
         self.tokens = tokens or token_budget(model)
-        self.configs = configs_of(model)
         self.path: Path = path
+        self._configs, self._stand_ins = configs_of(model), stand_ins(model) if path == "tree" else ()
         self._prefix: dict[bytes, dict[int, KeyValue]] = {}
         self._prefix_of: Any = None
 
     def forget(self) -> None:
         """Drops what is kept between calls."""
         self._prefix = {}
+
+    @contextmanager
+    def running(self, path: Path) -> Iterator[None]:
+        """The model as it is called on this path: with our attention and kernels on ``tree``, with its own elsewhere."""
+        if path != "tree":
+            yield
+            return
+        with attention(self._configs, NAME), replaced(self._stand_ins):
+            yield
 
     def path_for(self, longest: int) -> Path:
         """Sequences at which rotary frequencies change with the length of the batch cannot share one."""
@@ -83,7 +93,7 @@ class Engine:
     def _run(self, plan: Plan, path: Path, places_U: Tensor | None = None) -> Tensor:
         """Logits at the given places; without places only the keys and values."""
         given = inputs(self.model, plan, path)
-        with attention(self.configs, NAME) if path == "tree" else nullcontext():
+        with self.running(path):
             if places_U is None:
                 return base_of(self.model)(**given, use_cache=False).last_hidden_state
             return logits_at(self.model, places_U.to(self.model.device), **given)[0]

@@ -8,13 +8,11 @@ takes its gradient in the forward pass, a few rows at a time, so that no (rows Ã
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aifeedback.engine.attention import NAME, attention
 from aifeedback.engine.forward import engine_of, hidden_at, last_hidden, sequence_logprobs
 from aifeedback.engine.passes import by_segment, inputs, take, whole
 from aifeedback.engine.plain import unwrapped
@@ -47,7 +45,7 @@ def completion_hidden(
         pending = by_segment(tree, reads)
         ((pack, plan),) = whole(tree, sum(map(len, sequences)))
         order, places_U, at = take(pack, plan.layout, pending)
-        with attention(engine.configs, NAME) if path == "tree" else nullcontext():
+        with engine.running(path):
             hidden_UD = hidden_at(model, places_U.to(model.device), **inputs(model, plan, path))
         back = torch.empty_like(at)
         back[torch.tensor(order)] = at

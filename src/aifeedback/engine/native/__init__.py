@@ -1,0 +1,188 @@
+"""The engine's own kernels for CPUs: attention over a packed tree, RMS norm, SwiGLU and rotary positions, fp32.
+
+``kernels()`` gives them as functions of tensors, or None where they cannot be compiled (``build.py``) or do not compute
+what they should. They are plain functions; ``fused.py`` makes them differentiable.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging
+from ctypes import c_float, c_long, c_void_p
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aifeedback.engine.native.build import NoKernels, library_file
+
+log = logging.getLogger(__name__)
+CLOSE = 1e-4
+"""Largest difference from the plain formulas that a freshly loaded library may show."""
+_ROWS = [c_void_p, c_long, c_long]
+_SIGNATURES: dict[str, list[Any]] = {
+    "tree_attention": [c_long] * 5 + [c_float, c_void_p] + _ROWS * 6 + [c_void_p, c_long],
+    "tree_attention_backward": (
+        [c_long] * 4 + [c_float, c_void_p] + _ROWS * 4 + [c_void_p] + _ROWS + [c_void_p] * 3 + [c_long]
+    ),
+    "rms_norm": [c_long, c_long, c_void_p, c_void_p, c_float, c_void_p, c_void_p, c_long],
+    "rms_norm_backward": [c_long, c_long, *[c_void_p] * 6, c_long],
+    "swiglu": [c_long, *[c_void_p] * 3, c_long],
+    "swiglu_backward": [c_long, *[c_void_p] * 5, c_long],
+    "rotate": [*[c_long] * 3, *_ROWS, *[c_void_p] * 3, c_long, c_long],
+}
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """The kernels of this machine, compiled on first use; None, with the reason logged, where there are none."""
+    try:
+        found = Kernels(ctypes.CDLL(str(library_file())))
+        _check(found)
+    except (NoKernels, OSError) as why:
+        log.info("no kernels of our own on this machine (%s); PyTorch's are used", why)
+        return None
+    return found
+
+
+def _rows(x: Tensor) -> tuple[int, int, int]:
+    """(1, heads, T, D) as pointer and strides of heads and tokens."""
+    return x.data_ptr(), x.stride(1), x.stride(2)
+
+
+def _dense(x: Tensor) -> Tensor:
+    """With its last dimension in one piece."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class Kernels:
+    """The functions of ``kernels.cpp``; all tensors are float32 on the CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        for name, types in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.argtypes, function.restype = types, None
+
+    def tree_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        end_T: NDArray[np.int64],
+        scale: float,
+        chain: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Query i sees key j if j ≤ i < end[j], and the whole chain.
+
+        Output (1, heads, T, D), laid out as (T, heads, D), and log-sum-exp (heads, T). ``key`` and ``value``
+        (1, KV heads, T, D) may have fewer heads.
+        """
+        query, key, value = map(_dense, (query, key, value))
+        _, heads, T, D = query.shape
+        out = query.new_empty(1, T, heads, D).transpose(1, 2)
+        lse_HT = query.new_empty(heads, T)
+        chain_key, chain_value = map(_dense, chain) if chain is not None else (key[:, :, :0], value[:, :, :0])
+        self._library.tree_attention(
+            T, chain_key.shape[2], heads, key.shape[1], D, scale, end_T.ctypes.data, *_rows(query), *_rows(key),
+            *_rows(value), *_rows(chain_key), *_rows(chain_value), *_rows(out), lse_HT.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return out, lse_HT
+
+    def tree_attention_backward(
+        self, grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, lse_HT: Tensor,
+        end_T: NDArray[np.int64], scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Gradients of query, key and value, laid out as (T, heads, D)."""
+        grad, query, key, value, out = map(_dense, (grad, query, key, value, out))
+        _, heads, T, D = query.shape
+        d_query = query.new_empty(1, T, heads, D).transpose(1, 2)
+        d_key, d_value = (query.new_zeros(1, T, key.shape[1], D).transpose(1, 2) for _ in range(2))
+        self._library.tree_attention_backward(
+            T, heads, key.shape[1], D, scale, end_T.ctypes.data, *_rows(query), *_rows(key), *_rows(value), *_rows(out),
+            lse_HT.data_ptr(), *_rows(grad), d_query.data_ptr(), d_key.data_ptr(), d_value.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return d_query, d_key, d_value
+
+    def rms_norm(self, x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """x / rms(x) · weight over the last dimension, and 1 / rms of every row."""
+        x = x.contiguous()
+        y, inverse = torch.empty_like(x), x.new_empty(x.shape[:-1])
+        self._library.rms_norm(
+            inverse.numel(), x.shape[-1], x.data_ptr(), weight_D.contiguous().data_ptr(), eps, y.data_ptr(),
+            inverse.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return y, inverse
+
+    def rms_norm_backward(self, grad: Tensor, x: Tensor, weight_D: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of x and weight."""
+        grad, x, weight_D = grad.contiguous(), x.contiguous(), weight_D.contiguous()
+        threads = torch.get_num_threads()
+        d_x, d_weight = torch.empty_like(x), x.new_zeros(threads, x.shape[-1])
+        self._library.rms_norm_backward(
+            inverse.numel(), x.shape[-1], x.data_ptr(), weight_D.data_ptr(), inverse.data_ptr(), grad.data_ptr(),
+            d_x.data_ptr(), d_weight.data_ptr(), threads,
+        )  # fmt: skip
+        return d_x, d_weight.sum(dim=0)
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """silu(gate) · up."""
+        gate, up = gate.contiguous(), up.contiguous()
+        y = torch.empty_like(gate)
+        self._library.swiglu(y.numel(), gate.data_ptr(), up.data_ptr(), y.data_ptr(), torch.get_num_threads())
+        return y
+
+    def swiglu_backward(self, grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients of gate and up."""
+        grad, gate, up = grad.contiguous(), gate.contiguous(), up.contiguous()
+        d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
+        self._library.swiglu_backward(
+            grad.numel(), gate.data_ptr(), up.data_ptr(), grad.data_ptr(), d_gate.data_ptr(), d_up.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return d_gate, d_up
+
+    def rotate(self, x: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, backward: bool = False) -> Tensor:
+        """x·cos + rotate_half(x)·sin for (1, heads, T, D), or its transpose; laid out as (T, heads, D)."""
+        x, cos_TD, sin_TD = _dense(x), cos_TD.contiguous(), sin_TD.contiguous()
+        _, heads, T, D = x.shape
+        y = x.new_empty(1, T, heads, D).transpose(1, 2)
+        self._library.rotate(
+            T, heads, D, *_rows(x), cos_TD.data_ptr(), sin_TD.data_ptr(), y.data_ptr(), int(backward),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return y
+
+
+def _check(found: Kernels) -> None:
+    """Raises NoKernels where a library does not compute what the formulas say."""
+    draw = torch.Generator().manual_seed(0)
+    query, key, value, far_key, far_value = (
+        torch.randn(1, heads, tokens, 24, generator=draw)
+        for heads, tokens in ((4, 70), (2, 70), (2, 70), (2, 9), (2, 9))
+    )
+    end_T = np.repeat([70, 50, 70], [30, 20, 20])
+    at_T = torch.arange(70)
+    sees_TK = torch.cat(
+        [torch.ones(70, 9, dtype=torch.bool), (at_T <= at_T[:, None]) & (at_T[:, None] < torch.from_numpy(end_T))],
+        dim=1,
+    )
+    keys, values = (torch.cat(x, dim=2).repeat_interleave(2, 1) for x in ((far_key, key), (far_value, value)))
+    plain = ((query @ keys.mT) * 0.2).masked_fill(~sees_TK, -torch.inf).softmax(-1) @ values
+    flat = query.flatten(0, 2)
+    pairs = {
+        "tree_attention": (found.tree_attention(query, key, value, end_T, 0.2, (far_key, far_value))[0], plain),
+        "swiglu": (found.swiglu(flat, flat + 1), torch.nn.functional.silu(flat) * (flat + 1)),
+        "rms_norm": (
+            found.rms_norm(flat, flat[0], 1e-6)[0],
+            flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + 1e-6) * flat[0],
+        ),
+    }
+    for name, (ours, theirs) in pairs.items():
+        if not float((ours - theirs).abs().max()) < CLOSE:
+            raise NoKernels(f"{name} does not compute what it should")

@@ -1,0 +1,86 @@
+"""Compiles ``kernels.cpp`` for this processor with the machine's own C++ compiler, once, and keeps the result.
+
+The library lies in the user's cache folder under a name made of everything it depends on: the source, the compiler, its
+flags and what the processor can do. Nothing is downloaded. Without a compiler there are no kernels, and everything that
+uses them has another way; ``AIFEEDBACK_NATIVE=0`` asks for that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
+FLAGS_X86, FLAGS_OTHER = ("-march=native", "-mprefer-vector-width=512"), ("-mcpu=native",)
+LONGEST = 120
+"""Seconds that compiling may take; it takes about four."""
+
+
+class NoKernels(Exception):
+    """Why there are no kernels on this machine."""
+
+
+def library_file() -> Path:
+    """The compiled library. Raises NoKernels with the reason where it cannot be had."""
+    if os.environ.get("AIFEEDBACK_NATIVE") == "0":
+        raise NoKernels("AIFEEDBACK_NATIVE=0")
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
+    if compiler is None:
+        raise NoKernels("no C++ compiler (c++, g++ or clang++; CXX names another)")
+    flags = (*FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else FLAGS_OTHER))
+    parts = (SOURCE.read_bytes(), _version(compiler).encode(), " ".join(flags).encode(), _processor().encode())
+    file = _folder() / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
+    if not file.exists():
+        _compile(compiler, flags, file)
+    return file
+
+
+def _compile(compiler: str, flags: tuple[str, ...], file: Path) -> None:
+    """Into a file of another name first, so that processes that compile at the same time do not meet."""
+    handle, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
+    os.close(handle)
+    try:
+        command = [compiler, *flags, str(SOURCE), "-o", part]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
+        if done.returncode:
+            raise NoKernels(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+        os.replace(part, file)
+    except (OSError, subprocess.TimeoutExpired) as failed:
+        raise NoKernels(f"{compiler}: {failed}") from failed
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def _version(compiler: str) -> str:
+    try:
+        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=LONGEST, check=False)
+    except (OSError, subprocess.TimeoutExpired) as failed:
+        raise NoKernels(f"{compiler}: {failed}") from failed
+    return done.stdout
+
+
+def _processor() -> str:
+    """What the processor can do, so that a home folder may be shared by different machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("flags", "Features", "model name"))))
+
+
+def _folder() -> Path:
+    """The user's cache folder; where it cannot be written to, a private one for this process."""
+    wanted = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aifeedback"
+    try:
+        wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(wanted, os.W_OK):
+            return wanted
+    except (OSError, RuntimeError):
+        pass
+    return Path(tempfile.mkdtemp(prefix="aifeedback-kernels-"))

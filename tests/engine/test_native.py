@@ -1,0 +1,232 @@
+"""The compiled kernels against plain formulas, and what happens where there are none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aifeedback.engine import fused, native
+from aifeedback.engine.forward import engine_of, sequence_logprobs
+from aifeedback.engine.native import Kernels, build
+from aifeedback.engine.native.build import NoKernels, library_file
+
+from .architectures import make
+
+Blocks = list[tuple[int, list[int]]]
+TREES = st.lists(st.tuples(st.integers(1, 90), st.lists(st.integers(1, 70), max_size=4)), min_size=1, max_size=3)
+
+
+@pytest.fixture(scope="module")
+def found() -> Kernels:
+    made = native.kernels()
+    if made is None:
+        pytest.skip("no C++ compiler here: the kernels' fall-back is in use")
+    return made
+
+
+def ends_of(tree: Blocks) -> np.ndarray:
+    """end_T of a row of contexts, each with some responses below it."""
+    end: list[int] = []
+    for context, responses in tree:
+        end += [len(end) + context + sum(responses)] * context
+        for tokens in responses:
+            end += [len(end) + tokens] * tokens
+    return np.array(end, dtype=np.int64)
+
+
+def seen(end_T: np.ndarray, before: int) -> Tensor:
+    at_T = torch.arange(len(end_T))
+    inside = (at_T <= at_T[:, None]) & (at_T[:, None] < torch.from_numpy(end_T))
+    return torch.cat([torch.ones(len(end_T), before, dtype=torch.bool), inside], dim=1)
+
+
+def states(tokens: int, heads: int, size: int, seed: int) -> Tensor:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randn(1, tokens, heads, size, generator=draw, dtype=torch.float64).transpose(1, 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tree=TREES,
+    before=st.sampled_from([0, 1, 130]),
+    heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    size=st.sampled_from([1, 8, 24, 33, 64]),
+)
+def test_tree_attention(found: Kernels, tree: Blocks, before: int, heads: tuple[int, int], size: int) -> None:
+    end_T = ends_of(tree)
+    T, (H, KV) = len(end_T), heads
+    leaves = [states(T, H, size, 0), states(T, KV, size, 1), states(T, KV, size, 2)]
+    chain = [states(before, KV, size, seed) for seed in (3, 4)]
+    for x in leaves:
+        x.requires_grad_()
+    keys, values = (torch.cat(x, dim=2).repeat_interleave(H // KV, 1) for x in zip(chain, leaves[1:], strict=True))
+    scores = ((leaves[0] @ keys.mT) * 0.4).masked_fill(~seen(end_T, before), -torch.inf)
+    wanted = scores.softmax(-1) @ values
+    q, k, v = (x.detach().float() for x in leaves)
+    out, lse_HT = found.tree_attention(q, k, v, end_T, 0.4, (chain[0].float(), chain[1].float()))
+    torch.testing.assert_close(out.double(), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(lse_HT.double(), scores.logsumexp(-1)[0], atol=1e-5, rtol=1e-5)
+    if not before:
+        weights = states(T, H, size, 5)
+        exact = torch.autograd.grad((wanted * weights).sum(), leaves)
+        ours = found.tree_attention_backward(weights.float(), q, k, v, out, lse_HT, end_T, 0.4)
+        for made, right in zip(ours, exact, strict=True):
+            torch.testing.assert_close(made.double(), right, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [1, 7, 16, 40, 129])
+def test_element_wise_kernels_and_their_gradients(found: Kernels, size: int) -> None:
+    x, y, w = (states(11, 3, size, seed)[0].contiguous().requires_grad_() for seed in (0, 1, 2))
+    weight = w[0, 0].detach().requires_grad_()
+    grad = states(11, 3, size, 3)[0].contiguous()
+    plain = {
+        "norm": (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-3) * weight, [x, weight]),
+        "swiglu": (F.silu(x * 9) * y, [x, y]),
+    }
+    leaves = {name: [leaf.detach().float().requires_grad_() for leaf in of] for name, (_, of) in plain.items()}
+    ours = {
+        "norm": fused.RmsNorm.apply(found, *leaves["norm"], 1e-3),
+        "swiglu": fused.SwiGlu.apply(found, leaves["swiglu"][0] * 9, leaves["swiglu"][1]),
+    }
+    for name, (value, of) in plain.items():
+        made = ours[name]
+        assert isinstance(made, Tensor)
+        torch.testing.assert_close(made.double(), value, atol=1e-5, rtol=1e-5)
+        exact = torch.autograd.grad((value * grad).sum(), of)
+        for a, b in zip(torch.autograd.grad((made * grad.float()).sum(), leaves[name]), exact, strict=True):
+            torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
+
+
+def test_swiglu_far_from_zero(found: Kernels) -> None:
+    x = torch.tensor([-1e4, -120.0, -88.0, -20.0, 0.0, 20.0, 88.0, 120.0, 1e4])
+    torch.testing.assert_close(found.swiglu(x, torch.ones_like(x)), F.silu(x), atol=1e-6, rtol=1e-6)
+
+
+def test_rotation_and_its_gradient(found: Kernels) -> None:
+    x = states(7, 3, 12, 0).float().requires_grad_()
+    cos, sin, weights = (torch.randn(7, 12), torch.randn(7, 12), torch.randn(1, 3, 7, 12))
+    half = torch.cat([-x[..., 6:], x[..., :6]], dim=-1)
+    wanted = x * cos + half * sin
+    made = fused.Rotate.apply(found, x, cos, sin)
+    assert isinstance(made, Tensor)
+    torch.testing.assert_close(made, wanted)
+    (exact,) = torch.autograd.grad((wanted * weights).sum(), x)
+    (ours,) = torch.autograd.grad((made * weights).sum(), x)
+    torch.testing.assert_close(ours, exact)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_more_threads_give_the_same(found: Kernels, threads: int) -> None:
+    end_T = ends_of([(50, [20, 30]), (5, [])])
+    q, k, v = (states(len(end_T), 4, 16, seed).float() for seed in range(3))
+    x, w = q[0].contiguous(), torch.randn(16)
+    alone = [*found.tree_attention(q, k, v, end_T, 0.3), found.swiglu(x, x), *found.rms_norm(x, w, 1e-6)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        several = [*found.tree_attention(q, k, v, end_T, 0.3), found.swiglu(x, x), *found.rms_norm(x, w, 1e-6)]
+        d_x, d_weight = found.rms_norm_backward(x, x, w, several[-1])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(alone, several, strict=True))
+    wanted = found.rms_norm_backward(x, x, w, several[-1])
+    assert torch.equal(d_x, wanted[0])
+    torch.testing.assert_close(d_weight, wanted[1], atol=1e-5, rtol=1e-5)
+
+
+class Scaled(nn.Module):
+    """Has the parts of an RMS norm and computes something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.variance_epsilon = nn.Parameter(torch.ones(8)), 1e-6
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + self.weight) * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+
+
+class OtherRMSNorm(Scaled):
+    pass
+
+
+def test_only_modules_that_give_the_same_numbers_are_replaced(found: Kernels) -> None:
+    model = make("llama")
+    names = {type(s.owner).__name__ for s in fused.stand_ins(model)}
+    assert names == {"LlamaRMSNorm", "LlamaMLP", "module"}
+    model.model.norm = OtherRMSNorm()
+    assert all(s.owner is not model.model.norm for s in fused.stand_ins(model))
+    assert fused.stand_ins(make("llama").to(torch.bfloat16)) == ()
+
+
+def test_a_model_is_its_own_again_after_a_pass(found: Kernels) -> None:
+    model = make("qwen3")
+    before = {name: dict(vars(m)) for name, m in model.named_modules()}
+    home = __import__(type(model).__module__, fromlist=["x"])
+    rotary = home.apply_rotary_pos_emb
+    with engine_of(model).running("tree"):
+        assert home.apply_rotary_pos_emb is not rotary
+    with pytest.raises(KeyError), engine_of(model).running("tree"):
+        raise KeyError
+    assert home.apply_rotary_pos_emb is rotary
+    assert before == {name: dict(vars(m)) for name, m in model.named_modules()}
+
+
+def test_training_through_the_kernels_gives_the_models_own_gradients(found: Kernels) -> None:
+    model = make("qwen3").train()
+    prompts, completions = [[1, 2, 3], [1, 2, 3], [4, 5]], [[6, 7], [8], [9, 1, 2]]
+    logp = torch.cat(sequence_logprobs(model, prompts, completions, grad=True)).sum()
+    ours = torch.autograd.grad(logp, list(model.parameters()), allow_unused=True)
+    total = torch.zeros(())
+    for prompt, completion in zip(prompts, completions, strict=True):
+        logits = model(input_ids=torch.tensor([[*prompt, *completion]])).logits[0].log_softmax(-1)
+        total = total + sum(logits[len(prompt) - 1 + t, token] for t, token in enumerate(completion))
+    plain = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+    torch.testing.assert_close(logp, total, atol=1e-5, rtol=1e-5)
+    for a, b in zip(ours, plain, strict=True):
+        if b is not None:
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIFEEDBACK_NATIVE", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(build.shutil, "which", lambda _: None)
+    with pytest.raises(NoKernels, match="no C\\+\\+ compiler"):
+        library_file()
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    with pytest.raises(NoKernels, match="/nowhere/c\\+\\+"):
+        library_file()
+    monkeypatch.setenv("AIFEEDBACK_NATIVE", "0")
+    with pytest.raises(NoKernels, match="AIFEEDBACK_NATIVE"):
+        library_file()
+
+
+def test_a_source_that_does_not_compile_says_why_and_leaves_nothing(
+    found: Kernels, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pathlib import Path
+
+    folder = Path(str(tmp_path))
+    broken = folder / "broken.cpp"
+    broken.write_text("int main( {")
+    monkeypatch.setattr(build, "SOURCE", broken)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    with pytest.raises(NoKernels, match="failed: .*broken.cpp"):
+        library_file()
+    assert list((folder / "aifeedback").iterdir()) == []
+
+
+def test_the_engine_works_without_kernels(found: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 7]]
+    with_kernels = sequence_logprobs(make("llama"), [r[:1] for r in rows], [r[1:] for r in rows], grad=False)
+    monkeypatch.setattr(fused, "kernels", lambda: None)
+    model = make("llama")
+    assert fused.stand_ins(model) == ()
+    without = sequence_logprobs(model, [r[:1] for r in rows], [r[1:] for r in rows], grad=False)
+    for a, b in zip(with_kernels, without, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
