@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtra("torch", "local") from missing
 
-from aifeedback.engine.encoding import encode_prompt
+from aifeedback.engine.encoding import encode_prompts
 from aifeedback.engine.forward import engine_of
 from aifeedback.engine.generate import generate
 from aifeedback.engine.labels import LabelReader, LabelTree, label_logprobs
@@ -143,7 +143,7 @@ class LocalModel:
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
         """One reading per prompt, in order. Prompts longer than the context window are told so, never cut."""
-        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        ids = encode_prompts(self.tokenizer, prompts)
         trees = [self._reader.tree(tokens, labels) for tokens in ids]
         readings: list[Reading | None] = [
             self._refused(t, tree, len(labels)) for t, tree in zip(ids, trees, strict=True)
@@ -196,7 +196,7 @@ class LocalModel:
 
     def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
         """One answer per prompt, drawn with a seed made of ``sampling.seed`` and the prompt itself."""
-        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        ids = encode_prompts(self.tokenizer, prompts)
         window = self.context_window
         fits = [bool(t) and (window is None or len(t) + sampling.max_new_tokens <= window) for t in ids]
         asked = [t for t, fit in zip(ids, fits, strict=True) if fit]

@@ -185,28 +185,29 @@ class _Process:
 
     def require(self, card: ModelCard) -> None:
         """Waits until its model is loaded; raises ModelError where that is another one."""
-        self._card = self._card or self._received()
+        self._card = self._card or self._answer()
         if self._card != card:
             raise ModelError("it loaded other weights")
 
     def compute(self, method: str, prompts: Sequence[PromptLike], how: Any) -> Computed:
-        self._pipe.send((method, list(prompts), how))
-        return self._received()
+        return self._answer((method, list(prompts), how))
 
     def stop(self) -> None:
         self.is_over = True
         self.process.kill()
 
-    def _received(self) -> Any:
+    def _answer(self, question: Any = None) -> Any:
         """Raises ModelError with what the process said of its failure, or how it ended."""
         try:
-            received = self._pipe.recv()
+            if question is not None:
+                self._pipe.send(question)
+            answer = self._pipe.recv()
         except (EOFError, OSError):
             self.process.join(5)
             raise ModelError(f"exit code {self.process.exitcode}") from None
-        if isinstance(received, _Failed):
-            raise ModelError(received.why)
-        return received
+        if isinstance(answer, _Failed):
+            raise ModelError(answer.why)
+        return answer
 
 
 class _Failed(NamedTuple):
