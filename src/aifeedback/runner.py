@@ -151,9 +151,10 @@ def _digest_input(name: str) -> str:
 
 @cache
 def code_digest() -> str:
-    """Digest of the package's own Python, less what only shows results: a changed implementation is a changed stage."""
+    """Digest of the package's own code, less what only shows results: a changed implementation is a changed stage."""
     package = Path(str(importlib.import_module("aifeedback").__file__)).parent
-    sources = [f for f in sorted(package.rglob("*.py")) if f.relative_to(package).parts[0] not in ONLY_SHOWS]
+    code = (f for f in sorted(package.rglob("*")) if f.suffix in (".py", ".cpp"))
+    sources = [f for f in code if f.relative_to(package).parts[0] not in ONLY_SHOWS]
     return content_id([[str(f.relative_to(package)), digest(f)] for f in sources])
 
 

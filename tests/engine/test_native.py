@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +143,37 @@ def test_more_threads_give_the_same(found: Kernels, threads: int) -> None:
     torch.testing.assert_close(d_weight, wanted[1], atol=1e-5, rtol=1e-5)
 
 
+def test_what_is_not_a_number_stays_so(found: Kernels) -> None:
+    end_T = ends_of([(3, [2, 40])])
+    q, k, v = (states(len(end_T), 2, 8, seed).float() for seed in range(3))
+    k[0, 0, 1, 3] = torch.nan  # seen by all tokens from the second on
+    out, _ = found.tree_attention(q, k, v, end_T, 0.3)
+    assert out[0, 0, 1:].isnan().all()
+    assert not out[0, 0, 0].isnan().any()
+    assert not out[0, 1].isnan().any()
+    bad = torch.tensor([[1.0, torch.nan, 3.0]])
+    assert found.swiglu(bad, torch.ones_like(bad)).isnan().tolist() == [[False, True, False]]
+    assert found.rms_norm(bad, torch.ones(3), 1e-6)[0].isnan().all()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names instruction sets of x86")
+@pytest.mark.parametrize("level", ["-march=x86-64", "-march=x86-64-v3"])
+def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "FLAGS_X86", (level, "-O1"))
+    shorter = Kernels(ctypes.CDLL(str(library_file())))
+    native._check(shorter)
+    end_T = ends_of([(50, [20, 30, 1]), (5, [])])
+    q, k, v = (states(len(end_T), 4, 24, seed).float() for seed in range(3))
+    out, lse_HT = found.tree_attention(q, k, v, end_T, 0.3)
+    for ours, wanted in zip(
+        shorter.tree_attention_backward(v, q, k, v, out, lse_HT, end_T, 0.3),
+        found.tree_attention_backward(v, q, k, v, out, lse_HT, end_T, 0.3),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+
+
 class Scaled(nn.Module):
     """Has the parts of an RMS norm and computes something else."""
 
@@ -207,18 +242,15 @@ def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_source_that_does_not_compile_says_why_and_leaves_nothing(
-    found: Kernels, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    found: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pathlib import Path
-
-    folder = Path(str(tmp_path))
-    broken = folder / "broken.cpp"
+    broken = tmp_path / "broken.cpp"
     broken.write_text("int main( {")
     monkeypatch.setattr(build, "SOURCE", broken)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(NoKernels, match="failed: .*broken.cpp"):
         library_file()
-    assert list((folder / "aifeedback").iterdir()) == []
+    assert list((tmp_path / "aifeedback").iterdir()) == []
 
 
 def test_the_engine_works_without_kernels(found: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from aifeedback.engine.check import choose_path
-from aifeedback.engine.passes import Engine, by_segment, inputs, take, whole
+from aifeedback.engine.head import TokenLogprobs, plain_head
+from aifeedback.engine.passes import Engine, Path, by_segment, inputs, take, whole
 from aifeedback.engine.plain import Read, base_of, logits_at, pad, read_padded
 from aifeedback.engine.tree import build_tree
 
@@ -37,10 +38,14 @@ def sequence_logprobs(
     parts: list[Tensor] = []
     order: list[int] = []
     with torch.set_grad_enabled(grad):
-        for indices, logits_RV in _read_batches(model, sequences, reads, hidden=False):
-            logits_RV = logits_RV.float() / temperature if temperature != 1.0 else logits_RV.float()
-            chosen_R = logits_RV.gather(1, target[indices, None]).squeeze(1)
-            parts.append(chosen_R - torch.logsumexp(logits_RV, dim=1))
+        head = plain_head(model) if reads and _path(model, sequences) != "padded" else None
+        for indices, states in _read_batches(model, sequences, reads, hidden=head is not None):
+            if head is not None:
+                parts.append(TokenLogprobs.apply(states, head.weight, target[indices], temperature))  # type: ignore
+            else:
+                logits_RV = states.float() / temperature if temperature != 1.0 else states.float()
+                chosen_R = logits_RV.gather(1, target[indices, None]).squeeze(1)
+                parts.append(chosen_R - torch.logsumexp(logits_RV, dim=1))
             order += indices
         return list(_in_order(parts, order, model).split([len(c) for c in completion_ids]))
 
@@ -62,10 +67,7 @@ def _read_batches(
     """(read indices, logits or hidden states) per pass. With gradients all is one pass, since the graph is one."""
     if not reads:
         return
-    engine = engine_of(model)
-    path = engine.path_for(max(map(len, sequences)))
-    if torch.is_grad_enabled() and model.training and _checkpoints(model):
-        path = "padded"  # what is computed again on the way back would no longer know the tree
+    engine, path = engine_of(model), _path(model, sequences)
     budget = sum(map(len, sequences)) if torch.is_grad_enabled() else engine.tokens
     if path == "padded":
         yield from _padded_batches(model, sequences, reads, budget, hidden=hidden)
@@ -81,8 +83,11 @@ def _read_batches(
             yield indices, out_UX[at]
 
 
-def _checkpoints(model: Any) -> bool:
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+def _path(model: Any, sequences: Sequence[Sequence[int]]) -> Path:
+    checkpoints = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    if torch.is_grad_enabled() and model.training and checkpoints:
+        return "padded"  # what is computed again on the way back would no longer know the tree
+    return engine_of(model).path_for(max(map(len, sequences)))
 
 
 def _padded_batches(

@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aifeedback.engine.forward import engine_of, hidden_at, last_hidden, sequence_logprobs
+from aifeedback.engine.head import ROWS, plain_head
 from aifeedback.engine.passes import by_segment, inputs, take, whole
 from aifeedback.engine.plain import unwrapped
 from aifeedback.engine.tree import build_tree
-from aifeedback.train.plain import SCALED_HEADS, hidden_states
+from aifeedback.train.plain import hidden_states
 
 __all__ = ["completion_hidden", "completion_nll", "engine_of", "hidden_states", "last_hidden", "sequence_logprobs"]
-
-CHUNK_BYTES = 1 << 23
-"""Size of the logits of one chunk of the fused cross-entropy."""
 
 
 def completion_hidden(
@@ -63,10 +61,8 @@ def completion_nll(
 
     Uses the fused cross-entropy where the output head is a plain matrix product, the model's own logits elsewhere.
     """
-    head = unwrapped(model).get_output_embeddings()
-    config = unwrapped(model).config.get_text_config()
-    is_plain = type(head) is nn.Linear and head.bias is None
-    if not is_plain or any(getattr(config, name, None) for name in SCALED_HEADS):
+    head = plain_head(model)
+    if head is None:
         logp = sequence_logprobs(model, prompt_ids, completion_ids, grad=True)
         return -torch.stack([s * logp_T.sum() for s, logp_T in zip(scale, logp, strict=True)]).sum()
     hidden_RD = completion_hidden(model, prompt_ids, completion_ids, grad=True)
@@ -81,12 +77,11 @@ class _FusedNll(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden_RD: Tensor, weight_VD: Tensor, token_R: Tensor, scale_R: Tensor) -> Tensor:
-        rows = max(1, CHUNK_BYTES // (4 * weight_VD.shape[0]))
         total = torch.zeros((), device=hidden_RD.device)
         grad_hidden_RD = torch.empty_like(hidden_RD) if ctx.needs_input_grad[0] else None
         grad_weight_VD = torch.zeros_like(weight_VD) if ctx.needs_input_grad[1] else None
-        for at in range(0, len(token_R), rows):
-            part = slice(at, at + rows)
+        for at in range(0, len(token_R), ROWS):
+            part = slice(at, at + ROWS)
             token_C, scale_C, hidden_CD = token_R[part, None], scale_R[part, None], hidden_RD[part]
             logits_CV = (hidden_CD @ weight_VD.T).float()
             lse_C = logits_CV.logsumexp(-1, keepdim=True)

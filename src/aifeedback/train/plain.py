@@ -12,10 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aifeedback.engine.head import SCALED_HEADS
 from aifeedback.train.losses import token_logp
-
-SCALED_HEADS = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier", "dim_model_base")
-"""Settings of architectures whose logits are more than a matrix product of the last hidden state."""
 
 
 def pad(sequences: Sequence[Sequence[int]], *, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@
 // query of a tile sees are skipped a subtree at a time: what lies in [j, end[j]) ends no later than end[j].
 // The online softmax and its backward pass are those of FlashAttention-2 (Dao 2023, arXiv 2307.08691, algorithms 1, 2).
 //
-// Compiled on first use by native/__init__.py; nothing here depends on PyTorch.
+// Compiled on first use (build.py); nothing here depends on PyTorch.
 
 #include <algorithm>
 #include <cmath>
@@ -27,8 +27,8 @@ constexpr int VECTOR = 4, ROWS = 12;
 constexpr int VECTOR = 4, ROWS = 6;
 #endif
 constexpr int LANES = 2 * VECTOR;
-constexpr long CHUNK = 128;           // keys whose scores are held at a time
-constexpr float HIDDEN = -1e30f;      // the score of a key that a query does not see
+constexpr long CHUNK = 128;       // keys whose scores are held at a time
+constexpr float HIDDEN = -1e30f;  // the score of a key that a query does not see
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
 typedef float Vec __attribute__((vector_size(4 * VECTOR)));
@@ -37,6 +37,7 @@ typedef float Loose __attribute__((vector_size(4 * VECTOR), aligned(4), may_alia
 
 static inline Vec load(const float *p) { return *(const Loose *)p; }
 static inline void store(float *p, Vec x) { *(Loose *)p = x; }
+
 // The first `count` lanes of a vector at the end of an array.
 static inline Vec load(const float *p, long count) {
     if (count == VECTOR) return load(p);
@@ -53,12 +54,12 @@ static inline void store(float *p, Vec x, long count) {
 static inline Vec all(float x) { return x - (Vec){}; }
 static inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
 
-// 2^x for x <= 127; relative error below 2e-7; 0 below 2^-126.
+// 2^x for x <= 127; relative error below 2e-7; 0 below 2^-126; what is not a number stays so.
 static inline Vec exp2(Vec x) {
     const Vec magic = all(12582912.f);
     const Vec low = all(-126.f);
     const IntVec tiny = x < low;
-    x = larger(x, low);
+    x = tiny ? low : x;
     const Vec shifted = x + magic;
     const Vec f = x - (shifted - magic);
     Vec p = all(1.5403530e-4f);
@@ -124,25 +125,31 @@ static void flip(const float *from, long from_row, long rows, long columns, floa
         for (long c = r < whole_rows ? whole_columns : 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
 }
 
-// c[i][lane] (+)= sum over r < R of a[i * row + r * step] * b[r * LANES_b + lane], for N rows i.
-template <int N>
+// c[i][lane] (+)= sum over r < R of a[i * row + r * step] * b[r * b_row + lane], for N rows i.
+// ROW: the row where it is known at compile time, else 0; then three rows share a pointer, or there are too many of them.
+template <int N, int ROW>
 static void block(const float *a, long row, long step, const float *b, long b_row, long R, float *c, long c_row,
-                         bool add) {
+                  bool add) {
     Vec left[N], right[N];
+    const float *at[(N + 2) / 3];
 #pragma GCC unroll 16
     for (int i = 0; i < N; i++) {
         left[i] = add ? load(c + i * c_row) : (Vec){};
         right[i] = add ? load(c + i * c_row + VECTOR) : (Vec){};
+        at[i / 3] = a + i / 3 * 3 * row;
     }
     for (long r = 0; r < R; r++) {
-        const Vec b0 = load(b + r * b_row), b1 = load(b + r * b_row + VECTOR);
-        const float *at = a + r * step;
+        const Vec b0 = load(b), b1 = load(b + VECTOR);
+        b += b_row;
 #pragma GCC unroll 16
         for (int i = 0; i < N; i++) {
-            const float x = at[i * row];
+            const float x = ROW ? a[i * ROW] : at[i / 3][i % 3 * row];
             left[i] += x * b0;
             right[i] += x * b1;
         }
+        a += step;
+#pragma GCC unroll 16
+        for (int i = 0; i < N; i += 3) at[i / 3] += step;
     }
 #pragma GCC unroll 16
     for (int i = 0; i < N; i++) {
@@ -152,12 +159,15 @@ static void block(const float *a, long row, long step, const float *b, long b_ro
 }
 
 // The one matrix product: I rows of LANES lanes, in blocks of about equal height.
+template <int ROW>
 static void product(const float *a, long row, long step, const float *b, long b_row, long I, long R, float *c,
                     long c_row, bool add) {
     typedef void (*Block)(const float *, long, long, const float *, long, long, float *, long, bool);
-    static const Block of_height[] = {nullptr,  block<1>, block<2>, block<3>,  block<4>,  block<5>, block<6>,
+    static const Block of_height[] = {nullptr,       block<1, ROW>, block<2, ROW>, block<3, ROW>,  block<4, ROW>,
+                                      block<5, ROW>, block<6, ROW>,
 #if defined(TALL)
-                                      block<7>, block<8>, block<9>, block<10>, block<11>, block<12>
+                                      block<7, ROW>, block<8, ROW>, block<9, ROW>, block<10, ROW>, block<11, ROW>,
+                                      block<12, ROW>
 #endif
     };
     for (long i = 0, left = (I + ROWS - 1) / ROWS; left > 0; left--) {
@@ -199,7 +209,9 @@ static std::vector<std::vector<Run>> runs_of(const long *end, long T) {
                 continue;
             }
             Run run{j, j, j > first || end[j] <= last};
-            while (j <= last && end[j] > first && j - run.begin < CHUNK && run.partly == (j > first || end[j] <= last)) j++;
+            while (j <= last && end[j] > first && j - run.begin < CHUNK &&
+                   run.partly == (j > first || end[j] <= last))
+                j++;
             run.stop = j;
             tiles[tile].push_back(run);
         }
@@ -271,10 +283,10 @@ static void forward_tile(const Shape &s, long h, long first, const std::vector<R
     std::fill(softmax.total, softmax.total + LANES, 0.f);
     auto attend = [&](const Rows &keys, const Rows &values, const Run &run, bool hides) {
         const long count = run.stop - run.begin;
-        product(keys.at(kv, run.begin), keys.token, 1, query, LANES, count, s.D, scores, LANES, false);
+        product<0>(keys.at(kv, run.begin), keys.token, 1, query, LANES, count, s.D, scores, LANES, false);
         if (hides) hide(scores, run, first, end);
         softmax.take(scores, count, sums, s.D);
-        product(values.at(kv, run.begin), 1, values.token, scores, LANES, s.D, count, sums, LANES, true);
+        product<1>(values.at(kv, run.begin), 1, values.token, scores, LANES, s.D, count, sums, LANES, true);
     };
     for (long j = 0; j < s.C; j += CHUNK) attend(chain_k, chain_v, {j, std::min(j + CHUNK, s.C), false}, false);
     for (const Run &run : runs) attend(k, v, run, run.partly);
@@ -293,7 +305,7 @@ static void give_back(const float *weights, const float *rows, long count, const
                       float *part) {
     const long width = (D + LANES - 1) / LANES * LANES;
     for (long d0 = 0; d0 < D; d0 += LANES) {
-        product(weights, LANES, 1, rows + d0, width, count, LANES, part, LANES, false);
+        product<LANES>(weights, LANES, 1, rows + d0, width, count, LANES, part, LANES, false);
         const long n = std::min((long)LANES, D - d0);
         for (long i = 0; i < count; i++) {
             float *row = to.at(kv, begin + i) + d0;
@@ -316,7 +328,8 @@ static void backward_tile(const Shape &s, long h, long first, const std::vector<
     std::fill(found, found + s.D * LANES, 0.f);
     std::fill(query_rows, query_rows + 2 * width * LANES, 0.f);
     for (long lane = 0; lane < n; lane++) {
-        const float *from_q = q.at(h, first + lane), *from_grad = grad.at(h, first + lane), *from_out = out.at(h, first + lane);
+        const float *from_q = q.at(h, first + lane), *from_grad = grad.at(h, first + lane);
+        const float *from_out = out.at(h, first + lane);
         for (long d = 0; d < s.D; d++) {
             query_rows[lane * width + d] = from_q[d] * s.scale;
             given_rows[lane * width + d] = from_grad[d];
@@ -326,16 +339,16 @@ static void backward_tile(const Shape &s, long h, long first, const std::vector<
     }
     for (const Run &run : runs) {
         const long count = run.stop - run.begin;
-        product(k.at(kv, run.begin), k.token, 1, query, LANES, count, s.D, scores, LANES, false);
+        product<0>(k.at(kv, run.begin), k.token, 1, query, LANES, count, s.D, scores, LANES, false);
         if (run.partly) hide(scores, run, first, end);
-        product(v.at(kv, run.begin), v.token, 1, given, LANES, count, s.D, slopes, LANES, false);
+        product<0>(v.at(kv, run.begin), v.token, 1, given, LANES, count, s.D, slopes, LANES, false);
         for (long i = 0; i < count * LANES; i += VECTOR) {
             const long lane = i % LANES;
             const Vec p = exp2(load(scores + i) - load(base + lane));
             store(scores + i, p);
             store(slopes + i, p * (load(slopes + i) - load(delta + lane)));
         }
-        product(k.at(kv, run.begin), 1, k.token, slopes, LANES, s.D, count, found, LANES, true);
+        product<1>(k.at(kv, run.begin), 1, k.token, slopes, LANES, s.D, count, found, LANES, true);
         give_back(scores, given_rows, count, dv, kv, run.begin, s.D, part);
         give_back(slopes, query_rows, count, dk, kv, run.begin, s.D, part);
     }
