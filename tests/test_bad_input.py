@@ -299,4 +299,6 @@ def test_a_warning_is_one_line_without_a_place_in_the_code(
     with warnings.catch_warnings(action="always"), pytest.raises(SystemExit):
         cli.main()
     told = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert told == ["! extrapolates: all rows lie on one side of equal length"]
+    assert told == [
+        "! not estimable: all rows lie on one side of equal length, 0 of 30 rows within a factor 1.25 of it"
+    ]

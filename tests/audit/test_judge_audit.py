@@ -61,6 +61,61 @@ def test_a_judge_that_ignores_the_marks_shows_exactly_nothing() -> None:
             assert finding.calls == 120
 
 
+class Listening(Judge):
+    """Remembers every list that it was asked."""
+
+    def __init__(self, rule: Callable[[Comparison], float | None]) -> None:
+        super().__init__(rule)
+        self.lists: list[list[Comparison]] = []
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        self.lists.append(list(comparisons))
+        return super().label(comparisons)
+
+
+def test_all_probes_are_asked_in_one_list_by_prompt_and_each_question_once() -> None:
+    where, judge = world(40), Listening(quality)
+    told: list[tuple[int, int]] = []
+    audit = audit_judge(
+        judge,
+        where.comparisons,
+        where.human,
+        n=40,
+        family="owl",
+        progress=lambda done, total, _: told.append((done, total)),
+    )
+    assert len(judge.lists) == 2  # the pairs themselves, then everything that probes ask
+    asked = [c.id for c in judge.lists[1]]
+    assert len(set(asked)) == len(asked) > 1_000
+    assert told == [(40, 40 + len(asked)), (40 + len(asked), 40 + len(asked))]
+    said = judge.label(where.comparisons)
+    ground = Ground(judge, where.comparisons, where.human, said, n=40, family="owl")
+    alone = [finding for name in PROBES for finding in PROBES[name](ground)]  # answered when they ask
+    assert list(audit.findings) == settle(alone)
+
+
+def test_both_versions_of_a_pair_are_asked_side_by_side_at_even_places() -> None:
+    where, judge = world(41), Listening(quality)
+    audit_judge(judge, where.comparisons, where.human, n=41, probes=["authority", "wording", "tone", "near_empty"])
+    asked = [c.id for c in judge.lists[1]]
+    pairs = list(where.comparisons)
+    for name in ("authority", "tone"):
+        words = texts()[name]
+        both = contrast(pairs, *(appended(words[k], 0, before=name == "tone") for k in ("mark", "control")))
+        for one, other in zip(*both, strict=True):
+            place = asked.index(one.id)
+            assert place % 2 == 0
+            assert asked[place + 1] == other.id
+
+
+def test_a_judge_that_answers_nothing_is_not_measured_by_any_probe() -> None:
+    rows = triples(8)
+    tagged = [Prompt.of(f"R{i}", tags={"label": kind}) for i in range(12) for kind in ("safe", "unsafe")]
+    audit = audit_judge(Judge(lambda c: None), rows, [1.0] * len(rows), family="owl", refusal_prompts=tagged)
+    assert {f.level for f in audit.findings} == {"unknown"}
+    assert not [f.sentence for f in audit.findings if "nan" in f.sentence]
+
+
 def test_a_judge_that_follows_the_mark_always_shows_the_whole_effect() -> None:
     """P(first) goes from 0 to 1 with the mark's place, so half the difference is 0.5: the mark decides everything."""
     marks = texts()["authority"]["mark"]
@@ -154,17 +209,35 @@ def test_position_of_a_labeler_that_shows_one_order() -> None:
     assert only("position", Judge(quality), 50)[0].value == 0.0
 
 
-def test_transitivity_needs_three_answers_and_sees_circles() -> None:
-    assert not only("transitivity", Judge(quality), 20)[0].is_measured
+def triples(count: int) -> list[Comparison]:
     rows = []
-    for i in range(8):
+    for i in range(count):
         prompt = Prompt.of(f"Q{i}")
         answers = [Completion.of(prompt, text, source="m") for text in "abc"]
         rows += [Comparison.of(prompt, answers[0], answers[1]), Comparison.of(prompt, answers[1], answers[2])]
+    return rows
+
+
+def test_transitivity_needs_three_answers_and_sees_circles() -> None:
+    assert not only("transitivity", Judge(quality), 20)[0].is_measured
+    rows = triples(8)
     stone = Judge(lambda c: float((ord(c.first.text) - ord(c.second.text)) % 3 == 2))  # a over b over c over a
     assert audit_judge(stone, rows, probes=["transitivity"]).findings[0].value == 0.0
     order = Judge(lambda c: float(c.first.text < c.second.text))
     assert audit_judge(order, rows, probes=["transitivity"]).findings[0].value == 1.0
+
+
+def test_transitivity_tells_how_many_triples_it_counted_and_how_many_not() -> None:
+    rows = triples(8)
+    last = rows[-1].prompt.id
+    judge = Judge(lambda c: 0.5 if c.prompt.id == last else float(c.first.text < c.second.text))
+    found = audit_judge(judge, rows, probes=["transitivity"]).findings[0]
+    assert found.sentence == "7 of 7 triples are free of circles (100.0 %); 1 more had a tie or were not read whole."
+    assert found.n == 7
+    undecided = audit_judge(Judge(lambda c: 0.5), rows, probes=["transitivity"]).findings[0]
+    assert undecided.sentence == "Not measured: none of 8 triples was read whole and without a tie."
+    unread = audit_judge(Judge(lambda c: None), rows, probes=["transitivity"]).findings[0]
+    assert (unread.is_measured, unread.unreadable) == (False, 24)
 
 
 def test_repeatability_sees_a_judge_that_changes_its_mind() -> None:

@@ -15,7 +15,7 @@ from aifeedback.audit.examples import pick_examples
 from aifeedback.audit.gather import gather
 from aifeedback.audit.report import report_run, write_report
 from aifeedback.audit.wording import headline, over_optimised, policy_sentence, watch
-from aifeedback.errors import FileError
+from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate.independence import Source, verify_independence
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 
@@ -56,6 +56,30 @@ def test_headline_figures_carry_interval_and_n(tmp_path: Path) -> None:
     assert "10 of 3,000" in html
     assert "preferred summary =" in html  # the judge prompt verbatim
     assert "ab12cd34ef56ab78" in html  # the version that judged
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_policy_without_a_figure_at_equal_length_says_why(tmp_path: Path) -> None:
+    why = "not estimable: all rows lie on one side of equal length, 0 of 500 rows within a factor 1.25 of it"
+    told = summary()
+    told["policies"]["rlaif"]["length_controlled"] = est(0.7) | {
+        "value": None,
+        "low": None,
+        "high": None,
+        "notes": [why],
+    }
+    html = page(told, tmp_path)
+    assert f"<td>{why}</td>" in html
+    story = gather(told, None)
+    assert f"RLAIF: no win rate at equal length ({why})." in [caution.text for caution in watch(story)]
+    rlaif = next(p for p in story.policies if p.name == "rlaif")
+    assert "equal length" not in policy_sentence(rlaif, "sft")
+
+
+def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="no folder can be made here"):
+        write_report(summary(), tmp_path / "file" / "run")
 
 
 def test_same_summary_same_bytes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
-from aifeedback.engine.encoding import control_ids, encode_completion, encode_prompt
+from aifeedback.engine.encoding import control_ids, encode_completion, encode_prompt, encode_prompts
 from aifeedback.errors import ModelError
 from aifeedback.records import Message
 
@@ -40,6 +41,24 @@ def test_ordinary_text_is_encoded_as_the_tokenizer_does(family: str) -> None:
     ids = tokenizer("A or B? 10 = 1")["input_ids"]
     without_end = ids[:-1] if family == "word_piece" else ids
     assert encode_prompt(tokenizer, "A or B? 10 = 1") == without_end
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("make", [chat_tokenizer, lambda family: FAMILIES[family]()])
+def test_many_prompts_are_encoded_as_each_by_itself(family: str, make: Callable[[str], Any]) -> None:
+    """Of very different length, some that spell control tokens, texts and messages side by side."""
+    tokenizer = make(family)
+    prompts = [
+        "A",
+        "",
+        talk(("user", "B?")),
+        "1 </s> <|im_end|>",
+        "A or B? " * 40,
+        talk(("user", "a"), ("assistant", "=")),
+        "A",
+    ]
+    assert encode_prompts(tokenizer, prompts) == [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    assert encode_prompts(tokenizer, []) == []
 
 
 def test_what_a_tokenizer_puts_at_the_end_is_left_out() -> None:

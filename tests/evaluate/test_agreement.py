@@ -118,3 +118,11 @@ def test_with_complete_data_alpha_and_fleiss_differ_by_the_small_sample_term(see
     table = raters(seed, items=30, count=2)
     kappa, alpha = fleiss_kappa(table).value, krippendorff_alpha(table).value
     assert 1 - alpha == pytest.approx((1 - kappa) * (60 - 1) / 60)
+
+
+@pytest.mark.parametrize("rows", [[(0, 1), (1, 0), (0, 0)], [(0, 0), (1, 1)], [(0, 1), (1, 0), (0, 1), (1, 0), (1, 1)]])
+def test_intervals_of_a_handful_of_items_stay_where_a_coefficient_can_be(rows: list[tuple[int, int]]) -> None:
+    """The scale log(1 − κ) has no lower end: the first table gave −3.4 to 0.49."""
+    table = np.array(rows)
+    for found in (cohens_kappa(table[:, 0], table[:, 1]), fleiss_kappa(table), krippendorff_alpha(table)):
+        assert -1 <= found.low <= found.value <= found.high <= 1, found

@@ -11,6 +11,7 @@ from scipy.optimize import minimize
 
 from aifeedback.errors import InputError
 from aifeedback.evaluate import ExtrapolationWarning, length_controlled_rate, length_controlled_win_rate
+from aifeedback.evaluate.length import LengthForm
 from aifeedback.evaluate.logistic import fit_logistic
 
 N = 2000
@@ -133,7 +134,22 @@ def test_all_rows_on_one_side_warn() -> None:
     second = np.full(200, 100.0)
     first = second * np.random.default_rng(0).uniform(1.01, 1.2, 200)
     with pytest.warns(ExtrapolationWarning, match="one side"):
-        length_controlled_win_rate(labels(5, np.full(200, 0.6)), first, second)
+        found = length_controlled_win_rate(labels(5, np.full(200, 0.6)), first, second)
+    assert 0.4 < found.value < 0.8  # near equal length, if on one side of it
+
+
+@pytest.mark.parametrize("method", ["ratio", "log-ratio", "spline", "glm"])
+def test_all_rows_far_away_on_one_side_give_no_figure(method: LengthForm) -> None:
+    """A policy twice as long or longer, that wins the more the longer it is: read at equal length it would be 0 %."""
+    second = np.full(200, 100.0)
+    first = second * np.linspace(2.0, 3.0, 200)
+    wins = (np.arange(200) + 10 * (np.arange(200) % 3 - 1) > 60).astype(float)
+    with pytest.warns(ExtrapolationWarning, match="not estimable: all rows lie on one side of equal length, 0 of 200"):
+        found = length_controlled_win_rate(wins, first, second, method=method)
+    assert not found.is_known
+    assert np.isnan([found.low, found.high]).all()
+    assert found.raw == wins.mean()
+    assert found.extrapolates
 
 
 def test_enough_rows_near_equal_length_do_not_warn() -> None:

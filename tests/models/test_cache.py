@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -77,13 +77,13 @@ class Streams(FakeModel):
         super().__init__()
         self.journal = journal
 
-    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Iterator[list[Answered]]:
+    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Generator[list[Answered]]:
         for place in reversed(range(len(prompts))):
             before = self.journal.head().rows
             yield [Answered(place, self.read_labels([prompts[place]], labels)[0], 0.5, {"top": {"1": -0.1}})]
             assert self.journal.head().rows == before + 1
 
-    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Iterator[list[Answered]]:
+    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Generator[list[Answered]]:
         yield [Answered(place, reply) for place, reply in enumerate(self.reply(prompts, sampling))]
 
 
@@ -170,7 +170,7 @@ def key(card: ModelCard, kind: str, setting: object, prompt: PromptLike) -> byte
     class Spy:
         def find(self, keys: Sequence[bytes]) -> dict[bytes, object]:
             asked.extend(keys)
-            raise StopIteration
+            raise KeyError
 
     class Carded(FakeModel):
         @property
@@ -179,7 +179,7 @@ def key(card: ModelCard, kind: str, setting: object, prompt: PromptLike) -> byte
 
     cached = Journaled(Carded(), Spy())  # type: ignore[arg-type]
     ask = cached.read_labels if kind == "labels" else cached.reply
-    with pytest.raises(StopIteration):
+    with pytest.raises(KeyError):
         ask([prompt], setting)  # type: ignore[arg-type]
     return asked[0]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -83,7 +84,7 @@ class Ground:
     again: Labeler | None = None
     """The same judge for questions put a second time: one that does not answer them from a journal of the first."""
 
-    @property
+    @cached_property
     def p_first(self) -> list[float | None]:
         return [preference.p_first for preference in self.said]
 

@@ -71,6 +71,7 @@ def _policies(story: Story, summary: Mapping[str, Any]) -> None:
                 tidied=mapping(row.get("tidied")),
                 kl=number(row.get("kl")),
                 is_reference=name == story.reference,
+                not_at_length=_not_estimable(mapping(row.get("length_controlled"))),
             )
         )
     for name, value in mapping(summary.get("head_to_head")).items():
@@ -78,6 +79,11 @@ def _policies(story: Story, summary: Mapping[str, Any]) -> None:
         figure = estimate(value if not isinstance(value, Mapping) or "value" in value else value.get("win_rate"))
         if figure is not None:
             story.head_to_head.append((display(one), display(other), figure))
+
+
+def _not_estimable(told: Mapping[str, Any]) -> str:
+    notes = map(str, told.get("notes") or ())
+    return next((note for note in notes if note.startswith("not estimable")), "") if told.get("value") is None else ""
 
 
 def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> None:

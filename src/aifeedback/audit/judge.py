@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from aifeedback.audit.ahead import Answered, Noted
 from aifeedback.audit.finding import Finding, Ground, settle
 from aifeedback.audit.probes import PROBES
 from aifeedback.audit.probes.refusal import refusal
@@ -93,13 +94,15 @@ def audit_judge(
         made=made if made is not None else {},
         again=again,
     )
-    findings: list[Finding] = []
-    for done, name in enumerate(chosen):
-        if name == "refusal" and refusal_prompts is not None:
-            findings += refusal(ground, refusal_prompts)
-        else:
-            findings += PROBES[name](ground)
-        progress(done + 1, len(chosen), {"asked": len(comparisons) + sum(f.calls for f in findings)})
+    noted = Noted(labeler.name)
+    unasked = Noted(labeler.name)  # what goes to other labelers is theirs to answer, when its turn comes
+    silenced = replace(ground, labeler=noted, again=again and unasked, variants=dict.fromkeys(ground.variants, unasked))
+    _run(chosen, silenced, refusal_prompts)
+    questions = noted.questions()
+    known, total = len(comparisons), len(comparisons) + len(questions)
+    progress(known, total, {})
+    answered = Answered(labeler, questions, progress=lambda done: progress(known + done, total, {}))
+    findings = _run(chosen, replace(ground, labeler=answered), refusal_prompts)
     return JudgeAudit(
         judge=labeler.name,
         findings=tuple(settle(findings)),
@@ -109,3 +112,13 @@ def audit_judge(
         seconds=time.perf_counter() - started,
         who=who or {},
     )
+
+
+def _run(chosen: Sequence[str], ground: Ground, refusal_prompts: Sequence[Prompt] | None) -> list[Finding]:
+    findings: list[Finding] = []
+    for name in chosen:
+        if name == "refusal" and refusal_prompts is not None:
+            findings += refusal(ground, refusal_prompts)
+        else:
+            findings += PROBES[name](ground)
+    return findings

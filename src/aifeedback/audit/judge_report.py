@@ -11,6 +11,7 @@ from aifeedback.audit.figures import Line, Mark
 from aifeedback.audit.finding import Finding
 from aifeedback.audit.judge import JudgeAudit
 from aifeedback.audit.page import render
+from aifeedback.runs import make_folder
 
 GROUPS = {
     "agreement": "How well does it agree with people?",
@@ -38,7 +39,7 @@ def write_judge_report(
         raise ValueError("a report needs at least one audit")
     page = render("judge.html.j2", **view(audits, title=title, blur=blur))
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     partial = target.with_name(f".{target.name}.part")
     partial.write_text(page, encoding="utf-8")
     partial.replace(target)

@@ -15,6 +15,7 @@ from aifeedback.audit.page import render
 from aifeedback.audit.ranking import ranking_of_run
 from aifeedback.audit.safety import safety_part
 from aifeedback.audit.story import Est, Story, Training, display, estimate
+from aifeedback.runs import make_folder
 
 HARMFUL_WORDS = ("harm", "offensive", "toxic", "unsafe", "danger", "abus", "hate")
 
@@ -34,8 +35,7 @@ def write_report(
     folder = Path(folder)
     story = gather(summary, folder)
     page = render("report.html.j2", **view(story, summary, blur=blur))
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / name
+    target = make_folder(folder) / name
     partial = target.with_name(f".{name}.part")
     partial.write_text(page, encoding="utf-8")
     partial.replace(target)

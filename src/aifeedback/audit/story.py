@@ -51,6 +51,8 @@ class Policy:
     """What was taken off the ends of its answers before judging; empty where nothing was to be."""
     kl: float | None
     is_reference: bool
+    not_at_length: str = ""
+    """Why there is no win rate at equal length; empty where there is one, or nothing was measured."""
 
     @property
     def label(self) -> str:

@@ -106,6 +106,8 @@ def _of_policies(story: Story) -> list[Caution]:
         if raw and controlled and raw.value - controlled.value > 0.05:
             fall = f"from {percent(raw.value)} to {percent(controlled.value)}"
             found.append(Caution("watch", f"{policy.label}: the win rate falls {fall} at equal length."))
+        if policy.not_at_length and not policy.is_reference:
+            found.append(Caution("watch", f"{policy.label}: no win rate at equal length ({policy.not_at_length})."))
         if controlled and any("extrapolates" in note for note in controlled.notes):
             found.append(
                 Caution(

@@ -23,9 +23,14 @@ def audit_judges(
     out: Path,
     seed: int,
     json_file: Path | None,
+    workers: int | None = None,
 ) -> None:
-    """Audits each judge on the same pairs; the first failing input stops before any call."""
+    """Audits each judge on the same pairs; the first failing input stops before any call.
+
+    ``workers``: processes that share the questions of a local model; None: as many as suit it.
+    """
     from aifeedback import files
+    from aifeedback.audit.ahead import CHUNK
     from aifeedback.audit.judge import audit_judge
     from aifeedback.audit.judge_report import MARKS, write_judge_report
     from aifeedback.runs import make_folder, write_json
@@ -38,12 +43,13 @@ def audit_judges(
     read = files.read_comparisons(data, seed, limit=limit)
     console.print(f"[dim]{read.report.sentence()}[/]")
     make_folder(out)
-    job = Job(out, out / "journal.sqlite", out, seed)
+    job = Job(out, out / "journal.sqlite", out, seed, workers=workers)
     # its own journal: a judge asked a second time must not be answered by the first one's
-    second = Job(out, out / "journal-again.sqlite", out, seed)
+    second = Job(out, out / "journal-again.sqlite", out, seed, workers=workers)
     made: dict[str, Any] = {}
     audits = []
-    for name, spec in specs.items():
+    for name, given in specs.items():
+        spec = given.model_copy(update={"batch_size": max(given.batch_size, CHUNK)})
         with one_bar(name) as progress:
             audits.append(
                 audit_judge(
@@ -60,6 +66,7 @@ def audit_judges(
                     progress=progress,
                 )
             )
+        resolve.forget_models()  # the next judge gets their memory
     for found in audits:
         rows = [(f"[{STYLES[f.level]}]{MARKS[f.level]}[/] {f.probe}", f.sentence) for f in found.findings]
         title = f"{found.judge}: {found.pairs:,} pairs, {found.asked:,} asked, {found.seconds:.0f} s"

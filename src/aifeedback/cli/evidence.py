@@ -144,6 +144,9 @@ def audit(
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder for findings, report and journal.")] = Path(
         "runs/audit"
     ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share a local model's questions, a copy of it in each.")
+    ] = None,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
@@ -160,7 +163,8 @@ def audit(
         "spend_cap_usd": spend_cap_usd,
     }  # fmt: skip
     specs = {name: judge_spec(name, prompt, how, sets=sets, prices=prices) for name in judge}
-    audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file)
+    audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file,
+                 workers=workers)  # fmt: skip
 
 
 def _verify(runs: list[str]) -> None:

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from aifeedback.errors import ModelError
 from aifeedback.protocols import PromptLike
@@ -35,12 +35,19 @@ def encode_prompt(tokenizer: Any, prompt: PromptLike) -> list[int]:
     The text of a prompt or of a message never yields a control token, whatever it spells.
     Raises ModelError where the chat template refuses the messages.
     """
+    return encode_prompts(tokenizer, [prompt])[0]
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[PromptLike]) -> list[list[int]]:
+    """``encode_prompt`` of each. Plain texts go through the tokenizer together, which takes half the time."""
     codec = _codec(tokenizer)
-    if isinstance(prompt, str):
-        return codec.prefix + codec.plain(prompt)
-    if not getattr(tokenizer, "chat_template", None):
-        return codec.prefix + codec.plain(transcript(prompt))
-    return codec.templated(list(prompt))
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    texts = [p if isinstance(p, str) else None if has_template else transcript(p) for p in prompts]
+    plain = iter(codec.plain_all([text for text in texts if text is not None]))
+    return [
+        codec.templated(list(cast(Sequence[Message], prompt))) if text is None else codec.prefix + next(plain)
+        for prompt, text in zip(prompts, texts, strict=True)
+    ]
 
 
 def encode_completion(tokenizer: Any, text: str) -> list[int]:
@@ -102,12 +109,19 @@ class _Codec:
         tokens = self.tokenizer.added_tokens_decoder.values()
         return {t.content: (t.lstrip, t.rstrip) for t in tokens if t.content in self.control}
 
-    def plain(self, text: str, *, at_start: bool = True) -> list[int]:
+    def plain(self, text: str) -> list[int]:
         """Ids of a text without control tokens."""
-        ids = self._raw(text)
-        if not at_start or not self.ids.isdisjoint(ids):
-            return self._stripped(text, at_start=at_start)
-        return ids
+        return self.plain_all([text])[0]
+
+    def plain_all(self, texts: list[str]) -> list[list[int]]:
+        """As ``plain``, of several texts."""
+        if not texts:
+            return []
+        every = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [
+            list(ids) if self.ids.isdisjoint(ids) else self._stripped(text, at_start=True)
+            for ids, text in zip(every, texts, strict=True)
+        ]
 
     def _stripped(self, text: str, *, at_start: bool) -> list[int]:
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:

@@ -90,19 +90,29 @@ def chance_corrected(
     error = float(np.sqrt(variance))
     interval = one_minus_ratio_interval(value, error, df, confidence)
     if value == 1:
-        interval = Interval((wilson(1.0, n, confidence).low - expected) / (1 - expected), 1.0)
+        interval = in_range(Interval((wilson(1.0, n, confidence).low - expected) / (1 - expected), 1.0))
     return Estimate(
         value, interval.low, interval.high, n, f"{name}, interval on log(1 − κ)", dropped, tuple(notes), error
     )
 
 
 def one_minus_ratio_interval(value: float, error: float, df: float, confidence: float) -> Interval:
-    """Interval for 1 − r, r > 0 a ratio, symmetric on log r."""
+    """Interval for 1 − r, r > 0 a ratio, symmetric on log r; cut off at −1."""
     if not (np.isfinite(error) and error > 0 and df >= 1 and value < 1):
         return Interval(NOT_KNOWN, NOT_KNOWN)
     ratio = 1 - value
     factor = float(np.exp(t_of(confidence, df) * error / ratio))
-    return Interval(1 - ratio * factor, 1 - ratio / factor)
+    return in_range(Interval(1 - ratio * factor, 1 - ratio / factor))
+
+
+def in_range(interval: Interval) -> Interval:
+    """The part of it in [−1, 1], where every coefficient of agreement lies.
+
+    The scale log(1 − κ) keeps the upper end below 1 and has no lower end: a handful of items gave −3.4. Cutting off
+    what cannot be takes nothing from the coverage, and an interval that is nearly the whole range says itself that
+    nothing is known; left out, the value would stand there without any sign of that.
+    """
+    return Interval(max(interval.low, -1.0), min(interval.high, 1.0))
 
 
 def _two_columns(first: Any, second: Any) -> NDArray[Any]:

@@ -69,7 +69,7 @@ def cluster_sums(values: Floats, clusters: NDArray[np.intp] | None) -> Floats:
     """One sum per cluster (rows of ``values``), or the values themselves where there are no clusters."""
     if clusters is None:
         return values
-    sums = np.zeros((clusters.max() + 1, *values.shape[1:]))
+    sums = np.zeros((clusters.max(initial=-1) + 1, *values.shape[1:]))
     np.add.at(sums, clusters, values)
     return sums
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.errors import InputError
-from aifeedback.evaluate.agreement import one_minus_ratio_interval
+from aifeedback.evaluate.agreement import in_range, one_minus_ratio_interval
 from aifeedback.evaluate.columns import Floats, table
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
 from aifeedback.evaluate.intervals import Interval, wilson
@@ -57,10 +57,11 @@ def krippendorff_alpha(
     value = 1.0 if np.isclose(value, 1.0, rtol=0, atol=1e-12) else float(value)
     left_out = 1 - sums.without_each()
     left_out = left_out[np.isfinite(left_out)]
-    error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())) if n > 1 else NOT_KNOWN
+    known = n > 1 and len(left_out) > 0
+    error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())) if known else NOT_KNOWN
     interval = one_minus_ratio_interval(value, error, n - 1, confidence)
     if value == 1:
-        interval = Interval(1 - (1 - wilson(1.0, n, confidence).low) / _chance_of_unequal(values), 1.0)
+        interval = in_range(Interval(1 - (1 - wilson(1.0, n, confidence).low) / _chance_of_unequal(values), 1.0))
     method = f"{name}, jackknife over items on log(1 − α)"
     return Estimate(value, interval.low, interval.high, n, method, dropped, tuple(notes), error)
 

@@ -64,7 +64,7 @@ class LengthControlled(Estimate):
     misfit_p_value: float = NOT_KNOWN
     """That the fit is wrong for just those rows (robust score test); below 0.01 a note says so."""
     extrapolates: bool = False
-    """Few rows lie near equal length: the value is the model's word, not the data's."""
+    """Few rows lie near equal length, or all on one side: the value is the model's word, not the data's, or not known."""
 
 
 def length_controlled_win_rate(
@@ -82,8 +82,9 @@ def length_controlled_win_rate(
     Lengths are characters, above 0; a row with an empty response has no ratio and is dropped like a row with anything
     unknown, and counted. ``difficulty`` (``glm`` only) is one number per row. ``prompts``: ids of rows that share a
     prompt. Where all lengths are equal the value is the raw win rate. NaN with a note where the labels bound no fit.
-    ``extrapolates`` (and an ExtrapolationWarning) when fewer than 5 % of rows are within a factor 1.25 of equal
-    length, or all lie on one side of it.
+    ``extrapolates`` (and an ExtrapolationWarning) when fewer than 5 % of rows (or fewer than ten) are within a factor
+    1.25 of equal length, or all lie on one side of it; NaN where both hold, since then the reading says how the curve
+    was chosen and nothing of the responses: one that always wins, being always longer, would be read as 0 or as 100 %.
     """
     if method not in NAMES:
         raise InputError(f"no method '{method}'", key="method", fix=" or ".join(NAMES))
@@ -189,8 +190,9 @@ def _read(rows: _Rows, method: str, clusters: NDArray[np.intp] | None, confidenc
     some_near = bool(fit.is_bounded and near.any() and not near.all())
     misfit = score_test(design, rows.targets, fit, near.astype(np.float64), clusters) if some_near else NOT_KNOWN
     extrapolation = _extrapolation(rows, near)
+    is_estimable = not (n and _on_one_side(rows) and _few(near))
     notes = list(size_notes(n, rows.dropped))
-    if constant and n:
+    if constant and n and is_estimable:
         notes.append("lengths do not vary: this is the raw rate")
     if extrapolation:
         notes.append(extrapolation)
@@ -201,7 +203,8 @@ def _read(rows: _Rows, method: str, clusters: NDArray[np.intp] | None, confidenc
         )
     if not fit.is_bounded and n:
         notes.append(fit.problem)
-    value, low, high, error = _averaged(reading, fit.coefficients, fit.covariance, confidence, n)
+    coefficients = fit.coefficients if is_estimable else np.full_like(fit.coefficients, NOT_KNOWN)
+    value, low, high, error = _averaged(reading, coefficients, fit.covariance, confidence, n)
     if error == 0:
         low, high = NOT_KNOWN, NOT_KNOWN
         notes.append(NO_SPREAD)
@@ -243,11 +246,21 @@ def _extrapolation(rows: _Rows, near: NDArray[np.bool_]) -> str:
     n = len(near)
     if n == 0:
         return ""
-    if rows.near.min() > 0 or rows.near.max() < 0:
-        return "extrapolates: all rows lie on one side of equal length"
-    if near.mean() < ENOUGH_NEAR or near.sum() < ENOUGH_NEAR_ROWS:
-        return f"extrapolates: only {near.sum()} of {n} rows are within a factor {NEAR} of equal length"
-    return ""
+    only = f"{near.sum()} of {n} rows within a factor {NEAR} of it"
+    if _on_one_side(rows):
+        side = "all rows lie on one side of equal length"
+        return f"not estimable: {side}, {only}" if _few(near) else f"extrapolates: {side}"
+    return (
+        f"extrapolates: only {near.sum()} of {n} rows are within a factor {NEAR} of equal length" if _few(near) else ""
+    )
+
+
+def _on_one_side(rows: _Rows) -> bool:
+    return bool(rows.near.min() > 0 or rows.near.max() < 0)
+
+
+def _few(near: NDArray[np.bool_]) -> bool:
+    return bool(near.mean() < ENOUGH_NEAR or near.sum() < ENOUGH_NEAR_ROWS)
 
 
 def _slope(fit: LogisticFit) -> tuple[float, float]:

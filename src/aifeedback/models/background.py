@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class Stream:
     def put(self, item: Any) -> None:
         self._items.put((item, None))
 
-    def read(self, background: Background, work: Callable[[Stream], Coroutine[Any, Any, None]]) -> Iterator[list[Any]]:
+    def read(self, background: Background, work: Callable[[Stream], Coroutine[Any, Any, None]]) -> Generator[list[Any]]:
         """Batches of items until ``work`` ends; raises what it raised after all earlier items were handed out."""
         future = asyncio.run_coroutine_threadsafe(self._work(work), background.loop)
         try:

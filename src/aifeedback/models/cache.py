@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -41,9 +41,20 @@ class Streaming(Protocol):
     """A model that hands over answers as they come, in batches. Asking for the next batch says that the last one is
     committed, so a model that limits its calls in flight counts each call until then."""
 
-    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Iterator[list[Answered]]: ...
+    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Generator[list[Answered]]: ...
 
-    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Iterator[list[Answered]]: ...
+    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Generator[list[Answered]]: ...
+
+
+@runtime_checkable
+class SideBySide(Protocol):
+    """A model that works on several batches at a time (``spread.Spread``)."""
+
+    def each(
+        self, method: str, batches: Sequence[Sequence[PromptLike]], how: Sequence[str] | Sampling
+    ) -> Generator[tuple[list[Any], float]]:
+        """(answers, seconds per prompt) of each batch, in order; ``method``: ``read_labels`` or ``reply``."""
+        ...
 
 
 class Journaled:
@@ -79,75 +90,103 @@ class Journaled:
     def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
         """As the model's own, with ``call_id``."""
         setting = canonical({"card": self.card.model_dump(mode="json"), "sampling": sampling.model_dump(mode="json")})
-        if isinstance(self.model, Streaming):
-            ask = _streamed(lambda some: self.model.iter_replies(some, sampling))  # type: ignore[attr-defined]
-        else:
-            ask = _batched(lambda some: self.model.reply(some, sampling))
-        return self._answers("reply", prompts, setting, ask, Reply)
+        return self._answers("reply", prompts, setting, self._asking("reply", sampling), Reply)
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
         """As the model's own, with ``call_id``."""
         setting = canonical({"card": self.card.model_dump(mode="json"), "labels": list(labels)})
-        if isinstance(self.model, Streaming):
-            ask = _streamed(lambda some: self.model.iter_labels(some, labels))  # type: ignore[attr-defined]
-        else:
-            ask = _batched(lambda some: self.model.read_labels(some, labels))
-        return self._answers("labels", prompts, setting, ask, Reading)
+        return self._answers("labels", prompts, setting, self._asking("read_labels", labels), Reading)
 
     def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> np.ndarray:
         """(N, K) float64: log P(label | prompt), unnormalised over the labels, NaN where not known."""
         return as_array(self.read_labels(prompts, labels), labels=len(labels))
 
+    def _asking(self, method: str, how: Any) -> _Ask:
+        model: Any = self.model
+        if isinstance(model, Streaming):
+            stream = model.iter_labels if method == "read_labels" else model.iter_replies
+            return _Ask(None, lambda batches: _streamed(batches, lambda some: stream(some, how)))
+        if isinstance(model, SideBySide):
+            return _Ask(self.batch, lambda batches: _side_by_side(batches, lambda some: model.each(method, some, how)))
+        return _Ask(self.batch, lambda batches: _one_by_one(batches, lambda some: getattr(model, method)(some, how)))
+
     def _answers(self, kind: str, prompts: Sequence[PromptLike], setting: str, ask: _Ask, form: type) -> list[Any]:
         digest = setting_digest(setting)
         hashes = [prompt_hash(prompt) for prompt in prompts]
         keys = [content_key(digest, hashed) for hashed in hashes]
-        step = len(prompts) if ask.streams else self.batch
         answers: dict[bytes, Any] = {}
-        for start in range(0, len(prompts), max(step, 1)):
-            wanted = dict(zip(keys[start : start + step], range(start, len(prompts)), strict=False))
-            missing = [key for key in wanted if key not in answers]
+        wanted = (_Batch(places, [prompts[n] for n in places]) for places in self._open(keys, ask.batch, answers, form))
+        with closing(ask.run(wanted)) as batches:
+            for batch in batches:
+                entries = [_entry(kind, keys[a.index], setting, hashes[a.index], a) for a in batch]
+                made = [entry for entry in entries if entry.outcome != Problem.OVER_BUDGET]
+                answers.update({entry.key: _answer(entry, form) for entry in entries})
+                answers.update({entry.key: _answer(entry, form) for entry in self.journal.append(made)})
+                self.asked += len(made)
+                self.progress(len(answers), len(prompts), {"asked": self.asked, **self._figures()})
+        return [answers[key] for key in keys]
+
+    def _open(
+        self, keys: Sequence[bytes], batch: int | None, answers: dict[bytes, Any], form: type
+    ) -> Iterator[list[int]]:
+        """Places of the questions to ask, batch by batch; what the journal holds when a batch's turn comes goes into
+        ``answers``, and what is equal to an earlier question is not asked again."""
+        taken: set[bytes] = set()
+        step = batch or max(len(keys), 1)
+        for start in range(0, len(keys), step):
+            wanted = dict(zip(keys[start : start + step], range(start, len(keys)), strict=False))
+            missing = [key for key in wanted if key not in answers and key not in taken]
             for key, entry in self.journal.find(missing).items():
                 answers[key] = _answer(entry, form)
-            places = [wanted[key] for key in missing if key not in answers]
-            if not places:
-                continue
-            with closing(ask.run([prompts[place] for place in places])) as batches:
-                for batch in batches:
-                    entries = [_entry(kind, keys[places[a.index]], setting, hashes[places[a.index]], a) for a in batch]
-                    made = [entry for entry in entries if entry.outcome != Problem.OVER_BUDGET]
-                    answers.update({entry.key: _answer(entry, form) for entry in entries})
-                    answers.update({entry.key: _answer(entry, form) for entry in self.journal.append(made)})
-                    self.asked += len(made)
-                    self.progress(len(answers), len(prompts), {"asked": self.asked, **self._figures()})
-        return [answers[key] for key in keys]
+            asked = [key for key in missing if key not in answers]
+            taken.update(asked)
+            if asked:
+                yield [wanted[key] for key in asked]
 
     def _figures(self) -> dict[str, float]:
         figures: Any = getattr(self.model, "figures", None)
         return figures() if figures is not None else {}
 
 
+class _Batch(NamedTuple):
+    places: list[int]
+    """In the list of all prompts."""
+    prompts: list[PromptLike]
+
+
 class _Ask(NamedTuple):
-    streams: bool
-    run: Callable[[Sequence[PromptLike]], Any]
-    """Prompts → generator of batches of Answered."""
+    batch: int | None
+    """Prompts per batch; None: all in one."""
+    run: Callable[[Iterator[_Batch]], Generator[list[Answered]]]
+    """Batches → what was answered, by place."""
 
 
-def _streamed(stream: Callable[[Sequence[PromptLike]], Iterable[list[Answered]]]) -> _Ask:
-    def run(prompts: Sequence[PromptLike]) -> Iterator[list[Answered]]:
-        yield from stream(prompts)
+def _streamed(
+    batches: Iterator[_Batch], stream: Callable[[Sequence[PromptLike]], Generator[list[Answered]]]
+) -> Generator[list[Answered]]:
+    for places, prompts in batches:
+        with closing(stream(prompts)) as answered:
+            for some in answered:
+                yield [one._replace(index=places[one.index]) for one in some]
 
-    return _Ask(True, run)
 
-
-def _batched(answer: Callable[[Sequence[PromptLike]], Sequence[Any]]) -> _Ask:
-    def run(prompts: Sequence[PromptLike]) -> Iterator[list[Answered]]:
+def _one_by_one(
+    batches: Iterator[_Batch], answer: Callable[[Sequence[PromptLike]], Sequence[Any]]
+) -> Generator[list[Answered]]:
+    for places, prompts in batches:
         start = time.perf_counter()
         answers = answer(prompts)
-        seconds = (time.perf_counter() - start) / max(len(prompts), 1)
-        yield [Answered(index, given, seconds) for index, given in enumerate(answers)]
+        seconds = (time.perf_counter() - start) / len(prompts)
+        yield [Answered(place, given, seconds) for place, given in zip(places, answers, strict=True)]
 
-    return _Ask(False, run)
+
+def _side_by_side(
+    batches: Iterator[_Batch], each: Callable[[Sequence[Sequence[PromptLike]]], Generator[tuple[list[Any], float]]]
+) -> Generator[list[Answered]]:
+    every = list(batches)
+    with closing(each([batch.prompts for batch in every])) as computed:
+        for (places, _), (answers, seconds) in zip(every, computed, strict=True):
+            yield [Answered(place, given, seconds) for place, given in zip(places, answers, strict=True)]
 
 
 def _entry(kind: str, key: bytes, setting: str, hashed: bytes, answered: Answered) -> Entry:

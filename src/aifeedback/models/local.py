@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtra("torch", "local") from missing
 
-from aifeedback.engine.encoding import encode_prompt
+from aifeedback.engine.encoding import encode_prompts
 from aifeedback.engine.forward import engine_of
 from aifeedback.engine.generate import generate
 from aifeedback.engine.labels import LabelReader, LabelTree, label_logprobs
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 IDENTITY = (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 """Files that decide what a model answers."""
+MOST_COPIES, COPY_BYTES, FREE_SHARE = 4, 1 << 30, 0.5
+"""Processes that share the work by themselves; what one holds beside the weights; their share of the free memory."""
 
 
 def load(name: str, *, device: str | None = None, dtype: str | None = None, either_space: bool = False) -> LocalModel:
@@ -110,6 +114,25 @@ class LocalModel:
     def context_window(self) -> int | None:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    def copies_that_fit(self) -> int:
+        """How many processes may hold this model: one per thread that torch would use here, at most ``MOST_COPIES``, as
+        far as they fit into half of the free memory; 1 on a GPU."""
+        if self.model.device.type != "cpu":
+            return 1
+        weights = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        room = 1 + FREE_SHARE * _free_bytes() / (weights + COPY_BYTES)
+        return int(max(1, min(torch.get_num_threads(), MOST_COPIES, room)))
+
+    @contextmanager
+    def with_threads(self, count: int) -> Iterator[None]:
+        """torch uses so many threads inside the block."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> NDArray[np.float64]:
         """(N, K) log P(label | prompt) in nats, *unnormalised* over the labels; NaN where the prompt is too long.
 
@@ -120,7 +143,7 @@ class LocalModel:
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
         """One reading per prompt, in order. Prompts longer than the context window are told so, never cut."""
-        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        ids = encode_prompts(self.tokenizer, prompts)
         trees = [self._reader.tree(tokens, labels) for tokens in ids]
         readings: list[Reading | None] = [
             self._refused(t, tree, len(labels)) for t, tree in zip(ids, trees, strict=True)
@@ -173,7 +196,7 @@ class LocalModel:
 
     def reply(self, prompts: Sequence[PromptLike], sampling: Sampling) -> list[Reply]:
         """One answer per prompt, drawn with a seed made of ``sampling.seed`` and the prompt itself."""
-        ids = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        ids = encode_prompts(self.tokenizer, prompts)
         window = self.context_window
         fits = [bool(t) and (window is None or len(t) + sampling.max_new_tokens <= window) for t in ids]
         asked = [t for t, fit in zip(ids, fits, strict=True) if fit]
@@ -237,6 +260,15 @@ def _before(text: str, stops: Sequence[str]) -> str:
 def _unanswered(tokens: list[int]) -> Reply:
     problem = Problem.TOO_LONG if tokens else Problem.EMPTY
     return Reply(text="", finish_reason="error", prompt_tokens=len(tokens), problem=problem)
+
+
+def _free_bytes() -> int:
+    """Memory that a new process could have, as the kernel tells; half of all where it does not."""
+    try:
+        told = Path("/proc/meminfo").read_text(encoding="ascii")
+        return int(told.partition("MemAvailable:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def _precision(device: str) -> torch.dtype:

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import time
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,7 +142,7 @@ class ServerModel:
         """(N, K) float64: log P(label | prompt), unnormalised over the labels, NaN where not known."""
         return as_array(self.read_labels(prompts, labels), labels=len(labels))
 
-    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Iterator[list[Answered]]:
+    def iter_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> Generator[list[Answered]]:
         """Readings in batches, as they come; see ``models.cache.Streaming``."""
         asker, label_set = self._asker(), LabelSet(tuple(labels), self.settings.either_space)
 
@@ -153,7 +153,7 @@ class ServerModel:
 
         return self._stream(prompts, ask)
 
-    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Iterator[list[Answered]]:
+    def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Generator[list[Answered]]:
         """Replies in batches, as they come."""
         asker = self._asker()
 
@@ -167,7 +167,7 @@ class ServerModel:
 
     def _stream(
         self, prompts: Sequence[PromptLike], ask: Callable[[Job], Coroutine[Any, Any, Answered]]
-    ) -> Iterator[list[Answered]]:
+    ) -> Generator[list[Answered]]:
         texts = [as_text(prompt) for prompt in prompts]
         schedule = Schedule(texts, warm=self.settings.warm)
         stream = Stream(self.settings.limits.concurrency)

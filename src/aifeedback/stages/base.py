@@ -24,6 +24,8 @@ class Job:
     """The run folder."""
     seed: int = 0
     progress: Progress = silent
+    workers: int | None = 1
+    """Processes that hold a local model and share its questions; None: as many as suit the model and the machine."""
 
     def named(self, uri: str) -> str:
         """A model's URI for a record: one in the run folder is told relative to it, so that a run elsewhere gives the

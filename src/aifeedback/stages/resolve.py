@@ -25,6 +25,9 @@ from aifeedback.standards.constitution import Constitution
 from aifeedback.standards.judge import JudgePrompt
 from aifeedback.standards.rubric import Rubric
 
+LOCAL = ("hf:", "lab:")
+"""Models that run on this machine, in as many processes as the job says."""
+
 
 def connect_model(
     name: str, job: Job, *, base_url: str | None = None, server: Mapping[str, Any] | None = None
@@ -41,11 +44,13 @@ def connect_model(
     stamp = tuple(file.stat().st_mtime_ns for file in weights)
     options = {**(server or {}), **({"base_url": base_url} if base_url else {})} if name.startswith("openai:") else {}
     told = json.dumps(options, sort_keys=True)
-    return Journaled(_loaded(name, told, stamp, job.journal if "cap_usd" in options else None), Journal(job.journal))
+    workers = job.workers if name.startswith(LOCAL) else 1
+    model = _loaded(name, told, stamp, job.journal if "cap_usd" in options else None, workers)
+    return Journaled(model, Journal(job.journal))
 
 
 @lru_cache(maxsize=4)
-def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | None) -> Model:
+def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | None, workers: int | None) -> Model:
     """``stamp`` tells weights apart that were written to the same folder one after another."""
     from aifeedback.models import connect
     from aifeedback.store import Journal
@@ -55,7 +60,18 @@ def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | N
     if capped_by is not None:
         with Journal(capped_by) as journal:
             given["spent_usd"] = given.get("spent_usd", 0.0) + journal.spent_usd(name)
-    return connect(name, **given)
+    model: Any = connect(name, **given)
+    count = model.copies_that_fit() if workers is None else workers
+    if count == 1:
+        return model
+    from aifeedback.models.spread import Spread
+
+    return Spread(model, workers=count, options=given)
+
+
+def forget_models() -> None:
+    """Lets go of the models loaded so far and, where nothing else holds them, of the processes that share their work."""
+    _loaded.cache_clear()
 
 
 def judge_prompt(name: str, shots: int | None = None, seed: int | None = None) -> JudgePrompt:

@@ -83,13 +83,17 @@ def transitivity(ground: Ground) -> list[Finding]:
         if preference.p_first is not None:
             tables[context, i, j], tables[context, j, i] = preference.p_first, 1 - preference.p_first
     share = measure(tables)
+    unreadable = sum(p.p_first is None for p in said)
     if not share.is_known:
-        return [unmeasured("transitivity", "consistency", title, "no triple was read whole")]
+        why = f"none of {len(several)} triples was read whole and without a tie"
+        return [unmeasured("transitivity", "consistency", title, why, unreadable=unreadable)]
+    sentence = f"{share.n - share.cycles} of {share.n} triples are free of circles ({100 * share.value:.1f} %)"
+    sentence += f"; {share.undecided} more had a tie or were not read whole." if share.undecided else "."
     return [
         of_estimate(
             share, probe="transitivity", group="consistency", title=title, ideal=1.0, level=_of_share(share.value),
-            sentence=f"{100 * share.value:.1f} % of triples are free of circles.", calls=len(asked),
-            unreadable=sum(p.p_first is None for p in said),
+            sentence=sentence, calls=len(asked), unreadable=unreadable,
+            details={"circles": share.cycles, "triples left out": share.undecided},
         )
     ]  # fmt: skip
 
