@@ -244,6 +244,31 @@ def figures_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return ["evaluate", "--data", data, "--json", f"{there}/f.json"], (f"{there} is a file",)
 
 
+def lab_pairs_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["lab", "pairs", "2", "-o", "/proc/x.jsonl"], ("/proc", "nothing can be written", "another place")
+
+
+def lab_models_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["lab", "build", "base", "-o", "/proc/x"], ("/proc/x", "no folder", "another place")
+
+
+def calibration_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    rows = [{**GOOD, "prompt": f"{n}?", "p_first": 0.7, "judge": "a model", "human_p_first": n % 2} for n in range(40)]
+    data = lines(folder / "p.jsonl", *rows)
+    return ["calibrate", "--data", data, "-o", "/proc/x.json"], ("/proc", "nothing can be written", "another place")
+
+
+def figures_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--json", "/proc/f.json"), ("/proc", "nothing can be written", "another place")
+
+
+def figures_of_training_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
+    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--json", "/proc/f.json"]
+    return ["train", "sft", *given], ("/proc", "nothing can be written", "another place")
+
+
 CASES = [
     wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, only_people_to_evaluate,
     only_people_to_calibrate, simulated_people_to_evaluate, no_tokenizer, recipe_typo,
@@ -252,7 +277,8 @@ CASES = [
     negative_temperature, no_new_tokens, negative_limit, limit_of_none, negative_seed, negative_rationales,
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
     judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
-    figures_below_a_file,
+    figures_below_a_file, lab_pairs_nowhere, lab_models_nowhere, calibration_nowhere, figures_nowhere,
+    figures_of_training_nowhere,
 ]  # fmt: skip
 
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.steps import BaseUrl, Json, Prices, Seed, Sets, SpendCap
+from aifeedback.cli.options import Json, Seed
+from aifeedback.cli.steps import BaseUrl, Prices, Sets, SpendCap
 from aifeedback.cli.terminal import console
 
 

@@ -76,6 +76,7 @@ def pairs(
     from aifeedback.errors import InputError
     from aifeedback.lab import people, samples
     from aifeedback.lab.talk import samples as talk
+    from aifeedback.runs import make_folder
 
     if task not in ("summaries", "talk") or (refusals and task != "talk"):
         raise InputError(f"no such pairs for '{task}'", key="--task", fix="summaries or talk; refusals are in talk")
@@ -83,6 +84,7 @@ def pairs(
         raise InputError(f"the lab has no split '{split}'", key="--split", fix="test or train")
     if count < 1 or raters < 1:
         raise InputError("nothing to make", key="count" if count < 1 else "--raters", fix="give at least 1")
+    make_folder(out.parent)
     drawn = talk if task == "talk" else samples
     made = drawn.comparisons(count, split=split, seed=seed)  # type: ignore[arg-type]
     made += drawn.triples(triples, split=split, seed=seed)  # type: ignore[arg-type]
@@ -106,7 +108,9 @@ def build(
     from aifeedback.cli.terminal import one_bar
     from aifeedback.lab import zoo
     from aifeedback.lab.build import build as build_models
+    from aifeedback.runs import make_folder
 
+    make_folder(out)
     with one_bar("lab build") as progress:
         build_models(names or zoo.names(), out, progress=progress)
     console.print(f"→ [bold]{out}[/]")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.steps import Json
+from aifeedback.cli.options import Json
 
 
 def add_to(app: typer.Typer) -> None:

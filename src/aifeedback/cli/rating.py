@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aifeedback.cli.steps import Columns, Json, Limit, Seed, _columns
+from aifeedback.cli.options import Json, Limit, Seed
+from aifeedback.cli.steps import Columns, _columns
 
 
 def add_to(app: typer.Typer) -> None:

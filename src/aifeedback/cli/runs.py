@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
+from aifeedback.cli.options import Json
 from aifeedback.cli.terminal import RunWatcher, bars, console, table
 from aifeedback.errors import FileError
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aifeedback.cli.options import Json, Limit, Seed
 from aifeedback.cli.terminal import console, one_bar, show_figures
 from aifeedback.errors import InputError
 
@@ -20,9 +21,6 @@ Steps = Annotated[int | None, typer.Option(help="Optimizer steps; by default as 
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--lr", "--learning-rate")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any further setting of the trainer.")]
-Seed = Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")]
 
 
 @app.command()
