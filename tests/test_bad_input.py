@@ -191,7 +191,37 @@ def too_much_help(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def reversed_clamp(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    return label(data, folder, "--set", "clamp=[0.6,0.4]"), ("clamp", "[0.6, 0.4]", "low < high")
+    return label(data, folder, "--set", "clamp=[0.6,0.4]"), ("error: '--set clamp' = [0.6, 0.4]", "low < high")
+
+
+def misspelled_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    told = label(lines(folder / "pairs.jsonl", GOOD), folder, "--set", "clmp=[0.4,0.6]")
+    return told, ("unknown key '--set clmp'", "did you mean 'clamp'")
+
+
+def option_given_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    told = label(lines(folder / "pairs.jsonl", GOOD), folder, "--rationale", "--set", "rationale.temperature=-1")
+    return told, ("error: '--set rationale.temperature' = -1",)
+
+
+def whole_and_part_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--set", "rationale=true", "--set", "rationale.samples=2"), (
+        "--set rationale.samples",
+        "as a whole",
+    )
+
+
+def negative_rate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
+    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--lr", "-1"]
+    return ["train", "sft", *given], ("error: '--learning-rate' = -1.0",)
+
+
+def negative_rate_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
+    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--set", "learning_rate=-1"]
+    return ["train", "sft", *given], ("error: '--set learning_rate' = -1",)
 
 
 def no_price_table(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -278,7 +308,7 @@ CASES = [
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
     judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
     figures_below_a_file, lab_pairs_nowhere, lab_models_nowhere, calibration_nowhere, figures_nowhere,
-    figures_of_training_nowhere,
+    figures_of_training_nowhere, misspelled_set, whole_and_part_by_set, option_given_by_set, negative_rate, negative_rate_by_set,
 ]  # fmt: skip
 
 

@@ -32,7 +32,8 @@ def judge_spec(
             )
         given["server"] = {"prices": str(prices)}
     given = {key: value for key, value in given.items() if value is not None}
-    return parse(JudgeSpec, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--")
+    chosen = dict(assign(text) for text in sets or [])
+    return parse(JudgeSpec, merge(given, nest(chosen)), prefix="--", by_set=chosen)
 
 
 def judging(

@@ -222,7 +222,8 @@ def _config(schema: type[Any], sets: list[str] | None, **values: Any) -> Any:
     from aifeedback.recipe import assign, merge, nest
 
     given = {key: value for key, value in values.items() if value is not None}
-    return parse(schema, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--set ")
+    chosen = dict(assign(text) for text in sets or [])
+    return parse(schema, merge(given, nest(chosen)), prefix="--", by_set=chosen)
 
 
 def _report(result: Any, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:
