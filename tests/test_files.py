@@ -121,6 +121,26 @@ def test_neighbouring_ratings_of_one_prompt_become_a_pair(tmp_path: Path) -> Non
     assert read_comparisons(path).report.skipped[0].row == 3
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"prompt": "Q", "first": "a", "second": "b"}], "no choice of verdicts"),
+        (
+            [{"prompt": "Q", "response": answer, "helpfulness": 1, "verbosity": 2} for answer in "ab"],
+            "helpfulness, ver",
+        ),
+        ([SHAPES["ultrafeedback"][0]], "one of: overall_score"),
+        ([SHAPES["pku"][0]], "one of: better, safer"),
+    ],
+)
+def test_a_criterion_that_is_not_there_is_told_with_those_that_are(
+    tmp_path: Path, rows: list[dict[str, object]], told: str
+) -> None:
+    with pytest.raises(FileError, match=told) as wrong:
+        read_comparisons(jsonl(tmp_path / "c.jsonl", rows), criterion="nope")
+    assert wrong.value.key == "--criterion"
+
+
 def test_several_votes_on_one_pair_are_averaged_whatever_their_order(tmp_path: Path) -> None:
     rows = [
         {"prompt": "Q", "first": "a", "second": "b", "label": "first"},
