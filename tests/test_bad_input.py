@@ -224,6 +224,69 @@ def negative_rate_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return ["train", "sft", *given], ("error: '--set learning_rate' = -1",)
 
 
+def no_such_combination(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--combine", "nope"), (
+        "--combine",
+        "'nope'",
+        "mean, median or a file of learned weights",
+    )
+
+
+def combination_of_one(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--combine", "median"), ("--combine", "one judge", "several --judge or --prompt")
+
+
+def rubric_and_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    told = label(data, folder, "--rubric", "general", "--constitution", "harmless")
+    return told, ("error: a judge goes by a rubric or by a constitution, not by both",)
+
+
+NO_SERVER = ("base_url", "fake:longer", "openai:NAME")
+
+
+def address_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--base-url", "http://localhost:1/v1"), NO_SERVER
+
+
+def options_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--set", "server.concurrency=2"), ("server.concurrency", "fake:longer", "openai:NAME")
+
+
+def samples_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return sample(folder, "--base-url", "http://localhost:1/v1"), NO_SERVER
+
+
+def revisions_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "c.jsonl", {"prompt": "a", "completion": "b"})
+    given = [
+        "--data",
+        data,
+        "--model",
+        "fake:longer",
+        "-o",
+        str(folder / "o.jsonl"),
+        "--base-url",
+        "http://localhost:1",
+    ]
+    return ["revise", *given], NO_SERVER
+
+
+def safety_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    told = compare(folder, "--judge", "fake:longer", "--safety", "fake:longer", "--base-url", "http://localhost:1")
+    return told, NO_SERVER
+
+
+def compare(folder: Path, *more: str) -> list[str]:
+    one, other = (lines(folder / f"{name}.jsonl", {"prompt": "a", "completion": name}) for name in "xy")
+    data = lines(folder / "prompts.jsonl", {"prompt": "a"})
+    return ["compare", f"x={one}", f"y={other}", "--prompts", data, "-o", str(folder / "c"), *more]
+
+
 def no_price_table(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
     return label(data, folder, "--prices", str(folder / "no.yaml")), ("no.yaml", "--prices", "no such file")
@@ -308,7 +371,9 @@ CASES = [
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
     judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
     figures_below_a_file, lab_pairs_nowhere, lab_models_nowhere, calibration_nowhere, figures_nowhere,
-    figures_of_training_nowhere, misspelled_set, whole_and_part_by_set, option_given_by_set, negative_rate, negative_rate_by_set,
+    figures_of_training_nowhere, no_such_combination, combination_of_one, rubric_and_constitution,
+    address_of_no_server, options_of_no_server, samples_of_no_server, revisions_of_no_server, safety_of_no_server,
+    misspelled_set, whole_and_part_by_set, option_given_by_set, negative_rate, negative_rate_by_set,
 ]  # fmt: skip
 
 

@@ -60,11 +60,14 @@ def describe(
         return f"unknown key '{key}'{hint}"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
-    told = repr(problem["input"])
-    where = f"'{key}' = {told}" if len(told) <= LONGEST_SHOWN else f"'{key}'"
     # a validator of ours says it in its own words; pydantic's begin with a capital
     is_ours = problem["type"] == "value_error"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ') if is_ours else problem['msg'].lower()}"
+    message = problem["msg"].removeprefix("Value error, ") if is_ours else problem["msg"].lower()
+    if is_ours and not problem["loc"]:  # about several keys, which it names
+        return message
+    told = repr(problem["input"])
+    where = f"'{key}' = {told}" if len(told) <= LONGEST_SHOWN else f"'{key}'"
+    return f"{where}: {message}"
 
 
 def faults(invalid: ValidationError) -> list[Any]:
