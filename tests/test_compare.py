@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def write(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def compare(*options: str) -> dict[str, Any]:
+    shutil.rmtree("out", ignore_errors=True)
     result = CliRunner().invoke(
         app, ["compare", *options, "--prompts", "prompts.jsonl", "-o", "out"], catch_exceptions=False
     )

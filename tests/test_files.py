@@ -22,6 +22,7 @@ from aifeedback.files import (
     write_completions,
     write_labelled,
     write_records,
+    write_rows,
 )
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 
@@ -139,6 +140,15 @@ def test_a_criterion_that_is_not_there_is_told_with_those_that_are(
     with pytest.raises(FileError, match=told) as wrong:
         read_comparisons(jsonl(tmp_path / "c.jsonl", rows), criterion="nope")
     assert wrong.value.key == "--criterion"
+
+
+@pytest.mark.parametrize("tags", [[{}, {}], [{}, {"label": "safe"}], [{"label": "safe"}, {"kind": "other"}]])
+def test_comparison_records_pass_through_parquet(tmp_path: Path, tags: list[dict[str, str]]) -> None:
+    prompts = [Prompt.of(f"Q{n}", tags=some) for n, some in enumerate(tags)]
+    pairs = [Comparison.of(p, *(Completion.of(p, text, source="s") for text in "ab")) for p in prompts]
+    write_rows(tmp_path / "pairs.parquet", [pair.model_dump(mode="json") for pair in pairs])
+    read = read_comparisons(tmp_path / "pairs.parquet").rows
+    assert [(c.id, c.prompt.tags) for c in read] == [(c.id, c.prompt.tags) for c in pairs]
 
 
 def test_several_votes_on_one_pair_are_averaged_whatever_their_order(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from aifeedback.cli.record import require_same_content
 from aifeedback.errors import FileError, RecipeError
 
 
@@ -35,7 +38,7 @@ def fit_map(labelled: Path, out: str, kind: str, seed: int, figure: Path | None)
     )
     if figure is not None:
         _draw(fitted.fit, judge, figure)
-    return fitted.save(target.parent), fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"})
+    return _kept(target, fitted.save), fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"})
 
 
 def fit_panel(labelled: Path, out: str, seed: int) -> tuple[Path, dict[str, Any]]:
@@ -56,7 +59,15 @@ def fit_panel(labelled: Path, out: str, seed: int) -> tuple[Path, dict[str, Any]
     rows = [row.values for row in files.read_rows(folder / "labelled.jsonl")]
     human = {row["comparison_id"]: row["human_p_first"] for row in rows}
     learned = fit_weights(preferences, [human.get(p.comparison_id) for p in preferences], seed=seed)
-    return learned.save(target), learned.model_dump()
+    return _kept(target, lambda folder: learned.save(folder / target.name)), learned.model_dump()
+
+
+def _kept(target: Path, save: Callable[[Path], Path]) -> Path:
+    """Saves below a folder of its own first: what is there already is replaced by its like alone."""
+    with TemporaryDirectory(dir=target.parent) as folder:
+        made = save(Path(folder))
+        require_same_content(target, made)
+        return made.replace(target)
 
 
 def _target(out: str, judge: str) -> Path:

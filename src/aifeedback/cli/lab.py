@@ -73,6 +73,7 @@ def pairs(
 ) -> None:
     """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""
     from aifeedback import files
+    from aifeedback.cli.record import require_same_content
     from aifeedback.errors import InputError
     from aifeedback.lab import people, samples
     from aifeedback.lab.talk import samples as talk
@@ -92,7 +93,10 @@ def pairs(
     measure = "talk" if task == "talk" else ""
     said = people.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
     rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in files.labelled(made, said)]
-    kept = files.write_labelled(out, rows)
+    made = out.with_name(f".new-{out.name}")
+    kept = files.write_labelled(made, rows)
+    require_same_content(out, made)
+    made.replace(out)
     console.print(f"{kept:,} pairs → [bold]{out}[/]")
 
 

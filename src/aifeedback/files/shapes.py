@@ -145,7 +145,7 @@ def _ours(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """A Comparison record as a run folder stores it."""
     record = row["prompt"]
     prompt = Prompt.of(
-        as_messages(record["messages"], "prompt"), reference=record.get("reference"), tags=record.get("tags")
+        as_messages(record["messages"], "prompt"), reference=record.get("reference"), tags=row_tags(record)
     )
     first, second = row["first"], row["second"]
     sources = (str(first.get("source", "data")), str(second.get("source", "data")))
