@@ -244,6 +244,17 @@ def rubric_and_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return told, ("error: a judge goes by a rubric or by a constitution, not by both",)
 
 
+def ratings_by_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    told = label(data, folder, "--by", "ratings", "--constitution", "harmless")
+    return told, ("constitution: ratings do not go by one", "--rubric")
+
+
+def clamped_ratings(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--by", "ratings", "--set", "clamp=[0.4,0.6]"), ("clamp: ", "ratings")
+
+
 NO_SERVER = ("base_url", "fake:longer", "openai:NAME")
 
 
@@ -371,7 +382,7 @@ CASES = [
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
     judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
     figures_below_a_file, lab_pairs_nowhere, lab_models_nowhere, calibration_nowhere, figures_nowhere,
-    figures_of_training_nowhere, no_such_combination, combination_of_one, rubric_and_constitution,
+    figures_of_training_nowhere, no_such_combination, combination_of_one, rubric_and_constitution, ratings_by_constitution, clamped_ratings,
     address_of_no_server, options_of_no_server, samples_of_no_server, revisions_of_no_server, safety_of_no_server,
     misspelled_set, whole_and_part_by_set, option_given_by_set, negative_rate, negative_rate_by_set,
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from aifeedback import files
 from aifeedback.cli import app
-from aifeedback.errors import AIFeedbackError, RecipeError
+from aifeedback.errors import AIFeedbackError, RecipeError, StandardsError
 from aifeedback.records import Preference, Score
 from aifeedback.stages.judges import JudgeSpec, PanelSpec
 
@@ -128,6 +128,16 @@ def test_ratings_and_good_bad(data: Path) -> None:
         preferences = label(*options, out=f"r{number}")
         assert {x.judgements[0].readout for x in preferences} == {"ratings"}
         assert all(x.p_first is not None for x in preferences)
+
+
+def test_any_judge_can_be_calibrated(data: Path) -> None:
+    from aifeedback.feedback.calibrate import fit_calibration
+
+    rows = [i / 100 for i in range(20, 80)]
+    people = [float(i % 3 > 0) for i in range(60)]
+    fit_calibration(rows, people, name="sure", judge="gold:talk", kind="platt").save(data / "calibrations")
+    with pytest.raises(StandardsError, match="was fitted for 'gold:talk', not for"):
+        label("--calibration", "sure", judge="people:lab")
 
 
 def test_a_panels_servers_are_told_apart_from_its_local_members(data: Path) -> None:

@@ -70,6 +70,16 @@ class JudgeSpec(JudgeSettings):
         return self
 
     @model_validator(mode="after")
+    def _heard_by_ratings(self) -> Self:
+        if self.by == "ratings" and self.constitution:
+            raise ValueError(
+                "constitution: ratings do not go by one; give criteria to rate by (--rubric), or judge pairs"
+            )
+        if self.by == "ratings" and self.clamp:
+            raise ValueError("clamp: it keeps the preference of a judge of pairs in a range, not of ratings")
+        return self
+
+    @model_validator(mode="after")
     def _served(self) -> Self:
         require_server(self.model, self.base_url, self.server)
         return self
