@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -343,6 +344,20 @@ def ratings_into_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return ["rate", lines(folder / "p.jsonl", GOOD), "-o", there, "--rater", "a"], (f"{there} is a file",)
 
 
+def port_that_is_taken(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    reward = folder / "reward.py"
+    reward.write_text("def f(prompts, texts):\n    return [0.0 for _ in texts]\n")
+    taken = socket.create_server(("127.0.0.1", 0))
+    TAKEN.append(taken)
+    port = str(taken.getsockname()[1])
+    given = ["serve", f"python:{reward}:f", "--port", port, "-o", str(folder / "served")]
+    return given, (f"127.0.0.1:{port} cannot be opened", "give another --port")
+
+
+TAKEN: list[socket.socket] = []
+"""Held open while the command runs."""
+
+
 def figures_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data, there = lines(folder / "p.jsonl", {**GOOD, "p_first": 0.7, "judge": "a model"}), lines(folder / "afile", GOOD)
     return ["evaluate", "--data", data, "--json", f"{there}/f.json"], (f"{there} is a file",)
@@ -381,8 +396,9 @@ CASES = [
     negative_temperature, no_new_tokens, negative_limit, limit_of_none, negative_seed, negative_rationales,
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
     judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
-    figures_below_a_file, lab_pairs_nowhere, lab_models_nowhere, calibration_nowhere, figures_nowhere,
-    figures_of_training_nowhere, no_such_combination, combination_of_one, rubric_and_constitution, ratings_by_constitution, clamped_ratings,
+    port_that_is_taken, figures_below_a_file, lab_pairs_nowhere, lab_models_nowhere, calibration_nowhere, figures_nowhere,
+    figures_of_training_nowhere, no_such_combination, combination_of_one, rubric_and_constitution,
+    ratings_by_constitution, clamped_ratings,
     address_of_no_server, options_of_no_server, samples_of_no_server, revisions_of_no_server, safety_of_no_server,
     misspelled_set, whole_and_part_by_set, option_given_by_set, negative_rate, negative_rate_by_set,
 ]  # fmt: skip
@@ -403,6 +419,8 @@ def test_bad_input_is_told_before_any_model_call(
     monkeypatch.setattr(sys, "argv", ["aifeedback", *arguments])
     with pytest.raises(SystemExit) as left:
         cli.main()
+    while TAKEN:
+        TAKEN.pop().close()
     message = capsys.readouterr().err
     assert left.value.code == 2
     assert "Traceback" not in message
