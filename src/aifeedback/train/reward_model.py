@@ -107,7 +107,7 @@ def fit_reward_model(
     Rows with an unknown label or that are too long are left out and counted. ``heldout`` pairs (human, p ∈ {0, 1}) give
     ``heldout_accuracy`` with ``_low``, ``_high``, ``_n`` among the figures. Raises TrainingError, ModelError.
     """
-    session = Session("reward", base=model_dir, out=out, config=config, rows=rows)
+    session = Session("reward", base=model_dir, out=out, config=config, rows=[*rows, *(heldout or ())])
     if (done := session.finished()) is not None:
         return done
     stop = _stop_rule(config, heldout)
