@@ -49,6 +49,8 @@ def test_show_tells_what_a_command_did_and_what_can_be_done_next() -> None:
             "evaluate --data labels.parquet",
         ):
             assert told in shown
+    run("label --data pairs.jsonl --judge fake:longer -o labels")
+    assert "evaluate --data labels/labelled.jsonl" in run("show labels")
     item = ids("labels.parquet.run/preferences.jsonl")[3]
     told = run(f"show labels.parquet {item[:10]}")
     assert "log-probabilities as shown" in told

@@ -135,7 +135,7 @@ def test_training_stops_at_a_plateau(llama: Path, tmp_path: Path) -> None:
     result = fit_reward_model(llama, made_pairs(20), config, tmp_path / "rm", heldout=made_pairs(10, seed=3))
     assert result.steps == 6
     assert "plateau" in result.stopped
-    with pytest.raises(TrainingError, match="held-out pairs"):
+    with pytest.raises(RecipeError, match="held-out pairs"):
         fit_reward_model(llama, made_pairs(20), config, tmp_path / "other")
 
 

@@ -63,6 +63,10 @@ NEXT = {
 }
 
 
+MAIN = {"sample": "completions.jsonl", "pair": "comparisons.jsonl", "label": "labelled.jsonl", "revise": "sft.jsonl"}
+"""The file that a next command takes, where the result is a folder."""
+
+
 def run_folder(place: Path) -> Path:
     """The folder behind a run, or behind a result file. Raises FileError where there is neither."""
     if place.is_file() and (beside := place.with_name(f"{place.name}.run")).is_dir():
@@ -127,7 +131,9 @@ def _show_files(folder: Path) -> None:
 
 def _hints(folder: Path, told: record.Told | None) -> Iterator[str]:
     if told is not None and _is_finished(folder):
-        known = {"out": told.result, "folder": folder, "model": told.settings.get("model", "hf:DIR")}
+        main = folder / MAIN.get(told.command, "")
+        out = main if told.command in MAIN and not Path(told.result).is_file() else told.result
+        known = {"out": out, "folder": folder, "model": told.settings.get("model", "hf:DIR")}
         yield from (line.format(**known) for line in NEXT.get(told.command, ()))
     item = _an_item(folder)
     if item:

@@ -13,7 +13,8 @@ from aifeedback.errors import RecipeError
 from aifeedback.runs import read_json, write_json
 
 FILE = "command.json"
-HOW = ("base_url", "server", "spend_cap_usd", "batch_size", "trackers", "checkpoint_every", "keep_checkpoints")
+HOW = ("base_url", "server", "spend_cap_usd", "batch_size", "workers", "gpus_each", "trackers", "checkpoint_every",
+       "keep_checkpoints")  # fmt: skip
 GROUPED = "batch"
 """Settings that say how the work is done and not what comes out: they may differ between two starts of one job.
 So may ``batch`` of a stage, how many are asked together; a trainer's is another thing."""
