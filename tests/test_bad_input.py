@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -191,7 +192,111 @@ def too_much_help(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def reversed_clamp(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    return label(data, folder, "--set", "clamp=[0.6,0.4]"), ("clamp", "[0.6, 0.4]", "low < high")
+    return label(data, folder, "--set", "clamp=[0.6,0.4]"), ("error: '--set clamp' = [0.6, 0.4]", "low < high")
+
+
+def misspelled_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    told = label(lines(folder / "pairs.jsonl", GOOD), folder, "--set", "clmp=[0.4,0.6]")
+    return told, ("unknown key '--set clmp'", "did you mean 'clamp'")
+
+
+def option_given_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    told = label(lines(folder / "pairs.jsonl", GOOD), folder, "--rationale", "--set", "rationale.temperature=-1")
+    return told, ("error: '--set rationale.temperature' = -1",)
+
+
+def whole_and_part_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--set", "rationale=true", "--set", "rationale.samples=2"), (
+        "--set rationale.samples",
+        "as a whole",
+    )
+
+
+def negative_rate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
+    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--lr", "-1"]
+    return ["train", "sft", *given], ("error: '--learning-rate' = -1.0",)
+
+
+def negative_rate_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
+    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--set", "learning_rate=-1"]
+    return ["train", "sft", *given], ("error: '--set learning_rate' = -1",)
+
+
+def no_such_combination(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--combine", "nope"), (
+        "--combine",
+        "'nope'",
+        "mean, median or a file of learned weights",
+    )
+
+
+def combination_of_one(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--combine", "median"), ("--combine", "one judge", "several --judge or --prompt")
+
+
+def rubric_and_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    told = label(data, folder, "--rubric", "general", "--constitution", "harmless")
+    return told, ("error: a judge goes by a rubric or by a constitution, not by both",)
+
+
+def ratings_by_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    told = label(data, folder, "--by", "ratings", "--constitution", "harmless")
+    return told, ("constitution: ratings do not go by one", "--rubric")
+
+
+def clamped_ratings(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--by", "ratings", "--set", "clamp=[0.4,0.6]"), ("clamp: ", "ratings")
+
+
+NO_SERVER = ("base_url", "fake:longer", "openai:NAME")
+
+
+def address_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--base-url", "http://localhost:1/v1"), NO_SERVER
+
+
+def options_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--set", "server.concurrency=2"), ("server.concurrency", "fake:longer", "openai:NAME")
+
+
+def samples_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return sample(folder, "--base-url", "http://localhost:1/v1"), NO_SERVER
+
+
+def revisions_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "c.jsonl", {"prompt": "a", "completion": "b"})
+    given = [
+        "--data",
+        data,
+        "--model",
+        "fake:longer",
+        "-o",
+        str(folder / "o.jsonl"),
+        "--base-url",
+        "http://localhost:1",
+    ]
+    return ["revise", *given], NO_SERVER
+
+
+def safety_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    told = compare(folder, "--judge", "fake:longer", "--safety", "fake:longer", "--base-url", "http://localhost:1")
+    return told, NO_SERVER
+
+
+def compare(folder: Path, *more: str) -> list[str]:
+    one, other = (lines(folder / f"{name}.jsonl", {"prompt": "a", "completion": name}) for name in "xy")
+    data = lines(folder / "prompts.jsonl", {"prompt": "a"})
+    return ["compare", f"x={one}", f"y={other}", "--prompts", data, "-o", str(folder / "c"), *more]
 
 
 def no_price_table(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -239,9 +344,48 @@ def ratings_into_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return ["rate", lines(folder / "p.jsonl", GOOD), "-o", there, "--rater", "a"], (f"{there} is a file",)
 
 
+def port_that_is_taken(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    reward = folder / "reward.py"
+    reward.write_text("def f(prompts, texts):\n    return [0.0 for _ in texts]\n")
+    taken = socket.create_server(("127.0.0.1", 0))
+    TAKEN.append(taken)
+    port = str(taken.getsockname()[1])
+    given = ["serve", f"python:{reward}:f", "--port", port, "-o", str(folder / "served")]
+    return given, (f"127.0.0.1:{port} cannot be opened", "give another --port")
+
+
+TAKEN: list[socket.socket] = []
+"""Held open while the command runs."""
+
+
 def figures_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data, there = lines(folder / "p.jsonl", {**GOOD, "p_first": 0.7, "judge": "a model"}), lines(folder / "afile", GOOD)
     return ["evaluate", "--data", data, "--json", f"{there}/f.json"], (f"{there} is a file",)
+
+
+def lab_pairs_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["lab", "pairs", "2", "-o", "/proc/x.jsonl"], ("/proc", "nothing can be written", "another place")
+
+
+def lab_models_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    return ["lab", "build", "base", "-o", "/proc/x"], ("/proc/x", "no folder", "another place")
+
+
+def calibration_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    rows = [{**GOOD, "prompt": f"{n}?", "p_first": 0.7, "judge": "a model", "human_p_first": n % 2} for n in range(40)]
+    data = lines(folder / "p.jsonl", *rows)
+    return ["calibrate", "--data", data, "-o", "/proc/x.json"], ("/proc", "nothing can be written", "another place")
+
+
+def figures_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    return label(data, folder, "--json", "/proc/f.json"), ("/proc", "nothing can be written", "another place")
+
+
+def figures_of_training_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
+    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--json", "/proc/f.json"]
+    return ["train", "sft", *given], ("/proc", "nothing can be written", "another place")
 
 
 CASES = [
@@ -252,7 +396,11 @@ CASES = [
     negative_temperature, no_new_tokens, negative_limit, limit_of_none, negative_seed, negative_rationales,
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
     judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,
-    figures_below_a_file,
+    port_that_is_taken, figures_below_a_file, lab_pairs_nowhere, lab_models_nowhere, calibration_nowhere, figures_nowhere,
+    figures_of_training_nowhere, no_such_combination, combination_of_one, rubric_and_constitution,
+    ratings_by_constitution, clamped_ratings,
+    address_of_no_server, options_of_no_server, samples_of_no_server, revisions_of_no_server, safety_of_no_server,
+    misspelled_set, whole_and_part_by_set, option_given_by_set, negative_rate, negative_rate_by_set,
 ]  # fmt: skip
 
 
@@ -271,6 +419,8 @@ def test_bad_input_is_told_before_any_model_call(
     monkeypatch.setattr(sys, "argv", ["aifeedback", *arguments])
     with pytest.raises(SystemExit) as left:
         cli.main()
+    while TAKEN:
+        TAKEN.pop().close()
     message = capsys.readouterr().err
     assert left.value.code == 2
     assert "Traceback" not in message

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from aifeedback import evaluate
 from aifeedback.cli import app
 from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate import rank_policies
@@ -37,6 +39,7 @@ def write(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def compare(*options: str) -> dict[str, Any]:
+    shutil.rmtree("out", ignore_errors=True)
     result = CliRunner().invoke(
         app, ["compare", *options, "--prompts", "prompts.jsonl", "-o", "out"], catch_exceptions=False
     )
@@ -56,6 +59,28 @@ def test_files_of_answers_stand_in_for_models(data: Path) -> None:
     assert policies["middle"]["win_rate"]["n"] == PROMPTS
     assert policies["long"]["win_rate"]["n"] == told["head_to_head"]["middle_vs_long"]["n"] == PROMPTS - 1
     assert "win rate against short" in told["printed"]
+
+
+def test_policies_are_printed_by_the_names_they_were_given(data: Path) -> None:
+    given = ["base=short.jsonl", "dpo=middle.jsonl", "long.jsonl"]
+    told = compare(*given, "--judge", "fake:noisy", "--safety", "fake:noisy")["printed"]
+    assert "base model" not in told
+    assert "DPO" not in told
+    assert "vs base" in told
+
+
+def test_every_rate_is_fitted_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three meetings: a win rate and its mirror each; at equal length only the two with the reference."""
+    calls: dict[str, int] = {}
+    for name in ("win_rate", "length_controlled_win_rate"):
+
+        def counted(*given: Any, _name: str = name, _real: Any = getattr(evaluate, name), **how: Any) -> Any:
+            calls[_name] = calls.get(_name, 0) + 1
+            return _real(*given, **how)
+
+        monkeypatch.setattr(evaluate, name, counted)
+    compare(*FILES, "--judge", "fake:noisy")
+    assert calls == {"win_rate": 6, "length_controlled_win_rate": 2}
 
 
 def test_ranking_and_matrix_rest_on_all_meetings(data: Path) -> None:

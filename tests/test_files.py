@@ -22,6 +22,7 @@ from aifeedback.files import (
     write_completions,
     write_labelled,
     write_records,
+    write_rows,
 )
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 
@@ -119,6 +120,35 @@ def test_neighbouring_ratings_of_one_prompt_become_a_pair(tmp_path: Path) -> Non
     assert read_comparisons(path).human == [1.0]
     assert read_comparisons(path, criterion="verbosity").human == [0.0]
     assert read_comparisons(path).report.skipped[0].row == 3
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([{"prompt": "Q", "first": "a", "second": "b"}], "no choice of verdicts"),
+        (
+            [{"prompt": "Q", "response": answer, "helpfulness": 1, "verbosity": 2} for answer in "ab"],
+            "helpfulness, ver",
+        ),
+        ([SHAPES["ultrafeedback"][0]], "one of: overall_score"),
+        ([SHAPES["pku"][0]], "one of: better, safer"),
+    ],
+)
+def test_a_criterion_that_is_not_there_is_told_with_those_that_are(
+    tmp_path: Path, rows: list[dict[str, object]], told: str
+) -> None:
+    with pytest.raises(FileError, match=told) as wrong:
+        read_comparisons(jsonl(tmp_path / "c.jsonl", rows), criterion="nope")
+    assert wrong.value.key == "--criterion"
+
+
+@pytest.mark.parametrize("tags", [[{}, {}], [{}, {"label": "safe"}], [{"label": "safe"}, {"kind": "other"}]])
+def test_comparison_records_pass_through_parquet(tmp_path: Path, tags: list[dict[str, str]]) -> None:
+    prompts = [Prompt.of(f"Q{n}", tags=some) for n, some in enumerate(tags)]
+    pairs = [Comparison.of(p, *(Completion.of(p, text, source="s") for text in "ab")) for p in prompts]
+    write_rows(tmp_path / "pairs.parquet", [pair.model_dump(mode="json") for pair in pairs])
+    read = read_comparisons(tmp_path / "pairs.parquet").rows
+    assert [(c.id, c.prompt.tags) for c in read] == [(c.id, c.prompt.tags) for c in pairs]
 
 
 def test_several_votes_on_one_pair_are_averaged_whatever_their_order(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from aifeedback import files
 from aifeedback.cli import app
-from aifeedback.errors import AIFeedbackError, RecipeError
+from aifeedback.errors import AIFeedbackError, RecipeError, StandardsError
 from aifeedback.records import Preference, Score
 from aifeedback.stages.judges import JudgeSpec, PanelSpec
 
@@ -130,6 +130,26 @@ def test_ratings_and_good_bad(data: Path) -> None:
         assert all(x.p_first is not None for x in preferences)
 
 
+def test_any_judge_can_be_calibrated(data: Path) -> None:
+    from aifeedback.feedback.calibrate import fit_calibration
+
+    rows = [i / 100 for i in range(20, 80)]
+    people = [float(i % 3 > 0) for i in range(60)]
+    fit_calibration(rows, people, name="sure", judge="gold:talk", kind="platt").save(data / "calibrations")
+    with pytest.raises(StandardsError, match="was fitted for 'gold:talk', not for"):
+        label("--calibration", "sure", judge="people:lab")
+
+
+def test_a_panels_servers_are_told_apart_from_its_local_members(data: Path) -> None:
+    from aifeedback.cli.judges import judging
+
+    given = {"base_url": "http://127.0.0.1:9/v1"}
+    sets = ["server.concurrency=2", "hidden_mass=0.1"]
+    local, served = judging(["fake:quality", "openai:stub"], None, given, sets=sets).members
+    assert (local.base_url, local.server, local.hidden_mass) == (None, {}, 0.1)
+    assert (served.base_url, served.server, served.hidden_mass) == (given["base_url"], {"concurrency": 2}, 0.1)
+
+
 def test_panel_of_judges_and_prompts(data: Path) -> None:
     alone = [
         label("--prompt", prompt, judge=judge, out=f"{judge[5:]}-{prompt}")
@@ -181,6 +201,7 @@ def test_calibration_by_name(data: Path) -> None:
 def test_ranking_the_answers_to_a_prompt(options: list[str], data: Path) -> None:
     run("score", "--data", "answers.jsonl", "--judge", "fake:longer", "-o", "ranked", *options)
     values = [score.value for score in files.read_records("ranked/scores.jsonl", Score)]
+    assert "mean_expected" not in json.loads(Path("ranked/figures.json").read_text())  # a rank is no rating
     for start in range(0, len(values), ANSWERS):
         assert values[start : start + ANSWERS] == sorted(values[start : start + ANSWERS])
 

@@ -15,16 +15,22 @@ import pytest
 from typer.testing import CliRunner
 
 from aifeedback.cli import app
+from aifeedback.errors import RecipeError
 from models.stub import Request, Response, StubServer, answer
 
 PAIRS = 6
 
 
+def write(name: str, rows: list[dict[str, str]]) -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture
 def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
     monkeypatch.chdir(tmp_path)
-    rows = [{"prompt": f"Question {n}?", "first": f"answer {n}", "second": f"other {n}"} for n in range(PAIRS)]
-    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write(
+        "pairs.jsonl", [{"prompt": f"Question {n}?", "first": f"answer {n}", "second": f"o {n}"} for n in range(PAIRS)]
+    )
 
     def run(server: StubServer, *options: str) -> bytes:
         asked = [
@@ -56,13 +62,53 @@ def test_a_finished_command_is_not_done_again(label: Callable[..., bytes]) -> No
         assert not journal.exists()
 
 
-def test_other_settings_or_inputs_are_other_work(label: Callable[..., bytes]) -> None:
+def test_a_result_is_not_replaced_by_another_job(label: Callable[..., bytes]) -> None:
+    """What is done again after the file was deleted finds its answers in the journal."""
     with StubServer(answer) as server:
-        label(server, "--limit", "2")
+        few = label(server, "--limit", "2")
+        with pytest.raises(
+            RecipeError, match=r"out\.jsonl: holds the result of another job \(limit 2, now not given\)"
+        ):
+            label(server)
+        assert Path("out.jsonl").read_bytes() == few
+        Path("out.jsonl").unlink()
         assert len(label(server).splitlines()) == PAIRS
         Path("pairs.jsonl").write_text(Path("pairs.jsonl").read_text().replace("Question 0", "Question zero"))
+        with pytest.raises(RecipeError, match=r"pairs\.jsonl has changed"):
+            label(server)
+        Path("out.jsonl").unlink()
         assert b"Question zero" in label(server)
         assert server.count == 2 * PAIRS + 2
+
+
+def test_how_a_server_is_asked_makes_no_other_job(label: Callable[..., bytes]) -> None:
+    with StubServer(answer) as server:
+        first = label(server)
+        assert label(server, "--set=server.concurrency=1", "--set=server.warm=false") == first
+
+
+def test_nothing_that_was_there_before_is_replaced(label: Callable[..., bytes]) -> None:
+    with StubServer(answer) as server:
+        Path("out.jsonl").write_text("my own\n")
+        with pytest.raises(RecipeError, match="is there already, and was not made by this command"):
+            label(server)
+        Path("set").mkdir()
+        Path("set/README.md").write_text("my own")
+        with pytest.raises(RecipeError, match="set: is there already"):
+            label(server, "--format", "dataset", "-o", "set")
+        assert not Path("out.jsonl.run").exists()
+        assert server.count == 0
+
+
+def test_what_is_done_is_said_for_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("answers.jsonl", [{"prompt": f"{n}?", "completion": f"answer {k}"} for n in range(4) for k in range(3)])
+    for command in (["pair", "--completions"], ["score", "--judge", "fake:longer", "--data"]):
+        asked = [*command, "answers.jsonl", "-o", f"{command[0]}.jsonl"]
+        first, again = (CliRunner().invoke(app, asked, catch_exceptions=False) for _ in range(2))
+        assert (first.exit_code, again.exit_code) == (0, 0)
+        assert "finished before" not in first.output
+        assert "finished before" in again.output
 
 
 def test_what_a_server_left_open_is_asked_again(label: Callable[..., bytes]) -> None:

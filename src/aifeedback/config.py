@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -30,35 +30,44 @@ def parse(
     *,
     file: str | PathLike[str] | None = None,
     prefix: str = "",
+    by_set: Collection[str] = (),
     error: type[InputError] = RecipeError,
 ) -> C:
-    """Validates ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one."""
+    """Validates ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one.
+
+    With the prefix "--" a key is named by its option, or, if it is among ``by_set``, as ``--set KEY``: as it was given.
+    """
     try:
         return schema.model_validate(dict(values))
     except ValidationError as invalid:
         found = faults(invalid)
         one = "correct the key" if found[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
         fix = one if len(found) == 1 else f"correct these {len(found)} keys"
-        told = error("; ".join(describe(p, schema, prefix) for p in found), file=file, fix=fix)
+        told = error("; ".join(describe(p, schema, prefix, by_set) for p in found), file=file, fix=fix)
         # the sentence names the key already, so it is kept for programs and not printed a second time
-        told.key = _key(found[0], prefix) if len(found) == 1 else None
+        told.key = _key(found[0], prefix, by_set) if len(found) == 1 else None
         raise told from None
 
 
-def describe(problem: Mapping[str, Any], schema: type[BaseModel], prefix: str = "") -> str:
+def describe(
+    problem: Mapping[str, Any], schema: type[BaseModel], prefix: str = "", by_set: Collection[str] = ()
+) -> str:
     """One pydantic error as a sentence; an unknown key gets the nearest valid one."""
-    key = _key(problem, prefix)
+    key = _key(problem, prefix, by_set)
     if problem["type"] == "extra_forbidden":
         close = difflib.get_close_matches(str(problem["loc"][-1]), list(schema.model_fields), n=1)
         hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(schema.model_fields)}"
         return f"unknown key '{key}'{hint}"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
-    told = repr(problem["input"])
-    where = f"'{key}' = {told}" if len(told) <= LONGEST_SHOWN else f"'{key}'"
     # a validator of ours says it in its own words; pydantic's begin with a capital
     is_ours = problem["type"] == "value_error"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ') if is_ours else problem['msg'].lower()}"
+    message = problem["msg"].removeprefix("Value error, ") if is_ours else problem["msg"].lower()
+    if is_ours and not problem["loc"]:  # about several keys, which it names
+        return message
+    told = repr(problem["input"])
+    where = f"'{key}' = {told}" if len(told) <= LONGEST_SHOWN else f"'{key}'"
+    return f"{where}: {message}"
 
 
 def faults(invalid: ValidationError) -> list[Any]:
@@ -73,13 +82,17 @@ def faults(invalid: ValidationError) -> list[Any]:
     return [error for error in errors if error["type"] != "missing" or not is_misspelled(error["loc"])]
 
 
-def _key(problem: Mapping[str, Any], prefix: str) -> str:
+def _key(problem: Mapping[str, Any], prefix: str, by_set: Collection[str]) -> str:
     """Where it is, as the user wrote it: the tag of a union (in brackets) is no key of the file.
 
-    After the bare prefix of an option, "--", that is the option: its last name, with dashes.
+    After the bare prefix of an option, "--", that is ``--set KEY`` for what was given so, else the option: its last
+    name, with dashes.
     """
     parts = [str(part) for part in problem["loc"] if not str(part).startswith("(")]
     if prefix == "--":
+        path = ".".join(parts)
+        if path and any(f"{path}.".startswith(f"{given}.") or given.startswith(f"{path}.") for given in by_set):
+            return f"--set {path}"
         named = [part for part in parts if not part.isdigit()]
         return f"--{named[-1].replace('_', '-')}" if named else "options"
     return f"{prefix}{'.'.join(parts)}".strip()

@@ -19,7 +19,7 @@ from typing import Any
 
 
 class AIFeedbackError(Exception):
-    """Root of the tree. ``exit_code`` is what the command line returns."""
+    """Root of the tree. ``exit_code`` is what the command line returns; docs/running.md lists them."""
 
     exit_code = 1
 

@@ -220,13 +220,16 @@ def fill(value: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a.b': 1} → {'a': {'b': 1}}."""
+    """{'a.b': 1} → {'a': {'b': 1}}. Raises RecipeError where a key has both a value and keys of its own."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")
         place = nested
         for parent in parents:
             place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                whole = f"'{parent}' was already given as a whole"
+                raise RecipeError(f"--set {key}: {whole}", fix="give either the whole or its keys, one by one")
         place[last] = value
     return nested
 

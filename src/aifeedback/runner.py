@@ -135,14 +135,20 @@ def fingerprints(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def fingerprint(stage: Any, seed: int, above: Mapping[str, str]) -> str:
-    """A digest of everything a stage's result depends on: kind, settings, seed, inputs, and ``above``, the fingerprints
-    of the stages it waits for."""
-    outside = {name: _digest_input(name) for name in stage.inputs()}
-    return content_id(stage.kind, stage.model_dump(mode="json"), seed, outside, above, code_digest())
+def fingerprint(stage: Any, seed: int, above: Mapping[str, str], outside: Mapping[str, str] | None = None) -> str:
+    """A digest of everything a stage's result depends on: kind, settings, seed, inputs (``outside``, its ``digests``,
+    where they are known already), and ``above``, the fingerprints of the stages it waits for."""
+    known = digests(stage) if outside is None else outside
+    return content_id(stage.kind, stage.model_dump(mode="json"), seed, known, above, code_digest())
 
 
-def _digest_input(name: str) -> str:
+def digests(stage: Any) -> dict[str, str]:
+    """Every outside input by name, with its digest."""
+    return {name: digest_input(name) for name in stage.inputs()}
+
+
+def digest_input(name: str) -> str:
+    """Of an outside file, folder or model; the name itself where nothing lies here to be digested."""
     from aifeedback.stages.inputs import input_path
 
     path = input_path(name)

@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -30,15 +31,14 @@ def make_folder(path: Path) -> Path:
     """Creates it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # permissions alone do not tell: /proc denies root what they allow
+            return path
     except OSError as failed:
         blocked = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
         why = f"{blocked} is a file" if blocked else (failed.strerror or str(failed)).lower()
-    else:
-        if os.access(path, os.W_OK):
-            return path
-        why = "no permission to write in it"
+        told = "nothing can be written here" if path.is_dir() else "no folder can be made here"
     fix = "give another place: a folder, or a file in one; results end in .jsonl or .parquet"
-    raise RecipeError(f"no folder can be made here: {why}", file=path, fix=fix)
+    raise RecipeError(f"{told}: {why}", file=path, fix=fix)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -104,7 +104,7 @@ class RunFolder:
         begun = read_json(folder / "begun.json")
         if folder.exists() and (begun or {}).get("fingerprint") != fingerprint:
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / "done.json").unlink(missing_ok=True)
         write_json(folder / "begun.json", {"fingerprint": fingerprint})
         return folder

@@ -18,7 +18,11 @@ def summarise(folder: Path) -> dict[str, Any]:
     run = RunFolder(folder)
     recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
-        raise FileError("no recipe.yaml: this is no run folder", file=folder, fix="give the folder of a run")
+        raise FileError(
+            "no recipe.yaml: this is no run folder",
+            file=folder,
+            fix="give the folder of a recipe's run; compare and audit write their report by themselves",
+        )
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8"))
     manifest = run.manifest
     stages = manifest.get("stages", {})

@@ -10,18 +10,30 @@ from typing import Any
 
 from aifeedback.errors import FileError
 
+IDS = ("id", "comparison_id", "completion_id", "prompt_id")
+
 
 def trace(folder: Path, item: str) -> str:
     """All records of a run whose own or whose comparison's, completion's or prompt's id starts with ``item``."""
     found = [(path, record) for path, record in _records(folder) if _about(record, item)]
     if not found:
         what = f"no record with an id that starts with '{item}'"
-        raise FileError(what, file=folder, fix="ids stand in stages/*/*.jsonl")
+        raise FileError(what, file=folder, fix=f"ids stand in {_places(folder)}")
     return "\n\n".join(_told(path.relative_to(folder), record) for path, record in found[:12])
 
 
+def record_files(folder: Path) -> list[Path]:
+    """The files that hold records: those of a recipe's stages, or of a single command."""
+    return sorted([*folder.glob("stages/*/*.jsonl"), *folder.glob("*.jsonl")])
+
+
+def _places(folder: Path) -> str:
+    names = sorted({str(path.relative_to(folder)) for path in record_files(folder)})
+    return ", ".join(names[:8]) or "the .jsonl files of a run, and here are none"
+
+
 def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for path in sorted(folder.glob("stages/*/*.jsonl")):
+    for path in record_files(folder):
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 record = json.loads(line)
@@ -30,7 +42,7 @@ def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def _about(record: dict[str, Any], item: str) -> bool:
-    ids = (record.get(key) for key in ("id", "comparison_id", "completion_id", "prompt_id"))
+    ids = (record.get(key) for key in IDS)
     return any(isinstance(value, str) and value.startswith(item) for value in ids)
 
 

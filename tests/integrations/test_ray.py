@@ -13,11 +13,12 @@ import pytest
 
 from aifeedback import files
 from aifeedback.errors import AIFeedbackError, ModelError, RecipeError
-from aifeedback.integrations.ray import Done, RayLabel, label_batch, load, store
+from aifeedback.integrations.ray import Done, RayLabel, batch_ids, label_batch, load, store
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.stages import Job
 from aifeedback.stages.feedback import Label
 from aifeedback.stages.judges import JudgeSpec
+from aifeedback.standards import shelf
 from aifeedback.store import Journal
 from models.stub import Request, Response, StubServer, answer
 
@@ -39,6 +40,19 @@ def written(folder: Path) -> Path:
 def job(folder: Path, progress: Any = lambda *_: None) -> Job:
     folder.mkdir(exist_ok=True)
     return Job(folder, folder / "journal.sqlite", folder, 0, progress)
+
+
+def test_stored_batches_are_of_this_very_judge(tmp_path: Path) -> None:
+    """A constitution that was edited in place is another one, though its file is called the same."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(shelf.find("constitutions", "harmless").read_text())
+    judge = JudgeSpec.model_validate({"model": "fake:quality", "constitution": str(file)})
+    prompt = Prompt.of("Question?")
+    batch = [Comparison.of(prompt, *(Completion.of(prompt, text, source="s") for text in "ab"))]
+    before = list(batch_ids(judge, 0, [batch]))
+    assert list(batch_ids(judge, 0, [batch])) == before
+    file.write_text(file.read_text().replace("harm", "damage"))
+    assert list(batch_ids(judge, 0, [batch])) != before
 
 
 def slowly(request: Request) -> Response:

@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifeedback.lab import gold, people, samples, tokenizer
-from aifeedback.records import Comparison, Completion, Prompt
+from aifeedback.lab.oracles import NAMES, oracle
+from aifeedback.lab.oracles import people as people_of
+from aifeedback.records import Comparison, Completion, Problem, Prompt
 
 POST = (
     "post : so my aunt has broken our lamp . it happened at work on monday . now i feel sad . they blame being busy . "
@@ -97,3 +99,18 @@ def test_a_vote_does_not_depend_on_who_wrote_the_texts() -> None:
     }
     assert votes["a"] == votes["b"]
     assert len(set(votes["a"])) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nobody_of_the_lab_says_anything_about_a_foreign_prompt(name: str) -> None:
+    """The second answer is a sentence of the lab's world: there are no facts to hold it against."""
+    prompt = Prompt.of("What is 2 + 2?")
+    answers = [Completion.of(prompt, text, source="s") for text in ("four", "my boss has ruined our jacket .")]
+    pair = Comparison.of(prompt, *answers)
+    for judge in (oracle(name), people_of(name, 0)):
+        [said] = judge.label([pair])
+        assert (said.p_first, said.problem) == (None, Problem.ABSTAINED)
+    for score in oracle(name).score([prompt, prompt], answers):
+        assert (score.value, score.problem) == (None, Problem.ABSTAINED)
+    if name != "lab":
+        assert oracle(name).assess([prompt], answers[:1])[0][1:] == (None, None, None)

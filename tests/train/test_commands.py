@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tiny import made_answers, made_pairs
 from typer.testing import CliRunner
 
 from aifeedback.cli import app
+from aifeedback.errors import RecipeError
 
 SPEED = ("seconds_per_step", "tokens_per_s", "peak_memory_mb")
 
@@ -68,6 +70,27 @@ def test_sft_dpo_and_reward_model(llama: Path, answers: Path, pairs: Path, tmp_p
     AutoModelForCausalLM.from_pretrained(tmp_path / "sft")
     AutoModelForCausalLM.from_pretrained(tmp_path / "dpo")
     AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
+
+
+def test_a_trained_folder_is_not_trained_again_nor_replaced(llama: Path, answers: Path, tmp_path: Path) -> None:
+    command = f"train sft --model hf:{llama} --data {answers} --steps 1 --batch 4 -o {tmp_path / 'out'}".split()
+    first, again = (CliRunner().invoke(app, command, catch_exceptions=False) for _ in range(2))
+    assert "finished before" not in first.output
+    assert "finished before" in again.output
+    assert again.output.splitlines()[-1] == first.output.splitlines()[-1]
+    with pytest.raises(RecipeError, match=r"holds the result of another job \(train.steps 1, now 2\)"):
+        CliRunner().invoke(app, [*command, "--steps", "2"], catch_exceptions=False)
+    with pytest.raises(RecipeError, match=r"\(train.batch 4, now 2\)"):
+        CliRunner().invoke(app, [*command, "--batch", "2"], catch_exceptions=False)
+    shown = CliRunner().invoke(app, ["show", str(tmp_path / "out")], catch_exceptions=False).output
+    for told in ("train sft", "train.batch", "figures.loss", "model.safetensors", "aifeedback compare before="):
+        assert told in shown
+
+
+def test_a_model_from_elsewhere_is_never_overwritten(llama: Path, answers: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(llama, tmp_path / "mine")
+    with pytest.raises(RecipeError, match="is there already, and was not made by this command"):
+        train(f"sft --model hf:{mine} --data {answers} --steps 1", mine)
 
 
 def test_rl_on_a_python_function(llama: Path, answers: Path, reward: Path, tmp_path: Path) -> None:

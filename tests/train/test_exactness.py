@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import made_answers, made_pairs, save_llama
 
-from aifeedback.errors import TrainingError
+from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.train.dpo import DpoConfig, train_dpo
 from aifeedback.train.lora import LoraSettings
 from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
@@ -99,14 +99,14 @@ def test_a_finished_run_returns_at_once_and_refuses_another(smallest: Path, tmp_
     before = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
     assert sft(smallest, tmp_path / "out") == first
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(TrainingError, match="other data, model or settings"):
+    with pytest.raises(RecipeError, match="other data, model or settings"):
         train_sft(smallest, made_answers(13), SftConfig(**SETTINGS), tmp_path / "out")
 
 
 def test_a_checkpoint_of_another_run_is_refused(smallest: Path, tmp_path: Path) -> None:
     with pytest.raises(Stopped):
         sft(smallest, tmp_path / "out", progress=stop_at_once)
-    with pytest.raises(TrainingError, match="other data, model or settings"):
+    with pytest.raises(RecipeError, match="other data, model or settings"):
         train_sft(smallest, made_answers(13), SftConfig(**SETTINGS), tmp_path / "out")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny import made_pairs
 
-from aifeedback.errors import TrainingError
+from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Comparison, Completion, Problem, Prompt
 from aifeedback.train.ensemble import RewardEnsemble, fit_ensemble
 from aifeedback.train.reward_model import (
@@ -135,8 +135,15 @@ def test_training_stops_at_a_plateau(llama: Path, tmp_path: Path) -> None:
     result = fit_reward_model(llama, made_pairs(20), config, tmp_path / "rm", heldout=made_pairs(10, seed=3))
     assert result.steps == 6
     assert "plateau" in result.stopped
-    with pytest.raises(TrainingError, match="held-out pairs"):
+    with pytest.raises(RecipeError, match="held-out pairs"):
         fit_reward_model(llama, made_pairs(20), config, tmp_path / "other")
+
+
+def test_figures_on_other_heldout_pairs_are_not_those_of_a_finished_run(llama: Path, tmp_path: Path) -> None:
+    config = RewardModelConfig(**{**QUICK, "steps": 1})
+    fit_reward_model(llama, made_pairs(6), config, tmp_path / "rm", heldout=made_pairs(10, seed=3))
+    with pytest.raises(RecipeError, match="other data"):
+        fit_reward_model(llama, made_pairs(6), config, tmp_path / "rm", heldout=made_pairs(10, seed=4))
 
 
 def test_a_weight_of_zero_is_as_if_the_row_were_not_there(llama: Path, tmp_path: Path) -> None:

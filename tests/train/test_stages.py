@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,23 @@ def reward(tmp_path: Path) -> str:
         "    return [float(sum(int(w[1:]) % 2 == 0 for w in c.split() if w[0] == 'w')) for c in completions]\n"
     )
     return f"python:{tmp_path / 'reward.py'}:evens"
+
+
+def test_dpo_is_held_to_the_reference_that_was_named(
+    llama: Path, labels: str, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    def train(*_: Any, reference_dir: Any = None, **__: Any) -> Any:
+        given.append(reference_dir)
+        return SimpleNamespace(model_dump=lambda **_: {})
+
+    monkeypatch.setattr("aifeedback.train.dpo.train_dpo", train)
+    stage = Dpo(model=f"hf:{llama}", data=labels, reference="hf:elsewhere")
+    assert "hf:elsewhere" in list(stage.inputs())
+    stage.run(job)
+    Dpo(model=f"hf:{llama}", data=labels).run(job)
+    assert given == ["elsewhere", None]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aifeedback.cli import record
 from aifeedback.cli.single import require
 from aifeedback.cli.terminal import console, one_bar, table
 from aifeedback.errors import RecipeError
@@ -25,14 +26,16 @@ def audit_judges(
     json_file: Path | None,
     workers: int | None = None,
 ) -> None:
-    """Audits each judge on the same pairs; the first failing input stops before any call.
+    """Audits each judge on the same pairs. Raises RecipeError, before any call, for an input that is not there, and where
+    the folder holds another audit.
 
     ``workers``: processes that share the questions of a local model; None: as many as suit it.
     """
     from aifeedback import files
     from aifeedback.audit.ahead import CHUNK
     from aifeedback.audit.judge import audit_judge
-    from aifeedback.audit.judge_report import MARKS, write_judge_report
+    from aifeedback.audit.judge_report import write_judge_report
+    from aifeedback.runner import digest_input
     from aifeedback.runs import make_folder, write_json
     from aifeedback.stages import Job, resolve
 
@@ -40,9 +43,14 @@ def audit_judges(
         raise RecipeError("an audit needs pairs", key="--data", fix="give a file of comparisons")
     names = [name for spec in specs.values() for name in resolve.outside_judge(spec)]
     require([str(data), *names])
+    settings = {"judges": {name: spec.model_dump(mode="json") for name, spec in specs.items()}}
+    settings |= {"data": str(data), "probes": list(probes) if probes else None, "n": n, "limit": limit}
+    told = record.Told("audit", settings, seed, {name: digest_input(name) for name in (str(data), *names)}, str(out))
+    record.require_own(out, told, is_there=(out / "audit.json").exists())
     read = files.read_comparisons(data, seed, limit=limit)
     console.print(f"[dim]{read.report.sentence()}[/]")
     make_folder(out)
+    record.leave(out, told)
     job = Job(out, out / "journal.sqlite", out, seed, workers=workers)
     # its own journal: a judge asked a second time must not be answered by the first one's
     second = Job(out, out / "journal-again.sqlite", out, seed, workers=workers)
@@ -67,13 +75,20 @@ def audit_judges(
                 )
             )
         resolve.forget_models()  # the next judge gets their memory
-    for found in audits:
-        rows = [(f"[{STYLES[f.level]}]{MARKS[f.level]}[/] {f.probe}", f.sentence) for f in found.findings]
-        title = f"{found.judge}: {found.pairs:,} pairs, {found.asked:,} asked, {found.seconds:.0f} s"
-        table(title, ("  probe", "finding"), rows, text=("finding",))
-    told = {"judges": [found.as_dict() for found in audits]}
-    write_json(out / "audit.json", told)
+    figures = {"judges": [found.as_dict() for found in audits]}
+    for one in figures["judges"]:
+        show_findings(one)
+    write_json(out / "audit.json", figures)
     if json_file:
-        write_json(json_file, told)
+        write_json(json_file, figures)
     report = write_judge_report(audits, out / "report.html")
     console.print(f"report: [bold]{report}[/]")
+
+
+def show_findings(audit: Mapping[str, Any]) -> None:
+    """One judge's audit, as ``audit.json`` holds it: a line per probe."""
+    from aifeedback.audit.judge_report import MARKS
+
+    rows = [(f"[{STYLES[f['level']]}]{MARKS[f['level']]}[/] {f['probe']}", f["sentence"]) for f in audit["findings"]]
+    title = f"{audit['judge']}: {audit['pairs']:,} pairs, {audit['asked']:,} asked, {audit['seconds']:.0f} s"
+    table(title, ("  probe", "finding"), rows, text=("finding",))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from aifeedback.cli.record import require_same_content
 from aifeedback.errors import FileError, RecipeError
 
 
@@ -12,6 +15,7 @@ def fit_map(labelled: Path, out: str, kind: str, seed: int, figure: Path | None)
     """Fits and stores one; returns its file and its figures. Raises FileError for labels of no judge or of several."""
     from aifeedback import files
     from aifeedback.feedback.calibrate import fit_calibration
+    from aifeedback.runs import make_folder
 
     if kind not in ("temperature", "platt", "isotonic"):
         raise RecipeError(f"there is no map '{kind}'", key="--kind", fix="temperature, platt, isotonic or weights")
@@ -21,6 +25,9 @@ def fit_map(labelled: Path, out: str, kind: str, seed: int, figure: Path | None)
         raise FileError(f"holds labels of {len(judges)} judges", file=labelled, fix="give labels of exactly one judge")
     judge = judges.pop()
     target = _target(out, judge)
+    for path in (target, figure):
+        if path is not None:
+            make_folder(path.parent)
     fitted = fit_calibration(
         [row.p_first for row in rows],
         [row.human_p_first for row in rows],
@@ -31,7 +38,7 @@ def fit_map(labelled: Path, out: str, kind: str, seed: int, figure: Path | None)
     )
     if figure is not None:
         _draw(fitted.fit, judge, figure)
-    return fitted.save(target.parent), fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"})
+    return _kept(target, fitted.save), fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"})
 
 
 def fit_panel(labelled: Path, out: str, seed: int) -> tuple[Path, dict[str, Any]]:
@@ -39,18 +46,28 @@ def fit_panel(labelled: Path, out: str, seed: int) -> tuple[Path, dict[str, Any]
     from aifeedback import files
     from aifeedback.feedback.panel import fit_weights
     from aifeedback.records import Preference
+    from aifeedback.runs import make_folder
 
     folder = labelled if labelled.is_dir() else labelled.with_name(f"{labelled.name}.run")
     folder = folder if folder.is_dir() else labelled.parent
     path = folder / "preferences.jsonl"
     if not path.is_file():
         raise FileError("the members' judgements are not there", file=path, fix="give what `aifeedback label` left")
+    target = Path(out if out.endswith(".json") else f"{out}.json")
+    make_folder(target.parent)
     preferences = files.read_records(path, Preference)
     rows = [row.values for row in files.read_rows(folder / "labelled.jsonl")]
     human = {row["comparison_id"]: row["human_p_first"] for row in rows}
     learned = fit_weights(preferences, [human.get(p.comparison_id) for p in preferences], seed=seed)
-    target = Path(out if out.endswith(".json") else f"{out}.json")
-    return learned.save(target), learned.model_dump()
+    return _kept(target, lambda folder: learned.save(folder / target.name)), learned.model_dump()
+
+
+def _kept(target: Path, save: Callable[[Path], Path]) -> Path:
+    """Saves below a folder of its own first: what is there already is replaced by its like alone."""
+    with TemporaryDirectory(dir=target.parent) as folder:
+        made = save(Path(folder))
+        require_same_content(target, made)
+        return made.replace(target)
 
 
 def _target(out: str, judge: str) -> Path:
@@ -83,5 +100,4 @@ def _draw(fit: Any, judge: str, path: Path) -> None:
         xlabel="stated confidence", ylabel="agreement with people", title=f"{judge}, n = {fit.n}", xlim=(0.5, 1.01)
     )
     axes.legend(loc="upper left")
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -11,7 +11,8 @@ from aifeedback.cli.terminal import brief_estimate, console, estimate, table
 
 
 def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
-    """Every table that there are figures for; details are in the report."""
+    """Every table that there are figures for, policies by the names they were given; details are in the report."""
+    given = {display(name): name for name in figures["policies"]}
     rows = [
         (name, _percent(row["win_rate"]), _percent(row["length_controlled"]), _number(row["mean_length"]))
         for name, row in figures["policies"].items()
@@ -19,9 +20,9 @@ def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
     table(f"win rate against {reference}, %", ("policy", "win rate", "at equal length", "characters"), rows)
     _independence(figures["independence"])
     if found := ranking_part(figures):
-        header = ("policy", "strength", *(f"vs {place.label}" for place in found.places))
+        header = ("policy", "strength", *(f"vs {given[place.label]}" for place in found.places))
         rows = [
-            (place.label,
+            (given[place.label],
              "–" if place.strength is None else brief_estimate(place.strength._asdict(), digits=2, signed=True),
              *("–" if est is None else f"{100 * est.value:.0f}{'*' if sure else ' '}"
                for est, sure in zip(place.against, place.certain, strict=True)))
@@ -50,7 +51,7 @@ def _safety(told: Mapping[str, Any]) -> None:
         row = by_judge[told["judge"]]
         refusal = row.get("refusal") or {}
         parts = (row["harmless_all"], refusal.get("over_refusal"), refusal.get("under_refusal"), row["helpful"])
-        rows.append((display(policy), *(_percent(part) for part in parts)))
+        rows.append((policy, *(_percent(part) for part in parts)))
     table(f"harm and refusal, %, by {told['judge']}", ("policy", *columns), rows)
 
 

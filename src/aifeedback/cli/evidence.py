@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.steps import BaseUrl, Json, Prices, Seed, Sets, SpendCap
+from aifeedback.cli.options import Json, Seed
+from aifeedback.cli.steps import BaseUrl, Prices, Sets, SpendCap
 from aifeedback.cli.terminal import console
 
 
@@ -47,20 +48,20 @@ def compare(
     """Policies against the first one and each other: win rates with intervals, raw and at equal length; a ranking."""
     from aifeedback.audit.report import write_report
     from aifeedback.cli.comparing import show_comparison
-    from aifeedback.cli.judges import judge_spec
+    from aifeedback.cli.judges import assessor_spec, judge_spec
     from aifeedback.cli.single import Destination, run_stage
     from aifeedback.config import parse
     from aifeedback.stages.evidence import Compare
-    from aifeedback.stages.safety import AssessorSpec
 
     named = _policies(policies)
     how = {"by": by, "rationale": {} if rationale else None, "base_url": base_url, "spend_cap_usd": spend_cap_usd}
+    served = [*judge, *(safety or [])]
     given = {
         "policies": named,
         "reference": next(iter(named)),
         "prompts": str(prompts),
-        "judges": {name: judge_spec(name, prompt, how, sets=sets, prices=prices) for name in judge},
-        "safety": {name: AssessorSpec(model=name, base_url=base_url) for name in safety or []},
+        "judges": {name: judge_spec(name, prompt, how, sets=sets, prices=prices, among=served) for name in judge},
+        "safety": {name: assessor_spec(name, base_url, served) for name in safety or []},
         "trained_by": trained_by or [],
         "limit": limit,
         "sampling": {"temperature": temperature, "max_new_tokens": max_new_tokens},
@@ -162,7 +163,7 @@ def audit(
         "by": by, "rationale": thought, "constitution": constitution, "base_url": base_url,
         "spend_cap_usd": spend_cap_usd,
     }  # fmt: skip
-    specs = {name: judge_spec(name, prompt, how, sets=sets, prices=prices) for name in judge}
+    specs = {name: judge_spec(name, prompt, how, sets=sets, prices=prices, among=judge) for name in judge}
     audit_judges(specs, data, probes=probe, n=n, limit=limit, out=out, seed=seed, json_file=json_file,
                  workers=workers)  # fmt: skip
 

@@ -41,8 +41,10 @@ class Exports(NamedTuple):
     @property
     def destination(self) -> Destination:
         """A dataset folder holds the dataset only; its run lies beside it."""
-        out = self.out.with_name(f"{self.out.name}-run") if self.form == "dataset" else self.out
-        return Destination(out, "labelled.jsonl")
+        if self.form == "dataset":
+            out = self.out if self.out.name else self.out.absolute()  # "." has no name
+            return Destination(out.with_name(f"{out.name}-run"), "labelled.jsonl", self.out)
+        return Destination(self.out, "labelled.jsonl")
 
     def write(self, stage: Any) -> None:
         """Writes the form asked for from the run's labelled rows."""

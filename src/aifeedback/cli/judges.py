@@ -9,6 +9,8 @@ from typing import Any
 from aifeedback.config import parse
 from aifeedback.errors import RecipeError
 
+COMBINED = ("mean", "median")
+
 
 def judge_spec(
     model: str,
@@ -17,10 +19,14 @@ def judge_spec(
     *,
     sets: Sequence[str] | None = None,
     prices: Path | None = None,
+    among: Sequence[str] = (),
 ) -> Any:
-    """Options as a JudgeSpec, ``--set KEY=VALUE`` laid over them; a mistake names the option."""
+    """Options as a JudgeSpec, ``--set KEY=VALUE`` laid over them; a mistake names the option.
+
+    ``among``: every model that the options are for; a server's settings go to those of them that are servers.
+    """
     from aifeedback.recipe import assign, merge, nest
-    from aifeedback.stages.judges import JudgeSpec
+    from aifeedback.stages.judges import JudgeSpec, is_served
 
     if prompt is None and model.startswith("lab:"):
         prompt = "lab:rating" if how.get("by") == "ratings" else "lab:pairwise"
@@ -32,7 +38,23 @@ def judge_spec(
             )
         given["server"] = {"prices": str(prices)}
     given = {key: value for key, value in given.items() if value is not None}
-    return parse(JudgeSpec, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--")
+    chosen = dict(assign(text) for text in sets or [])
+    if not is_served(model) and any(map(is_served, among)):
+        given, chosen = _unserved(given), _unserved(chosen)
+    return parse(JudgeSpec, merge(given, nest(chosen)), prefix="--", by_set=chosen)
+
+
+def _unserved(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in ("base_url", "server")}
+
+
+def assessor_spec(model: str, base_url: str | None, among: Sequence[str]) -> Any:
+    """Who says whether answers do harm; ``among`` as in ``judge_spec``."""
+    from aifeedback.stages.judges import is_served
+    from aifeedback.stages.safety import AssessorSpec
+
+    own = base_url if is_served(model) or not any(map(is_served, among)) else None
+    return parse(AssessorSpec, {"model": model, "base_url": own}, prefix="--")
 
 
 def judging(
@@ -45,12 +67,20 @@ def judging(
     combine: str = "mean",
     calibration: str | None = None,
 ) -> Any:
-    """One judge, or a panel of every named model under every named prompt."""
+    """One judge, or a panel of every named model under every named prompt. Raises RecipeError for a way to combine that
+    is none, or that has nothing to combine."""
     from aifeedback.stages.judges import PanelSpec
 
     asked = [
-        judge_spec(model, prompt, how, sets=sets, prices=prices) for model in models for prompt in prompts or [None]
+        judge_spec(model, prompt, how, sets=sets, prices=prices, among=models)
+        for model in models
+        for prompt in prompts or [None]
     ]
+    if combine not in COMBINED and not combine.endswith(".json"):
+        known = f"{', '.join(COMBINED)} or a file of learned weights (.json)"
+        raise RecipeError(f"there is no way to combine called '{combine}'", key="--combine", fix=known)
+    if len(asked) == 1 and combine != COMBINED[0]:
+        raise RecipeError("one judge has nothing to combine", key="--combine", fix="give several --judge or --prompt")
     if len(asked) == 1:
         return asked[0].model_copy(update={"calibration": calibration}) if calibration else asked[0]
     weights = combine if combine.endswith(".json") else None

@@ -73,9 +73,11 @@ def pairs(
 ) -> None:
     """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""
     from aifeedback import files
+    from aifeedback.cli.record import require_same_content
     from aifeedback.errors import InputError
     from aifeedback.lab import people, samples
     from aifeedback.lab.talk import samples as talk
+    from aifeedback.runs import make_folder
 
     if task not in ("summaries", "talk") or (refusals and task != "talk"):
         raise InputError(f"no such pairs for '{task}'", key="--task", fix="summaries or talk; refusals are in talk")
@@ -83,6 +85,7 @@ def pairs(
         raise InputError(f"the lab has no split '{split}'", key="--split", fix="test or train")
     if count < 1 or raters < 1:
         raise InputError("nothing to make", key="count" if count < 1 else "--raters", fix="give at least 1")
+    make_folder(out.parent)
     drawn = talk if task == "talk" else samples
     made = drawn.comparisons(count, split=split, seed=seed)  # type: ignore[arg-type]
     made += drawn.triples(triples, split=split, seed=seed)  # type: ignore[arg-type]
@@ -90,7 +93,10 @@ def pairs(
     measure = "talk" if task == "talk" else ""
     said = people.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
     rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in files.labelled(made, said)]
-    kept = files.write_labelled(out, rows)
+    made = out.with_name(f".new-{out.name}")
+    kept = files.write_labelled(made, rows)
+    require_same_content(out, made)
+    made.replace(out)
     console.print(f"{kept:,} pairs → [bold]{out}[/]")
 
 
@@ -106,7 +112,9 @@ def build(
     from aifeedback.cli.terminal import one_bar
     from aifeedback.lab import zoo
     from aifeedback.lab.build import build as build_models
+    from aifeedback.runs import make_folder
 
+    make_folder(out)
     with one_bar("lab build") as progress:
         build_models(names or zoo.names(), out, progress=progress)
     console.print(f"→ [bold]{out}[/]")

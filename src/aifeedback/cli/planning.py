@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.steps import Json
+from aifeedback.cli.options import Json
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,9 +29,14 @@ def plan(
     words: Annotated[float, typer.Option(help="Words that a person reads per label.")] = 304.0,
     usd_per_50_words: Annotated[float, typer.Option(help="What people are paid.")] = 0.11,
     raters: Annotated[int, typer.Option(help="People per label.")] = 1,
-    tokens: Annotated[float, typer.Option(help="Tokens that the judge reads per call.")] = 830.0,
+    tokens: Annotated[
+        float, typer.Option("--tokens", "--input-tokens", help="Tokens that the judge reads per call.")
+    ] = 830.0,
     usd_per_1k: Annotated[
-        float, typer.Option(help="Price of 1,000 tokens read by the judge; 0 for a local one.")
+        float,
+        typer.Option(
+            "--usd-per-1k", "--usd-per-1k-input", help="Price of 1,000 tokens read by the judge; 0 for a local one."
+        ),
     ] = 0.03,
     usd_per_1k_output: Annotated[float, typer.Option(help="Price of 1,000 tokens that it writes.")] = 0.06,
     json_file: Json = None,

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from aifeedback.cli.steps import Columns, Json, Limit, Seed, _columns
+from aifeedback.cli import record
+from aifeedback.cli.options import Json, Limit, Seed
+from aifeedback.cli.steps import Columns, _columns
 
 
 def add_to(app: typer.Typer) -> None:
@@ -75,6 +77,7 @@ def rate(
     finally:
         ledger.close()
     _show(found.summary, json_file)
+    record.leave(out, record.Told("rate", {"data": str(data), "question": question}, seed, {}, str(out)))
     console.print(
         f"→ [bold]{out / 'labelled.jsonl'}[/]: {found.labelled:,} pairs with a verdict; ratings.jsonl beside it"
     )

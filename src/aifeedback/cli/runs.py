@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
+from aifeedback.cli.options import Json
 from aifeedback.cli.terminal import RunWatcher, bars, console, table
-from aifeedback.errors import FileError
+from aifeedback.errors import RecipeError
+from aifeedback.runs import RunFolder
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -57,6 +58,7 @@ def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
     from aifeedback.summary import summarise
 
     runner.require_inputs(recipe)
+    _require_own(folder, recipe.name)
     console.print(f"[bold]{recipe.name}[/] seed {recipe.seed} → {folder}")
     with bars() as progress:
         runner.run(recipe, folder, RunWatcher(progress))
@@ -66,6 +68,13 @@ def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
     if json_file:
         write_json(json_file, summary)
     console.print(f"\nreport: [bold]{report}[/]")
+
+
+def _require_own(folder: Path, name: str) -> None:
+    """Raises RecipeError where another recipe's run lies: the stages of one would stand among those of the other."""
+    before = RunFolder(folder).manifest.get("recipe", name)
+    if before != name:
+        raise RecipeError(f"holds a run of '{before}', this is '{name}'", file=folder, fix="give another -o")
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -136,17 +145,15 @@ def show_forecast(loaded: Any) -> None:
 
 
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a file that a command left.")],
     item: Annotated[str, typer.Argument(help="An id or its beginning: comparison, completion, prompt.")] = "",
 ) -> None:
-    """One item of a run, from prompt to verdict: both orders, raw log-probabilities, rationale, what came of it."""
-    from aifeedback.runs import RunFolder
+    """What a run did, its figures and files; with an id one item, from prompt to verdict: both orders, log-probabilities."""
+    from aifeedback.cli.overview import run_folder, show_run
     from aifeedback.trace import trace
 
-    if not folder.is_dir():
-        raise FileError("no such run", file=folder, fix="give a run folder, for example runs/demo")
-    if not item:
-        stages = RunFolder(folder).manifest.get("stages", {})
-        table(str(folder), ("stage", "seconds"), [(k, f"{v['seconds']:.1f}") for k, v in stages.items()])
-        return
-    console.print(trace(folder, item), markup=False, highlight=False)
+    place = run_folder(folder)
+    if item:
+        console.print(trace(place, item), markup=False, highlight=False)
+    else:
+        show_run(place)

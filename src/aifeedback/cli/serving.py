@@ -36,10 +36,15 @@ def serve(
         import uvicorn
     except ModuleNotFoundError as missing:
         raise MissingExtra("uvicorn", "web") from missing
+    from aifeedback.rating.serve import listening
+
     spec = reward_spec(reward, prompt, rationale)
     require(spec.inputs())
     make_folder(out)
-    function = reward_function(spec, Job(out, out / "journal.sqlite", out))
-    app = create_app(function, ServeConfig(host=host, port=port, token=token))
-    console.print(f"serving [bold]{reward}[/] on http://{host}:{port}{f'/{token}' if token else ''}/score")
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    with listening(host, port) as door:
+        function = reward_function(spec, Job(out, out / "journal.sqlite", out))
+        app = create_app(function, ServeConfig(host=host, port=port, token=token))
+        shown, open_port = f"[{host}]" if ":" in host else host, door.getsockname()[1]
+        told = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
+        console.print(told, markup=False, soft_wrap=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])

@@ -18,10 +18,17 @@ class Destination(NamedTuple):
 
     out: Path
     main: str
+    further: Path | None = None
+    """A folder that is made from the main result."""
 
     @property
     def is_file(self) -> bool:
         return self.out.suffix in FILES
+
+    @property
+    def shown(self) -> Path:
+        """What the user named."""
+        return self.further or self.out
 
     @property
     def folder(self) -> Path:
@@ -35,9 +42,11 @@ def run_stage(
     """Runs the stage and returns its Outcome; ``show`` prints every figure of it.
 
     What was finished before with the same settings and inputs, and left no question open, is not done again. Raises
-    RecipeError before any model call if an input is missing.
+    RecipeError before any model call if an input is missing, or if what is there already is the result of another job
+    that left no question open.
     """
-    from aifeedback.runner import fingerprint
+    from aifeedback.cli import record
+    from aifeedback.runner import digests, fingerprint
     from aifeedback.runs import RunFolder, read_json, write_json
     from aifeedback.stages import Job, Outcome
 
@@ -52,8 +61,12 @@ def run_stage(
     if destination.is_file and destination.out.is_dir():
         raise RecipeError("is a folder", file=destination.out, fix="give the name of a file, or of a folder without it")
     result, done = folder / destination.main, folder / "done.json"
+    inputs = digests(stage)
+    job = record.Told(stage.kind, stage.model_dump(mode="json"), seed, inputs, str(destination.shown))
+    record.require_own(folder, job, is_there=_is_there(destination))
     with RunFolder(folder).locked():
-        told = fingerprint(stage, seed, {})
+        record.leave(folder, job)
+        told = fingerprint(stage, seed, {}, inputs)
         before = read_json(done) if result.exists() else None
         if before is not None and before["fingerprint"] == told:
             outcome = Outcome(before["figures"])
@@ -63,7 +76,7 @@ def run_stage(
             with one_bar(stage.kind) as progress:
                 outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress))
             write_json(folder / "figures.json", outcome.figures)
-            if _is_settled(outcome.figures):
+            if _is_settled(stage, outcome.figures):
                 write_json(done, {"fingerprint": told, "figures": outcome.figures})
     if destination.is_file:
         _hand_over(result, destination.out)
@@ -78,13 +91,46 @@ def run_stage(
     return outcome
 
 
-def _is_settled(figures: Mapping[str, Any]) -> bool:
-    """Whether asking again could change nothing: no question is open because of the server, or of a spend cap."""
+def _is_there(destination: Destination) -> bool:
+    """Whether a result lies there that another job must not replace: one with open questions may be done otherwise."""
+    from aifeedback.runs import read_json
+
+    folder = destination.folder
+    if destination.further is not None and _holds_something(destination.further):
+        is_there = True
+    elif destination.is_file:
+        is_there = destination.out.exists()
+    else:
+        is_there = (folder / "figures.json").exists() or (folder / destination.main).exists()
+    return is_there and _open(read_json(folder / "figures.json") or {}).isdisjoint(_again())
+
+
+def _holds_something(folder: Path) -> bool:
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _is_settled(stage: Any, figures: Mapping[str, Any]) -> bool:
+    """Whether asking again could change nothing: nothing is asked, or no question is open because of the server or of a
+    spend cap."""
+    asks_nothing = stage.forecast({}).calls == 0
+    return asks_nothing or ("problems" in figures and _again().isdisjoint(figures["problems"]))
+
+
+def _again() -> set[str]:
+    """Problems that another start may not have."""
     from aifeedback.models.cache import OPEN
     from aifeedback.records import Problem
 
-    again = {str(problem) for problem in (*OPEN, Problem.OVER_BUDGET, Problem.MISSING)}
-    return "problems" in figures and again.isdisjoint(figures["problems"])
+    return {str(problem) for problem in (*OPEN, Problem.OVER_BUDGET, Problem.MISSING)}
+
+
+def _open(figures: Mapping[str, Any]) -> set[str]:
+    """The problems that any part of the figures counts."""
+    found: set[str] = set()
+    for key, value in figures.items():
+        if isinstance(value, Mapping):
+            found |= set(value) if key in ("problems", "unknown") else _open(value)
+    return found
 
 
 def require(names: Iterable[str]) -> None:

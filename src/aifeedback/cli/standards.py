@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from aifeedback.cli.options import Json
 from aifeedback.cli.terminal import console, table
 from aifeedback.errors import StandardsError
 
@@ -21,7 +22,6 @@ PromptName = Annotated[str, typer.Option(help="A judge prompt that shows a princ
 Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="The judge writes its findings first.")]
 Data = Annotated[Path | None, typer.Option(help="Comparisons to try the principles on.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also save what was found here.")]
 
 
 @app.command("list")

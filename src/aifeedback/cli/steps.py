@@ -7,12 +7,10 @@ from typing import Annotated
 
 import typer
 
+from aifeedback.cli.options import Json, Limit, Seed
 from aifeedback.cli.single import Destination, run_stage
 
 OutFile = Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet file, or a folder for everything.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")]
-Seed = Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")]
 JUDGES = "hf:DIR_OR_ID, openai:NAME, fake:NAME, lab:NAME, rm:DIR."
 PROMPTS = "Judge prompt: a shipped name, lab:NAME, or a YAML file."
 JudgeName = Annotated[str, typer.Option(help=JUDGES)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from aifeedback.cli.options import Json, Limit, Seed
 from aifeedback.cli.terminal import console, one_bar, show_figures
 from aifeedback.errors import InputError
 
@@ -20,9 +22,6 @@ Steps = Annotated[int | None, typer.Option(help="Optimizer steps; by default as 
 Epochs = Annotated[float | None, typer.Option(help="Passes over the data.")]
 Rate = Annotated[float | None, typer.Option("--lr", "--learning-rate")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: any further setting of the trainer.")]
-Seed = Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also save the printed figures here.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")]
 
 
 @app.command()
@@ -42,8 +41,8 @@ def sft(
     from aifeedback.cli.training_data import sft_rows
     from aifeedback.train.sft import SftConfig, train_sft
 
-    start = _start(out, model, data)
     config = _config(SftConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed)
+    start = _start("sft", out, config, model=model, data=data)
     rows = sft_rows(data, seed)
     with one_bar("sft") as progress:
         result = train_sft(start, rows, config, out, progress=progress)
@@ -68,8 +67,8 @@ def reward(
     from aifeedback.cli.training_data import pair_rows
     from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
 
-    start = _start(out, model, data, heldout)
     config = _config(RewardModelConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed)
+    start = _start("reward", out, config, model=model, data=data, heldout=heldout)
     rows, held = pair_rows(data, seed), pair_rows(heldout, seed) if heldout else None
     with one_bar("reward") as progress:
         result = fit_reward_model(start, rows, config, out, heldout=held, progress=progress)
@@ -94,8 +93,8 @@ def dpo(
     from aifeedback.cli.training_data import pair_rows
     from aifeedback.train.dpo import DpoConfig, train_dpo
 
-    start = _start(out, model, data)
     config = _config(DpoConfig, sets, batch=batch, steps=steps, epochs=epochs, learning_rate=lr, seed=seed, beta=beta)
+    start = _start("dpo", out, config, model=model, data=data)
     rows = pair_rows(data, seed)
     with one_bar("dpo") as progress:
         result = train_dpo(start, rows, config, out, progress=progress)
@@ -164,17 +163,21 @@ def rl(
         evaluate_every=monitor_every if watched else None,
     )
     told = config.model_dump(mode="json", exclude_unset=True)
+    choice: dict[str, Any]
     stage = Rl(model=policy, prompts=str(prompts), reward=spec, monitor=watched, train=told)
-    start = _start(out, policy, *stage.inputs())
+    settings = {**stage.model_dump(mode="json", exclude={"train"}), "engine": engine, "limit": limit}
+    start = _start("rl", out, config, settings, model=policy, names=list(stage.inputs()))
     read = files.load_prompts(prompts, limit=limit)
     console.print(f"[dim]{read.report.sentence()}[/]")
     with one_bar("rl") as progress:
         job = Job(out, out / "journal.sqlite", out, seed, progress)
-        if engine == "trl":
+        if engine == "trl" and (done := _finished(out)):
+            result, choice = done, {}
+        elif engine == "trl":
             from aifeedback.integrations.trl import run_rloo
 
             result = run_rloo(start, read.rows, reward_function(spec, job), config, out, progress=progress)
-            choice: dict[str, Any] = {}
+            choice = {}
         else:
             result, choice, _ = stage.learn(read.rows, job, out)
     _report(result, out, json_file, choice)
@@ -208,15 +211,49 @@ def reward_spec(name: str, prompt: str, rationale: bool) -> Any:
     return parse(RewardSpec, {"source": name}, prefix="--reward ")
 
 
-def _start(out: Path, model: str, *inputs: Path | str | None) -> str:
-    """The folder to start from; every missing input is told at once, and ``out`` made, before anything is loaded."""
+def _start(
+    command: str,
+    out: Path,
+    config: Any,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    model: str,
+    names: Sequence[str] = (),
+    **files: Path | None,
+) -> str:
+    """The folder to start from. Before anything is loaded, every missing input is told at once, and ``out`` is made and
+    is this job's: raises RecipeError where it holds a trained model of another job, or one that came from elsewhere."""
+    from aifeedback.cli import record
     from aifeedback.cli.single import require
+    from aifeedback.runner import digest_input
     from aifeedback.runs import make_folder
     from aifeedback.stages.resolve import outside_model, policy_folder
 
-    require([*outside_model(model), *(str(path) for path in inputs if path is not None)])
+    given = {name: str(path) for name, path in files.items() if path is not None}
+    require([*outside_model(model), *given.values(), *names])
+    inputs = {name: digest_input(name) for name in [*given.values(), *names] if name != model}
+    trained = config.model_dump(mode="json", exclude={"seed"})
+    told = record.Told(
+        f"train {command}",
+        {"model": model, **given, **(settings or {}), "train": trained},
+        config.seed,
+        inputs,
+        str(out),
+    )
+    record.require_own(out, told, is_there=(out / "config.json").exists())
     make_folder(out)
+    record.leave(out, told)
+    if _finished(out):
+        console.print("[dim]finished before with these settings and inputs: nothing is trained again[/]")
     return policy_folder(model)
+
+
+def _finished(out: Path) -> Any:
+    """What a finished run in this folder reported of itself; None where there is none."""
+    from aifeedback.train.session import TrainResult
+
+    file = out / "training" / "result.json"
+    return TrainResult.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def _config(schema: type[Any], sets: list[str] | None, **values: Any) -> Any:
@@ -224,7 +261,8 @@ def _config(schema: type[Any], sets: list[str] | None, **values: Any) -> Any:
     from aifeedback.recipe import assign, merge, nest
 
     given = {key: value for key, value in values.items() if value is not None}
-    return parse(schema, merge(given, nest(dict(assign(text) for text in sets or []))), prefix="--set ")
+    chosen = dict(assign(text) for text in sets or [])
+    return parse(schema, merge(given, nest(chosen)), prefix="--", by_set=chosen)
 
 
 def _report(result: Any, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:

@@ -28,6 +28,7 @@ from aifeedback.errors import InputError, StandardsError
 from aifeedback.feedback.newton import Local, log1p_exp, minimise
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference
+from aifeedback.runs import write_json
 
 Floats = NDArray[np.float64]
 Kind = Literal["temperature", "platt", "isotonic"]
@@ -100,8 +101,7 @@ class Calibration(Config):
     def save(self, folder: str | PathLike[str]) -> Path:
         """Writes ``FOLDER/NAME.json``."""
         path = Path(folder) / f"{self.name}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        write_json(path, self.model_dump(mode="json"))
         return path
 
     @classmethod

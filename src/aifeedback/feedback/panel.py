@@ -19,6 +19,7 @@ from aifeedback.config import Config, parse
 from aifeedback.errors import InputError
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference, Problem
+from aifeedback.runs import write_json
 
 
 class Disagreement(NamedTuple):
@@ -128,8 +129,7 @@ class LearnedWeights(Config):
 
     def save(self, path: str | PathLike[str]) -> Path:
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(self.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        write_json(target, self.model_dump(mode="json"))
         return target
 
     @classmethod

@@ -53,7 +53,7 @@ def _uncollected() -> Iterator[None]:
 def _read_pairs(
     path: str | Path, rows: Iterator[Row], seed: int, criterion: str | None, limit: int | None
 ) -> tuple[list[PairItem], ReadReport]:
-    shape, rows = _recognise(path, rows)
+    shape, rows = _recognise(path, rows, criterion)
     ledger = Ledger(path, shape.name)
     items: list[PairItem] = []
     place: dict[frozenset[str], int] = {}
@@ -140,13 +140,14 @@ def _stored(pair: Pair, seed: int) -> Pair:
     return pair._replace(first=pair.second, second=pair.first, p_first=p_first, sources=pair.sources[::-1])
 
 
-def _recognise(path: str | Path, rows: Iterator[Row]) -> tuple[Shape, Iterator[Row]]:
+def _recognise(path: str | Path, rows: Iterator[Row], criterion: str | None) -> tuple[Shape, Iterator[Row]]:
     """The format, told by the first readable rows; the rows again, from the start."""
     head: list[Row] = []
     for row in rows:
         head.append(row)
         shape = None if row.fault else shape_of(_as_group(row.values))
         if shape:
+            _require_criterion(path, shape, _as_group(row.values), criterion)
             return shape, _chain(head, rows)
         if len(head) >= 50:
             break
@@ -163,6 +164,14 @@ def _recognise(path: str | Path, rows: Iterator[Row]) -> tuple[Shape, Iterator[R
         fix="name columns prompt, chosen, rejected (or prompt, first, second), or let `label` map "
         "them: --column prompt=YOURS --column first=YOURS …",
     )
+
+
+def _require_criterion(path: str | Path, shape: Shape, row: Mapping[str, Any], criterion: str | None) -> None:
+    """Raises FileError that lists the verdicts a file of this shape has, where ``criterion`` is none of them."""
+    if criterion is None or criterion in (known := list(shape.criteria(row))):
+        return
+    fix = f"one of: {', '.join(known)}" if known else f"leave it out: '{shape.name}' leaves no choice of verdicts"
+    raise FileError(f"has no criterion '{criterion}'", file=path, key="--criterion", fix=fix)
 
 
 def _nearest_gap(row: Mapping[str, Any]) -> str | None:

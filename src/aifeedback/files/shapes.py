@@ -47,6 +47,8 @@ class Shape(NamedTuple):
     columns: tuple[str, ...]
     read: Callable[[Mapping[str, Any], str | None], Iterable[Pair]]
     also: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    criteria: Callable[[Mapping[str, Any]], Iterable[str]] = lambda row: ()
+    """Which verdicts there are to choose among, told by one row; none where a pair has only one."""
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         return all(column in row for column in self.columns) and self.also(row)
@@ -143,7 +145,7 @@ def _ours(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """A Comparison record as a run folder stores it."""
     record = row["prompt"]
     prompt = Prompt.of(
-        as_messages(record["messages"], "prompt"), reference=record.get("reference"), tags=record.get("tags")
+        as_messages(record["messages"], "prompt"), reference=record.get("reference"), tags=row_tags(record)
     )
     first, second = row["first"], row["second"]
     sources = (str(first.get("source", "data")), str(second.get("source", "data")))
@@ -173,7 +175,7 @@ def _summaries(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
 
 def _safe_pairs(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """PKU-SafeRLHF: ``better`` (default) or ``safer`` answer."""
-    key = "safer_response_id" if criterion in ("safer", "safer_response_id") else "better_response_id"
+    key = f"{criterion or 'better'}_response_id"
     p_first = choice(row.get(key), key, first=(0,), second=(1,))
     prompt = need_prompt(
         row, "prompt", tags={"safe": f"{row.get('is_response_0_safe')}/{row.get('is_response_1_safe')}"}
@@ -291,6 +293,22 @@ def _references(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]
     )
 
 
+def _safer(row: Mapping[str, Any]) -> Iterable[str]:
+    del row
+    return ("better", "safer")
+
+
+def _ratings(row: Mapping[str, Any]) -> Iterable[str]:
+    """HelpSteer2: every column that is a number."""
+    return [key for key, value in row["_rows"][0].items() if type(value) in (int, float)]
+
+
+def _scores(row: Mapping[str, Any]) -> Iterable[str]:
+    """UltraFeedback: every score of an answer, and every aspect it is rated on."""
+    first = row["completions"][0] if row["completions"] else {}
+    return [*(key for key, value in first.items() if type(value) in (int, float)), *(first.get("annotations") or {})]
+
+
 def _is_record(row: Mapping[str, Any]) -> bool:
     return isinstance(row["prompt"], Mapping) and "messages" in row["prompt"] and isinstance(row["first"], Mapping)
 
@@ -299,15 +317,15 @@ SHAPES: tuple[Shape, ...] = (
     Shape("comparison records", ("prompt", "first", "second"), _ours, _is_record),
     Shape("prompt, first, second", ("prompt", "first", "second"), _stored),
     Shape("summarize_from_feedback", ("info", "summaries", "choice"), _summaries),
-    Shape("PKU-SafeRLHF", ("prompt", "response_0", "response_1", "better_response_id"), _safe_pairs),
+    Shape("PKU-SafeRLHF", ("prompt", "response_0", "response_1", "better_response_id"), _safe_pairs, criteria=_safer),
     Shape("votes on conversations", ("conversation_a", "conversation_b", "winner"), _votes),
     Shape("PandaLM", ("instruction", "response1", "response2", "annotator1"), _annotators),
     Shape("HelpSteer3", ("context", "response1", "response2", "overall_preference"), _strengths),
     Shape("HelpSteer2 preference", ("prompt", "response_1", "response_2", "preference_strength"), _strengths),
-    Shape("HelpSteer2", ("_rows",), _rated),
+    Shape("HelpSteer2", ("_rows",), _rated, criteria=_ratings),
     Shape("LLMBar", ("input", "output_1", "output_2", "label"), _labelled_outputs),
     Shape("AlpacaEval annotations", ("instruction", "output_1", "output_2"), _annotations),
-    Shape("UltraFeedback", ("instruction", "completions"), _scored),
+    Shape("UltraFeedback", ("instruction", "completions"), _scored, criteria=_scores),
     Shape("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), _references),
     Shape("correct and incorrect dialogues", ("text_correct", "text_incorrect"), _options),
     Shape("chosen, rejected", ("chosen", "rejected"), _chosen),

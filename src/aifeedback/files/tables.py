@@ -312,6 +312,14 @@ def _write_parquet(path: Path, rows: list[Mapping[str, Any]], schema: Any) -> in
     arrays = {}
     for name in columns:
         kind = (schema or {}).get(name)
-        arrays[name] = pyarrow.array([row.get(name) for row in rows], type=kind and pyarrow.type_for_alias(kind))
+        cells = [_filled(row.get(name)) for row in rows]
+        arrays[name] = pyarrow.array(cells, type=kind and pyarrow.type_for_alias(kind))
     parquet.write_table(pyarrow.table(arrays), path)
     return len(rows)
+
+
+def _filled(value: Any) -> Any:
+    """With null for an object without keys, which Parquet cannot hold."""
+    if isinstance(value, Mapping):
+        return {key: _filled(item) for key, item in value.items()} or None
+    return [_filled(item) for item in value] if isinstance(value, (list, tuple)) else value

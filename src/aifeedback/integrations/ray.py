@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -22,6 +22,8 @@ from pydantic import Field
 
 from aifeedback.errors import AIFeedbackError, JudgeUnavailable, MissingExtra, RecipeError
 from aifeedback.records import Comparison, Preference, content_id
+from aifeedback.runner import digest_input
+from aifeedback.runs import make_folder
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Job
 from aifeedback.stages.feedback import Label
@@ -56,8 +58,8 @@ class RayLabel(Label):
                 fix="use one process: it keeps a whole fleet of servers busy (docs/scaling.md)",
             )
         folder = job.folder / "batches"
-        folder.mkdir(parents=True, exist_ok=True)
-        batches = {batch_id(self.judge, job.seed, some): some for some in _batches(comparisons, self.batch)}
+        make_folder(folder)
+        batches = batch_ids(self.judge, job.seed, _batches(comparisons, self.batch))
         waiting = {key: some for key, some in batches.items() if not (folder / f"{key}.json").is_file()}
         done = len(comparisons) - sum(map(len, waiting.values()))
         job.progress(done, len(comparisons), {})
@@ -140,14 +142,12 @@ def members(judge: JudgeSpec | PanelSpec) -> tuple[JudgeSpec, ...]:
     return judge.members if isinstance(judge, PanelSpec) else (judge,)
 
 
-def batch_id(judge: Judging, seed: int, comparisons: Sequence[Comparison]) -> str:
-    """Equal only where the same judge would be asked about the same comparisons: words of prompts included."""
-    words = [resolve.judge_prompt(m.prompt).digest for m in members(judge) if _has_prompt(m)]
-    return content_id("ray batch", judge.model_dump(mode="json"), words, seed, [c.id for c in comparisons])
-
-
-def _has_prompt(judge: JudgeSpec) -> bool:
-    return judge.model.partition(":")[0] not in resolve.NO_PROMPT
+def batch_ids(judge: Judging, seed: int, batches: Iterable[Sequence[Comparison]]) -> dict[str, Sequence[Comparison]]:
+    """Batches by id. Ids are equal only where the same judge would be asked about the same comparisons: the content of
+    its model, prompt, principles and calibration counts, and not their names alone."""
+    made_of = {name: digest_input(name) for name in resolve.outside_judge(judge)}
+    who = judge.model_dump(mode="json"), made_of, seed
+    return {content_id("ray batch", *who, [c.id for c in some]): some for some in batches}
 
 
 def _batches(comparisons: Sequence[Comparison], size: int) -> Iterator[Sequence[Comparison]]:

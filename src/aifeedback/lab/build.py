@@ -35,17 +35,24 @@ WORLDS = {"posts": (vocabulary, training.draw_posts), "talk": (talk_vocabulary, 
 """The words of each world, and what draws its training rows."""
 
 
+CARD = "card.json"
+
+
 def build(
     names: Sequence[str], out: Path, *, scale: float = 1.0, exam_count: int = 1000, progress: Progress = silent
 ) -> list[Path]:
     """Trains these models into folders of ``out``; returns the folders.
 
     ``scale`` shortens every phase (for trying things out); ``exam_count`` is n of each figure on the card, 0 for none.
-    A start model is taken from ``out``, or built there first. Raises InputError for an unknown name.
+    A start model is taken from ``out``, or built there first. Raises InputError for an unknown name,
+    and where a folder is there that is no model of the lab: its own models are replaced.
     """
     unknown = [n for n in names if n not in recipes.RECIPES]
     if unknown:
         raise InputError(f"the lab cannot build '{unknown[0]}'", fix=f"it can build: {', '.join(recipes.RECIPES)}")
+    foreign = next((out / n for n in names if (out / n).exists() and not (out / n / CARD).is_file()), None)
+    if foreign:
+        raise InputError("is there already, and is no model of the lab", file=foreign, fix="build into another folder")
     with _one_thread():
         return [_build(name, out, scale, exam_count, progress) for name in names]
 
@@ -80,7 +87,7 @@ def _build(name: str, out: Path, scale: float, exam_count: int, progress: Progre
         "seconds": round(time.monotonic() - began, 1),
         "exam": _examine(recipe.exam, folder, exam_count) if exam_count else {},
     }
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     return folder
 
 

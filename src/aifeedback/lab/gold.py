@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from aifeedback.lab import words
 from aifeedback.lab.world import Facts
-from aifeedback.records import Comparison, Completion, Judgement, Preference, Prompt, Score
+from aifeedback.records import Comparison, Completion, Judgement, Preference, Problem, Prompt, Score
 
 OFFSET, SPAN = 3.0, 7.5
 SOFT_FROM = 3.0
@@ -166,16 +166,23 @@ def score_reading(facts: Facts, reading: Reading) -> float:
 
 
 class GoldLabeler:
-    """The oracle as a Labeler and a Scorer. For measuring only: nothing may be trained on it."""
+    """The oracle as a Labeler and a Scorer. For measuring only: nothing may be trained on it.
+
+    It abstains on a prompt that is none of its world: it knows nothing there.
+    """
 
     name = "gold"
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """``p_first`` is 1 or 0; 0.5 where the gold scores are equal, a tie that is known."""
+        """``p_first`` is 1 or 0; 0.5 where the gold scores are equal, a tie that is known; None for a foreign prompt."""
         return [self._label(c) for c in comparisons]
 
+    def knows(self, prompt: Prompt) -> bool:
+        """Whether the prompt is of its world."""
+        return bool(facts_of(prompt))
+
     def points(self, prompt: Prompt, text: str) -> float:
-        """Gold score of one text, from 1 to 10."""
+        """Gold score of one text as an answer to a prompt that it ``knows``, from 1 to 10."""
         return score(facts_of(prompt), text)
 
     def margin(self, comparison: Comparison) -> float:
@@ -184,6 +191,8 @@ class GoldLabeler:
         return self.points(prompt, comparison.first.text) - self.points(prompt, comparison.second.text)
 
     def _label(self, comparison: Comparison) -> Preference:
+        if not self.knows(comparison.prompt):
+            return abstained(comparison, self.name)
         margin = self.margin(comparison)
         p_first = 0.5 if margin == 0 else float(margin > 0)
         judgement = Judgement(
@@ -196,9 +205,16 @@ class GoldLabeler:
         return Preference(comparison_id=comparison.id, source=self.name, p_first=p_first, judgements=(judgement,))
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
-        """The gold score as a Score; never None, since any text can be scored."""
-        scores = [self.points(p, c.text) for p, c in zip(prompts, completions, strict=True)]
-        return [
-            Score(completion_id=c.id, judge=self.name, value=(2 * s - 11) / 9, expected=s)
-            for c, s in zip(completions, scores, strict=True)
-        ]
+        """The gold score as a Score, of any text; not known for a foreign prompt."""
+        return [self._score(p, c) for p, c in zip(prompts, completions, strict=True)]
+
+    def _score(self, prompt: Prompt, completion: Completion) -> Score:
+        if not self.knows(prompt):
+            return Score(completion_id=completion.id, judge=self.name, problem=Problem.ABSTAINED)
+        points = self.points(prompt, completion.text)
+        return Score(completion_id=completion.id, judge=self.name, value=(2 * points - 11) / 9, expected=points)
+
+
+def abstained(comparison: Comparison, judge: str) -> Preference:
+    """What whoever knows nothing of a prompt says."""
+    return Preference(comparison_id=comparison.id, source=judge, p_first=None, problem=Problem.ABSTAINED)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from aifeedback.lab import world
-from aifeedback.lab.gold import GoldLabeler
+from aifeedback.lab.gold import GoldLabeler, abstained
 from aifeedback.lab.talk.gold import TalkGold
 from aifeedback.records import Comparison, Judgement, Preference
 
@@ -20,7 +20,7 @@ class SimulatedPeople:
 
     With several raters ``p_first`` is the share of votes for the first. Draws depend on seed, rater, prompt and the two
     texts alone, not on storage order, on who wrote them or on what else is labelled: a swapped comparison gets the
-    mirrored answer.
+    mirrored answer. Nobody votes on a prompt that is none of the lab's.
     """
 
     def __init__(self, seed: int = 0, *, temperature: float = TEMPERATURE, raters: int = 1, measure: str = "") -> None:
@@ -41,6 +41,8 @@ class SimulatedPeople:
         return float(noise < 1 / (1 + math.exp(-margin / self.temperature)))
 
     def _label(self, comparison: Comparison) -> Preference:
+        if not self.oracle.knows(comparison.prompt):
+            return abstained(comparison, self.name)
         votes = [self.vote(comparison, rater) for rater in range(self.raters)]
         judgements = tuple(
             Judgement(

@@ -9,6 +9,7 @@ second tab stores nothing more. Texts of harmful items are not even sent before 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -69,29 +70,38 @@ def create_app(desk: Desk) -> FastAPI:
 
     @app.post("/reveal")
     async def reveal(request: Request) -> Response:
-        rater, form = desk.book.rater_of(request.cookies.get(COOKIE)), await _form(request)
-        if rater is None:
-            return _stranger()
-        item, problem = signed_item(desk, rater, form)
-        if item is None:
-            return HTMLResponse(_page(desk, rater, "", problem), status_code=422)
-        if item.is_harmful:
-            desk.book.expose(rater, item.id, stamp(desk), most=desk.most_harmful)
-        return RedirectResponse("/", status_code=303)
+        return await _taken(desk, request, _reveal)
 
     @app.post("/rate")
     async def rate(request: Request) -> Response:
-        rater, form = desk.book.rater_of(request.cookies.get(COOKIE)), await _form(request)
-        if rater is None:
-            return _stranger()
-        rating, problem = read_form(desk, rater, form)
-        if rating is None:
-            return HTMLResponse(_page(desk, rater, "", problem), status_code=422)
-        if desk.book.add(rating):
-            desk.saved(*desk.progress())
-        return RedirectResponse("/", status_code=303)
+        return await _taken(desk, request, _rate)
 
     return app
+
+
+async def _taken(desk: Desk, request: Request, act: Callable[[Desk, str, Mapping[str, str]], str]) -> Response:
+    """A rater's form: ``act`` does what it says and returns what is wrong with it, or nothing; then the next item."""
+    rater, form = desk.book.rater_of(request.cookies.get(COOKIE)), await _form(request)
+    if rater is None:
+        return _stranger()
+    problem = act(desk, rater, form)
+    if problem:
+        return HTMLResponse(_page(desk, rater, "", problem), status_code=422)
+    return RedirectResponse("/", status_code=303)
+
+
+def _reveal(desk: Desk, rater: str, form: Mapping[str, str]) -> str:
+    item, problem = signed_item(desk, rater, form)
+    if item is not None and item.is_harmful:
+        desk.book.expose(rater, item.id, stamp(desk), most=desk.most_harmful)
+    return problem
+
+
+def _rate(desk: Desk, rater: str, form: Mapping[str, str]) -> str:
+    rating, problem = read_form(desk, rater, form)
+    if rating is not None and desk.book.add(rating):
+        desk.saved(*desk.progress())
+    return problem
 
 
 async def _form(request: Request) -> dict[str, str]:

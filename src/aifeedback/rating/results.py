@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from aifeedback.rating.items import Item
@@ -16,14 +17,14 @@ def summarise(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str, Any
     """Counts, seconds per rating, and how well the raters agree; estimates as plain dictionaries, None if unknown."""
     known = {item.id: item for item in items}
     ratings = [r for r in ratings if r.item_id in known]
-    seconds = sorted(r.seconds for r in ratings if r.seconds is not None)
+    seconds = [r.seconds for r in ratings if r.seconds is not None]
     per_rater = Counter(r.rater for r in ratings)
     return {
         "items": len(items),
         "ratings": len(ratings),
         "raters": dict(sorted(per_rater.items())),
         "cannot_tell": sum(_says_nothing(r) for r in ratings),
-        "median_seconds": seconds[len(seconds) // 2] if seconds else None,
+        "median_seconds": median(seconds) if seconds else None,
         "kendalls_w": _concordance(known, ratings),
         "krippendorff_alpha": _alpha(known, ratings),
         "kappa": _kappa(known, ratings),

@@ -15,6 +15,7 @@ from aifeedback.rating.book import RatingBook
 from aifeedback.rating.desk import LOOPBACK, Desk
 from aifeedback.rating.items import Item
 from aifeedback.rating.results import summarise
+from aifeedback.runs import make_folder
 
 
 def serve(
@@ -106,7 +107,7 @@ def _kept(links: str | Path | None) -> dict[str, str]:
 
 def _keep(links: str | Path, tokens: dict[str, str]) -> None:
     path = Path(links)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:

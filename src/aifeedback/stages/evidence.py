@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from statistics import fmean
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -113,7 +115,7 @@ class Compare(Stage):
         rounds = {(name, self.reference): meeting for name, meeting in meetings.items()} | head_to_head
         outcome.figures |= {
             "policies": {name: self._headline(row, independence) for name, row in table.items()},
-            "head_to_head": {f"{one}_vs_{other}": m.figures()["win_rate"] for (one, other), m in head_to_head.items()},
+            "head_to_head": {f"{one}_vs_{other}": m.win_rate for (one, other), m in head_to_head.items()},
             "ranking": _ranking(rounds),
             "independence": independence,
             "judges": {name: resolve.described(judge, job) for name, judge in self.judges.items()},
@@ -208,7 +210,8 @@ AGAIN = "\0"
 """Stands for the second draw of the reference; no policy can be called that."""
 
 
-class Meeting(NamedTuple):
+@dataclass(frozen=True)
+class Meeting:
     """Two policies' answers to the same prompts, and what one judge said."""
 
     pairs: list[Comparison]
@@ -236,16 +239,22 @@ class Meeting(NamedTuple):
         files.write_records(job.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", said)
         return cls(pairs, said)
 
+    @cached_property
+    def win_rate(self) -> dict[str, Any]:
+        """Of the first: a share in [0, 1] of the pairs with a verdict, with its interval; a tie is half a win."""
+        from aifeedback.evaluate import win_rate
+
+        return win_rate([p.p_first for p in self.said], hard=True).as_dict()
+
     def figures(self) -> dict[str, Any]:
         """Win rate of the first, raw and at equal length (characters)."""
-        from aifeedback.evaluate import length_controlled_win_rate, win_rate
+        from aifeedback.evaluate import length_controlled_win_rate
 
-        p_first = [p.p_first for p in self.said]
         first, second = ([max(1, len(side.text)) for side in sides]
                          for sides in ([c.first for c in self.pairs], [c.second for c in self.pairs]))  # fmt: skip
-        hard = [None if p is None else _hard(p) for p in p_first]
+        hard = [None if p.p_first is None else _hard(p.p_first) for p in self.said]
         return {
-            "win_rate": win_rate(p_first, hard=True).as_dict(),
+            "win_rate": self.win_rate,
             "length_controlled": length_controlled_win_rate(hard, first, second).as_dict(),
             "unknown": _unknown(self.said),
         }
@@ -262,7 +271,7 @@ def _ranking(rounds: Mapping[tuple[str, str], Meeting]) -> dict[str, Any]:
     for (one, other), meeting in rounds.items():
         known = [p.p_first for p in meeting.said]
         mirrored = [None if p is None else 1 - p for p in known]
-        matrix.setdefault(one, {})[other] = win_rate(known, hard=True).as_dict()
+        matrix.setdefault(one, {})[other] = dict(meeting.win_rate)
         matrix.setdefault(other, {})[one] = win_rate(mirrored, hard=True).as_dict()
         first += [one] * len(known)
         second += [other] * len(known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,7 @@ from aifeedback.protocols import Labeler, Scorer
 from aifeedback.records import Comparison, Preference, Sampling
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
-from aifeedback.stages.judges import JudgeSpec, Judging
+from aifeedback.stages.judges import JudgeSpec, Judging, require_server
 
 
 class SamplingSettings(Config):
@@ -46,6 +46,12 @@ class Sample(Stage):
     """Most prompts to use; None uses all."""
     sampling: SamplingSettings = SamplingSettings()
     base_url: str | None = None
+    """Address of an OpenAI-compatible server."""
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        require_server(self.model, self.base_url)
+        return self
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside_model(self.model)
@@ -262,7 +268,7 @@ class Score(Stage):
         figures = {
             "scores": len(known),
             "mean_value": sum(known) / len(known) if known else None,
-            "mean_expected": sum(expected) / len(expected) if expected else None,
+            **({} if self.rank else {"mean_expected": sum(expected) / len(expected) if expected else None}),
             "problems": dict(Counter(str(s.problem) for s in scores if s.problem is not None)),
             "judge": resolve.described(self.judge, job),
             "rows": account(read.report),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -68,6 +69,21 @@ class JudgeSpec(JudgeSettings):
             raise ValueError("a judge goes by a rubric or by a constitution, not by both")
         return self
 
+    @model_validator(mode="after")
+    def _heard_by_ratings(self) -> Self:
+        if self.by == "ratings" and self.constitution:
+            raise ValueError(
+                "constitution: ratings do not go by one; give criteria to rate by (--rubric), or judge pairs"
+            )
+        if self.by == "ratings" and self.clamp:
+            raise ValueError("clamp: it keeps the preference of a judge of pairs in a range, not of ratings")
+        return self
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        require_server(self.model, self.base_url, self.server)
+        return self
+
     @property
     def server_options(self) -> dict[str, Any]:
         """What ``models.connect`` is given for a server; a value that was not given is left to its default."""
@@ -106,6 +122,18 @@ class JudgeSpec(JudgeSettings):
         """What the labeler is given."""
         own = {name: getattr(self, name) for name in JudgeSettings.model_fields}
         return JudgeSettings(**{**own, "seed": seed})
+
+
+def is_served(model: str) -> bool:
+    """Whether a server answers for it, and not this process."""
+    return model.startswith("openai:")
+
+
+def require_server(model: str, base_url: str | None, server: Iterable[str] = ()) -> None:
+    """Raises ValueError where a server's settings are given for a model that has none: they would change nothing."""
+    given = [*(["base_url"] if base_url else []), *(f"server.{name}" for name in server)]
+    if given and model and not is_served(model):
+        raise ValueError(f"{', '.join(given)}: only a server (openai:NAME) has such a setting, {model} is none")
 
 
 def _prompt_for(value: dict[str, Any]) -> str | None:

@@ -86,6 +86,10 @@ def labeler(judge: JudgeSpec | PanelSpec, job: Job) -> Labeler:
     """Whoever says which of two completions is better."""
     if isinstance(judge, PanelSpec):
         return _calibrated(_panel(judge, job), judge.calibration, None)
+    return _calibrated(_uncalibrated(judge, job), judge.calibration, judge.model)
+
+
+def _uncalibrated(judge: JudgeSpec, job: Job) -> Labeler:
     scheme, _, rest = judge.model.partition(":")
     if scheme == "gold":
         from aifeedback.lab.oracles import oracle
@@ -99,7 +103,7 @@ def labeler(judge: JudgeSpec | PanelSpec, job: Job) -> Labeler:
         from aifeedback.train.reward_model import RewardModel
 
         return RewardModel(rest)
-    return _calibrated(_asked(judge, job), judge.calibration, judge.model)
+    return _asked(judge, job)
 
 
 def _panel(panel: PanelSpec, job: Job) -> Labeler:

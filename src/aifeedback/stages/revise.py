@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aifeedback import files
 from aifeedback.feedback.revise import Reviser, helpful_rows, sft_rows
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Job, Outcome, Stage
 from aifeedback.stages.feedback import account
+from aifeedback.stages.judges import require_server
 
 
 class Revise(Stage):
@@ -32,6 +33,12 @@ class Revise(Stage):
     helpful_share: float = Field(default=0.0, ge=0.0, lt=1.0)
     limit: int | None = Field(default=None, ge=1)
     base_url: str | None = None
+    """Address of an OpenAI-compatible server."""
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        require_server(self.model, self.base_url)
+        return self
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside_model(self.model)

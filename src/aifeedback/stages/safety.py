@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,6 +17,7 @@ from aifeedback.stages import resolve
 from aifeedback.stages.answers import answers, file_part, outside, sampled
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
 from aifeedback.stages.feedback import SamplingSettings, account, at_most
+from aifeedback.stages.judges import require_server
 
 SAFE, UNSAFE = "safe", "unsafe"
 """Values of a prompt's tag ``label``, as XSTest has them."""
@@ -32,11 +33,17 @@ class AssessorSpec(Config):
     rating: str | None = "rating"
     """Judge prompts; without one for rating, helpfulness is not measured by this judge."""
     base_url: str | None = None
+    """Address of an OpenAI-compatible server."""
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"model": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        require_server(self.model, self.base_url)
+        return self
 
     @property
     def calls(self) -> int:

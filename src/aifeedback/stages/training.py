@@ -128,6 +128,7 @@ class Dpo(Trained):
     def inputs(self) -> Iterator[str]:
         yield from super().inputs()
         yield from resolve.outside(self.data)
+        yield from resolve.outside_model(self.reference or "")
 
     def run(self, job: Job) -> Outcome:
         from aifeedback.train.dpo import train_dpo
@@ -137,7 +138,9 @@ class Dpo(Trained):
         rows = hard_labels(rows) if self.hard else rows
         config = self.config(job)
         start = resolve.policy_folder(self.model)
-        result = train_dpo(start, rows, config, job.folder / "policy", progress=job.progress)
+        reference = resolve.policy_folder(self.reference) if self.reference else None
+        out = job.folder / "policy"
+        result = train_dpo(start, rows, config, out, reference_dir=reference, progress=job.progress)
         return Outcome(training_figures(result))
 
 

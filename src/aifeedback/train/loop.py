@@ -23,7 +23,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aifeedback.engine.forward import engine_of
-from aifeedback.errors import TrainingError
+from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.protocols import Progress, silent
 from aifeedback.train import checkpoint
 from aifeedback.train.journal import Timing, Trail
@@ -137,8 +137,8 @@ def run(
 ) -> Outcome:
     """Runs ``objective`` to step ``steps``, from the newest checkpoint under ``out`` if it has the same ``identity``.
 
-    Raises TrainingError for a checkpoint of another run, and where loss or gradient is not finite. The objective's
-    modules hold the trained weights afterwards (whole on every process only without sharding).
+    Raises RecipeError for a checkpoint of another run, and TrainingError where loss or gradient is not finite. The
+    objective's modules hold the trained weights afterwards (whole on every process only without sharding).
     """
     with _repeatable(config.seed, accelerator):
         wrapped = prepare(objective, config=config, accelerator=accelerator)
@@ -291,9 +291,8 @@ class _Keeper:
         snapshot = checkpoint.read(newest)
         world = self.accelerator.num_processes
         if snapshot.facts["identity"] != self.identity:
-            raise TrainingError(
-                f"{newest} belongs to a run with other data, model or settings\n  → give another output folder"
-            )
+            what = "belongs to a run with other data, model or settings"
+            raise RecipeError(what, file=newest, fix="give another output folder, or delete this one first")
         if snapshot.facts["processes"] != world:
             raise TrainingError(
                 f"{newest} was written by {snapshot.facts['processes']} processes, this run has {world}"

@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aifeedback.engine.encoding import encode_completion, encode_prompt
-from aifeedback.errors import TrainingError
+from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.protocols import Progress, PromptLike, silent
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 from aifeedback.train import compute, folders
@@ -105,9 +105,10 @@ def fit_reward_model(
     """Fits a reward model on labelled comparisons and writes the folder ``out``; run again, it goes on or returns.
 
     Rows with an unknown label or that are too long are left out and counted. ``heldout`` pairs (human, p ∈ {0, 1}) give
-    ``heldout_accuracy`` with ``_low``, ``_high``, ``_n`` among the figures. Raises TrainingError, ModelError.
+    ``heldout_accuracy`` with ``_low``, ``_high``, ``_n`` among the figures. Raises TrainingError, ModelError,
+    and RecipeError for ``patience`` without anything to measure on.
     """
-    session = Session("reward", base=model_dir, out=out, config=config, rows=rows)
+    session = Session("reward", base=model_dir, out=out, config=config, rows=[*rows, *(heldout or ())])
     if (done := session.finished()) is not None:
         return done
     stop = _stop_rule(config, heldout)
@@ -146,7 +147,7 @@ def _stop_rule(config: RewardModelConfig, heldout: Sequence[Pair] | None) -> Sto
     if config.patience is None:
         return None
     if not heldout or config.evaluate_every is None:
-        raise TrainingError("patience needs held-out pairs and evaluate_every")
+        raise RecipeError("needs held-out pairs and evaluate_every", key="patience", fix="give both, or leave it out")
     return plateau(config.patience)
 
 

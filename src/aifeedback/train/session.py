@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aifeedback.errors import TrainingError
+from aifeedback.errors import RecipeError
 from aifeedback.protocols import Progress
 from aifeedback.records import Record, content_id
 from aifeedback.train import checkpoint, folders, loop, lora
@@ -72,9 +72,8 @@ class Session:
             return None
         result = TrainResult.model_validate_json(file.read_text(encoding="utf-8"))
         if result.identity != self.identity:
-            raise TrainingError(
-                f"{self.out} holds a finished run with other data, model or settings\n  → give another output folder"
-            )
+            what = "holds a finished run with other data, model or settings"
+            raise RecipeError(what, file=self.out, fix="give another output folder, or delete this one first")
         return result
 
     def adapt(self, model: Any) -> Any:

@@ -1,0 +1,157 @@
+"""What `aifeedback show RUN` prints: what was done there, its main figures, its files, and what can be done next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aifeedback.cli import record
+from aifeedback.cli.terminal import console, show_figures, table
+from aifeedback.errors import FileError
+from aifeedback.runs import RunFolder, read_json
+
+HOLDS = {
+    "report.html": "the report, one file that opens offline",
+    "labelled.jsonl": "every row with its label; loads in TRL",
+    "preferences.jsonl": "every label with the judgements it rests on: both orders, log-probabilities, rationales",
+    "completions.jsonl": "the completions, beside their prompts",
+    "comparisons.jsonl": "the pairs, ready to be labelled",
+    "scored.jsonl": "every score beside its prompt and completion",
+    "scores.jsonl": "every score with its distribution",
+    "criteria.jsonl": "the scores by every criterion alone",
+    "sft.jsonl": "what `train sft` takes",
+    "revised.jsonl": "the last version of every response",
+    "revisions.jsonl": "every critique and revision",
+    "trl.jsonl": "the known labels in TRL's columns",
+    "ratings.jsonl": "every rating, one line each",
+    "ratings.sqlite": "the book of ratings",
+    "model.safetensors": "the trained weights: the folder loads in transformers",
+    "README.md": "the model's card",
+    "training/metrics.jsonl": "every training step",
+    "training/candidates": "the checkpoints that the policy was chosen from",
+    "audit.json": "every finding",
+    "figures.json": "every figure",
+    "summary.json": "every figure",
+    "recipe.yaml": "the recipe with everything filled in",
+    "manifest.json": "versions, and per stage its settings' fingerprint, seconds, calls, cost and figures",
+    "command.json": "the command with its settings",
+    "journal.sqlite": "every model call, hash-chained",
+}
+FIGURES = ("figures.json", "audit.json", "summary.json")
+"""Where a command leaves them, once it has finished."""
+COMPARED = "aifeedback compare before={model} after=hf:{out} --prompts HELDOUT --judge JUDGE -o comparison"
+NEXT = {
+    "sample": ("aifeedback pair --completions {out} -o pairs.jsonl",),
+    "pair": ("aifeedback label --data {out} --judge JUDGE -o labels.jsonl",),
+    "label": (
+        "aifeedback evaluate --data {out}",
+        "aifeedback train reward --model hf:DIR --data {out} -o reward-model",
+        "aifeedback train dpo --model hf:DIR --data {out} -o policy",
+    ),
+    "revise": ("aifeedback train sft --model hf:DIR --data {out} -o policy",),
+    "train sft": (COMPARED,),
+    "train dpo": (COMPARED,),
+    "train rl": (COMPARED,),
+    "train reward": (
+        "aifeedback train rl --policy hf:DIR --prompts PROMPTS --reward rm:{out} -o policy",
+        "aifeedback label --data PAIRS --judge rm:{out} -o labels.jsonl",
+    ),
+    "audit": ("aifeedback audit verify {folder}",),
+    "rate": ("aifeedback audit JUDGE --data {out}/labelled.jsonl",),
+}
+
+
+MAIN = {"sample": "completions.jsonl", "pair": "comparisons.jsonl", "label": "labelled.jsonl", "revise": "sft.jsonl"}
+"""The file that a next command takes, where the result is a folder."""
+
+
+def run_folder(place: Path) -> Path:
+    """The folder behind a run, or behind a result file. Raises FileError where there is neither."""
+    if place.is_file() and (beside := place.with_name(f"{place.name}.run")).is_dir():
+        return beside
+    if not place.is_dir():
+        raise FileError(
+            "no such run", file=place, fix="give a run folder or what a command left, for example runs/demo"
+        )
+    return place
+
+
+def show_run(folder: Path) -> None:
+    """Raises FileError where neither a recipe nor a command left anything."""
+    manifest, told = RunFolder(folder).manifest, record.read(folder)
+    if manifest:
+        _show_stages(folder, manifest)
+    elif told is not None:
+        _show_job(folder, told)
+    else:
+        raise FileError("no run lies here", file=folder, fix="give a folder that has a manifest.json or a command.json")
+    _show_files(folder)
+    hints = list(_hints(folder, told))
+    if hints:
+        console.print("\nnext:")
+    for hint in hints:
+        console.print(f"  {hint}", markup=False, soft_wrap=True)
+
+
+def _show_stages(folder: Path, manifest: Mapping[str, Any]) -> None:
+    console.print(f"[bold]{manifest['recipe']}[/]  seed {manifest['seed']}, in {folder}")
+    stages = manifest["stages"].items()
+    rows = [(name, done["kind"], f"{done['seconds']:.1f}", f"{done['calls']:,}") for name, done in stages]
+    table("", ("stage", "kind", "seconds", "calls"), rows, text=("kind",))
+
+
+def _show_job(folder: Path, told: record.Told) -> None:
+    console.print(f"[bold]{told.command}[/]  seed {told.seed} → {told.result}")
+    settings = [(key, record.brief(value)) for key, value in record.main_settings(told)]
+    table("", ("setting", "value"), settings, text=("value",))
+    figures = next((found for name in FIGURES if (found := read_json(folder / name)) is not None), None)
+    if figures is None:
+        console.print("[yellow]![/] not finished: the same command goes on")
+    elif told.command == "compare":
+        from aifeedback.cli.comparing import show_comparison
+
+        show_comparison(figures, str(told.settings["reference"]))
+    elif told.command == "audit":
+        from aifeedback.cli.auditing import show_findings
+
+        for judge in figures["judges"]:
+            show_findings(judge)
+    else:
+        show_figures(figures)
+
+
+def _show_files(folder: Path) -> None:
+    there = [(name, what) for name, what in HOLDS.items() if (folder / name).exists()]
+    stages = sorted(path.name for path in folder.glob("stages/*"))
+    there += [("stages/", f"what each stage left: {', '.join(stages)}")] if stages else []
+    table("", ("file", "what it holds"), there, text=("what it holds",))
+
+
+def _hints(folder: Path, told: record.Told | None) -> Iterator[str]:
+    if told is not None and _is_finished(folder):
+        main = folder / MAIN.get(told.command, "")
+        out = main if told.command in MAIN and not Path(told.result).is_file() else told.result
+        known = {"out": out, "folder": folder, "model": told.settings.get("model", "hf:DIR")}
+        yield from (line.format(**known) for line in NEXT.get(told.command, ()))
+    item = _an_item(folder)
+    if item:
+        yield f"aifeedback show {folder} {item}   (any id in its .jsonl files)"
+
+
+def _is_finished(folder: Path) -> bool:
+    return any((folder / name).exists() for name in FIGURES)
+
+
+def _an_item(folder: Path) -> str | None:
+    """The first id that `show RUN ITEM` would find."""
+    from aifeedback.trace import IDS, record_files
+
+    for path in record_files(folder):
+        with path.open(encoding="utf-8") as lines:
+            row = json.loads(next(lines, "null"))
+        found: Sequence[Any] = [row[key] for key in IDS if key in row] if isinstance(row, dict) else ()
+        if found:
+            return str(found[0])
+    return None
