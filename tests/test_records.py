@@ -33,3 +33,13 @@ def test_ids_that_journals_and_files_hold_stay_as_they_are() -> None:
     assert prompt.id == "cdca6d4e37a1d370"
     assert first.id == "b9f9e76defe27062"
     assert Comparison.of(prompt, first, second).id == "e4f2b0ec77c60307"
+
+
+@given(st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), TEXT), min_size=1))
+def test_a_prompt_is_the_digest_of_its_messages(turns: list[tuple[str, str]]) -> None:
+    messages = [{"role": role, "content": text} for role, text in turns]
+    try:
+        prompt = Prompt.of(messages)
+    except ValueError:  # text that is no Unicode
+        return
+    assert prompt.id == content_id("prompt", messages)

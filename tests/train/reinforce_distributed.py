@@ -38,7 +38,7 @@ def train_all(model: Path, out: Path, *, shard: bool = False) -> None:
     prompts = [Prompt.of(words(draw, 3, 8)) for _ in range(10)]
     for name, changes in RUNS.items():
         config = RLConfig(
-            steps=3, prompts_per_step=4, max_new_tokens=6, optimizer="adamw", learning_rate=3e-3, shard=shard, **changes
+            steps=3, prompts_per_step=4, max_new_tokens=6, optimizer="adamw", learning_rate=3e-4, shard=shard, **changes
         )
         train_rl(model, prompts, evens, config, out / name, hook=hook)
 

@@ -9,7 +9,8 @@ from launch import metrics, torchrun
 from reinforce_distributed import RUNS, train_all
 
 TOLERANCE = 2e-4
-"""Relative or absolute: gradients are added in another order, and AdamW magnifies the last bits."""
+"""Relative or absolute: gradients are added in another order, and AdamW moves a weight whose gradient is nothing but
+rounding by up to the learning rate; so weights may be two of its steps apart."""
 
 
 @pytest.fixture(scope="module")
@@ -30,4 +31,4 @@ def test_two_processes_give_the_steps_of_one(mode: str, llama: Path, single: Pat
         for one, two in zip(metrics(single / name), metrics(tmp_path / name), strict=True):
             assert one == pytest.approx(two, abs=TOLERANCE, rel=TOLERANCE), name
         weights = [load_file(folder / name / "model.safetensors") for folder in (single, tmp_path)]
-        assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 5e-3
+        assert max(float((weights[0][k] - weights[1][k]).abs().max()) for k in weights[0]) < 6e-4
