@@ -26,7 +26,9 @@ TRIAL_TOKENS = 5
 
 
 def usable(*tensors: Tensor) -> Kernels | None:
-    """The kernels, where they take these tensors."""
+    """The kernels, where they take these tensors; none under autocast, which gives the same layers other types."""
+    if torch.is_autocast_enabled("cpu"):
+        return None
     if any(x.device.type != "cpu" or x.dtype != torch.float32 or type(x) not in PLAIN for x in tensors):
         return None
     return kernels()
