@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -172,6 +175,88 @@ def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch
         strict=True,
     ):
         torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_what_does_not_fit_never_reaches_them(found: Kernels) -> None:
+    x = torch.ones(3, 8)
+    q, end_T = states(4, 2, 8, 0).float(), np.full(4, 4)
+    for call in (
+        lambda: found.swiglu(x.double(), x),
+        lambda: found.swiglu(x, x[:2]),
+        lambda: found.rms_norm(x, torch.ones(1), 1e-6),
+        lambda: found.rotate(q, x, x),
+        lambda: found.rotate(q[..., :7], torch.ones(4, 7), torch.ones(4, 7)),
+        lambda: found.tree_attention(q, q, q.bfloat16(), end_T, 0.3),
+        lambda: found.tree_attention(q, q, q[..., :4], end_T, 0.3),
+        lambda: found.tree_attention(q, q, q, end_T[:3], 0.3),
+        lambda: found.tree_attention(q, q, q, end_T, 0.3, at_Q=np.array([0, 1, 2, 9])),
+        lambda: found.tree_attention(q, q, q, end_T, 0.3, chain=(q[:, :1], q[:, :1])),
+        lambda: found.tree_attention(q[:, :1], q, q, end_T, 0.3),
+        lambda: found.tree_attention(q.repeat(2, 1, 1, 1), q, q, end_T, 0.3),
+    ):
+        with pytest.raises(TypeError, match="kernels take 32-bit tensors"):
+            call()
+
+
+def test_places_and_weights_may_have_any_layout(found: Kernels) -> None:
+    q = states(4, 2, 8, 0).float()
+    end_T = np.array([4, 2, 4, 4])
+    strided = np.stack([end_T, end_T], axis=1)[:, 0]
+    for places in (strided, end_T.astype(np.int32)):
+        assert torch.equal(found.tree_attention(q, q, q, places, 0.3)[0], found.tree_attention(q, q, q, end_T, 0.3)[0])
+    weight = torch.randn(8, 4096).T[:, :1].expand(4096, 2)[:, 0]  # would be freed before it is read
+    x = torch.randn(3, 4096)
+    assert torch.equal(found.rms_norm(x, weight, 1e-6)[0], found.rms_norm(x, weight.clone(), 1e-6)[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_where_no_thread_can_be_started_the_work_is_done_on_one(found: Kernels) -> None:
+    code = """
+import resource, torch
+from aifeedback.engine.native import kernels
+found, x = kernels(), torch.randn(4096, 16)
+wanted = found.swiglu(x, x)
+torch.set_num_threads(4)
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 20), resource.RLIM_INFINITY))
+made = found.swiglu(x, x)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert torch.equal(made, wanted)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded(
+    found: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS[1:], "-O0"))
+    old = os.umask(0o002)
+    try:
+        file = library_file()
+    finally:
+        os.umask(old)
+    assert file.parent == tmp_path / "aifeedback"
+    stamp = file.stat().st_mtime_ns
+    assert library_file().stat().st_mtime_ns == stamp  # kept
+    file.write_bytes(b"planted")
+    file.chmod(0o777)
+    assert library_file().read_bytes() != b"planted"
+    monkeypatch.setattr(build, "_compile", lambda _compiler, _flags, made: made.touch())
+    for closed in (False, True):
+        file.parent.chmod(0o700 if closed else 0o777)
+        assert (library_file().parent == file.parent) == closed
+    monkeypatch.setattr(build.os, "geteuid", lambda: os.getuid() + 1)
+    assert library_file().parent != file.parent
+
+
+def test_a_compiler_with_arguments(found: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS[1:], "-O0"))
+    monkeypatch.setenv("CXX", "c++ -Wall -Werror")
+    assert library_file().exists()
 
 
 class Scaled(nn.Module):
