@@ -283,6 +283,67 @@ def test_only_modules_that_give_the_same_numbers_are_replaced(found: Kernels) ->
     assert fused.stand_ins(make("llama").to(torch.bfloat16)) == ()
 
 
+class LooseRMSNorm(Scaled):
+    """Its epsilon stands beside the root: on inputs of unit variance it is the usual norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x / (x.square().mean(-1, keepdim=True).sqrt() + self.variance_epsilon)
+
+
+class GatedRMSNorm(Scaled):
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return super().forward(x) * gate
+
+
+class UniformRMSNorm(Scaled):
+    """One weight for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+
+class LimitedMLP(nn.Module):
+    """A SwiGLU block that limits its gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=7.0)) * self.up_proj(x))
+
+
+@pytest.mark.parametrize("other", [LooseRMSNorm, GatedRMSNorm, UniformRMSNorm, LimitedMLP])
+def test_modules_that_only_look_alike_are_left_alone(found: Kernels, other: type[nn.Module]) -> None:
+    model = make("llama")
+    count = len(fused.stand_ins(model))
+    model.model.other = other()
+    made = fused.stand_ins(model)
+    assert len(made) >= count
+    for stand_in in made:
+        if stand_in.owner is model.model.other:  # then it must be right on whatever it is given
+            x = torch.randn(3, 8)
+            torch.testing.assert_close(stand_in.value(x), model.model.other(x))
+            assert other is UniformRMSNorm
+
+
+def test_a_module_that_was_already_replaced_keeps_what_it_has(found: Kernels) -> None:
+    model = make("llama")
+    model.model.norm.forward = lambda x: x * 0
+    assert all(s.owner is not model.model.norm for s in fused.stand_ins(model))
+
+
+def test_a_second_derivative_is_refused(found: Kernels) -> None:
+    x, w = torch.randn(3, 8, requires_grad=True), torch.randn(8, requires_grad=True)
+    y = fused.RmsNorm.apply(found, x, w, 1e-6)
+    assert isinstance(y, Tensor)
+    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_a_model_is_its_own_again_after_a_pass(found: Kernels) -> None:
     model = make("qwen3")
     before = {name: dict(vars(m)) for name, m in model.named_modules()}
