@@ -88,3 +88,43 @@ def test_completions_are_read_where_their_tokens_are_predicted() -> None:
     prompts, completions = [[1, 2, 3], [1, 2, 3]], [[4, 5], [6]]
     count = tokens_seen(model.model.layers[-1].mlp, lambda: sequence_logprobs(model, prompts, completions, grad=False))
     assert count == 2  # the last token of the prompt, and the first of [4, 5]
+
+
+def alone(model: Any) -> Tensor:
+    """(N, D): the states of the rows, each in a plain pass."""
+    return torch.stack([model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in ROWS])
+
+
+def test_a_hook_on_its_attention_is_heard() -> None:
+    model = make("llama")
+    engine_of(model)
+    model.model.layers[-1].self_attn.register_forward_hook(lambda _module, _given, out: (out[0] * 0.5, *out[1:]))
+    torch.testing.assert_close(last_hidden(model, ROWS, grad=False), alone(model), atol=1e-4, rtol=1e-4)
+
+
+def test_a_layer_that_is_no_longer_the_last_is_computed_whole() -> None:
+    model = make("llama")
+    engine_of(model)
+    layers = model.model.layers
+    layers.append(type(layers[0])(model.config, len(layers)))
+    model.config.num_hidden_layers += 1
+    torch.testing.assert_close(last_hidden(model, ROWS, grad=False), alone(model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_autocast_is_left_to_the_model(grad: bool) -> None:
+    model = make("llama")
+    exact = last_hidden(model, ROWS, grad=False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = last_hidden(model, ROWS, grad=grad)
+        logp = sequence_logprobs(model, [[1, 2]], [[3, 4]], grad=grad)[0]
+    if grad:
+        (found.square().sum() + logp.sum()).backward()
+    assert float((found - exact).detach().abs().max() / exact.std()) < 0.2
+
+
+def test_weights_of_another_type_than_when_it_was_tried() -> None:
+    model = make("llama")
+    engine_of(model)
+    model.double()
+    torch.testing.assert_close(last_hidden(model, ROWS, grad=False), alone(model), atol=1e-6, rtol=1e-6)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +177,88 @@ def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch
         torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
 
 
+def test_what_does_not_fit_never_reaches_them(found: Kernels) -> None:
+    x = torch.ones(3, 8)
+    q, end_T = states(4, 2, 8, 0).float(), np.full(4, 4)
+    for call in (
+        lambda: found.swiglu(x.double(), x),
+        lambda: found.swiglu(x, x[:2]),
+        lambda: found.rms_norm(x, torch.ones(1), 1e-6),
+        lambda: found.rotate(q, x, x),
+        lambda: found.rotate(q[..., :7], torch.ones(4, 7), torch.ones(4, 7)),
+        lambda: found.tree_attention(q, q, q.bfloat16(), end_T, 0.3),
+        lambda: found.tree_attention(q, q, q[..., :4], end_T, 0.3),
+        lambda: found.tree_attention(q, q, q, end_T[:3], 0.3),
+        lambda: found.tree_attention(q, q, q, end_T, 0.3, at_Q=np.array([0, 1, 2, 9])),
+        lambda: found.tree_attention(q, q, q, end_T, 0.3, chain=(q[:, :1], q[:, :1])),
+        lambda: found.tree_attention(q[:, :1], q, q, end_T, 0.3),
+        lambda: found.tree_attention(q.repeat(2, 1, 1, 1), q, q, end_T, 0.3),
+    ):
+        with pytest.raises(TypeError, match="kernels take 32-bit tensors"):
+            call()
+
+
+def test_places_and_weights_may_have_any_layout(found: Kernels) -> None:
+    q = states(4, 2, 8, 0).float()
+    end_T = np.array([4, 2, 4, 4])
+    strided = np.stack([end_T, end_T], axis=1)[:, 0]
+    for places in (strided, end_T.astype(np.int32)):
+        assert torch.equal(found.tree_attention(q, q, q, places, 0.3)[0], found.tree_attention(q, q, q, end_T, 0.3)[0])
+    weight = torch.randn(8, 4096).T[:, :1].expand(4096, 2)[:, 0]  # would be freed before it is read
+    x = torch.randn(3, 4096)
+    assert torch.equal(found.rms_norm(x, weight, 1e-6)[0], found.rms_norm(x, weight.clone(), 1e-6)[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_where_no_thread_can_be_started_the_work_is_done_on_one(found: Kernels) -> None:
+    code = """
+import resource, torch
+from aifeedback.engine.native import kernels
+found, x = kernels(), torch.randn(4096, 16)
+wanted = found.swiglu(x, x)
+torch.set_num_threads(4)
+pages = int(open("/proc/self/statm").read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 20), resource.RLIM_INFINITY))
+made = found.swiglu(x, x)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert torch.equal(made, wanted)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_library_that_others_could_have_written_is_not_loaded(
+    found: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS[1:], "-O0"))
+    old = os.umask(0o002)
+    try:
+        file = library_file()
+    finally:
+        os.umask(old)
+    assert file.parent == tmp_path / "aifeedback"
+    stamp = file.stat().st_mtime_ns
+    assert library_file().stat().st_mtime_ns == stamp  # kept
+    file.write_bytes(b"planted")
+    file.chmod(0o777)
+    assert library_file().read_bytes() != b"planted"
+    monkeypatch.setattr(build, "_compile", lambda _compiler, _flags, made: made.touch())
+    for closed in (False, True):
+        file.parent.chmod(0o700 if closed else 0o777)
+        assert (library_file().parent == file.parent) == closed
+    monkeypatch.setattr(build.os, "geteuid", lambda: os.getuid() + 1)
+    assert library_file().parent != file.parent
+
+
+def test_a_compiler_with_arguments(found: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(build, "FLAGS", (*build.FLAGS[1:], "-O0"))
+    monkeypatch.setenv("CXX", "c++ -Wall -Werror")
+    assert library_file().exists()
+
+
 class Scaled(nn.Module):
     """Has the parts of an RMS norm and computes something else."""
 
@@ -196,6 +281,67 @@ def test_only_modules_that_give_the_same_numbers_are_replaced(found: Kernels) ->
     model.model.norm = OtherRMSNorm()
     assert all(s.owner is not model.model.norm for s in fused.stand_ins(model))
     assert fused.stand_ins(make("llama").to(torch.bfloat16)) == ()
+
+
+class LooseRMSNorm(Scaled):
+    """Its epsilon stands beside the root: on inputs of unit variance it is the usual norm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x / (x.square().mean(-1, keepdim=True).sqrt() + self.variance_epsilon)
+
+
+class GatedRMSNorm(Scaled):
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        return super().forward(x) * gate
+
+
+class UniformRMSNorm(Scaled):
+    """One weight for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+
+class LimitedMLP(nn.Module):
+    """A SwiGLU block that limits its gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Linear(8, 8, bias=False) for _ in range(3))
+        self.act_fn = nn.SiLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x).clamp(max=7.0)) * self.up_proj(x))
+
+
+@pytest.mark.parametrize("other", [LooseRMSNorm, GatedRMSNorm, UniformRMSNorm, LimitedMLP])
+def test_modules_that_only_look_alike_are_left_alone(found: Kernels, other: type[nn.Module]) -> None:
+    model = make("llama")
+    count = len(fused.stand_ins(model))
+    model.model.other = other()
+    made = fused.stand_ins(model)
+    assert len(made) >= count
+    for stand_in in made:
+        if stand_in.owner is model.model.other:  # then it must be right on whatever it is given
+            x = torch.randn(3, 8)
+            torch.testing.assert_close(stand_in.value(x), model.model.other(x))
+            assert other is UniformRMSNorm
+
+
+def test_a_module_that_was_already_replaced_keeps_what_it_has(found: Kernels) -> None:
+    model = make("llama")
+    model.model.norm.forward = lambda x: x * 0
+    assert all(s.owner is not model.model.norm for s in fused.stand_ins(model))
+
+
+def test_a_second_derivative_is_refused(found: Kernels) -> None:
+    x, w = torch.randn(3, 8, requires_grad=True), torch.randn(8, requires_grad=True)
+    y = fused.RmsNorm.apply(found, x, w, 1e-6)
+    assert isinstance(y, Tensor)
+    (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
 
 
 def test_a_model_is_its_own_again_after_a_pass(found: Kernels) -> None:

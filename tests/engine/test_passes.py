@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from aifeedback.engine.attention import NAME
 from aifeedback.engine.check import choose_path, difference
-from aifeedback.engine.forward import engine_of
+from aifeedback.engine.forward import engine_of, last_hidden
 from aifeedback.engine.passes import Engine
 from aifeedback.engine.plain import Read
 
@@ -136,3 +138,23 @@ def test_lengths_at_which_rotary_frequencies_change_are_kept_apart(kind: str) ->
     engine = Engine(model, path="tree")
     assert engine.path_for(32) == "tree"
     assert engine.path_for(33) == "padded"
+
+
+def test_threads_take_turns_at_a_model_and_leave_it_as_it_was() -> None:
+    model = make("llama")
+    before = {name: dict(vars(m)) for name, m in model.named_modules()}
+    rows = [[5, 6, 7, 8, 9, 1], [5, 6, 7, 8, 9, 2], [4, 4]]
+    wanted, answers = last_hidden(model, rows, grad=False), []
+
+    def ask() -> None:
+        answers.extend(last_hidden(model, rows, grad=False) for _ in range(40))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 160
+    assert all(torch.equal(found, wanted) for found in answers)
+    assert model.config._attn_implementation != NAME
+    assert before == {name: dict(vars(m)) for name, m in model.named_modules()}

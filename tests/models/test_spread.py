@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,8 @@ from aifeedback.models.spread import HELPED_FROM, Spread
 from aifeedback.protocols import PromptLike
 from aifeedback.records import Sampling
 from aifeedback.stages import Job, resolve
+from aifeedback.stages.feedback import Label, Score
+from aifeedback.stages.judges import JudgeSpec, PanelSpec
 from aifeedback.store import Journal
 
 LABELS = ["1", "2"]
@@ -186,14 +191,14 @@ def is_alive(pid: int) -> bool:
 
 
 def test_a_real_model_gives_the_same_bits_in_two_processes(tmp_path: Path) -> None:
-    """Also through the names of the command line; batches of four, so that the other process takes some."""
+    """Also through the names of the command line; batches of two, so that the other process takes some."""
     prompts = [f"post : {word} . summary 1 : a . summary 2 : b . preferred summary =" for word in "abcdefghijklmnop"]
     one = resolve.connect_model("lab:judge", Job(tmp_path, tmp_path / "one.sqlite", tmp_path))
     two = resolve.connect_model("lab:judge", Job(tmp_path, tmp_path / "two.sqlite", tmp_path, workers=2))
     assert isinstance(two, Journaled)
     assert isinstance(two.model, Spread)
     with closing(ready(two.model)):
-        one.batch = two.batch = 4  # type: ignore[attr-defined]
+        one.batch = two.batch = 2  # type: ignore[attr-defined]
         assert two.read_labels(prompts, LABELS) == one.read_labels(prompts, LABELS)
     resolve.forget_models()
 
@@ -211,3 +216,55 @@ def test_how_many_processes_suit_a_model(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(local.torch, "get_num_threads", lambda threads=threads: threads)
         monkeypatch.setattr(local, "_free_bytes", lambda free=free: free)
         assert model.copies_that_fit() == expected, (threads, free)
+
+
+def test_label_and_score_ask_enough_at_once_and_leave_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def each(self: Spread, method: str, batches: Any, how: Any) -> Iterator[Any]:
+        calls.append(len(batches))
+        yield from ((getattr(self.model, method)(batch, how), 0.0) for batch in batches)
+
+    monkeypatch.setattr(Spread, "each", each)
+    pairs, answers = tmp_path / "pairs.jsonl", tmp_path / "answers.jsonl"
+    pairs.write_text(
+        "".join(json.dumps({"prompt": f"post {n}", "first": "a cat", "second": f"dog {n}"}) + "\n" for n in range(260))
+    )
+    answers.write_text(
+        "".join(json.dumps({"prompt": f"post {n}", "completion": f"dog {n}"}) + "\n" for n in range(260))
+    )
+    stages = (
+        Label(comparisons=str(pairs), judge=JudgeSpec(model="lab:judge-xs", prompt="lab:pairwise")),
+        Score(completions=str(answers), judge=JudgeSpec(model="lab:judge-xs", prompt="lab:rating", by="ratings")),
+    )
+    for workers in (1, 2):
+        for stage in stages:
+            folder = tmp_path / f"{stage.kind}{workers}"
+            folder.mkdir()
+            stage.run(Job(folder, folder / "journal.sqlite", folder, workers=workers))
+    assert calls == [3, 2]  # 520 readings and 260, in one call each
+    for name in ("label/preferences.jsonl", "label/labelled.jsonl", "score/scores.jsonl", "score/scored.jsonl"):
+        kind, _, file = name.partition("/")
+        one, two = ((tmp_path / f"{kind}{workers}" / file).read_bytes() for workers in (1, 2))
+        assert one == two
+    resolve.forget_models()
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, 1), (2, 2)])
+def test_members_of_a_panel_stay_in_one_process_unless_told_otherwise(
+    told: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = PanelSpec(members=[JudgeSpec(model=f"fake:{name}") for name in ("noisy", "longer")])
+    seen: list[int | None] = []
+
+    def connect(_name: str, job: Job, **_options: object) -> FakeModel:
+        seen.append(job.workers)
+        return FakeModel("noisy" if len(seen) == 1 else "longer")
+
+    monkeypatch.setattr(resolve, "connect_model", connect)
+    job = Job(tmp_path, tmp_path / "journal.sqlite", tmp_path, workers=told)
+    resolve.labeler(panel, job)
+    assert seen == [expected, expected]
+    assert resolve.asked_together(panel, job, 256) == 256

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.options import Json, Seed
+from aifeedback.cli.options import Json, Seed, Workers
 from aifeedback.cli.steps import BaseUrl, Prices, Sets, SpendCap
 from aifeedback.cli.terminal import console
 
@@ -145,9 +145,7 @@ def audit(
     out: Annotated[Path, typer.Option("-o", "--out", help="A folder for findings, report and journal.")] = Path(
         "runs/audit"
     ),
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that share a local model's questions, a copy of it in each.")
-    ] = None,
+    workers: Workers = None,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:

@@ -88,8 +88,8 @@ def judging(
     return parse(PanelSpec, {"members": asked, **joined}, prefix="--")
 
 
-def label_stage(engine: str, **settings: Any) -> Any:
-    """The labelling stage in this process, or the same one on Ray."""
+def label_stage(engine: str, workers: int | None = None, **settings: Any) -> Any:
+    """The labelling stage in this process, or the same one on Ray with so many workers."""
     if engine == "local":
         from aifeedback.stages.feedback import Label
 
@@ -98,4 +98,4 @@ def label_stage(engine: str, **settings: Any) -> Any:
         raise RecipeError(f"there is no engine '{engine}'", key="--engine", fix="local or ray")
     from aifeedback.integrations.ray import RayLabel
 
-    return RayLabel(**settings)
+    return RayLabel(**settings, workers=workers)

@@ -22,3 +22,7 @@ Json = Annotated[
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Use only so many rows.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that share a local model's questions, a copy of it in each."),
+]

@@ -37,9 +37,15 @@ class Destination(NamedTuple):
 
 
 def run_stage(
-    stage: Any, destination: Destination, *, seed: int = 0, json_file: Path | None = None, show: bool = True
+    stage: Any,
+    destination: Destination,
+    *,
+    seed: int = 0,
+    json_file: Path | None = None,
+    show: bool = True,
+    workers: int | None = 1,
 ) -> Any:
-    """Runs the stage and returns its Outcome; ``show`` prints every figure of it.
+    """Runs the stage and returns its Outcome; ``show`` prints every figure of it; ``workers`` as in ``Job``.
 
     What was finished before with the same settings and inputs, and left no question open, is not done again. Raises
     RecipeError before any model call if an input is missing, or if what is there already is the result of another job
@@ -74,7 +80,7 @@ def run_stage(
         else:
             done.unlink(missing_ok=True)
             with one_bar(stage.kind) as progress:
-                outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress))
+                outcome = stage.run(Job(folder, folder / "journal.sqlite", folder, seed, progress, workers))
             write_json(folder / "figures.json", outcome.figures)
             if _is_settled(stage, outcome.figures):
                 write_json(done, {"fingerprint": told, "figures": outcome.figures})

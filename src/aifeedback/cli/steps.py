@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from aifeedback.cli.options import Json, Limit, Seed
+from aifeedback.cli.options import Json, Limit, Seed, Workers
 from aifeedback.cli.single import Destination, run_stage
 
 OutFile = Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet file, or a folder for everything.")]
@@ -100,6 +100,7 @@ def label(
     column: Columns = None,
     criterion: Annotated[str | None, typer.Option(help="Which verdict, where a file has several.")] = None,
     limit: Limit = None,
+    workers: Workers = None,
     seed: Seed = 0,
     form: Annotated[
         str, typer.Option("--format", help="rows (everything), trl (known labels only), dataset (folder with a card).")
@@ -123,6 +124,7 @@ def label(
     export = Exports.of(form, out)
     stage = label_stage(
         engine,
+        workers,
         comparisons=str(comparisons),
         judge=spec,
         limit=limit,
@@ -134,7 +136,7 @@ def label(
 
         show_label_forecast(stage, seed)
         return
-    run_stage(stage, export.destination, seed=seed, json_file=json_file)
+    run_stage(stage, export.destination, seed=seed, json_file=json_file, workers=workers)
     export.write(stage)
 
 
@@ -153,6 +155,7 @@ def score(
     prices: Prices = None,
     spend_cap_usd: SpendCap = None,
     limit: Limit = None,
+    workers: Workers = None,
     seed: Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print one rendered prompt and the forecast; no call.")
@@ -176,7 +179,7 @@ def score(
 
         show_score_forecast(stage, seed)
         return
-    run_stage(stage, Destination(out, "scored.jsonl"), seed=seed, json_file=json_file)
+    run_stage(stage, Destination(out, "scored.jsonl"), seed=seed, json_file=json_file, workers=workers)
 
 
 def revise(

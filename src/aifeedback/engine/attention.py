@@ -82,6 +82,8 @@ def tree_attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """One layer: (1, heads, T, head size) queries, keys and values in, (1, T, heads, head size) out."""
+    if query.dtype != value.dtype:  # under autocast, after rotary positions in 32-bit
+        query, key = query.to(value.dtype), key.to(value.dtype)
     if tree.collect is not None:
         tree.collect[module.layer_idx] = KeyValue(key, value)
     chain = tree.chain[module.layer_idx] if tree.chain is not None else None

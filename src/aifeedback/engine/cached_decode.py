@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from aifeedback.engine.plain import TURN
+
 COMPACT = 0.875
 """The cache is copied without its finished rows once no more than this share of them is still running."""
 
@@ -69,7 +71,8 @@ class CachedDecoder:
         place[self.cache_name] = self.cache
         if self.full_attention:
             place["attention_mask"] = mask
-        out = self.model(input_ids=token, use_cache=True, **place)
+        with TURN:
+            out = self.model(input_ids=token, use_cache=True, **place)
         self.cache = out[self.cache_name]
         return out.logits[:, -1]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from aifeedback.engine.check import choose_path
 from aifeedback.engine.head import TokenLogprobs, plain_head
 from aifeedback.engine.passes import Engine, Path, by_segment, inputs, take, whole
-from aifeedback.engine.plain import Read, base_of, logits_at, pad, read_padded
+from aifeedback.engine.plain import TURN, Read, base_of, logits_at, pad, read_padded
 from aifeedback.engine.tree import build_tree
 
 
@@ -104,7 +104,8 @@ def _padded_batches(
     for n in range(0, len(order), rows):
         batch = order[n : n + rows]
         ids_BT, mask_BT = pad([sequences[i] for i in batch], device=model.device)
-        hidden_BTD = base_of(model)(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+        with TURN:
+            hidden_BTD = base_of(model)(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
         last_B = mask_BT.sum(dim=1) - 1
         yield batch, hidden_BTD[torch.arange(len(batch), device=model.device), last_B]
 
@@ -119,9 +120,10 @@ _engines: weakref.WeakKeyDictionary[Any, Engine] = weakref.WeakKeyDictionary()
 
 def engine_of(model: Any) -> Engine:
     """The engine of a model, remembered as long as the model lives, so that it is checked once."""
-    if model not in _engines:
-        _engines[model] = Engine(weakref.proxy(model), path=choose_path(model))
-    return _engines[model]
+    with TURN:
+        if model not in _engines:
+            _engines[model] = Engine(weakref.proxy(model), path=choose_path(model))
+        return _engines[model]
 
 
 def _in_order(parts: list[Tensor], order: list[int], model: Any) -> Tensor:

@@ -16,17 +16,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from aifeedback.engine.native import Kernels, kernels
 
 ROTARY = "apply_rotary_pos_emb"
 CLOSE = 1e-4
-"""Largest difference between a module and its stand-in on a trial input of unit variance, relative to its output."""
+"""Largest difference between a module and its stand-in on a trial input, relative to its output."""
+SCALES = (1e-3, 1.0, 100.0)
+"""Of trial inputs: at one scale alone a limit, or an epsilon at another place, would not show."""
 TRIAL_TOKENS = 5
 
 
 def usable(*tensors: Tensor) -> Kernels | None:
-    """The kernels, where they take these tensors."""
+    """The kernels, where they take these tensors; none under autocast, which gives the same layers other types."""
+    if torch.is_autocast_enabled("cpu"):
+        return None
     if any(x.device.type != "cpu" or x.dtype != torch.float32 or type(x) not in PLAIN for x in tensors):
         return None
     return kernels()
@@ -50,6 +55,7 @@ class TreeAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return None, *ctx.kernels.tree_attention_backward(grads[0], *ctx.saved_tensors, *ctx.rest), None, None, None
 
@@ -91,6 +97,7 @@ class RmsNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return None, *ctx.kernels.rms_norm_backward(grads[0], *ctx.saved_tensors), None
 
@@ -105,6 +112,7 @@ class SwiGlu(torch.autograd.Function):
         return found.swiglu(gate, up)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return None, *ctx.kernels.swiglu_backward(grads[0], *ctx.saved_tensors)
 
@@ -119,6 +127,7 @@ class Rotate(torch.autograd.Function):
         return found.rotate(x, cos_TD, sin_TD)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         return None, ctx.kernels.rotate(grads[0], *ctx.saved_tensors, backward=True), None, None
 
@@ -133,7 +142,7 @@ class StandIn(NamedTuple):
 
 def stand_ins(model: Any) -> tuple[StandIn, ...]:
     """What can be replaced in a model; empty where there are no kernels for it."""
-    if kernels() is None or usable(*model.parameters()) is None:
+    if usable(*model.parameters()) is None:
         return ()
     was_training = model.training
     model.eval()
@@ -142,7 +151,9 @@ def stand_ins(model: Any) -> tuple[StandIn, ...]:
             torch.manual_seed(0)
             norms = [_norm(m) for m in model.modules() if type(m).__name__.endswith("RMSNorm")]
             blocks = [_swiglu(m) for m in model.modules() if _is_swiglu(m)]
-            homes = {type(m).__module__ for m in model.modules() if hasattr(sys.modules[type(m).__module__], ROTARY)}
+            homes = {
+                type(m).__module__ for m in model.modules() if hasattr(sys.modules.get(type(m).__module__), ROTARY)
+            }
             return tuple(s for s in (*norms, *blocks, *map(_rotary, sorted(homes))) if s is not None)
     finally:
         model.train(was_training)
@@ -177,13 +188,13 @@ def _norm(module: Any) -> StandIn | None:
 
     def forward(x: Tensor) -> Tensor:
         found = usable(x, module.weight)
-        if found is None:
+        if found is None or module.weight.shape != x.shape[-1:]:
             return type(module).forward(module, x)
         if _learns(x, module.weight):
             return RmsNorm.apply(found, x, module.weight, eps)  # type: ignore[return-value]
         return found.rms_norm(x, module.weight, eps)[0]
 
-    return _tried(module, forward, torch.randn(TRIAL_TOKENS, len(module.weight)))
+    return _tried(module, forward, len(module.weight))
 
 
 def _is_swiglu(module: Any) -> bool:
@@ -201,11 +212,18 @@ def _swiglu(module: Any) -> StandIn | None:
             return module.down_proj(SwiGlu.apply(found, gate, up))
         return module.down_proj(found.swiglu(gate, up))
 
-    return _tried(module, forward, torch.randn(TRIAL_TOKENS, module.gate_proj.in_features))
+    return _tried(module, forward, module.gate_proj.in_features)
 
 
-def _tried(module: Any, forward: Callable[[Tensor], Tensor], x: Tensor) -> StandIn | None:
-    return StandIn(module, "forward", forward) if close(forward(x), module(x)) else None
+def _tried(module: Any, forward: Callable[[Tensor], Tensor], width: int) -> StandIn | None:
+    if "forward" in vars(module):  # somebody else's stand-in
+        return None
+    trials = [scale * torch.randn(TRIAL_TOKENS, width) for scale in SCALES]
+    try:
+        same = all(close(forward(x), module(x)) for x in trials)
+    except Exception:  # a module of another form: whatever it raises, it is left alone
+        return None
+    return StandIn(module, "forward", forward) if same else None
 
 
 def _rotary(home: str) -> StandIn | None:
@@ -214,7 +232,7 @@ def _rotary(home: str) -> StandIn | None:
     def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **others: Any) -> tuple[Tensor, Tensor]:
         found = usable(q, k, cos, sin)
         whole = cos.dim() == 3 and q.dim() == 4 and q.shape[0] == cos.shape[0] == 1 and cos.shape[-1] == q.shape[-1]
-        if found is None or rest or others or not whole:
+        if found is None or rest or others or not whole or _learns(cos, sin):
             return own(q, k, cos, sin, *rest, **others)
         return rotate(found, q, cos[0], sin[0]), rotate(found, k, cos[0], sin[0])
 
@@ -223,6 +241,6 @@ def _rotary(home: str) -> StandIn | None:
     cos, sin = torch.randn(1, TRIAL_TOKENS, 8), torch.randn(1, TRIAL_TOKENS, 8)
     try:
         same = all(map(close, rotary(q, k, cos, sin), own(q, k, cos, sin)))
-    except (TypeError, ValueError, RuntimeError):  # a rotary function of another form
+    except Exception:  # a rotary function of another form
         return None
     return StandIn(sys.modules[home], ROTARY, rotary) if same else None

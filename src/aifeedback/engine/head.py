@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from aifeedback.engine.plain import unwrapped
 
@@ -43,6 +44,7 @@ class TokenLogprobs(torch.autograd.Function):
         return logp_R
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> Any:
         hidden_RD, weight_VD, token_R, lse_R = ctx.saved_tensors
         grad_R1 = (grads[0] / ctx.temperature)[:, None]

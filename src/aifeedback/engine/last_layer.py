@@ -45,12 +45,21 @@ def only_where_read(model: Any) -> StandIn | None:
         return None
     layer = layers[-1]
 
-    def forward(hidden_states: Tensor, **given: Any) -> Any:
+    def forward(hidden_states: Tensor, *rest: Any, **given: Any) -> Any:
         plan: Plan | None = given.get("tree")
-        found = usable(hidden_states)
-        if found is None or plan is None or plan.reads is None or not _is_plain(layer, plan, given):
-            return type(layer).forward(layer, hidden_states, **given)
-        return _at_reads(found, layer, hidden_states, plan, given["position_embeddings"])
+        turn = given.get("position_embeddings") or ()
+        found = usable(hidden_states, *turn, *layer.parameters())
+        is_last = base_of(model).layers[-1] is layer
+        if (
+            found is None
+            or plan is None
+            or plan.reads is None
+            or rest
+            or not is_last
+            or not _is_plain(layer, plan, turn)
+        ):
+            return type(layer).forward(layer, hidden_states, *rest, **given)
+        return _at_reads(found, layer, hidden_states, plan, turn)
 
     return StandIn(layer, "forward", forward) if _agrees(layer, forward) else None
 
@@ -64,18 +73,20 @@ def _is_known(layer: Any) -> bool:
     return names in (PROJECTIONS, PROJECTIONS | NORMS) and has_numbers
 
 
-def _is_plain(layer: Any, plan: Plan, given: dict[str, Any]) -> bool:
-    """Whether this pass has no window in this layer, no dropout, and rotates whole heads, as written out below."""
+def _is_plain(layer: Any, plan: Plan, turn: tuple[Tensor, ...]) -> bool:
+    """Whether this pass has no window in this layer, no dropout, rotates whole heads, as written out below, and nobody
+    listens to the attention, which is not called as a module."""
     attends = layer.self_attn
     window = window_of(attends, {k: v for k, v in vars(attends).items() if k == "sliding_window"})
     looks_back = window is None or window > int(plan.layout.depth_T.max())
     drops = layer.training and getattr(attends, "attention_dropout", 0.0)
-    cos = (given.get("position_embeddings") or (None,))[0]
-    turns = cos is not None and cos.dim() == 3 and cos.shape[0] == 1 and cos.shape[-1] == attends.head_dim
-    return looks_back and turns and not drops
+    turns = len(turn) == 2 and all(x.dim() == 3 and x.shape[::2] == (1, attends.head_dim) for x in turn)
+    learns = any(x.requires_grad for x in turn)
+    heard = attends._forward_hooks or attends._forward_pre_hooks or "forward" in vars(attends)
+    return looks_back and turns and not (drops or learns or heard)
 
 
-def _at_reads(found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, Tensor]) -> Tensor:
+def _at_reads(found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...]) -> Tensor:
     """(1, T, D): the layer's output at the read places, zeros elsewhere."""
     attends = layer.self_attn
     assert plan.reads is not None

@@ -19,7 +19,7 @@ from aifeedback.engine.cascade import KeyValue
 from aifeedback.engine.fused import replaced, stand_ins
 from aifeedback.engine.last_layer import only_where_read
 from aifeedback.engine.limits import longest_shared, token_budget
-from aifeedback.engine.plain import Consume, Read, base_of, logits_at, read_padded
+from aifeedback.engine.plain import TURN, Consume, Read, base_of, logits_at, read_padded
 from aifeedback.engine.tree import (
     Layout,
     Pack,
@@ -57,11 +57,14 @@ class Engine:
 
     @contextmanager
     def running(self, path: Path) -> Iterator[None]:
-        """The model as it is called on this path: with our attention and kernels on ``tree``, with its own elsewhere."""
+        """The model as it is called on this path: with our attention and kernels on ``tree``, with its own elsewhere.
+
+        One thread at a time.
+        """
         if path != "tree":
             yield
             return
-        with attention(self._configs, NAME), replaced(self._stand_ins):
+        with TURN, attention(self._configs, NAME), replaced(self._stand_ins):
             yield
 
     def path_for(self, longest: int) -> Path:
@@ -86,12 +89,13 @@ class Engine:
         else:
             passes = whole(tree, self.tokens)
         pending = by_segment(tree, reads)
-        for pack, plan in passes:
-            indices, places_U, at = take(pack, plan.layout, pending)
-            if indices:
-                consume(indices, self._run(plan, path, places_U)[at])
-            elif pack.goes_on:
-                self._run(plan, path)
+        with TURN:  # what is kept between calls must not change meanwhile
+            for pack, plan in passes:
+                indices, places_U, at = take(pack, plan.layout, pending)
+                if indices:
+                    consume(indices, self._run(plan, path, places_U)[at])
+                elif pack.goes_on:
+                    self._run(plan, path)
 
     def _run(self, plan: Plan, path: Path, places_U: Tensor | None = None) -> Tensor:
         """Logits at the given places; without places only the keys and values."""

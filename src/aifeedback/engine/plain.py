@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +14,11 @@ Read = tuple[int, int]
 """(sequence, position): where next-token logits are wanted."""
 Consume = Callable[[list[int], Tensor], None]
 """consume(indices into the reads, logits (R, V)): called once per batch."""
+
+
+TURN = threading.RLock()
+"""Held while a model runs. The engine alters a model, and its module's functions, for the time of a pass; another thread
+would run half of the one and half of the other."""
 
 
 def read_padded(
@@ -38,11 +44,12 @@ def logits_at(model: Any, places_U: Tensor, **inputs: Any) -> Tensor:
 
     A model that predicts no tokens (a reward model) gives its final hidden states instead: they are all it computes.
     """
-    if unwrapped(model).get_output_embeddings() is None:
-        return base_of(model)(**inputs, use_cache=False).last_hidden_state[:, places_U]
-    if "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters:
-        return model(**inputs, logits_to_keep=places_U, use_cache=False).logits
-    return model(**inputs, use_cache=False).logits[:, places_U]
+    with TURN:
+        if unwrapped(model).get_output_embeddings() is None:
+            return base_of(model)(**inputs, use_cache=False).last_hidden_state[:, places_U]
+        if "logits_to_keep" in inspect.signature(unwrapped(model).forward).parameters:
+            return model(**inputs, logits_to_keep=places_U, use_cache=False).logits
+        return model(**inputs, use_cache=False).logits[:, places_U]
 
 
 def unwrapped(model: Any) -> Any:

@@ -21,7 +21,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple, Protocol
 
 from aifeedback.errors import ModelError
@@ -30,7 +30,7 @@ from aifeedback.protocols import Model, ModelCard, PromptLike, Reading, Reply
 from aifeedback.records import Sampling
 
 log = logging.getLogger(__name__)
-HELPED_FROM = 4
+HELPED_FROM = 6
 """Batches in one call from which on the other processes are used: to start one takes some seconds."""
 
 
@@ -100,7 +100,7 @@ class Spread:
             threading.Thread(target=self._hand_out, args=work, name="aifeedback batches", daemon=True).start()
         finished = False
         try:
-            with self.model.with_threads(self.threads):
+            with self.model.with_threads(self.threads) if others else nullcontext():
                 for number in range(len(batches)):
                     while number not in board.done:
                         if (own := board.take()) is None:

@@ -171,7 +171,8 @@ class Label(Stage):
 
     def labels(self, comparisons: Sequence[Comparison], job: Job) -> list[Preference]:
         """The labels, in order; where the work is done elsewhere, this is what differs."""
-        return label_all(resolve.labeler(self.judge, job), comparisons, job, self.batch)
+        batch = resolve.asked_together(self.judge, job, self.batch)
+        return label_all(resolve.labeler(self.judge, job), comparisons, job, batch)
 
 
 def label_all(labeler: Labeler, comparisons: Sequence[Comparison], job: Job, batch: int = 256) -> list[Preference]:
@@ -280,7 +281,8 @@ class Score(Stage):
         scorer = self._scorer(job)
         scores: dict[int, records.Score] = {}
         criteria: list[records.Score] = []
-        for places in _together([prompt.id for prompt in read.prompts], self.batch):
+        batch = resolve.asked_together(self.judge, job, self.batch)
+        for places in _together([prompt.id for prompt in read.prompts], batch):
             prompts, answers = [read.prompts[i] for i in places], [read.rows[i] for i in places]
             if isinstance(scorer, RubricScorer):
                 found = scorer.score_all(prompts, answers)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ from aifeedback.standards.rubric import Rubric
 
 LOCAL = ("hf:", "lab:")
 """Models that run on this machine, in as many processes as the job says."""
+SHARED = 2048
+"""Least pairs or completions per call of a judge that works in several processes: these start with long calls only."""
 
 
 def connect_model(
@@ -85,8 +88,16 @@ def judge_prompt(name: str, shots: int | None = None, seed: int | None = None) -
 def labeler(judge: JudgeSpec | PanelSpec, job: Job) -> Labeler:
     """Whoever says which of two completions is better."""
     if isinstance(judge, PanelSpec):
+        if job.workers is None:  # what suits each member alone may be too much for all of them
+            job = replace(job, workers=1)
         return _calibrated(_panel(judge, job), judge.calibration, None)
     return _calibrated(_uncalibrated(judge, job), judge.calibration, judge.model)
+
+
+def asked_together(judge: JudgeSpec | PanelSpec, job: Job, batch: int) -> int:
+    """``batch``, or more of them where several processes may share a call; answers are journalled by less."""
+    is_shared = isinstance(judge, JudgeSpec) and judge.model.startswith(LOCAL) and job.workers != 1
+    return max(batch, SHARED) if is_shared else batch
 
 
 def _uncalibrated(judge: JudgeSpec, job: Job) -> Labeler:

@@ -65,6 +65,17 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
+def _places(at: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.ascontiguousarray(at, dtype=np.int64)
+
+
+def _require(fit: bool, *tensors: Tensor) -> None:
+    """Raises TypeError for what must not reach code that reads memory by address."""
+    if not fit or any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
+        told = ", ".join(f"{tuple(x.shape)} {x.dtype} {x.device}" for x in tensors)
+        raise TypeError(f"kernels take 32-bit tensors on the CPU whose shapes fit each other, not {told}")
+
+
 class Kernels:
     """The functions of ``kernels.cpp``; all tensors are float32 on the CPU."""
 
@@ -92,12 +103,14 @@ class Kernels:
         """
         query, key, value = map(_dense, (query, key, value))
         _, heads, Q, D = query.shape
-        at_Q = np.arange(Q) if at_Q is None else at_Q
-        assert len(at_Q) == Q
-        assert len(end_T) == key.shape[2]
+        end_T, at_Q = _places(end_T), _places(np.arange(Q) if at_Q is None else at_Q)
         out = query.new_empty(1, Q, heads, D).transpose(1, 2)
         lse_HQ = query.new_empty(heads, Q)
         chain_key, chain_value = map(_dense, chain) if chain is not None else (key[:, :, :0], value[:, :, :0])
+        fit = key.shape == value.shape == (1, key.shape[1], len(end_T), D) and len(query) == 1
+        fit &= chain_key.shape == chain_value.shape == (1, key.shape[1], chain_key.shape[2], D)
+        fit &= heads % key.shape[1] == 0 and len(at_Q) == Q and (Q == 0 or at_Q[-1] < len(end_T))
+        _require(fit, query, key, value, chain_key, chain_value)
         self._library.tree_attention(
             Q, at_Q.ctypes.data, chain_key.shape[2], heads, key.shape[1], D, scale, end_T.ctypes.data, *_rows(query),
             *_rows(key), *_rows(value), *_rows(chain_key), *_rows(chain_value), *_rows(out), lse_HQ.data_ptr(),
@@ -112,7 +125,10 @@ class Kernels:
         """Gradients of query, key and value, laid out as (tokens, heads, D)."""
         grad, query, key, value, out = map(_dense, (grad, query, key, value, out))
         _, heads, Q, D = query.shape
-        at_Q = np.arange(Q) if at_Q is None else at_Q
+        end_T, at_Q = _places(end_T), _places(np.arange(Q) if at_Q is None else at_Q)
+        fit = grad.shape == out.shape == query.shape and lse_HQ.shape == (heads, Q) and len(at_Q) == Q
+        fit &= key.shape == value.shape == (1, key.shape[1], len(end_T), D)
+        _require(fit, grad, query, key, value, out, lse_HQ)
         d_query = query.new_empty(1, Q, heads, D).transpose(1, 2)
         d_key, d_value = (query.new_zeros(1, len(end_T), key.shape[1], D).transpose(1, 2) for _ in range(2))
         self._library.tree_attention_backward(
@@ -124,10 +140,11 @@ class Kernels:
 
     def rms_norm(self, x: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """x / rms(x) · weight over the last dimension, and 1 / rms of every row."""
-        x = x.contiguous()
+        x, weight_D = x.contiguous(), weight_D.contiguous()
+        _require(weight_D.shape == x.shape[-1:], x, weight_D)
         y, inverse = torch.empty_like(x), x.new_empty(x.shape[:-1])
         self._library.rms_norm(
-            inverse.numel(), x.shape[-1], x.data_ptr(), weight_D.contiguous().data_ptr(), eps, y.data_ptr(),
+            inverse.numel(), x.shape[-1], x.data_ptr(), weight_D.data_ptr(), eps, y.data_ptr(),
             inverse.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return y, inverse
@@ -135,6 +152,7 @@ class Kernels:
     def rms_norm_backward(self, grad: Tensor, x: Tensor, weight_D: Tensor, inverse: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of x and weight."""
         grad, x, weight_D = grad.contiguous(), x.contiguous(), weight_D.contiguous()
+        _require(grad.shape == x.shape, grad, x, weight_D, inverse)
         threads = torch.get_num_threads()
         d_x, d_weight = torch.empty_like(x), x.new_zeros(threads, x.shape[-1])
         self._library.rms_norm_backward(
@@ -146,6 +164,7 @@ class Kernels:
     def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
         """silu(gate) · up."""
         gate, up = gate.contiguous(), up.contiguous()
+        _require(gate.shape == up.shape, gate, up)
         y = torch.empty_like(gate)
         self._library.swiglu(y.numel(), gate.data_ptr(), up.data_ptr(), y.data_ptr(), torch.get_num_threads())
         return y
@@ -153,6 +172,7 @@ class Kernels:
     def swiglu_backward(self, grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of gate and up."""
         grad, gate, up = grad.contiguous(), gate.contiguous(), up.contiguous()
+        _require(grad.shape == gate.shape, grad, gate, up)
         d_gate, d_up = torch.empty_like(gate), torch.empty_like(up)
         self._library.swiglu_backward(
             grad.numel(), gate.data_ptr(), up.data_ptr(), grad.data_ptr(), d_gate.data_ptr(), d_up.data_ptr(),
@@ -164,6 +184,7 @@ class Kernels:
         """x·cos + rotate_half(x)·sin for (1, heads, T, D), or its transpose; laid out as (T, heads, D)."""
         x, cos_TD, sin_TD = _dense(x), cos_TD.contiguous(), sin_TD.contiguous()
         _, heads, T, D = x.shape
+        _require(len(x) == 1 and D % 2 == 0 and cos_TD.shape == sin_TD.shape == (T, D), x, cos_TD, sin_TD)
         y = x.new_empty(1, T, heads, D).transpose(1, 2)
         self._library.rotate(
             T, heads, D, *_rows(x), cos_TD.data_ptr(), sin_TD.data_ptr(), y.data_ptr(), int(backward),

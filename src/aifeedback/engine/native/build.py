@@ -7,14 +7,18 @@ uses them has another way; ``AIFEEDBACK_NATIVE=0`` asks for that.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 FLAGS_X86, FLAGS_OTHER = ("-march=native", "-mprefer-vector-width=512"), ("-mcpu=native",)
@@ -30,38 +34,41 @@ def library_file() -> Path:
     """The compiled library. Raises NoKernels with the reason where it cannot be had."""
     if os.environ.get("AIFEEDBACK_NATIVE") == "0":
         raise NoKernels("AIFEEDBACK_NATIVE=0")
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
-    if compiler is None:
+    if os.name != "posix":
+        raise NoKernels(f"not on {platform.system()}")
+    compiler = shlex.split(os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), ""))
+    if not compiler:
         raise NoKernels("no C++ compiler (c++, g++ or clang++; CXX names another)")
     flags = (*FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else FLAGS_OTHER))
     parts = (SOURCE.read_bytes(), _version(compiler).encode(), " ".join(flags).encode(), _processor().encode())
     file = _folder() / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
-    if not file.exists():
+    if not (file.exists() and _is_ours(file)):
         _compile(compiler, flags, file)
     return file
 
 
-def _compile(compiler: str, flags: tuple[str, ...], file: Path) -> None:
+def _compile(compiler: list[str], flags: tuple[str, ...], file: Path) -> None:
     """Into a file of another name first, so that processes that compile at the same time do not meet."""
     handle, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
     os.close(handle)
     try:
-        command = [compiler, *flags, str(SOURCE), "-o", part]
+        command = [*compiler, *flags, str(SOURCE), "-o", part]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
         if done.returncode:
-            raise NoKernels(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+            raise NoKernels(f"{compiler[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+        os.chmod(part, 0o700)
         os.replace(part, file)
     except (OSError, subprocess.TimeoutExpired) as failed:
-        raise NoKernels(f"{compiler}: {failed}") from failed
+        raise NoKernels(f"{compiler[0]}: {failed}") from failed
     finally:
         Path(part).unlink(missing_ok=True)
 
 
-def _version(compiler: str) -> str:
+def _version(compiler: list[str]) -> str:
     try:
-        done = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=LONGEST, check=False)
+        done = subprocess.run([*compiler, "--version"], capture_output=True, text=True, timeout=LONGEST, check=False)
     except (OSError, subprocess.TimeoutExpired) as failed:
-        raise NoKernels(f"{compiler}: {failed}") from failed
+        raise NoKernels(f"{compiler[0]}: {failed}") from failed
     return done.stdout
 
 
@@ -75,12 +82,21 @@ def _processor() -> str:
 
 
 def _folder() -> Path:
-    """The user's cache folder; where it cannot be written to, a private one for this process."""
+    """The user's cache folder; where that cannot be written to, or others can write to it, one for this process."""
     wanted = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aifeedback"
     try:
         wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(wanted, os.W_OK):
+        if os.access(wanted, os.W_OK) and _is_ours(wanted):
             return wanted
     except (OSError, RuntimeError):
         pass
-    return Path(tempfile.mkdtemp(prefix="aifeedback-kernels-"))
+    log.info("%s is not this user's alone: kernels are compiled anew for this process", wanted)
+    private = tempfile.mkdtemp(prefix="aifeedback-kernels-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return Path(private)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether nobody else could have written it: what lies there is run."""
+    told = path.stat()
+    return told.st_uid == os.geteuid() and not told.st_mode & 0o022

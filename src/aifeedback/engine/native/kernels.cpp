@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -27,6 +28,7 @@ constexpr int VECTOR = 4, ROWS = 12;
 #else
 constexpr int VECTOR = 4, ROWS = 6;
 #endif
+static_assert(sizeof(long) == 8, "places come as 64-bit integers");
 constexpr int LANES = 2 * VECTOR;
 constexpr long CHUNK = 128;       // keys whose scores are held at a time
 constexpr float HIDDEN = -1e30f;  // the score of a key that a query does not see
@@ -178,13 +180,19 @@ static void product(const float *a, long row, long step, const float *b, long b_
     }
 }
 
-// Runs work(begin, stop) on up to `threads` threads.
+// Runs work(begin, stop) on up to `threads` threads, or on as many as the system allows.
 template <class Work> static void parallel(long n, long threads, Work work) {
     threads = std::min(threads, n);
     if (threads <= 1) return work(0L, n);
     std::vector<std::thread> running;
-    for (long t = 1; t < threads; t++) running.emplace_back(work, n * t / threads, n * (t + 1) / threads);
+    running.reserve(threads);
+    long t = 1;
+    try {
+        for (; t < threads; t++) running.emplace_back(work, n * t / threads, n * (t + 1) / threads);
+    } catch (const std::system_error &) {
+    }
     work(0L, n / threads);
+    if (t < threads) work(n * t / threads, n);
     for (auto &one : running) one.join();
 }
 
