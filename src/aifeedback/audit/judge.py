@@ -6,6 +6,7 @@ observational probes only). Nothing here trains or changes the judge.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,8 @@ class JudgeAudit:
     def alarms(self) -> list[Finding]:
         """Findings that a test or a threshold calls bad or worth watching, the worst first."""
         order = {"bad": 0, "watch": 1}
-        return sorted((f for f in self.findings if f.level in order), key=lambda f: (order[f.level], f.p_adjusted))
+        found = [f for f in self.findings if f.level in order]
+        return sorted(found, key=lambda f: (order[f.level], math.inf if math.isnan(f.p_adjusted) else f.p_adjusted))
 
     def as_dict(self) -> dict[str, Any]:
         told = {name: getattr(self, name) for name in ("judge", "pairs", "unreadable", "asked", "seconds", "who")}
