@@ -66,7 +66,9 @@ def test_a_result_is_not_replaced_by_another_job(label: Callable[..., bytes]) ->
     """What is done again after the file was deleted finds its answers in the journal."""
     with StubServer(answer) as server:
         every = label(server)
-        with pytest.raises(RecipeError, match=r"out\.jsonl: holds the result of another job \(limit not given, now 2\)"):
+        with pytest.raises(
+            RecipeError, match=r"out\.jsonl: holds the result of another job \(limit not given, now 2\)"
+        ):
             label(server, "--limit", "2")
         assert Path("out.jsonl").read_bytes() == every
         Path("out.jsonl").unlink()
