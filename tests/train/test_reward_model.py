@@ -68,6 +68,8 @@ def test_what_does_not_fit_has_no_score(ensemble: Path) -> None:
     assert model.scores([prompt, "w1"], ["w1", "w2"])[1] is not None
     (label,) = model.label([long])
     assert (label.p_first, label.problem) == (None, Problem.TOO_LONG)
+    (together,) = RewardEnsemble([ensemble / "member-0", ensemble / "member-1"]).label([long])
+    assert (together.p_first, together.problem) == (None, Problem.TOO_LONG)
 
 
 def test_accuracy_counts_ties_as_wrong_and_leaves_undecided_pairs_out() -> None:
