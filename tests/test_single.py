@@ -164,3 +164,11 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "run the same command to go on" in said
     assert "Traceback" not in said
+
+
+def test_label_tells_how_probable_its_labels_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("pairs.jsonl", [{"prompt": f"{n}?", "first": f"answer {n}", "second": f"o {n}"} for n in range(4)])
+    asked = ["label", "--data", "pairs.jsonl", "--judge", "fake:quality", "-o", "out.jsonl", "--json", "told.json"]
+    assert "label_mass" in CliRunner().invoke(app, asked, catch_exceptions=False).output
+    assert json.loads(Path("told.json").read_text())["label_mass"] == pytest.approx(0.97)
