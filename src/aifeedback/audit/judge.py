@@ -77,9 +77,7 @@ def audit_judge(
     where there are no pairs.
     """
     chosen = list(PROBES) if probes is None else list(probes)
-    for name in chosen:
-        if name not in PROBES:
-            raise InputError(f"no probe '{name}'", key="probes", fix=f"one of {', '.join(PROBES)}")
+    require_probes(chosen)
     if not comparisons:
         raise InputError("there are no pairs to audit the judge on", key="comparisons")
     started = time.perf_counter()
@@ -114,6 +112,13 @@ def audit_judge(
         seconds=time.perf_counter() - started,
         who=who or {},
     )
+
+
+def require_probes(names: Sequence[str]) -> None:
+    """Raises InputError for a name that no probe has."""
+    for name in names:
+        if name not in PROBES:
+            raise InputError(f"no probe '{name}'", key="probes", fix=f"one of {', '.join(PROBES)}")
 
 
 def _run(chosen: Sequence[str], ground: Ground, refusal_prompts: Sequence[Prompt] | None) -> list[Finding]:

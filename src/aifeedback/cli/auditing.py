@@ -33,7 +33,7 @@ def audit_judges(
     """
     from aifeedback import files
     from aifeedback.audit.ahead import CHUNK
-    from aifeedback.audit.judge import audit_judge
+    from aifeedback.audit.judge import audit_judge, require_probes
     from aifeedback.audit.judge_report import write_judge_report
     from aifeedback.runner import digest_input
     from aifeedback.runs import make_folder, write_json
@@ -41,6 +41,7 @@ def audit_judges(
 
     if data is None:
         raise RecipeError("an audit needs pairs", key="--data", fix="give a file of comparisons")
+    require_probes(probes or ())
     names = [name for spec in specs.values() for name in resolve.outside_judge(spec)]
     require([str(data), *names])
     settings = {"judges": {name: spec.model_dump(mode="json") for name, spec in specs.items()}}

@@ -31,7 +31,7 @@ def _sureness(sure: Sequence[float], ground: Ground) -> Finding:
         return unmeasured(probe, "decision", title, "no verdict could be read", unreadable=ground.unreadable)
     mean = float(np.mean(sure))
     level: Level = "bad" if mean < UNDECIDED else "watch" if mean < VAGUE else "fine"
-    told = "; it tells answers hardly apart, so that no probe can move it" if level == "bad" else ""
+    told = "; it hardly tells answers apart, so that passing other probes proves nothing" if level == "bad" else ""
     sentence = f"To the answer that it prefers it gives {100 * mean:.1f} % on average (50 is a coin){told}."
     return _share(probe, title, sentence, sure, level)
 
