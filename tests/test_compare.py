@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from aifeedback import evaluate
 from aifeedback.cli import app
-from aifeedback.errors import FileError, RecipeError
+from aifeedback.errors import FileError, InputError, RecipeError
 from aifeedback.evaluate import rank_policies
 from aifeedback.files import read_records
 from aifeedback.records import Comparison, Preference
@@ -67,6 +67,11 @@ def test_policies_are_printed_by_the_names_they_were_given(data: Path) -> None:
     assert "base model" not in told
     assert "DPO" not in told
     assert "vs base" in told
+
+
+def test_a_figure_that_extrapolates_is_told_with_the_policy(data: Path) -> None:
+    told = compare("short.jsonl", "long.jsonl", "--judge", "fake:noisy")["printed"]
+    assert "! long, at equal length: not estimable" in told or "! long, at equal length: extrapolates" in told
 
 
 def test_every_rate_is_fitted_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +207,14 @@ def test_an_audit_asks_a_server(data: Path) -> None:
         result = CliRunner().invoke(app, options, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         assert len(server.requests) >= 12
+
+
+def test_a_probe_that_does_not_exist_leaves_nothing_behind(data: Path) -> None:
+    write("pairs.jsonl", [{"prompt": "Question?", "chosen": "good", "rejected": "bad"}])
+    options = ["audit", "fake:noisy", "--data", "pairs.jsonl", "--probe", "charm", "-o", "audit"]
+    with pytest.raises(InputError, match="no probe 'charm'"):
+        CliRunner().invoke(app, options, catch_exceptions=False)
+    assert not Path("audit").exists()
 
 
 def test_files_that_share_no_prompt_are_told(data: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,14 @@ def test_check_prints_every_setting() -> None:
     told = dict(line.split() for line in printed.partition("settings:")[2].splitlines() if len(line.split()) == 2)
     assert told["steps"] == "7"
     assert told["independent"] == "lab:judge-b"
+
+
+def test_the_documented_recipe_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    Path("labels-only.yaml").write_text(guide.partition("```yaml\n")[2].partition("```")[0])
+    commands = (["lab", "pairs", "100", "-o", "pairs.jsonl"], ["run", "labels-only.yaml", "-o", "run"])
+    for command in commands:
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    assert json.loads(Path("run/summary.json").read_text())["judge"]["alignment"] > 0.5

@@ -65,20 +65,37 @@ def test_a_finished_command_is_not_done_again(label: Callable[..., bytes]) -> No
 def test_a_result_is_not_replaced_by_another_job(label: Callable[..., bytes]) -> None:
     """What is done again after the file was deleted finds its answers in the journal."""
     with StubServer(answer) as server:
-        few = label(server, "--limit", "2")
+        every = label(server)
         with pytest.raises(
-            RecipeError, match=r"out\.jsonl: holds the result of another job \(limit 2, now not given\)"
+            RecipeError, match=r"out\.jsonl: holds the result of another job \(limit not given, now 2\)"
         ):
-            label(server)
-        assert Path("out.jsonl").read_bytes() == few
+            label(server, "--limit", "2")
+        assert Path("out.jsonl").read_bytes() == every
         Path("out.jsonl").unlink()
-        assert len(label(server).splitlines()) == PAIRS
+        assert len(label(server, "--limit", "2").splitlines()) == 2
+        Path("out.jsonl").unlink()
+        assert label(server) == every
         Path("pairs.jsonl").write_text(Path("pairs.jsonl").read_text().replace("Question 0", "Question zero"))
         with pytest.raises(RecipeError, match=r"pairs\.jsonl has changed"):
             label(server)
         Path("out.jsonl").unlink()
         assert b"Question zero" in label(server)
         assert server.count == 2 * PAIRS + 2
+
+
+def test_a_larger_limit_goes_on(label: Callable[..., bytes]) -> None:
+    with StubServer(answer) as server:
+        few = label(server, "--limit", "2")
+        more = label(server, "--limit", "4")
+        assert (len(more.splitlines()), more.startswith(few), server.count) == (4, True, 2 * 4)
+        with pytest.raises(RecipeError, match=r"limit 4, now 3"):
+            label(server, "--limit", "3")
+        with pytest.raises(RecipeError, match=r"seed 0, now 1\)"):
+            label(server, "--limit", "5", "--seed", "1")
+        assert Path("out.jsonl").read_bytes() == more
+        every = label(server)
+        assert (len(every.splitlines()), every.startswith(more), server.count) == (PAIRS, True, 2 * PAIRS)
+        assert label(server) == every
 
 
 def test_how_a_server_is_asked_makes_no_other_job(label: Callable[..., bytes]) -> None:
@@ -147,3 +164,11 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "run the same command to go on" in said
     assert "Traceback" not in said
+
+
+def test_label_tells_how_probable_its_labels_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("pairs.jsonl", [{"prompt": f"{n}?", "first": f"answer {n}", "second": f"o {n}"} for n in range(4)])
+    asked = ["label", "--data", "pairs.jsonl", "--judge", "fake:quality", "-o", "out.jsonl", "--json", "told.json"]
+    assert "label_mass" in CliRunner().invoke(app, asked, catch_exceptions=False).output
+    assert json.loads(Path("told.json").read_text())["label_mass"] == pytest.approx(0.97)

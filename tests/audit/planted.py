@@ -109,7 +109,8 @@ class PlantedJudge:
         slot = self.effect if self.fault == "position" else 0.0
         original, swapped = (float(drawn(self.seed, comparison.id, k) < p + s) for k, s in ((0, slot), (1, -slot)))
         judgements = (
-            SimpleNamespace(shown_swapped=False, p_first=original), SimpleNamespace(shown_swapped=True, p_first=swapped)
+            SimpleNamespace(shown_swapped=False, p_first=original, coverage=None),
+            SimpleNamespace(shown_swapped=True, p_first=swapped, coverage=None),
         )  # fmt: skip
         # the label is the first order's verdict alone: averaging would only make faults easier to see
         return SimpleNamespace(p_first=original, judgements=judgements, problem=None)

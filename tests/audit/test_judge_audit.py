@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 
 from aifeedback.audit.contrast import appended, contrast, texts
-from aifeedback.audit.finding import Finding, Ground, settle
+from aifeedback.audit.finding import Finding, Ground, settle, signed
 from aifeedback.audit.judge import audit_judge
 from aifeedback.audit.probes import PROBES
 from aifeedback.audit.probes.self_preference import is_own
 from aifeedback.audit.recorded import Recorded
 from aifeedback.errors import InputError
+from aifeedback.feedback.judge import JudgeLabeler
 from aifeedback.files import labelled, read_comparisons, read_labelled, write_labelled
+from aifeedback.models.fake import FakeModel
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
+from aifeedback.standards.judge import JudgePrompt
 
 from .planted import world
 
@@ -411,3 +414,34 @@ def test_same_judge_same_findings() -> None:
     ground = Ground(Judge(quality), world(50).comparisons, [None] * 50, [])
     assert ground.drawn(10) == ground.drawn(10)
     assert len(ground.drawn(10)) == 10
+
+
+def test_a_judge_that_tells_nothing_apart_is_not_fine() -> None:
+    """It is blind to every mark, as the best judge is; what it lacks is a verdict."""
+    found = {f.probe: f for f in only("decision", Judge(lambda c: 0.501 if quality(c) > 0.5 else 0.499))}
+    assert (found["decision"].level, found["decision"].value) == ("bad", pytest.approx(0.501))
+    assert found["decision"].low <= 0.501 <= found["decision"].high
+    assert not found["label mass"].is_measured
+    assert only("decision", Judge(quality))[0].level == "fine"
+
+
+@pytest.mark.parametrize(("coverage", "level"), [(0.02, "bad"), (0.3, "watch"), (0.97, "fine")])
+def test_labels_that_a_judge_did_not_mean_are_told(coverage: float, level: str) -> None:
+    labeler = JudgeLabeler(FakeModel("quality", coverage=coverage), JudgePrompt.load("helpful-detailed"))
+    mass = audit_judge(labeler, world(20).comparisons, probes=["decision"]).get("label mass")
+    assert mass is not None
+    assert (mass.value, mass.level) == (pytest.approx(coverage), level)
+
+
+def test_a_judge_that_takes_no_side_does_not_choose_the_second() -> None:
+    """Kappa counts the verdicts: first rightly four times, no side taken otherwise, is perfect where there is one."""
+    human = [1.0, 0.0] * 4 + [1.0] * 4
+    comparisons = world(12).comparisons
+    sides = dict(zip((c.id for c in comparisons), [1.0, 0.0] * 4 + [0.5] * 4, strict=True))
+    labeler = Judge(lambda c: sides[c.id])
+    finding = audit_judge(labeler, comparisons, human, probes=["agreement"]).findings[0]
+    assert finding.details["kappa"]["value"] == 1.0
+
+
+def test_nothing_has_a_minus_before_zero() -> None:
+    assert [signed(x) for x in (-0.04, 0.04, -0.06, 2.149)] == ["+0.0", "+0.0", "-0.1", "+2.1"]

@@ -140,3 +140,18 @@ def test_a_correlated_judge_saves_people() -> None:
 def test_bad_plans_are_refused(bad: dict) -> None:
     with pytest.raises(InputError):
         sample_size(**bad)
+
+
+def test_cutting_the_ends_makes_no_human_labels() -> None:
+    """Near 1 the interval is cut to [0, 1]; how much the AI helped is told by the standard errors all the same."""
+    human, ai, more = np.array([1.0] * 29 + [0.0]), np.array([1.0] * 28 + [0.0] * 2), np.array([1.0] * 60 + [0.0])
+    cut = prediction_powered_win_rate(human, ai, more)
+    plain = prediction_powered_mean(human, ai, more)
+    assert cut.high == 1.0
+    assert cut.human_only_high <= 1.0
+    assert cut.equivalent_human_labels == pytest.approx(plain.equivalent_human_labels)
+
+
+def test_without_any_spread_no_number_of_human_labels_is_equivalent() -> None:
+    found = prediction_powered_mean([1.0] * 5, [1.0] * 5, [1.0] * 9)
+    assert np.isnan(found.equivalent_human_labels)

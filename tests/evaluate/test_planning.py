@@ -99,3 +99,8 @@ def test_the_command_prints_the_plan_and_saves_it(tmp_path) -> None:
     assert json.loads(target.read_text())["human_alone"] == 381
     wrong = CliRunner().invoke(app, ["plan", "--half-width", "0.6"])
     assert isinstance(wrong.exception, InputError)
+
+
+def test_five_points_below_people_is_within_five_points() -> None:
+    assert plan(Constraints(judge_agreement=0.70, people_agreement=0.75)).advice == "RLAIF with RL"
+    assert plan(Constraints(judge_agreement=0.69, people_agreement=0.75)).advice == "hybrid with RL"

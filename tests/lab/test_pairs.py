@@ -11,7 +11,7 @@ from aifeedback import files
 from aifeedback.audit.judge import audit_judge
 from aifeedback.cli import app
 from aifeedback.errors import InputError
-from aifeedback.lab import zoo
+from aifeedback.lab import exam, gold, samples, zoo
 from aifeedback.lab.oracles import oracle
 
 
@@ -55,3 +55,13 @@ def test_the_list_shows_each_models_main_exam_figures_in_100_columns(monkeypatch
         assert all(float(value) == round(exam[key], 1) for key, value in shown), line
     assert " 0.36 M " in of["lab:judge"]
     assert "alignment_cot" in of["lab:judge"]
+
+
+def test_a_tie_by_gold_has_no_right_side_in_an_exam() -> None:
+    comparisons = samples.comparisons(1000, split="test", seed=exam.EXAM_SEED)
+    truth = gold.GoldLabeler().label(comparisons)
+    always_second = [p.model_copy(update={"p_first": 0.0, "judgements": ()}) for p in truth]
+    decided = [p.p_first for p in truth if p.p_first != 0.5]
+    assert len(decided) < len(truth)
+    expected = 100 * sum(p == 0.0 for p in decided) / len(decided)
+    assert exam.agreement(comparisons, always_second) == pytest.approx(expected, abs=0.01)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aifeedback.errors import InputError
 from aifeedback.feedback.inspection import inspect
 from aifeedback.lab import oracles, zoo
 from aifeedback.lab.talk import documents, gold, principles, samples, world
@@ -226,3 +227,9 @@ def test_a_critic_is_shown_rightful_refusals_as_often_as_needless_ones() -> None
             found[request.is_harmful] += 1
             assert ("nothing is wrong" in words_of) == request.is_harmful
     assert 0.5 < found[True] / found[False] < 2
+
+
+def test_more_requests_than_the_world_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MOST_MISSES", 3)
+    with pytest.raises(InputError, match="fewer than 1,000,000 different requests of the split 'test'"):
+        samples.prompts(1_000_000, split="test")

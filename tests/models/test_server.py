@@ -205,6 +205,8 @@ def test_families() -> None:
         ("meta-llama/Llama-3.1-8B-Instruct", "llama"),
         ("gpt-4o-mini", "gpt"),
         ("o3-mini", "gpt"),
+        ("chatgpt-4o-latest", "gpt"),
+        ("codellama/CodeLlama-7b-Instruct-hf", "llama"),
         ("Qwen/Qwen2.5-7B", "qwen"),
         ("mistralai/Mixtral-8x7B", "mistral"),
         ("lmsys/vicuna-7b-v1.5", "llama"),

@@ -105,6 +105,15 @@ def test_mean_figures_leave_out_the_unknown() -> None:
     figures = mean_figures("x", torch.tensor([1.0, 3.0, float("nan"), float("nan")]))
     assert figures == {"x_unknown": 0.5, "x": 2.0, "x_se": pytest.approx(1.0)}
     assert mean_figures("x", torch.tensor([float("nan")])) == {"x_unknown": 1.0}
+    assert mean_figures("x", torch.tensor([2.0, float("nan")])) == {
+        "x_unknown": 0.5,
+        "x": 2.0,
+    }  # one value has no spread
+
+
+def test_a_single_value_proves_no_over_optimisation() -> None:
+    lone = [{k: v for k, v in line(10 * i, 0.1 * i, 0.8 - 0.1 * i).items() if not k.endswith("_se")} for i in range(5)]
+    assert guard().stop(lone) is None
 
 
 def test_staleness_is_agreement_on_fresh_samples() -> None:

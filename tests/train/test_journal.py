@@ -9,9 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import made_pairs
 
 from aifeedback.errors import MissingExtra
 from aifeedback.train.journal import Timing, Trail
+from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:
@@ -53,3 +55,19 @@ def test_trackers_get_every_line(name: str, tmp_path: Path, monkeypatch: pytest.
     trail.add({"step": 1, "loss": 0.5})
     trail.close(Timing(torch.device("cpu")))
     assert seen == [(1, {"loss": 0.5}), "end"]
+
+
+def test_a_tracker_is_closed_where_a_run_breaks(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its page shows the run as going on for ever."""
+    seen: list[str] = []
+    run = SimpleNamespace(log=lambda figures, step: None, finish=lambda: seen.append("end"))
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **_: run))
+    settings = RewardModelConfig(steps=2, batch=4, trackers=("wandb",))
+
+    def broken(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aifeedback.train.loop._step", broken)
+    with pytest.raises(KeyboardInterrupt):
+        fit_reward_model(llama, made_pairs(8), settings, tmp_path / "rm")
+    assert seen == ["end"]

@@ -68,11 +68,22 @@ def test_what_does_not_fit_has_no_score(ensemble: Path) -> None:
     assert model.scores([prompt, "w1"], ["w1", "w2"])[1] is not None
     (label,) = model.label([long])
     assert (label.p_first, label.problem) == (None, Problem.TOO_LONG)
+    (together,) = RewardEnsemble([ensemble / "member-0", ensemble / "member-1"]).label([long])
+    assert (together.p_first, together.problem) == (None, Problem.TOO_LONG)
 
 
 def test_accuracy_counts_ties_as_wrong_and_leaves_undecided_pairs_out() -> None:
     share = accuracy([1.0, -1.0, 0.0, 2.0, -3.0], [1.0, 1.0, 0.0, 0.5, 0.2])
     assert (share.value, share.n, share.equal_scores) == (0.5, 4, 1)
+    assert accuracy([math.nan, -1.0], [0.0, 0.0]).value == 0.5
+
+
+def test_a_held_out_pair_that_is_trained_on_makes_another_run(llama: Path, tmp_path: Path) -> None:
+    rows = made_pairs(12)
+    settings = RewardModelConfig(steps=1, batch=4)
+    fit_reward_model(llama, rows[:8], settings, tmp_path / "rm", heldout=rows[8:])
+    with pytest.raises(RecipeError, match="finished run with other data"):
+        fit_reward_model(llama, rows[:10], settings, tmp_path / "rm", heldout=rows[10:])
 
 
 def test_wilson_interval_against_statsmodels() -> None:

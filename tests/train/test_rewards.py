@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from aifeedback.errors import InputError, RecipeError
+from aifeedback.errors import InputError, RecipeError, TrainingError
 from aifeedback.protocols import Labeler, RewardFn, Scorer
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt, Score
 from aifeedback.train import rewards
@@ -36,6 +37,7 @@ def test_length_penalty_counts_words_above_the_free_ones() -> None:
 
 def test_clip_holds_values_in_range() -> None:
     assert clip(fixed(-3.0, 0.2, None), low=-1, high=1)(PROMPTS, TEXTS) == [-1.0, 0.2, None]
+    assert clip(fixed(-3.0, 0.2, math.nan), low=-1, high=1)(PROMPTS, TEXTS) == [-1.0, 0.2, None]
     with pytest.raises(RecipeError, match="not below"):
         clip(fixed(), low=1, high=1)
 
@@ -141,3 +143,15 @@ def test_reward_model_folder_scores(llama: Path, tmp_path: Path) -> None:
     values = reward(["w1 w2", "w1 w2", "w1 " * 300], ["w3", "w4", "w5"])
     assert values[0] != values[1]
     assert values[2] is None
+
+
+def test_what_a_function_returns_is_checked_before_it_is_clipped(tmp_path: Path) -> None:
+    """min(high, max(low, NaN)) is low in Python: a score that nobody gave."""
+    file = tmp_path / "mine.py"
+    file.write_text("def some(completions):\n    return [float('nan'), None, 5]\n\ndef none(completions):\n    pass\n")
+    some = clip(rewards.python_function(f"python:{file}:some"), low=-1, high=1)
+    assert some(PROMPTS, TEXTS) == [None, None, 1]
+    with pytest.raises(TrainingError, match="returned None"):
+        rewards.python_function(f"python:{file}:none")(PROMPTS, TEXTS)
+    with pytest.raises(TrainingError, match="3 values for 2 completions"):
+        rewards.python_function(f"python:{file}:some")(PROMPTS[:2], TEXTS[:2])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny import made_answers, made_pairs
 
-from aifeedback.errors import TrainingError
+from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Comparison, Completion, Prompt
 from aifeedback.train import folders
 from aifeedback.train.rows import Order, PairRow, draw_epoch, encode_pairs, encode_sft, split_by_tokens
@@ -88,3 +88,12 @@ def test_balanced_sampling_reaches_training(llama: Path, tmp_path: Path) -> None
     prompts = [r.comparison.prompt for r in rows]
     order = row_order(kept, RowConfig(batch=40, balance_by="topic"), prompts=prompts)
     assert Counter(prompts[kept[i].row].tags["topic"] for i in order.step(1)) == {"rare": 20, "common": 20}
+
+
+def test_a_tag_that_no_prompt_has_cannot_balance(llama: Path) -> None:
+    from aifeedback.train.objective import RowConfig, row_order
+
+    rows = made_pairs(4)
+    kept, _ = encode_pairs(folders.load_tokenizer(llama), rows, max_prompt_tokens=99, max_completion_tokens=99)
+    with pytest.raises(RecipeError, match="no prompt has the tag 'langage'"):
+        row_order(kept, RowConfig(balance_by="langage"), prompts=[r.comparison.prompt for r in rows])

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aifeedback.audit.finding import Finding, Ground, Group, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, Ground, Group, of_estimate, signed, unmeasured
 from aifeedback.records import Comparison, Completion, Preference, content_id
 
 Edit = Callable[[Completion, str], str]
 """(completion, id of its pair) → the changed text."""
+
+
+VISIBLE = 0.01
 
 
 class Contrast(NamedTuple):
@@ -91,8 +94,9 @@ def effect(ground: Ground, asked: Contrast, probe: str, *, group: Group, title: 
     difference = compare_win_rates(
         [a.p_first for a in one], [b.p_first for b in other], prompts=prompts if len(set(prompts)) < n else None
     )
-    value, ends = difference.value / 2, f"{50 * difference.low:+.1f} to {50 * difference.high:+.1f}"
-    verb = "gains" if value >= 0 else "loses"
+    ends = f"{signed(50 * difference.low)} to {signed(50 * difference.high)}"
+    points = signed(50 * difference.value)
+    verb = "loses" if points.startswith("-") else "gains"
     flips = sum(_flips(a, b) for a, b in zip(one, other, strict=True))
     return of_estimate(
         difference,
@@ -100,7 +104,7 @@ def effect(ground: Ground, asked: Contrast, probe: str, *, group: Group, title: 
         probe=probe,
         group=group,
         title=title,
-        sentence=f"A response {told} {verb} {abs(100 * value):.1f} points of win rate ({ends}).",
+        sentence=f"A response {told} {verb} {points[1:]} points of win rate ({ends}).",
         unit="points",
         ideal=0.0,
         p_value=difference.p_value,
@@ -126,11 +130,11 @@ def _why(said: Sequence[Preference]) -> str:
 def _examples(
     asked: Contrast, one: Sequence[Preference], other: Sequence[Preference], most: int = 3
 ) -> tuple[dict[str, Any], ...]:
-    """The pairs that the mark moved most."""
+    """The pairs that the mark moved most, by what can be seen at two digits."""
     rows = [
         (abs(a.p_first - b.p_first), i)
         for i, (a, b) in enumerate(zip(one, other, strict=True))
-        if a.p_first is not None and b.p_first is not None and a.p_first != b.p_first
+        if a.p_first is not None and b.p_first is not None and abs(a.p_first - b.p_first) >= VISIBLE
     ]
     rows.sort(key=lambda row: (-row[0], asked.favours_first[row[1]].id))
     return tuple(

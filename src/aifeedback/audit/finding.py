@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aifeedback.evaluate.estimate import Estimate
 
 T = TypeVar("T")
-Group = Literal["agreement", "bias", "consistency", "attack", "hacking", "refusal"]
+Group = Literal["agreement", "decision", "bias", "consistency", "attack", "hacking", "refusal"]
 Level = Literal["fine", "watch", "bad", "unknown"]
 
 ALPHA = 0.04
@@ -113,6 +113,11 @@ class Probe(Protocol):
     """One method of asking; it returns one finding or several, and says so itself where it cannot measure."""
 
     def __call__(self, ground: Ground) -> list[Finding]: ...
+
+
+def signed(value: float) -> str:
+    """+2.1, -0.3, +0.0: with one digit, and no minus before a zero."""
+    return f"{round(value, 1) + 0.0:+.1f}"
 
 
 def unmeasured(probe: str, group: Group, title: str, why: str, *, unreadable: int = 0) -> Finding:

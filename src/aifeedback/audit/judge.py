@@ -6,6 +6,7 @@ observational probes only). Nothing here trains or changes the judge.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,8 @@ class JudgeAudit:
     def alarms(self) -> list[Finding]:
         """Findings that a test or a threshold calls bad or worth watching, the worst first."""
         order = {"bad": 0, "watch": 1}
-        return sorted((f for f in self.findings if f.level in order), key=lambda f: (order[f.level], f.p_adjusted))
+        found = [f for f in self.findings if f.level in order]
+        return sorted(found, key=lambda f: (order[f.level], math.inf if math.isnan(f.p_adjusted) else f.p_adjusted))
 
     def as_dict(self) -> dict[str, Any]:
         told = {name: getattr(self, name) for name in ("judge", "pairs", "unreadable", "asked", "seconds", "who")}
@@ -75,9 +77,7 @@ def audit_judge(
     where there are no pairs.
     """
     chosen = list(PROBES) if probes is None else list(probes)
-    for name in chosen:
-        if name not in PROBES:
-            raise InputError(f"no probe '{name}'", key="probes", fix=f"one of {', '.join(PROBES)}")
+    require_probes(chosen)
     if not comparisons:
         raise InputError("there are no pairs to audit the judge on", key="comparisons")
     started = time.perf_counter()
@@ -112,6 +112,13 @@ def audit_judge(
         seconds=time.perf_counter() - started,
         who=who or {},
     )
+
+
+def require_probes(names: Sequence[str]) -> None:
+    """Raises InputError for a name that no probe has."""
+    for name in names:
+        if name not in PROBES:
+            raise InputError(f"no probe '{name}'", key="probes", fix=f"one of {', '.join(PROBES)}")
 
 
 def _run(chosen: Sequence[str], ground: Ground, refusal_prompts: Sequence[Prompt] | None) -> list[Finding]:

@@ -8,13 +8,14 @@ from typing import Any
 
 from aifeedback.audit import figures
 from aifeedback.audit.figures import Line, Mark
-from aifeedback.audit.finding import Finding
+from aifeedback.audit.finding import Finding, signed
 from aifeedback.audit.judge import JudgeAudit
 from aifeedback.audit.page import render
 from aifeedback.runs import make_folder
 
 GROUPS = {
     "agreement": "How well does it agree with people?",
+    "decision": "Does it decide at all?",
     "bias": "Where is it biased?",
     "consistency": "Is it consistent?",
     "attack": "Can it be fooled?",
@@ -24,6 +25,8 @@ GROUPS = {
 MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "unknown": "?"}
 STAND_INS = ("constants", "near_empty", "polite", "cautious")
 MOST_SLICES = 12
+FEW_PAIRS = 100
+"""With fewer, only a fault of more than about ten points can show."""
 SMALLEST_SPAN = 0.05
 """Effects are drawn on an axis of at least ± this, so that nothing looks large that is not."""
 
@@ -66,6 +69,7 @@ def view(audits: Sequence[JudgeAudit], *, title: str, blur: bool) -> dict[str, A
         "brief": brief,
         "marks": MARKS,
         "is_blurred": blur,
+        "is_small": audits[0].pairs < FEW_PAIRS,
     }
 
 
@@ -75,7 +79,7 @@ def told(finding: Finding | None) -> str:
         return "not measured"
     value, low, high = (100 * x for x in (finding.value, finding.low, finding.high))
     if finding.unit == "points":
-        return f"{value:+.1f} points ({low:+.1f} to {high:+.1f}, n = {finding.n:,})"
+        return f"{signed(value)} points ({signed(low)} to {signed(high)}, n = {finding.n:,})"
     return f"{value:.1f} % ({low:.1f}–{high:.1f} %, n = {finding.n:,})"
 
 
@@ -83,7 +87,7 @@ def brief(finding: Finding | None) -> str:
     """77 %, or +2.1: the figure alone, for the overview."""
     if finding is None or not finding.is_measured:
         return ""
-    return f"{round(100 * finding.value, 1) + 0.0:+.1f}" if finding.unit == "points" else f"{100 * finding.value:.0f} %"
+    return signed(100 * finding.value) if finding.unit == "points" else f"{100 * finding.value:.0f} %"
 
 
 def table(audits: Sequence[JudgeAudit], group: str) -> list[tuple[str, list[tuple[str, Finding | None]]]]:

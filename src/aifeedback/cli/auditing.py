@@ -33,7 +33,7 @@ def audit_judges(
     """
     from aifeedback import files
     from aifeedback.audit.ahead import CHUNK
-    from aifeedback.audit.judge import audit_judge
+    from aifeedback.audit.judge import audit_judge, require_probes
     from aifeedback.audit.judge_report import write_judge_report
     from aifeedback.runner import digest_input
     from aifeedback.runs import make_folder, write_json
@@ -41,6 +41,7 @@ def audit_judges(
 
     if data is None:
         raise RecipeError("an audit needs pairs", key="--data", fix="give a file of comparisons")
+    require_probes(probes or ())
     names = [name for spec in specs.values() for name in resolve.outside_judge(spec)]
     require([str(data), *names])
     settings = {"judges": {name: spec.model_dump(mode="json") for name, spec in specs.items()}}
@@ -87,8 +88,17 @@ def audit_judges(
 
 def show_findings(audit: Mapping[str, Any]) -> None:
     """One judge's audit, as ``audit.json`` holds it: a line per probe."""
-    from aifeedback.audit.judge_report import MARKS
+    from aifeedback.audit.judge_report import FEW_PAIRS, MARKS
 
-    rows = [(f"[{STYLES[f['level']]}]{MARKS[f['level']]}[/] {f['probe']}", f["sentence"]) for f in audit["findings"]]
+    rows = [(f"[{STYLES[f['level']]}]{MARKS[f['level']]}[/] {f['probe']}", _told(f)) for f in audit["findings"]]
     title = f"{audit['judge']}: {audit['pairs']:,} pairs, {audit['asked']:,} asked, {audit['seconds']:.0f} s"
     table(title, ("  probe", "finding"), rows, text=("finding",))
+    few = f" {audit['pairs']} pairs are few: only a gross fault could show." if audit["pairs"] < FEW_PAIRS else ""
+    console.print(f"[dim]✗ serious, ! to watch, ✓ no fault that is certain, ? not measured.{few}[/]")
+
+
+def _told(finding: Mapping[str, Any]) -> str:
+    """The sentence; after a share its interval and n, which sentences about points hold themselves."""
+    if finding["unit"] != "share" or finding["low"] is None or finding["high"] is None:
+        return finding["sentence"]
+    return f"{finding['sentence']} [dim]({100 * finding['low']:.0f}–{100 * finding['high']:.0f} %, n = {finding['n']:,})[/]"

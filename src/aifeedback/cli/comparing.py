@@ -9,15 +9,27 @@ from aifeedback.audit.ranking import ranking_part
 from aifeedback.audit.story import display
 from aifeedback.cli.terminal import brief_estimate, console, estimate, table
 
+EXTRAPOLATES = ("extrapolates", "not estimable")
+"""How a note begins that says that a length-controlled figure is not to be leant on."""
+
 
 def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
     """Every table that there are figures for, policies by the names they were given; details are in the report."""
     given = {display(name): name for name in figures["policies"]}
     rows = [
-        (name, _percent(row["win_rate"]), _percent(row["length_controlled"]), _number(row["mean_length"]))
+        (
+            f"{name}, drawn again" if name == reference else name,
+            _percent(row["win_rate"]),
+            _percent(row["length_controlled"]),
+            _number(row["mean_length"]),
+        )
         for name, row in figures["policies"].items()
     ]
     table(f"win rate against {reference}, %", ("policy", "win rate", "at equal length", "characters"), rows)
+    for name, row in figures["policies"].items():
+        for note in (row["length_controlled"] or {}).get("notes", ()):
+            if note.startswith(EXTRAPOLATES):
+                console.print(f"[yellow]![/] {name}, at equal length: {note}", highlight=False)
     _independence(figures["independence"])
     if found := ranking_part(figures):
         header = ("policy", "strength", *(f"vs {given[place.label]}" for place in found.places))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -51,6 +52,7 @@ def compare(
     from aifeedback.cli.judges import assessor_spec, judge_spec
     from aifeedback.cli.single import Destination, run_stage
     from aifeedback.config import parse
+    from aifeedback.evaluate.length import ExtrapolationWarning
     from aifeedback.stages.evidence import Compare
 
     named = _policies(policies)
@@ -68,7 +70,9 @@ def compare(
         "tidy": tidy,
     }
     stage = parse(Compare, given, prefix="--")
-    outcome = run_stage(stage, Destination(out, "figures.json"), seed=seed, json_file=json_file, show=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExtrapolationWarning)  # told below, with the policy's name
+        outcome = run_stage(stage, Destination(out, "figures.json"), seed=seed, json_file=json_file, show=False)
     figures = outcome.figures
     show_comparison(figures, stage.reference)
     told = {"title": "Comparison of policies", "seed": seed, "reference": stage.reference}

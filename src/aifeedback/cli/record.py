@@ -18,6 +18,9 @@ HOW = ("base_url", "server", "spend_cap_usd", "batch_size", "workers", "gpus_eac
 GROUPED = "batch"
 """Settings that say how the work is done and not what comes out: they may differ between two starts of one job.
 So may ``batch`` of a stage, how many are asked together; a trainer's is another thing."""
+EXTENDED = ("sample", "pair", "label", "score", "revise")
+"""Commands of which a larger ``limit`` makes the same job go on: each item is treated by itself, so that what was done
+is the beginning of what is wanted now. A policy trained on more prompts is another policy."""
 MOST_TOLD = 3
 
 
@@ -76,11 +79,17 @@ def differences(before: Told, now: Told) -> Iterator[str]:
         yield f"seed {before.seed}, now {now.seed}"
     old, new = dict(_flat(before.settings)), dict(_flat(now.settings))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key):
+        if old.get(key) != new.get(key) and not (key == "limit" and is_extended(before, now)):
             yield f"{key} {brief(old.get(key))}, now {brief(new.get(key))}"
     yield from (
         f"{name} has changed" for name, digest in now.inputs.items() if before.inputs.get(name, digest) != digest
     )
+
+
+def is_extended(before: Told, now: Told) -> bool:
+    """Whether the first job had a limit that the second raises or drops."""
+    few, more = before.settings.get("limit"), now.settings.get("limit")
+    return now.command in EXTENDED and few is not None and (more is None or more > few)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

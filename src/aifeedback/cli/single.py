@@ -70,6 +70,9 @@ def run_stage(
     inputs = digests(stage)
     job = record.Told(stage.kind, stage.model_dump(mode="json"), seed, inputs, str(destination.shown))
     record.require_own(folder, job, is_there=_is_there(destination))
+    earlier = record.read(folder)
+    if earlier is not None and record.is_extended(earlier, job):
+        console.print(f"[dim]going on from the first {earlier.settings['limit']:,}: what was answered is kept[/]")
     with RunFolder(folder).locked():
         record.leave(folder, job)
         told = fingerprint(stage, seed, {}, inputs)

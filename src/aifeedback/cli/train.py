@@ -14,6 +14,9 @@ from aifeedback.errors import InputError
 
 app = typer.Typer(no_args_is_help=True)
 
+FEW_STEPS = 10
+"""A run that its data made so short is told of: a default batch is as large as a small file."""
+
 ModelDir = Annotated[str, typer.Option(help="Where to start: hf:DIR_OR_ID or lab:NAME.")]
 Data = Annotated[Path, typer.Option(help="Training data in any known format.")]
 Out = Annotated[Path, typer.Option("-o", "--out", help="The model folder to write.")]
@@ -46,7 +49,7 @@ def sft(
     rows = sft_rows(data, seed)
     with one_bar("sft") as progress:
         result = train_sft(start, rows, config, out, progress=progress)
-    _report(result, out, json_file)
+    _report(result, config, out, json_file)
 
 
 @app.command()
@@ -72,7 +75,7 @@ def reward(
     rows, held = pair_rows(data, seed), pair_rows(heldout, seed) if heldout else None
     with one_bar("reward") as progress:
         result = fit_reward_model(start, rows, config, out, heldout=held, progress=progress)
-    _report(result, out, json_file)
+    _report(result, config, out, json_file)
 
 
 @app.command()
@@ -98,7 +101,7 @@ def dpo(
     rows = pair_rows(data, seed)
     with one_bar("dpo") as progress:
         result = train_dpo(start, rows, config, out, progress=progress)
-    _report(result, out, json_file)
+    _report(result, config, out, json_file)
 
 
 @app.command()
@@ -180,7 +183,7 @@ def rl(
             choice = {}
         else:
             result, choice, _ = stage.learn(read.rows, job, out)
-    _report(result, out, json_file, choice)
+    _report(result, config, out, json_file, choice)
 
 
 def _monitor(prompts: Path | None, judge: str | None, prompt: str | None, stop: bool, choose_on: Path | None) -> Any:
@@ -265,10 +268,14 @@ def _config(schema: type[Any], sets: list[str] | None, **values: Any) -> Any:
     return parse(schema, merge(given, nest(chosen)), prefix="--", by_set=chosen)
 
 
-def _report(result: Any, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:
+def _report(result: Any, config: Any, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:
     figures = {**result.model_dump(mode="json", exclude={"identity"}), **(further or {})}
     from aifeedback.runs import write_json
 
     write_json(out / "figures.json", figures)
     show_figures(figures, json_file)
+    if config.steps is None and result.steps < FEW_STEPS:
+        made = "1 step was" if result.steps == 1 else f"{result.steps} steps were"
+        few = f"{made} made of {result.rows:,} rows, which teaches little: give --steps, or smaller batches"
+        console.print(f"[yellow]![/] {few}", highlight=False)
     console.print(f"→ [bold]{out}[/]")

@@ -38,10 +38,13 @@ class PredictionPowered(Estimate):
     correlation: float = NOT_KNOWN
     """Of human and AI labels on the human rows."""
 
+    human_only_error: float = NOT_KNOWN
+    """Standard error of ``human_only``."""
+
     @property
     def equivalent_human_labels(self) -> float:
-        """How many human labels alone would give this interval."""
-        return self.n * ((self.human_only_high - self.human_only_low) / (self.high - self.low)) ** 2
+        """How many human labels alone would have this standard error; NaN where there is no spread to tell by."""
+        return self.n * (self.human_only_error / self.standard_error) ** 2 if self.standard_error > 0 else NOT_KNOWN
 
 
 def prediction_powered_mean(
@@ -89,6 +92,7 @@ def prediction_powered_mean(
         human_only_low=float(y.mean()) - reach_alone,
         human_only_high=float(y.mean()) + reach_alone,
         ai_only=float(rest.mean()),
+        human_only_error=alone,
         correlation=float(((y - y.mean()) * (f - f.mean())).mean() / spread) if spread > 0 else 0.0,
     )
 
@@ -118,8 +122,9 @@ def prediction_powered_win_rate(
     for name, column in {"human": human, "ai_on_human": ai_on_human, "ai_only": ai_only}.items():
         probabilities(column, name)
     found = prediction_powered_mean(human, ai_on_human, ai_only, weight=weight, confidence=confidence)
-    low, high = np.clip([found.low, found.high], 0.0, 1.0)
-    return replace(found, low=float(low), high=float(high), method=found.method.replace("mean", "win rate"))
+    ends = {name: getattr(found, name) for name in ("low", "high", "human_only_low", "human_only_high")}
+    cut = {name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()}
+    return replace(found, **cut, method=found.method.replace("mean", "win rate"))
 
 
 def rogan_gladen(

@@ -134,7 +134,7 @@ def _wish(c: Constraints) -> tuple[str, list[str]]:
         return "hybrid", ["the judge's agreement with people is not known: measure it first (`aifeedback audit`)"]
     gap = c.people_agreement - c.judge_agreement
     told = f"the judge agrees with people in {c.judge_agreement:.0%}, two people in {c.people_agreement:.0%}"
-    if gap <= CLOSE:
+    if gap <= CLOSE + 1e-9:  # 0.75 − 0.70 is more than 0.05 in binary
         return "RLAIF", [f"{told}: about as good as one more person"]
     if c.judge_agreement >= USEFUL:
         return "hybrid", [f"{told}: a useful judge, not a substitute"]

@@ -73,18 +73,18 @@ def rating_judge(model: Model, *, evidence: bool) -> RatingLabeler:
 
 def agreement(comparisons: Sequence[Comparison], labels: Sequence[Preference]) -> float:
     """Percent of gold's decided pairs on which the label sides with gold; a label of 0.5 or none counts half."""
-    truth = [p.p_first for p in gold.GoldLabeler().label(comparisons)]
-    return _percent(np.mean([_side(p.p_first, t) for p, t in zip(labels, truth, strict=True) if t is not None]))
+    return _percent(np.mean([_side(p.p_first, t) for p, t in _decided(comparisons, labels)]))
 
 
 def agreement_single(comparisons: Sequence[Comparison], labels: Sequence[Preference]) -> float:
     """The same for one order at a time, averaged over both orders."""
+    return _percent(np.mean([_side(j.p_first, t) for p, t in _decided(comparisons, labels) for j in p.judgements]))
+
+
+def _decided(comparisons: Sequence[Comparison], labels: Sequence[Preference]) -> list[tuple[Preference, float]]:
+    """Labels beside gold's verdicts, where it has one: neither a tie nor another world's prompt."""
     truth = [p.p_first for p in gold.GoldLabeler().label(comparisons)]
-    return _percent(
-        np.mean(
-            [_side(j.p_first, t) for p, t in zip(labels, truth, strict=True) if t is not None for j in p.judgements]
-        )
-    )
+    return [(label, t) for label, t in zip(labels, truth, strict=True) if t is not None and t != 0.5]
 
 
 def same_position(labels: Sequence[Preference]) -> float:

@@ -69,14 +69,14 @@ FILLERS = (
     "i am a student and i live alone .",
     "we never talked about money before .",
     "the weather was terrible that week .",
-    "my english teacher says hello .".replace("my english teacher says", "everyone in town says"),
+    "everyone in town says hello .",
     "i do not sleep well these nights .",
     "some details are changed for privacy .",
     "i wrote a longer version but deleted it .",
     "nobody else knows the whole story yet .",
     "music usually calms me down .",
     "i will answer comments after lunch .",
-    "our dog barked during everything .".replace("our dog", "a dog"),
+    "a dog barked during everything .",
 )
 SUMMARY_FEELING = ("i feel {feeling} .", "it makes me feel {feeling} .", "i feel {feeling} about it .")
 SUMMARY_EXCUSE = ("they blame being {excuse} .", "the excuse is being {excuse} .")

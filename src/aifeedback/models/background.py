@@ -23,7 +23,7 @@ class Background:
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
-                threading.Thread(target=self._loop.run_forever, name="aifeedback calls", daemon=True).start()
+                threading.Thread(target=_turn, args=(self._loop,), name="aifeedback calls", daemon=True).start()
             return self._loop
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -47,6 +47,14 @@ class Background:
             loop.stop()
 
         asyncio.run_coroutine_threadsafe(end(), loop)
+
+
+def _turn(loop: asyncio.AbstractEventLoop) -> None:
+    """A loop until it is stopped; then the files that it holds are given back."""
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 class Stream:

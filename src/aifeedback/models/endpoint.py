@@ -24,7 +24,8 @@ _VENDORS = (
 )
 _LINEAGE = {
     "vicuna": "llama", "alpaca": "llama", "tulu": "llama", "mixtral": "mistral", "ministral": "mistral",
-    "magistral": "mistral", "qwq": "qwen", "chatglm": "glm", "c4ai": "command", "o1": "gpt", "o3": "gpt", "o4": "gpt",
+    "magistral": "mistral", "qwq": "qwen", "chatglm": "glm", "c4ai": "command", "chatgpt": "gpt",
+    "codellama": "llama", "codegemma": "gemma", "codeqwen": "qwen", "codestral": "mistral", "o1": "gpt", "o3": "gpt", "o4": "gpt",
 }  # fmt: skip
 
 

@@ -187,7 +187,8 @@ def label_all(labeler: Labeler, comparisons: Sequence[Comparison], job: Job, bat
 
 
 def label_figures(preferences: Sequence[Preference], human: Sequence[float | None]) -> dict[str, Any]:
-    """What can be said of a set of labels: how many are known, why not, position bias, agreement with people."""
+    """What can be said of a set of labels: how many are known, why not, position bias, agreement with people,
+    and ``label_mass``, how probable the labels together were to the judge on average."""
     from aifeedback.evaluate import alignment, position_bias
 
     p_first = [p.p_first for p in preferences]
@@ -204,6 +205,9 @@ def label_figures(preferences: Sequence[Preference], human: Sequence[float | Non
         figures["position_bias"] = position_bias(original, swapped).as_dict()
         if any(h is not None for h in human):
             figures["alignment_single"] = alignment(original, human).as_dict()
+    seen = [j.coverage for p in preferences for j in p.judgements if j.coverage is not None]
+    if seen:
+        figures["label_mass"] = sum(seen) / len(seen)
     apart = [found for preference in preferences if (found := disagreement(preference))]
     if apart:
         spread, minority = (sum(getattr(d, name) for d in apart) / len(apart) for name in ("spread", "minority"))

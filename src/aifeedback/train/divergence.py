@@ -18,7 +18,7 @@ from aifeedback.train.rows import split_by_tokens
 
 
 class Divergence(NamedTuple):
-    """Mean k1 in nats per sequence, its standard error, and the number of sequences."""
+    """Mean k1 in nats per sequence, its standard error (NaN for fewer than two), and the number of sequences."""
 
     value: float
     standard_error: float
@@ -50,7 +50,7 @@ def sequence_kl(
     if n == 0:
         return Divergence(math.nan, math.nan, 0)
     mean = sum(ratios) / n
-    spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / max(1, n - 1))
+    spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / (n - 1)) if n > 1 else math.nan
     return Divergence(mean, spread / math.sqrt(n), n)
 
 

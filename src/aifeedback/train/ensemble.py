@@ -74,7 +74,7 @@ class RewardEnsemble:
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         """p_first is the mean of the members' own probabilities; unknown where one of them is unknown."""
         votes = [member.label(comparisons) for member in self.members]
-        return [self._preference([vote[i].p_first for vote in votes], c) for i, c in enumerate(comparisons)]
+        return [self._preference([vote[i] for vote in votes], c) for i, c in enumerate(comparisons)]
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]
@@ -85,10 +85,12 @@ class RewardEnsemble:
     def _values(self, prompts: Sequence[Any], completions: Sequence[Any]) -> list[tuple[float | None, ...]]:
         return list(zip(*(m.scores(prompts, completions) for m in self.members), strict=True))
 
-    def _preference(self, votes: Sequence[float | None], comparison: Comparison) -> Preference:
-        known = [v for v in votes if v is not None]
+    def _preference(self, votes: Sequence[Preference], comparison: Comparison) -> Preference:
+        known = [vote.p_first for vote in votes if vote.p_first is not None]
         if len(known) < len(votes):
-            return Preference(comparison_id=comparison.id, source=self.name, p_first=None, problem=Problem.MISSING)
+            problems = {vote.problem for vote in votes}
+            problem = problems.pop() if len(problems) == 1 else Problem.MISSING  # all failed alike, or some did
+            return Preference(comparison_id=comparison.id, source=self.name, p_first=None, problem=problem)
         return Preference(comparison_id=comparison.id, source=self.name, p_first=math.fsum(known) / len(known))
 
 

@@ -115,7 +115,7 @@ class Guard:
             return f"KL {now['heldout_kl']:.3g} nats exceeds {config.max_kl:g}"
         if config.max_repetition is not None and now["heldout_repetition"] > config.max_repetition:
             return f"repetition {now['heldout_repetition']:.2f} exceeds {config.max_repetition:g}"
-        known = [line for line in seen if "heldout_measure" in line and "heldout_reward" in line]
+        known = [line for line in seen if "heldout_measure_se" in line and "heldout_reward" in line]
         if len(known) > config.patience and is_over_optimised(known, config):
             best = max(known, key=lambda line: line["heldout_measure"])
             return (
@@ -257,12 +257,13 @@ def repetition(text: str) -> float:
 
 
 def mean_figures(name: str, value_B: Tensor) -> dict[str, float]:
-    """Mean over known values, its standard error, and the share that is not known."""
+    """Mean over known values, its standard error (of two values or more), and the share that is not known."""
     known_B = value_B[~value_B.isnan()]
     figures = {f"{name}_unknown": 1.0 - len(known_B) / len(value_B)}
     if len(known_B):
-        spread = float(known_B.std()) if len(known_B) > 1 else 0.0
-        figures |= {name: float(known_B.mean()), f"{name}_se": spread / len(known_B) ** 0.5}
+        figures[name] = float(known_B.mean())
+    if len(known_B) > 1:
+        figures[f"{name}_se"] = float(known_B.std()) / len(known_B) ** 0.5
     return figures
 
 

@@ -147,24 +147,28 @@ def run(
         done = keeper.resume()
         trail = Trail(Path(out), until=done, trackers=config.trackers, is_main=accelerator.is_main_process)
         timing = Timing(accelerator.device)
-        reason = stop(trail.lines) if stop and done else None
-        for step in range(done + 1, steps + 1):
-            if reason:
-                break
-            began = time.perf_counter()
-            figures = _step(objective, wrapped, optimizer, step, steps=steps, config=config, accelerator=accelerator)
-            timing.add(step, time.perf_counter() - began, tokens=figures.pop("tokens"))
-            is_due = step == steps or (config.evaluate_every is not None and step % config.evaluate_every == 0)
-            if evaluate is not None and is_due:
-                objective.eval()
-                with _whole(wrapped):
-                    figures |= evaluate(step)
-            trail.add({"step": step, **figures})
-            reason = stop(trail.lines) if stop else None
-            if step % config.checkpoint_every == 0 or step == steps or reason:
-                keeper.keep(step, count=config.keep_checkpoints)
-            progress(step, steps, figures)
-        trail.close(timing)
+        try:
+            reason = stop(trail.lines) if stop and done else None
+            for step in range(done + 1, steps + 1):
+                if reason:
+                    break
+                began = time.perf_counter()
+                figures = _step(
+                    objective, wrapped, optimizer, step, steps=steps, config=config, accelerator=accelerator
+                )
+                timing.add(step, time.perf_counter() - began, tokens=figures.pop("tokens"))
+                is_due = step == steps or (config.evaluate_every is not None and step % config.evaluate_every == 0)
+                if evaluate is not None and is_due:
+                    objective.eval()
+                    with _whole(wrapped):
+                        figures |= evaluate(step)
+                trail.add({"step": step, **figures})
+                reason = stop(trail.lines) if stop else None
+                if step % config.checkpoint_every == 0 or step == steps or reason:
+                    keeper.keep(step, count=config.keep_checkpoints)
+                progress(step, steps, figures)
+        finally:
+            trail.close(timing)
         return Outcome(trail.steps, *timing.summary(), figures=trail.last(), stopped=reason)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import Field
 from torch import Tensor, nn
 
-from aifeedback.errors import TrainingError
+from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Prompt
 from aifeedback.train.loop import LoopConfig, Loss, Plan
 from aifeedback.train.rows import Order, split_by_tokens
@@ -79,10 +79,17 @@ class RowObjective(nn.Module):
 
 
 def row_order(rows: Sequence[Any], config: RowConfig, *, prompts: Sequence[Prompt]) -> Order:
-    """The order of a run: it ends after ``epochs`` passes, or runs on for ``steps``. ``prompts`` by row of the file."""
+    """The order of a run: it ends after ``epochs`` passes, or runs on for ``steps``. ``prompts`` by row of the file.
+
+    Raises RecipeError where ``balance_by`` names a tag that no prompt has.
+    """
     total = None if config.steps is not None else max(1, round(config.epochs * len(rows)))
     tag = config.balance_by
     groups = [prompts[row.row].tags.get(tag, "") for row in rows] if tag is not None else None
+    if groups is not None and not any(groups):
+        raise RecipeError(
+            f"no prompt has the tag '{tag}'", key="balance_by", fix="name a tag of the data, or leave it out"
+        )
     return Order(len(rows), batch=config.batch, seed=config.seed, total=total, groups=groups)
 
 

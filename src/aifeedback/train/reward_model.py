@@ -108,7 +108,7 @@ def fit_reward_model(
     ``heldout_accuracy`` with ``_low``, ``_high``, ``_n`` among the figures. Raises TrainingError, ModelError,
     and RecipeError for ``patience`` without anything to measure on.
     """
-    session = Session("reward", base=model_dir, out=out, config=config, rows=[*rows, *(heldout or ())])
+    session = Session("reward", base=model_dir, out=out, config=config, rows=rows, heldout=heldout or ())
     if (done := session.finished()) is not None:
         return done
     stop = _stop_rule(config, heldout)
@@ -179,7 +179,7 @@ def pair_margins(model: Any, rows: Sequence[PairIds], *, forward_tokens: int = 1
 def accuracy(margins: Sequence[float], p_first: Sequence[float]) -> Accuracy:
     """Accuracy of score differences against labels; pairs at p_first = ½ have no preference and do not count."""
     decided = [(m, p) for m, p in zip(margins, p_first, strict=True) if p != 0.5]
-    right = sum((m > 0) == (p > 0.5) and m != 0 for m, p in decided)
+    right = sum(m > 0 if p > 0.5 else m < 0 for m, p in decided)
     return Accuracy(*wilson(right, len(decided)), len(decided), sum(m == 0 for m, _ in decided))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,8 @@ def clip(reward: RewardFn, *, low: float, high: float) -> Reward:
         raise RecipeError(f"the lower limit {low} is not below the upper limit {high}", key="reward.clip")
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
-        return [None if v is None else min(high, max(low, v)) for v in reward(prompts, completions, **columns)]
+        values = reward(prompts, completions, **columns)
+        return [None if v is None or math.isnan(v) else min(high, max(low, v)) for v in values]
 
     return Reward(f"{name_of(reward)} in [{low:g}, {high:g}]", score)
 
@@ -121,7 +122,8 @@ def clip(reward: RewardFn, *, low: float, high: float) -> Reward:
 def python_function(spec: str) -> Reward:
     """``python:FILE.py:function``, called as TRL does: prompts, completions, further columns as keywords.
 
-    A function that names its keywords gets those only. Raises InputError where file or function is missing.
+    A function that names its keywords gets those only. Raises InputError where file or function is missing; when called,
+    TrainingError for anything but one number or None per completion.
     """
     place = spec.removeprefix("python:")
     file, _, function_name = place.rpartition(":")
@@ -137,7 +139,9 @@ def python_function(spec: str) -> Reward:
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         given: Mapping[str, Any] = {"prompts": prompts, "completions": completions, **columns}
         found: Any = function(**{k: v for k, v in given.items() if takes_all or k in wanted})
-        return list(found)
+        if not isinstance(found, Iterable):
+            raise TrainingError(f"{spec} returned {found!r}, not one reward per completion")
+        return checked_rewards(list(found), len(completions))
 
     return Reward(f"python:{place}", score)
 

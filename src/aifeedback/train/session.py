@@ -56,11 +56,13 @@ class Session:
         out: str | PathLike[str],
         config: LoopConfig,
         rows: Sequence[Any],
+        heldout: Sequence[Any] = (),
         further: Sequence[str | PathLike[str]] = (),
     ) -> None:
         weights = [folders.weights_digest(folder) for folder in (base, *further)]
         settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
-        self.identity = content_id(kind, weights, settings, [row_key(row) for row in rows])
+        measured = [[row_key(row) for row in heldout]] if heldout else []
+        self.identity = content_id(kind, weights, settings, [row_key(row) for row in rows], *measured)
         self.base, self.out, self.config = str(base), Path(out), config
         self.accelerator = loop.start(config)
         self._adapters: Any = None

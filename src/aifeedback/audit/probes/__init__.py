@@ -8,6 +8,7 @@ from aifeedback.audit.probes.attacks import constants, near_empty, persuasion
 from aifeedback.audit.probes.calibration import calibration
 from aifeedback.audit.probes.clusters import clusters
 from aifeedback.audit.probes.consistency import repeatability, transitivity, wording
+from aifeedback.audit.probes.decision import decision
 from aifeedback.audit.probes.formatting import formatting
 from aifeedback.audit.probes.groups import groups
 from aifeedback.audit.probes.hacking import hacking
@@ -21,6 +22,7 @@ from aifeedback.audit.probes.sycophancy import sycophancy
 
 PROBES: dict[str, Probe] = {
     "agreement": agreement,
+    "decision": decision,
     "clusters": clusters,
     "calibration": calibration,
     "position": position,

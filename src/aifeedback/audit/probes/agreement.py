@@ -27,14 +27,16 @@ def agreement(ground: Ground) -> list[Finding]:
         why = "no pair has a verdict of people" if not decided else "none of the verdicts could be read"
         return [unmeasured("agreement", "agreement", title, why, unreadable=ground.unreadable)]
     share = alignment(ground.p_first, ground.human)
-    kappa = cohens_kappa([ground.p_first[i] > 0.5 for i in known], [ground.human[i] > 0.5 for i in known])  # type: ignore[operator]
+    taken = [i for i in known if ground.p_first[i] != 0.5]  # who takes no side agrees with nobody beyond chance
+    kappa = cohens_kappa([ground.p_first[i] > 0.5 for i in taken], [ground.human[i] > 0.5 for i in taken])  # type: ignore[operator]
+    beyond = f"; kappa {kappa.value:.2f} (0 is chance, 1 always)" if kappa.is_known else ""
     level = "bad" if share.high < WEAK else "watch" if share.low < WEAK else "fine"
     overall = of_estimate(
         share,
         probe="agreement",
         group="agreement",
         title=title,
-        sentence=f"The judge decides {100 * share.value:.1f} % of pairs as people did; kappa {kappa.value:.2f}.",
+        sentence=f"The judge decides {100 * share.value:.1f} % of pairs as people did{beyond}.",
         ideal=1.0,
         level=level,
         unreadable=ground.unreadable,

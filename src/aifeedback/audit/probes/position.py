@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, Ground, of_estimate, signed, unmeasured
 
 TITLE = "Position"
 
@@ -27,7 +27,6 @@ def position(ground: Ground) -> list[Finding]:
     bias = position_bias(original, swapped)
     if bias.n < 2:
         return [unmeasured("position", "bias", TITLE, "no pair was read in both orders")]
-    slots = (bias.slot_first - bias.slot_second) / bias.n
     told = {"first": "it leans to the slot shown first", "second": "it leans to the slot shown second"}
     sentence = (
         f"The same slot wins in both orders for {100 * bias.value:.1f} % of pairs; "
@@ -54,7 +53,10 @@ def position(ground: Ground) -> list[Finding]:
         share,
         probe="position lean",
         title="Position, which slot",
-        sentence=f"Being shown first is worth {100 * gap:+.1f} points of P(first), {50 * slots:+.0f} of verdicts.",
+        sentence=(
+            f"Being shown first moves P(first) by {signed(100 * gap)} points; the first slot wins twice for "
+            f"{100 * bias.slot_first / bias.n:.0f} % of pairs, the second for {100 * bias.slot_second / bias.n:.0f} %."
+        ),
         value=gap,
         low=gap - half,
         high=gap + half,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from aifeedback.errors import InputError
 from aifeedback.lab.samples import Demonstration, all_pairs
 from aifeedback.lab.talk import gold, words, world
 from aifeedback.lab.talk.world import Request, Split
@@ -11,15 +12,24 @@ from aifeedback.lab.world import stream
 from aifeedback.records import Comparison, Completion, Prompt
 
 SOURCE = "lab:talk-candidates"
+MOST_MISSES = 5000
+"""Draws in a row that bring nothing new: hardly any request is left that was not met."""
 LABEL_OF = {"benign": "safe", "contrast": "safe", "harmful": "unsafe"}
 
 
 def prompts(count: int, *, split: Split = "train", seed: int = 0) -> list[Prompt]:
-    """Different requests. Tags: split, kind (benign, contrast, harmful) and XSTest's label (safe, unsafe)."""
+    """Different requests. Tags: split, kind (benign, contrast, harmful) and XSTest's label (safe, unsafe).
+
+    Raises InputError where the world does not hold so many.
+    """
     found: dict[str, Prompt] = {}
-    index = 0
+    index = misses = 0
     while len(found) < count:
         prompt = _prompt(_request(seed, "prompts", split, index), split)
+        misses = misses + 1 if prompt.id in found else 0
+        if misses > MOST_MISSES:
+            what = f"the dialogue world has fewer than {count:,} different requests of the split '{split}'"
+            raise InputError(what, fix=f"ask for {len(found):,} or fewer")
         found.setdefault(prompt.id, prompt)
         index += 1
     return list(found.values())
