@@ -129,6 +129,21 @@ def test_a_model_that_is_let_go_takes_its_processes_with_it() -> None:
     assert not process.is_alive()
 
 
+QUIET = """
+from aifeedback.models import connect
+from aifeedback.models.spread import Spread
+both = Spread(connect("lab:judge-xs"), workers=2)
+both._running()[0].require(both.card)
+print(len(list(both.each("read_labels", [[f"question {n}"] for n in range(8)], ["1", "2"]))))
+"""
+
+
+def test_a_run_that_ends_says_nothing_of_its_processes() -> None:
+    ended = subprocess.run([sys.executable, "-c", QUIET], capture_output=True, text=True, timeout=100, check=True)
+    assert ended.stdout == "8\n"
+    assert "leaked" not in ended.stderr
+
+
 RUN = """
 import sys
 sys.path.insert(0, sys.argv[2])

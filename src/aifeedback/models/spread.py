@@ -231,6 +231,7 @@ def _serve(pipe: Any, uri: str, options: dict[str, Any], threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
     os.environ.update({name: value for name, value in quiet.items() if name not in os.environ})
+    _plain_bars()
     try:
         model = connect(uri, **options)
         pipe.send(model.card)
@@ -241,3 +242,10 @@ def _serve(pipe: Any, uri: str, options: dict[str, Any], threads: int) -> None:
         return
     except Exception as failed:
         pipe.send(_Failed(f"{type(failed).__name__}: {failed}"))
+
+
+def _plain_bars() -> None:
+    """tqdm's lock between processes is of no use here, and would outlive a killed one."""
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
