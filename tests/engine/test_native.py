@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -201,9 +202,10 @@ def test_what_does_not_fit_never_reaches_them(found: Kernels) -> None:
 def test_places_and_weights_may_have_any_layout(found: Kernels) -> None:
     q = states(4, 2, 8, 0).float()
     end_T = np.array([4, 2, 4, 4])
-    strided = np.stack([end_T, end_T], axis=1)[:, 0]
-    for places in (strided, end_T.astype(np.int32)):
-        assert torch.equal(found.tree_attention(q, q, q, places, 0.3)[0], found.tree_attention(q, q, q, end_T, 0.3)[0])
+    others: list[Any] = [np.stack([end_T, end_T], axis=1)[:, 0], end_T.astype(np.int32)]
+    wanted = found.tree_attention(q, q, q, end_T, 0.3)[0]
+    for places in others:
+        assert torch.equal(found.tree_attention(q, q, q, places, 0.3)[0], wanted)
     weight = torch.randn(8, 4096).T[:, :1].expand(4096, 2)[:, 0]  # would be freed before it is read
     x = torch.randn(3, 4096)
     assert torch.equal(found.rms_norm(x, weight, 1e-6)[0], found.rms_norm(x, weight.clone(), 1e-6)[0])

@@ -271,7 +271,7 @@ def test_label_and_score_ask_enough_at_once_and_leave_the_same_files(
 def test_members_of_a_panel_stay_in_one_process_unless_told_otherwise(
     told: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    panel = PanelSpec(members=[JudgeSpec(model=f"fake:{name}") for name in ("noisy", "longer")])
+    panel = PanelSpec(members=tuple(JudgeSpec(model=f"fake:{name}") for name in ("noisy", "longer")))
     seen: list[int | None] = []
 
     def connect(_name: str, job: Job, **_options: object) -> FakeModel:

@@ -115,7 +115,7 @@ def _on_cpu(
 ) -> Tensor:
     kernels = usable(query, key, value)
     if kernels is not None:
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        scale = float(query.shape[-1] ** -0.5) if scale is None else scale
         return attend(kernels, query, key, value, plan.layout.end_T, scale, chain)
     blocks = plan.remember("blocks", lambda: blocks_of(plan.layout.blocks))
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
