@@ -20,8 +20,8 @@ import pytest
 from aifeedback.models import local
 from aifeedback.models.cache import Journaled
 from aifeedback.models.fake import FakeModel
-from aifeedback.models.spread import HELPED_FROM, Spread
-from aifeedback.protocols import PromptLike
+from aifeedback.models.spread import HELPED_FROM, Spread, _serve
+from aifeedback.protocols import ModelCard, PromptLike
 from aifeedback.records import Sampling
 from aifeedback.stages import Job, resolve
 from aifeedback.stages.feedback import Label, Score
@@ -127,6 +127,26 @@ def test_a_model_that_is_let_go_takes_its_processes_with_it() -> None:
     del both
     process.join(5)
     assert not process.is_alive()
+
+
+@pytest.mark.parametrize("ending", [EOFError, ConnectionResetError, BrokenPipeError])
+def test_a_process_whose_parent_is_gone_ends_without_a_word(
+    ending: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pipe:
+        def send(self, answer: object) -> None:
+            if not isinstance(answer, ModelCard):
+                raise BrokenPipeError
+
+        def recv(self) -> object:
+            raise ending
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        _serve(Pipe(), "fake:noisy", {}, 1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 QUIET = """

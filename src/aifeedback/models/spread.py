@@ -21,7 +21,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, NamedTuple, Protocol
 
 from aifeedback.errors import ModelError
@@ -238,10 +238,11 @@ def _serve(pipe: Any, uri: str, options: dict[str, Any], threads: int) -> None:
         while True:
             method, prompts, how = pipe.recv()
             pipe.send(_computed(model, method, prompts, how))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, ConnectionError):  # nobody is left to answer to; which of them it is depends on who spoke last
         return
     except Exception as failed:
-        pipe.send(_Failed(f"{type(failed).__name__}: {failed}"))
+        with suppress(ConnectionError):
+            pipe.send(_Failed(f"{type(failed).__name__}: {failed}"))
 
 
 def _plain_bars() -> None:
