@@ -49,7 +49,12 @@ def difference(model: Any, path: Path) -> str | None:
     try:
         plain = collected(lambda s, r, c: read_padded(model, s, r, c, tokens=1), rows, reads)
         budgets = max(map(len, rows)), sum(map(len, rows))  # in many passes, and all in one
-        shared = [collected(Engine(model, tokens=tokens, path=path).read, rows, reads) for tokens in budgets]
+        engine = Engine(model, path=path)
+        shared = []
+        for tokens in budgets:
+            engine.tokens = tokens
+            engine.forget()
+            shared.append(collected(engine.read, rows, reads))
     except Exception as refused:  # whatever a model raises, it cannot be run this way
         return f"{type(refused).__name__}: {str(refused).splitlines()[0] if str(refused) else 'no message'}"
     finally:

@@ -46,8 +46,8 @@ class Engine:
         self.tokens = tokens or token_budget(model)
         self.path: Path = path
         self._configs = configs_of(model)
-        last = only_where_read(model) if path == "tree" else None
-        self._stand_ins = (*(stand_ins(model) if path == "tree" else ()), *([last] if last else ()))
+        found = (*stand_ins(model), only_where_read(model)) if path == "tree" else ()
+        self._stand_ins = tuple(filter(None, found))
         self._prefix: dict[bytes, dict[int, KeyValue]] = {}
         self._prefix_of: Any = None
 
