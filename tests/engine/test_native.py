@@ -87,6 +87,26 @@ def test_tree_attention(found: Kernels, tree: Blocks, before: int, heads: tuple[
             torch.testing.assert_close(made.double(), right, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("before", [0, 599])
+@pytest.mark.parametrize(("heads", "size"), [((4, 2), 64), ((3, 1), 24), ((2, 2), 1), ((1, 1), 13), ((2, 1), 130)])
+def test_keys_that_many_queries_read(found: Kernels, before: int, heads: tuple[int, int], size: int) -> None:
+    compare_long(found, before, heads, size)
+
+
+def compare_long(kernels: Kernels, before: int, heads: tuple[int, int], size: int) -> None:
+    """Keys and values are copied into panels here."""
+    end_T = ends_of([(250, [40, 37, 121]), (410, [40, 3])])
+    q, k, v = (states(len(end_T), h, size, seed) for seed, h in enumerate((heads[0], heads[1], heads[1])))
+    chain = tuple(states(before, heads[1], size, seed) for seed in (3, 4))
+    keys, values = (
+        torch.cat(x, dim=2).repeat_interleave(heads[0] // heads[1], 1) for x in zip(chain, (k, v), strict=True)
+    )
+    wanted = (q @ keys.mT * size**-0.5).masked_fill(~seen(end_T, before), -torch.inf).softmax(-1) @ values
+    far_keys, far_values = (x.float() for x in chain)
+    made, _ = kernels.tree_attention(q.float(), k.float(), v.float(), end_T, size**-0.5, (far_keys, far_values))
+    torch.testing.assert_close(made.double(), wanted, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1, 7, 16, 40, 129])
 def test_element_wise_kernels_and_their_gradients(found: Kernels, size: int) -> None:
     x, y, w = (states(11, 3, size, seed)[0].contiguous().requires_grad_() for seed in (0, 1, 2))
@@ -167,6 +187,7 @@ def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch
     monkeypatch.setattr(build, "FLAGS_X86", (level, "-O1"))
     shorter = Kernels(ctypes.CDLL(str(library_file())))
     native._check(shorter)
+    compare_long(shorter, 599, (4, 2), 64)
     end_T = ends_of([(50, [20, 30, 1]), (5, [])])
     q, k, v = (states(len(end_T), 4, 24, seed).float() for seed in range(3))
     out, lse_HT = found.tree_attention(q, k, v, end_T, 0.3)
@@ -392,9 +413,9 @@ def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_source_that_does_not_compile_says_why_and_leaves_nothing(
     found: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = tmp_path / "broken.cpp"
-    broken.write_text("int main( {")
-    monkeypatch.setattr(build, "SOURCE", broken)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "broken.cpp").write_text("int main( {")
+    monkeypatch.setattr(build, "FOLDER", tmp_path / "source")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(NoKernels, match="failed: .*broken.cpp"):
         library_file()

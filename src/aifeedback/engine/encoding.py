@@ -117,11 +117,19 @@ class _Codec:
         """As ``plain``, of several texts."""
         if not texts:
             return []
-        every = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        every = self._together(texts)
         return [
             list(ids) if self.ids.isdisjoint(ids) else self._stripped(text, at_start=True)
             for ids, text in zip(every, texts, strict=True)
         ]
+
+    def _together(self, texts: list[str]) -> list[list[int]]:
+        """By the tokenizer's core without the places of tokens, which takes two thirds of the time, where it can be."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None and not (backend.truncation or backend.padding or backend.encode_special_tokens):
+            if self._raw(texts[0]) == backend.encode(texts[0], add_special_tokens=False).ids:
+                return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
     def _stripped(self, text: str, *, at_start: bool) -> list[int]:
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:

@@ -64,6 +64,7 @@ class LabelReader:
         self.control = control_ids(tokenizer)
         self._spelling: Spelling | None = None
         self._trees: dict[tuple[tuple[int, ...], tuple[str, ...]], LabelTree] = {}
+        self._anchored: dict[str, tuple[int, ...]] = {}
 
     @property
     def spelling(self) -> Spelling:
@@ -103,11 +104,16 @@ class LabelReader:
     def _own(self, tail: Sequence[int], form: str) -> tuple[int, ...]:
         """The tokenizer's own tokens for a label at the end of a prompt, whose tokens stay as they are."""
         before = self.tokenizer.decode(list(tail), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        for anchor in (before, *ANCHORS):
-            start, whole = self._ids(anchor), self._ids(anchor + form)
-            if start and whole[: len(start)] == start and len(whole) > len(start):
-                return tuple(whole[len(start) :])
-        return tuple(self._ids(form))
+        own = self._after(before, form)
+        if not own and form not in self._anchored:
+            after_others = (self._after(anchor, form) for anchor in ANCHORS)
+            self._anchored[form] = next(filter(None, after_others), tuple(self._ids(form)))
+        return own or self._anchored[form]
+
+    def _after(self, text: str, form: str) -> tuple[int, ...]:
+        """What a label's tokens add to those of a text; nothing where they merge with them."""
+        start, whole = self._ids(text), self._ids(text + form)
+        return tuple(whole[len(start) :]) if start and whole[: len(start)] == start else ()
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -32,6 +33,7 @@ class Spelling:
         self._by_first: dict[int, list[tuple[bytes, int]]] = defaultdict(list)
         for index, spelled in self.bytes.items():
             self._by_first[spelled[0]].append((spelled, index))
+        self._sequences: dict[bytes, list[tuple[int, ...]] | None] = {}
 
     def of(self, ids: tuple[int, ...]) -> bytes | None:
         """What a sequence spells; None where a token of it spells nothing."""
@@ -40,12 +42,10 @@ class Spelling:
 
     def sequences(self, text: bytes) -> list[tuple[int, ...]] | None:
         """Every token sequence that spells ``text``; None if there are more than ``MAX_SEQUENCES``."""
-        found: list[tuple[int, ...]] = []
-        for sequence in self._walk(text):
-            found.append(sequence)
-            if len(found) > MAX_SEQUENCES:
-                return None
-        return sorted(found)
+        if text not in self._sequences:
+            found = list(islice(self._walk(text), MAX_SEQUENCES + 1))
+            self._sequences[text] = sorted(found) if len(found) <= MAX_SEQUENCES else None
+        return self._sequences[text]
 
     def _walk(self, text: bytes) -> Iterator[tuple[int, ...]]:
         starts: dict[int, list[tuple[int, int]]] = {}

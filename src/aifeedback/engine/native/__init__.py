@@ -77,7 +77,7 @@ def _require(fit: bool, *tensors: Tensor) -> None:
 
 
 class Kernels:
-    """The functions of ``kernels.cpp``; all tensors are float32 on the CPU."""
+    """The functions of the C++ files; all tensors are float32 on the CPU."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library

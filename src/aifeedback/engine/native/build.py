@@ -1,4 +1,4 @@
-"""Compiles ``kernels.cpp`` for this processor with the machine's own C++ compiler, once, and keeps the result.
+"""Compiles the C++ files of this folder for this processor with the machine's own C++ compiler, once, and keeps the result.
 
 The library lies in the user's cache folder under a name made of everything it depends on: the source, the compiler, its
 flags and what the processor can do. Nothing is downloaded. Without a compiler there are no kernels, and everything that
@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 log = logging.getLogger(__name__)
-SOURCE = Path(__file__).with_name("kernels.cpp")
+FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 FLAGS_X86, FLAGS_OTHER = ("-march=native", "-mprefer-vector-width=512"), ("-mcpu=native",)
 LONGEST = 120
@@ -40,7 +40,9 @@ def library_file() -> Path:
     if not compiler:
         raise NoKernels("no C++ compiler (c++, g++ or clang++; CXX names another)")
     flags = (*FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else FLAGS_OTHER))
-    parts = (SOURCE.read_bytes(), _version(compiler).encode(), " ".join(flags).encode(), _processor().encode())
+    sources = sorted((*FOLDER.glob("*.cpp"), *FOLDER.glob("*.hpp")))
+    told = (_version(compiler), " ".join(flags), _processor())
+    parts = (*(file.read_bytes() for file in sources), *(text.encode() for text in told))
     file = _folder() / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
     if not (file.exists() and _is_ours(file)):
         _compile(compiler, flags, file)
@@ -52,7 +54,7 @@ def _compile(compiler: list[str], flags: tuple[str, ...], file: Path) -> None:
     handle, part = tempfile.mkstemp(dir=file.parent, suffix=".part")
     os.close(handle)
     try:
-        command = [*compiler, *flags, str(SOURCE), "-o", part]
+        command = [*compiler, *flags, *map(str, sorted(FOLDER.glob("*.cpp"))), "-o", part]
         done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
         if done.returncode:
             raise NoKernels(f"{compiler[0]} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
