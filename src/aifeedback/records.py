@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from json.encoder import encode_basestring
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -71,10 +71,13 @@ class Message(Record):
     content: str
 
 
-def _prompt_id(messages: tuple[Message, ...]) -> str:
-    """``content_id("prompt", [{"role": …, "content": …}, …])``, in a third of its time."""
+def prompt_id(turns: Iterable[tuple[str, str]]) -> str:
+    """The id of a prompt with these (role, content) turns.
+
+    It is ``content_id("prompt", [{"role": …, "content": …}, …])``, in a third of its time.
+    """
     told = ",".join(
-        f'{{"content":{encode_basestring(m.content)},"role":{encode_basestring(m.role)}}}' for m in messages
+        f'{{"content":{encode_basestring(content)},"role":{encode_basestring(role)}}}' for role, content in turns
     )
     return hashlib.sha256(f'["prompt",[{told}]]'.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -100,7 +103,9 @@ class Prompt(Record):
             messages = (Message(role="user", content=prompt),)
         else:
             messages = tuple(Message.model_validate(m, from_attributes=True) for m in prompt)
-        return cls(id=_prompt_id(messages), messages=messages, reference=reference, tags=tags or {})
+        return cls(
+            id=prompt_id((m.role, m.content) for m in messages), messages=messages, reference=reference, tags=tags or {}
+        )
 
     @property
     def text(self) -> str:

@@ -6,7 +6,7 @@ import gc
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from aifeedback.errors import FileError
 from aifeedback.files.report import Ledger, ReadReport, RowFault
@@ -18,6 +18,9 @@ COLUMNS = ("prompt", "first", "second", "chosen", "rejected", "label", "p_first"
            "topic", "language", "group", "first_source", "second_source", "judge")  # fmt: skip
 """The names that a column map may give to a file's own columns."""
 
+Identity: TypeAlias = tuple[tuple[tuple[str, str], ...], frozenset[str]]
+"""A pair's prompt and two answers, in any order: rows that share it are votes on one pair."""
+
 
 class PairItem(NamedTuple):
     """One pair in storage order with the verdict that the file carries, and the row it came from."""
@@ -26,7 +29,7 @@ class PairItem(NamedTuple):
     row: Mapping[str, Any]
 
     def comparison(self) -> Comparison:
-        prompt, (one, other) = self.pair.prompt, self.pair.sources
+        prompt, (one, other) = self.pair.prompt.prompt(), self.pair.sources
         first = Completion.of(prompt, self.pair.first, source=one)
         return Comparison.of(prompt, first, Completion.of(prompt, self.pair.second, source=other))
 
@@ -56,7 +59,7 @@ def _read_pairs(
     shape, rows = _recognise(path, rows, criterion)
     ledger = Ledger(path, shape.name)
     items: list[PairItem] = []
-    place: dict[frozenset[str], int] = {}
+    place: dict[Identity, int] = {}
     votes: dict[int, int] = {}
     for row in _joined(rows, shape):
         if limit is not None and len(items) >= limit:
@@ -99,7 +102,7 @@ def _keep(
     seed: int,
     row: Row,
     items: list[PairItem],
-    place: dict[frozenset[str], int],
+    place: dict[Identity, int],
     votes: dict[int, int],
     ledger: Ledger,
 ) -> None:
@@ -107,7 +110,7 @@ def _keep(
     added = merged = 0
     for pair in pairs:
         pair = _stored(pair, seed)
-        both = frozenset((pair.prompt.id, pair.first, pair.second))
+        both = pair.prompt.turns, frozenset((pair.first, pair.second))
         known = place.get(both)
         if known is None:
             place[both] = len(items)
@@ -250,4 +253,4 @@ def prompt_of(row: Mapping[str, Any]) -> Prompt | None:
     if shape is None or shape.columns == ("_rows",):
         return None
     pair = next(iter(shape.read(row, None)), None)
-    return pair.prompt if pair else None
+    return pair.prompt.prompt() if pair else None

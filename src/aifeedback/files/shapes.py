@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from aifeedback.files.report import RowFault
 from aifeedback.files.tables import kind_of
 from aifeedback.files.text import (
+    PromptCell,
     answer_text,
     as_messages,
     is_messages,
@@ -25,13 +26,12 @@ from aifeedback.files.text import (
     split_plain,
     split_transcripts,
 )
-from aifeedback.records import Prompt
 
 HUMAN = "human"
 
 
 class Pair(NamedTuple):
-    prompt: Prompt
+    prompt: PromptCell
     first: str
     second: str
     p_first: float | None = None
@@ -89,25 +89,26 @@ def _chosen(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
         first, second = _answer(row, "chosen", prompt), _answer(row, "rejected", prompt)
     elif is_transcript(chosen) and is_transcript(rejected):
         shared, first, second = split_transcripts(str(chosen), str(rejected))
-        prompt = Prompt.of(shared, tags=row_tags(row))
+        prompt = PromptCell(shared, row_tags(row))
     elif is_messages(chosen) and is_messages(rejected):
         shared, first, second = split_messages(
             as_messages(chosen, "chosen"), as_messages(rejected, "rejected"), "chosen"
         )
-        prompt = Prompt.of(shared, tags=row_tags(row))
+        prompt = PromptCell(shared, row_tags(row))
     else:
         shared, first, second = split_plain(need_text(row, "chosen"), need_text(row, "rejected"))
-        prompt = Prompt.of(shared, tags=row_tags(row))
+        prompt = PromptCell(shared, row_tags(row))
     yield Pair(prompt, first, second, 1.0, HUMAN, sources, shuffled=True)
 
 
-def _answer(row: Mapping[str, Any], key: str, prompt: Prompt) -> str:
+def _answer(row: Mapping[str, Any], key: str, prompt: PromptCell) -> str:
     """An answer cell; a message list may repeat the prompt in front of the answer."""
     if not is_messages(row.get(key)):
         return need_text(row, key)
     messages = as_messages(row[key], key)
-    shared = len(prompt.messages)
-    if len(messages) > shared and messages[:shared] == prompt.messages:
+    asked = prompt.turns
+    shared = len(asked)
+    if len(messages) > shared and tuple((m.role, m.content) for m in messages[:shared]) == asked:
         messages = messages[shared:]
     elif len(messages) > 1 and messages[0].role != "assistant":
         messages = messages[-1:]
@@ -116,7 +117,7 @@ def _answer(row: Mapping[str, Any], key: str, prompt: Prompt) -> str:
 
 def _options(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     prompt, first, second = split_transcripts(need_text(row, "text_correct"), need_text(row, "text_incorrect"))
-    yield Pair(Prompt.of(prompt, tags=row_tags(row)), first, second, 1.0, HUMAN, shuffled=True)
+    yield Pair(PromptCell(prompt, row_tags(row)), first, second, 1.0, HUMAN, shuffled=True)
 
 
 # ── two answers in storage order, with or without a verdict ───────────────────────────────────────────────────────
@@ -144,9 +145,7 @@ def _stored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
 def _ours(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """A Comparison record as a run folder stores it."""
     record = row["prompt"]
-    prompt = Prompt.of(
-        as_messages(record["messages"], "prompt"), reference=record.get("reference"), tags=row_tags(record)
-    )
+    prompt = PromptCell(as_messages(record["messages"], "prompt"), row_tags(record), record.get("reference"))
     first, second = row["first"], row["second"]
     sources = (str(first.get("source", "data")), str(second.get("source", "data")))
     yield Pair(prompt, need_text(first, "text"), need_text(second, "text"), None, None, sources)
@@ -170,7 +169,7 @@ def _summaries(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     first, second = (need_text(summary, "text").strip() for summary in summaries)
     sources = tuple(str(summary.get("policy") or "data") for summary in summaries)
     p_first = choice(row.get("choice"), "choice", first=(0,), second=(1,))
-    yield Pair(Prompt.of(text, tags=tags), first, second, p_first, HUMAN, sources)  # type: ignore[arg-type]
+    yield Pair(PromptCell(text, tags), first, second, p_first, HUMAN, sources)  # type: ignore[arg-type]
 
 
 def _safe_pairs(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
@@ -199,9 +198,7 @@ def _votes(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     judge = str(row.get("judge") or HUMAN)
     by = judge if "gpt" in judge.lower() or "claude" in judge.lower() else HUMAN
     tags = row_tags(row) | ({"turn": str(row["turn"])} if row.get("turn") is not None else {})
-    yield Pair(
-        Prompt.of(prompt, tags=tags), first, second, p_first, by, (str(row.get("model_a")), str(row.get("model_b")))
-    )
+    yield Pair(PromptCell(prompt, tags), first, second, p_first, by, (str(row.get("model_a")), str(row.get("model_b"))))
 
 
 def _annotators(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
@@ -210,7 +207,7 @@ def _annotators(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]
         choice(row[key], key, first=(1,), second=(2,), tie=(0,)) for key in sorted(row) if key.startswith("annotator")
     ]
     sources = tuple(str(row.get("cmp_key") or "data_data").split("_", 1))
-    prompt = Prompt.of(_instruction(row), tags=row_tags(row))
+    prompt = PromptCell(_instruction(row), row_tags(row))
     p_first = sum(votes) / len(votes)
     yield Pair(prompt, need_text(row, "response1"), need_text(row, "response2"), p_first, HUMAN, sources)  # type: ignore[arg-type]
 
@@ -224,7 +221,7 @@ def _instruction(row: Mapping[str, Any]) -> str:
 def _labelled_outputs(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """LLMBar: an objective label, 1 or 2."""
     p_first = choice(row["label"], "label", first=(1,), second=(2,))
-    prompt = Prompt.of(need_text(row, "input"), tags=row_tags(row))
+    prompt = PromptCell(need_text(row, "input"), row_tags(row))
     yield Pair(prompt, need_text(row, "output_1"), need_text(row, "output_2"), p_first, HUMAN)
 
 
@@ -237,7 +234,7 @@ def _annotations(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair
             raise RowFault(f"should lie in [1, 2], is {row['preference']}", "preference")
     sources = (str(row.get("generator_1") or "data"), str(row.get("generator_2") or "data"))
     by = str(row.get("annotator") or "annotator") if p_first is not None else None
-    prompt = Prompt.of(need_text(row, "instruction"), tags=row_tags(row))
+    prompt = PromptCell(need_text(row, "instruction"), row_tags(row))
     yield Pair(prompt, need_text(row, "output_1"), need_text(row, "output_2"), p_first, by, sources)
 
 
@@ -264,7 +261,7 @@ def _rated(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
 
 def _scored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """UltraFeedback: every pair of answers; the scores are a model's (GPT-4), so no person's choice is claimed."""
-    prompt = Prompt.of(need_text(row, "instruction"), tags=row_tags(row) | {"source": str(row.get("source"))})
+    prompt = PromptCell(need_text(row, "instruction"), row_tags(row) | {"source": str(row.get("source"))})
     key = criterion or "overall_score"
     for one, other in combinations(row["completions"], 2):
         a, b = _rating(one, key), _rating(other, key)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from aifeedback.files.report import RowFault
 from aifeedback.files.tables import kind_of
-from aifeedback.records import Message, Prompt
+from aifeedback.records import Message, Prompt, prompt_id
 
 Messages = tuple[Message, ...]
 
@@ -21,6 +21,7 @@ _ROLES = {
 }  # fmt: skip
 TAG_COLUMNS = ("topic", "language", "group", "split", "category", "subset", "domain", "difficulty", "locale", "type",
                "dataset", "subreddit")  # fmt: skip
+_TAG_NAMES = frozenset(TAG_COLUMNS)
 
 
 def need_text(row: Mapping[str, Any], key: str, *, empty_is_fine: bool = False) -> str:
@@ -40,12 +41,34 @@ def need_text(row: Mapping[str, Any], key: str, *, empty_is_fine: bool = False) 
     raise RowFault(f"should be text, is {kind_of(value)}", key)
 
 
-def need_prompt(row: Mapping[str, Any], key: str, *, tags: Mapping[str, str] | None = None) -> Prompt:
+class PromptCell(NamedTuple):
+    """A prompt as a file has it. The record and its id, which cost more than reading, are made when asked for."""
+
+    content: str | Messages
+    tags: Mapping[str, str] = {}
+    reference: str | None = None
+
+    @property
+    def turns(self) -> tuple[tuple[str, str], ...]:
+        """(role, content) of every message: equal turns, equal prompt."""
+        if isinstance(self.content, str):
+            return (("user", self.content),)
+        return tuple((m.role, m.content) for m in self.content)
+
+    @property
+    def id(self) -> str:
+        return prompt_id(self.turns)
+
+    def prompt(self) -> Prompt:
+        return Prompt.of(self.content, reference=self.reference, tags=self.tags)
+
+
+def need_prompt(row: Mapping[str, Any], key: str, *, tags: Mapping[str, str] | None = None) -> PromptCell:
     """The prompt in a cell: text, a transcript with Human/Assistant turns, or a message list."""
     if key not in row:
         raise RowFault("is missing", key)
     value = row[key]
-    tags = {**row_tags(row), **(tags or {})}
+    tags = {**row_tags(row), **tags} if tags else row_tags(row)
     reference = row.get("reference") if isinstance(row.get("reference"), str) else None
     if isinstance(value, str) and value.startswith("\n\n") and _TURN.match(value):
         turns = list(transcript(value))
@@ -53,13 +76,13 @@ def need_prompt(row: Mapping[str, Any], key: str, *, tags: Mapping[str, str] | N
             turns.pop()  # the open 'Assistant:' that asks for the answer
         if not turns:
             raise RowFault("is empty", key)
-        return Prompt.of(turns, reference=reference, tags=tags)
+        return PromptCell(tuple(turns), tags, reference)
     if isinstance(value, str):
         if not value.strip():
             raise RowFault("is empty", key)
-        return Prompt.of(value, reference=reference, tags=tags)
+        return PromptCell(value, tags, reference)
     if is_messages(value):
-        return Prompt.of(as_messages(value, key), reference=reference, tags=tags)
+        return PromptCell(as_messages(value, key), tags, reference)
     raise RowFault(f"should be text or messages, is {kind_of(value)}", key)
 
 
@@ -161,8 +184,10 @@ def row_tags(row: Mapping[str, Any]) -> dict[str, str]:
             given = json.loads(given)
         except json.JSONDecodeError:
             given = None
-    named = [name for name in TAG_COLUMNS if name in row]
-    tags = {name: str(row[name]) for name in named if isinstance(row[name], (str, int)) and row[name] != ""}
+    tags: dict[str, str] = {}
+    if not _TAG_NAMES.isdisjoint(row):
+        named = [name for name in TAG_COLUMNS if name in row]
+        tags = {name: str(row[name]) for name in named if isinstance(row[name], (str, int)) and row[name] != ""}
     if isinstance(given, Mapping):
         tags.update({str(k): str(v) for k, v in given.items() if v is not None})
     return tags
