@@ -60,7 +60,7 @@ def test_equals_one_at_a_time(name: str) -> None:
     expected = one_at_a_time(model, rows, reads).softmax(-1)
     for tokens, some in ((4096, rows), (37, rows), (37, judging())):
         wanted = [(i, p) for i, p in reads if i < len(some)]
-        found = collected(Engine(model, path=PATHS[name], tokens=tokens), some, wanted).softmax(-1)
+        found = collected(Engine(model, path=engine_of(model).path, tokens=tokens), some, wanted).softmax(-1)
         keep = [n for n, (i, _) in enumerate(reads) if i < len(some)]
         assert float((found - expected[keep]).abs().max()) < 1e-5
 
@@ -92,6 +92,25 @@ def test_a_kept_prefix_is_dropped_when_the_weights_change() -> None:
         model.model.embed_tokens.weight.mul_(1.5)
     found = collected(engine, rows, reads).softmax(-1)
     assert float((found - one_at_a_time(model, rows, reads).softmax(-1)).abs().max()) < 1e-5
+
+
+def test_a_kept_prefix_is_dropped_when_adapters_are_turned_off_and_on() -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    model = peft.get_peft_model(
+        make("llama"), peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    ).eval()
+    engine, rows = Engine(model, path="tree", tokens=64), judging()
+    reads = [(i, len(row) - 1) for i, row in enumerate(rows)]
+    with_adapter = collected(engine, rows, reads)
+    with model.disable_adapter():
+        found, wanted = collected(engine, rows, reads), one_at_a_time(model, rows, reads)
+        assert float((found.softmax(-1) - wanted.softmax(-1)).abs().max()) < 1e-5
+    assert torch.equal(with_adapter, collected(engine, rows, reads))
+    model.add_adapter("other", peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    model.set_adapter("other")
+    found, wanted = collected(engine, rows, reads), one_at_a_time(model, rows, reads)
+    assert float((found.softmax(-1) - wanted.softmax(-1)).abs().max()) < 1e-5
 
 
 def test_same_call_same_bits() -> None:

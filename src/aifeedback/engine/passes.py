@@ -156,9 +156,12 @@ def inputs(model: Any, plan: Plan, path: Path, places_U: Tensor) -> dict[str, An
     return given | {"attention_mask": plan.bias(None, torch.empty(0, dtype=model.dtype, device=device))}
 
 
-def weights_state(model: Any) -> tuple[int, ...]:
-    """Changes whenever an optimizer, or anything else that writes in place, has touched the weights."""
-    return tuple(x for p in model.parameters() for x in (p.data_ptr(), p._version))
+def weights_state(model: Any) -> tuple[Any, ...]:
+    """Changes whenever an optimizer, or anything else that writes in place, has touched the weights, or PEFT's adapters
+    were turned on, off or exchanged."""
+    weights = tuple((p.data_ptr(), p._version) for p in model.parameters())
+    adapted = (m for m in model.modules() if isinstance(getattr(m, "disable_adapters", None), bool))
+    return weights, tuple((m.disable_adapters, tuple(m.active_adapters)) for m in adapted)
 
 
 def whole(tree: Tree, budget: int) -> Iterator[tuple[Pack, Plan]]:
