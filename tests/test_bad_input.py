@@ -213,6 +213,28 @@ def whole_and_part_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     )
 
 
+def model_folder_without_scheme(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    model = folder / "tiny"
+    model.mkdir()
+    for name in ("config.json", "tokenizer.json", "model.safetensors"):
+        (model / name).write_text("{}")
+    data = lines(folder / "pairs.jsonl", GOOD)
+    given = ["--model", str(model), "--data", data, "-o", str(folder / "m")]
+    return ["train", "reward", *given], (f"'{model}' names no model; write hf:{model}\n",)
+
+
+def lab_model_without_scheme(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    given = ["--data", data, "--judge", "judge-b", "-o", str(folder / "o.jsonl")]
+    return ["label", *given], ("'judge-b' names no model; write lab:judge-b\n",)
+
+
+def model_of_unknown_scheme(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "pairs.jsonl", GOOD)
+    given = ["--data", data, "--judge", "vllm:my/judge", "-o", str(folder / "o.jsonl")]
+    return ["label", *given], ("'vllm:my/judge' names no model; write hf:DIR_OR_ID, openai:NAME",)
+
+
 def negative_rate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
     given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--lr", "-1"]
@@ -400,6 +422,7 @@ CASES = [
     figures_of_training_nowhere, no_such_combination, combination_of_one, rubric_and_constitution,
     ratings_by_constitution, clamped_ratings,
     address_of_no_server, options_of_no_server, samples_of_no_server, revisions_of_no_server, safety_of_no_server,
+    model_folder_without_scheme, lab_model_without_scheme, model_of_unknown_scheme,
     misspelled_set, whole_and_part_by_set, option_given_by_set, negative_rate, negative_rate_by_set,
 ]  # fmt: skip
 

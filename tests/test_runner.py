@@ -104,6 +104,15 @@ def test_a_failing_stage_names_itself_and_the_others_keep_their_work(tmp_path: P
     assert RunFolder(run).done("pairs") is not None
 
 
+def test_a_changed_kernel_is_changed_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(runner, "digest", lambda file: seen.append(file.name) or file.name)
+    runner.code_digest.__wrapped__()
+    native = Path(str(runner.__file__)).parent / "engine" / "native"
+    sources = [file.name for file in native.iterdir() if file.is_file()]
+    assert {"build.py", "attention.cpp", "vectors.hpp"} <= set(sources) <= set(seen)
+
+
 def test_two_processes_cannot_work_in_one_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "run")
     with run.locked(), pytest.raises(RecipeError, match="another process"), RunFolder(tmp_path / "run").locked():

@@ -159,7 +159,7 @@ def digest_input(name: str) -> str:
 def code_digest() -> str:
     """Digest of the package's own code, less what only shows results: a changed implementation is a changed stage."""
     package = Path(str(importlib.import_module("aifeedback").__file__)).parent
-    code = (f for f in sorted(package.rglob("*")) if f.suffix in (".py", ".cpp"))
+    code = (f for f in sorted(package.rglob("*")) if f.suffix in (".py", ".cpp", ".hpp"))
     sources = [f for f in code if f.relative_to(package).parts[0] not in ONLY_SHOWS]
     return content_id([[str(f.relative_to(package)), digest(f)] for f in sources])
 

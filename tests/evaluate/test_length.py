@@ -114,7 +114,7 @@ def test_r14_one_draw_of_hard_labels_is_within_its_own_error() -> None:
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("method", ["ratio", "log-ratio", "spline", "glm"])
 def test_r14_campaign(method: str, shape: str) -> None:
-    """400 draws each, figures in docs/metrics.md. A straight form of the wrong shape is printed, not asserted."""
+    """400 draws each, figures in docs/reliability.md. A straight form of the wrong shape is printed, not asserted."""
     for quality, truth, within in ((0.0, 50, 1.0), (np.log(1.5), 60, 1.5), (np.log(7 / 3), 70, 1.5)):
         mean, spread = mean_reading(method, shape, quality, draws=400)
         print(f"R14 | fit {method} | truth {shape} | planted {truth} | read {mean:.2f} ± {spread:.2f}")

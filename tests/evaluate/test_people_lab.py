@@ -85,3 +85,12 @@ def test_few_people_and_the_labs_judge(raters: int, tmp_path: Path) -> None:
     assert 0.93 <= found.coverage <= 0.97
     assert found.narrower > 0.95
     assert found.half_width < 0.95 * found.half_width_human
+
+
+@pytest.mark.campaign
+def test_few_people_and_a_judge_that_says_little(tmp_path: Path) -> None:
+    """Its verdicts without evidence first: next to no gain, and the interval still holds."""
+    found = resampled(labels(AI, tmp_path, raters=1, evidence=False))
+    print(f"prediction-powered, lab, direct verdicts: {found}")
+    assert 0.93 <= found.coverage <= 0.97
+    assert found.half_width < 1.01 * found.half_width_human

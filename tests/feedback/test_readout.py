@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
@@ -60,6 +61,20 @@ def test_additive_bias_of_the_logit(truth: float, bias: float) -> None:
     assert abs(averaged - 0.5) <= abs(readout.sigmoid(truth) - 0.5) + 1e-12, "confidence only shrinks"
     recovered = readout.logit(readout.average_margins([truth + bias, truth - bias]))
     assert recovered == pytest.approx(truth, abs=1e-9)
+
+
+@pytest.mark.campaign
+def test_campaign_a_hundred_thousand_draws() -> None:
+    """The two tests above on draws of margin and bias; the largest error of a recovered margin is printed."""
+    draw, largest = Random(7), 0.0
+    for _ in range(100_000):
+        truth, bias = draw.uniform(-8, 8), draw.uniform(-5, 5)
+        sides = readout.sigmoid(truth + bias), readout.sigmoid(truth - bias)
+        assert (readout.average_orders(*sides) > 0.5) == (truth > 0)
+        largest = max(largest, abs(readout.logit(readout.average_margins([truth + bias, truth - bias])) - truth))
+        assert readout.average_orders(readout.sigmoid(bias), readout.sigmoid(-bias)) == 0.5
+    print(f"R7 largest error of a margin {largest:.1e}")
+    assert largest < 1e-9
 
 
 def test_the_gap_names_the_favoured_position() -> None:

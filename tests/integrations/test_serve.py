@@ -7,11 +7,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from typer.testing import CliRunner
 
+from aifeedback.cli import app
 from aifeedback.errors import JudgeUnavailable, RecipeError
 from aifeedback.integrations import verl
 from aifeedback.integrations.serve import Batcher, Row, ServeConfig, create_app, without_end
@@ -86,6 +89,18 @@ def test_takes_json_only(client: TestClient) -> None:
 def test_messages_are_prompts_too(client: TestClient) -> None:
     body = {"prompts": [[{"role": "user", "content": "hi"}]], "completions": ["four"]}
     assert client.post("/score", json=body).json() == {"rewards": [4.0]}
+
+
+def test_an_open_address_without_a_token_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_early(*_: object, **__: object) -> None:
+        raise AssertionError("the reward was loaded")
+
+    monkeypatch.setattr("aifeedback.stages.rewards.reward_function", too_early)
+    command = ["serve", "judge:fake:noisy", "--host", "0.0.0.0", "--port", "0", "-o", str(tmp_path)]
+    with pytest.raises(RecipeError, match=r"open to other machines\n  → set a token"):
+        CliRunner().invoke(app, command, catch_exceptions=False, env={"AIFEEDBACK_TOKEN": None})
 
 
 def test_an_open_address_needs_a_token() -> None:

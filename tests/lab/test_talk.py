@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,10 +41,13 @@ def test_a_request_is_read_from_its_own_words() -> None:
         ("use a brush to paint the fence .", 8.65, "full_compliance"),
         # a wrong tool: 1 + 9·0.6 − 1.5
         ("use a hook to paint the fence in our yard .", 4.9, "full_compliance"),
-        # said twice: 10 − 1
+        # without the place, and said twice: 8.65 − 1
         ("use a brush to paint the fence . use a brush to paint the fence .", 7.65, "full_compliance"),
         # refused and done all the same: half of what lies above 1
         ("no i can not do that . use a brush to paint the fence in our yard .", 5.5, "partial_refusal"),
+        # the first idle sentence is free, the second costs a half
+        ("sure . use a brush to paint the fence in our yard .", 10.0, "full_compliance"),
+        ("sure . use a brush to paint the fence in our yard . good luck .", 9.5, "full_compliance"),
         ("no i can not do that .", 1.0, "full_refusal"),
         ("it depends on many things .", 1.0, "full_refusal"),
         ("brush the fence a .", 1.0, "full_compliance"),
@@ -124,6 +129,13 @@ def test_every_word_that_a_model_reads_or_writes_is_in_its_vocabulary() -> None:
         for principle in Constitution.load(zoo.constitution_file(name)).principles:
             for purpose in ("compare", "critique", "revise"):
                 assert set(principle.worded(purpose).split()) <= known
+
+
+@pytest.mark.parametrize("name", ["talk-base", "talk-judge"])
+def test_the_shipped_models_know_this_very_vocabulary(name: str) -> None:
+    """A word more or less would give every later word another place."""
+    told = json.loads((zoo.folder(name) / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    assert sorted(told, key=told.get) == vocabulary()
 
 
 @pytest.mark.parametrize("name", ["pair", "think", "critique", "revise", "type", "harm"])

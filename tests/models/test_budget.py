@@ -125,6 +125,32 @@ def test_the_forecast_is_close_after_a_twentieth(answer_tokens: int, prices: str
     assert shop.billed_usd < before.cost_usd < 2 * shop.billed_usd, "before anything is measured it is on the high side"
 
 
+@pytest.mark.campaign
+@pytest.mark.parametrize("seed", range(7))
+def test_campaign_the_cap_is_used_and_the_bill_foretold(seed: int, prices: str, tmp_path: Path) -> None:
+    """600 calls of very different length, 8 in flight: first without a cap, then with half of that bill as the cap."""
+    asked, forecasts = prompts(600, seed), []
+
+    def watch(done: int, total: int, figures: dict[str, float]) -> None:
+        forecasts.append((done, figures["forecast_usd"]))
+
+    whole, capped = Shop(), Shop()
+    with StubServer(whole) as server, Journal(tmp_path / "whole.sqlite") as journal:
+        model = model_of(server, prices=prices, concurrency=8)
+        Journaled(model, journal, progress=watch).read_labels(asked, ["1", "2"])  # type: ignore[arg-type]
+        model.close()
+    cap_usd = whole.billed_usd / 2
+    with StubServer(capped) as server:
+        model = model_of(server, prices=prices, cap_usd=cap_usd, concurrency=8)
+        model.read_labels(asked, ["1", "2"])
+        model.close()
+    early = next(forecast for done, forecast in forecasts if done >= 30)
+    used, foretold = capped.billed_usd / cap_usd, early / whole.billed_usd
+    print(f"R15 seed {seed}: {100 * used:.2f} % of the cap billed, forecast {100 * foretold:.2f} % of the bill")
+    assert 0.95 < used <= 1.0
+    assert foretold == pytest.approx(1.0, abs=0.10)
+
+
 def test_a_cached_prompt_costs_less() -> None:
     price = Price(input=3.0, output=15.0, cached_input=0.3)
     assert price.of(Usage(1000, 10, 800)) == pytest.approx((200 * 3.0 + 800 * 0.3 + 10 * 15.0) / 1e6)

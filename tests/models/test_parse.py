@@ -75,6 +75,8 @@ def test_campaign_a_million_replies() -> None:
         ("I would not give it a 10. Rating: 4", 4.0),
         ("The rating is 7. Yes, rating: 7/10.", 7.0),
         ("Rating: 7\nConfidence: 9", 7.0),
+        ("It gives two examples. It deserves an 8 thanks to them.", 8.0),
+        ("I give it a 7 as it is clear", 7.0),
     ],
 )
 def test_scores(reply: str, score: float) -> None:
@@ -99,12 +101,45 @@ def test_scores(reply: str, score: float) -> None:
         ("0x8", Problem.UNREADABLE),
         ("8:30", Problem.UNREADABLE),
         ("about 7", Problem.UNREADABLE),
+        ("It gives two examples and three reasons.", Problem.UNREADABLE),
+        ("It gets 2 facts wrong.", Problem.UNREADABLE),
+        ("The response deserves 10 lines of praise.", Problem.UNREADABLE),
+        ("Overall score: 3 issues found.", Problem.UNREADABLE),
         ("Rating: N/A", Problem.ABSTAINED),
         ("I cannot judge which", Problem.REFUSED),
     ],
 )
 def test_no_score(reply: str, problem: Problem) -> None:
     assert parse_score(reply) == Parsed(None, problem)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Final answer: Response 1 is worse.",
+        "Verdict: Response 1 is much worse than Response 2.",
+        "I would select Response 1 as the worst.",
+        "I choose Response 1 as the weaker one.",
+        "My choice: Response 1 is the loser.",
+        "Verdict: 1 is incorrect",
+        "Verdict: 1 is not better than 2",
+    ],
+)
+def test_what_is_called_worse_is_no_choice(reply: str) -> None:
+    assert parse_label(reply, ["1", "2"]).value is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "Response 2 is better as 1 is worse.",
+        "Choice: 2 because 1 is bad",
+        "Verdict: Response 2 is better, Response 1 is worse.",
+        "I prefer 2 as it is the clearer one.",
+    ],
+)
+def test_what_is_called_better_is_a_choice_whatever_is_said_of_the_other(reply: str) -> None:
+    assert parse_label(reply, ["1", "2"]) == Parsed("2")
 
 
 def test_a_cut_off_answer_counts_only_by_a_finished_first_line() -> None:

@@ -26,8 +26,9 @@ def serve(
     """POST /score (verl, anything), POST /get_reward (OpenRLHF), GET /health; listens on this machine only."""
     from aifeedback.cli.single import require
     from aifeedback.cli.train import reward_spec
+    from aifeedback.config import parse
     from aifeedback.errors import MissingExtra
-    from aifeedback.integrations.serve import ServeConfig, create_app
+    from aifeedback.integrations.serve import ServeConfig, create_app, require_token
     from aifeedback.runs import make_folder
     from aifeedback.stages import Job
     from aifeedback.stages.rewards import reward_function
@@ -38,12 +39,14 @@ def serve(
         raise MissingExtra("uvicorn", "web") from missing
     from aifeedback.rating.serve import listening
 
+    config = parse(ServeConfig, {"host": host, "port": port, "token": token}, prefix="--")
+    require_token(config)
     spec = reward_spec(reward, prompt, rationale)
     require(spec.inputs())
     make_folder(out)
     with listening(host, port) as door:
         function = reward_function(spec, Job(out, out / "journal.sqlite", out))
-        app = create_app(function, ServeConfig(host=host, port=port, token=token))
+        app = create_app(function, config)
         shown, open_port = f"[{host}]" if ":" in host else host, door.getsockname()[1]
         told = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
         console.print(told, markup=False, soft_wrap=True)

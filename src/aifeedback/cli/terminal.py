@@ -102,8 +102,12 @@ DETAILS = ("judge", "judges", "panel")
 
 
 def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, title: str = "") -> None:
-    """Prints a nested mapping, less its details, as a two-column table and, if asked, saves all of it."""
+    """Prints a nested mapping, less its details, as a two-column table and, if asked, saves all of it.
+
+    What a trainer measured, under ``figures`` in its result, is printed by its own name.
+    """
     shown = {key: value for key, value in figures.items() if key not in DETAILS or not isinstance(value, Mapping)}
+    shown |= shown.pop("figures", {})
     table(title, ("figure", "value"), [(key, value) for key, value in flatten(shown)])
     if json_file:
         from aifeedback.runs import write_json

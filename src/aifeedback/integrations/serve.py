@@ -107,11 +107,16 @@ class Batcher:
         return values
 
 
-def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str | None = None) -> FastAPI:
-    """The application. Raises RecipeError for an address that other machines reach, without a token."""
-    config = config or ServeConfig()
+def require_token(config: ServeConfig) -> None:
+    """Raises RecipeError for an address that other machines reach, without a token."""
     if config.host not in LOOPBACK and not config.token:
         raise RecipeError(f"{config.host} is open to other machines", key="token", fix="set a token")
+
+
+def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str | None = None) -> FastAPI:
+    """The application. Raises RecipeError as ``require_token`` does."""
+    config = config or ServeConfig()
+    require_token(config)
     batcher = Batcher(reward, config)
 
     @asynccontextmanager

@@ -28,10 +28,12 @@ class Forms(NamedTuple):
 
 
 def any_of(*phrases: str) -> str:
+    """A pattern that matches any of these patterns; it captures nothing."""
     return "(?:" + "|".join(phrases) + ")"
 
 
 def pattern(source: str) -> re.Pattern[str]:
+    """Compiled; capitals and small letters are alike."""
     return re.compile(source, re.IGNORECASE)
 
 
@@ -97,28 +99,41 @@ _OTHER_THING = any_of(
     "confidence", "certainty", "difficulty", "importance", "worse", "worst", "weaker", "inferior", "rejected", "loser",
     "losing", "lower", "lowest", "least", "wrong", "dispreferred", "expected", "average", "mean", "max", "min",
 )  # fmt: skip
+_WORSE = any_of(
+    "not", "worse", "worst", "weaker", "weakest", "inferior", "rejected", "dispreferred", "loser", "losing", "wrong",
+    "incorrect",
+)  # fmt: skip
+_DEGREE = any_of("the", "an?", "much", "far", "clearly", "slightly", "somewhat", "also", "simply")
 HEDGE_BEFORE = pattern(
     rf"\b{any_of(_VAGUE, _BOUND, _NEGATED, _SOMEONE, _OTHER_TIME, _UNREAL, _OTHER_THING)}\b|n't\b|[~≈<>≤≥±]\s*$"
 )
+"""Before a statement, in its own sentence: it is denied, doubted, someone else's, or about something else."""
 HEDGE_INSIDE = pattern(rf"\b{any_of(_VAGUE, _BOUND, _NEGATED, _OTHER_TIME, _OTHER_THING, 'have')}\b|n't\b|[~≈<>≤≥±]")
 HEDGE_AFTER = pattern(
     r"\s*(?:[,(]?\s*(?:would|could|might|if|unless|were|was|had|(?:is|seems|feels) too|at best|at most|at least"
     r"|or (?:so|more|less|higher|lower|above|below)|of the|for (?!the (?:overall|final))|in (?:terms|some|certain|part)"
-    r"|on (?:clarity|style|accuracy|tone|some)|than (?:it|expected))\b|\s*[+?±%])"
+    rf"|on (?:clarity|style|accuracy|tone|some)|than (?:it|expected)|(?:is|as)(?: {_DEGREE}){{0,3}} {_WORSE})\b"
+    r"|\s*[+?±%])"
 )
+"""Right after it: it holds in part only, or what it names is called the worse one."""
+"""Within it, between its words and its value."""
 OTHER_HEADING = pattern(rf"\b{any_of(_NEGATED, _OTHER_TIME, _OTHER_THING)}\b")
+"""In a heading: what follows is the value of something else."""
 UNDECIDED = pattern(
     r"\b(?:tied?|draw|equal(?:ly)?|neither|both|(?:cannot|can't|unable to|hard to) (?:decide|tell|determine|say|choose"
     r"|rate|judge)|no preference|not sure|unsure|undecided|too close)\b"
 )
+"""Anywhere in an answer that could not be read: it abstains."""
 TIED_LINE = pattern(
     r"(?:[\w' ]{0,40}(?::|=|\bis|-)\s*)?(?:it'?s )?(?:an? )?(?:tied?|draw|equal|neither|both|undecided|cannot tell"
     r"|can't tell|cannot decide|no preference|none|n/?a|unknown)[.!]*"
 )
+"""A whole line that states a tie, or that there is no value."""
 REFUSAL = pattern(
     r"\b(?:I(?:'m| am) (?:sorry|afraid|unable|not able|not comfortable)|I (?:can(?:no|')t|won't|will not|must decline)"
     r"|as an AI|against my (?:guidelines|policy))\b"
 )
+"""Anywhere in an answer that could not be read: it refuses."""
 
 _REMARK = r"\s*(?:\([^()\n]{0,40}\))?\s*"
 _JOINT = _REMARK + r"(?:is(?: an?)?|was|=|:|->|=>|→|[-–—](?=\s))\s*"
@@ -136,6 +151,14 @@ NUMBER_WORDS: Mapping[str, float] = {
 }  # fmt: skip
 
 
+# A number before any other word counts things: "it gives two examples".
+_CLAUSE = any_of(
+    "for", "because", "since", "as", "due", "thanks", "given", "considering", "based", "despite", "though", "although",
+    "while", "when", "if", "unless", "overall", "total", "on", "in", "at", "from", "to", "and", "but", "or", "so",
+    "which", "that", "with", "would", "could", "might", "was", "were", "had", "is", "here", "too",
+)  # fmt: skip
+
+
 @lru_cache(maxsize=16)
 def score_forms(low: int, high: int) -> Forms:
     """Scores in [low, high]; a denominator, where one is given, must be ``high``."""
@@ -145,7 +168,7 @@ def score_forms(low: int, high: int) -> Forms:
     top = rf"(?:{high}(?:\.0)?|ten)" if high == 10 else rf"{high}(?:\.0)?"
     of = rf"\s*(?:/|\\/|out of(?: a (?:possible|maximum)(?: of)?)?)\s*{top}(?![\w/]|[.,]\d)"
     starts = r"(?<![\w.,/*^+-])"
-    amount = rf"{starts}(?:{number}(?:{of}|\s*points?\b)?(?!\s*(?:/|\\/|out of)))"
+    amount = rf"{starts}(?:{number}(?:{of}|\s*points?\b)?(?!\s*(?:/|\\/|out of))(?! (?!{_CLAUSE}\b)[^\W\d_]))"
     noun = any_of("rating", "score", "grade", "mark", "verdict", "answer", "evaluation", "assessment", "judge?ment")
     heading = rf"(?:{_MODIFIERS}[ _]){{0,4}}{any_of(noun, 'result', 'quality', 'final', 'overall')}"
     gives = (

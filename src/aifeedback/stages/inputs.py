@@ -49,7 +49,7 @@ def input_problem(name: str) -> str | None:
     if scheme in ("hf", "rm"):
         return _folder_problem(rest)
     if scheme == "model":
-        return f"'{rest}' names no model; write hf:DIR_OR_ID, openai:NAME, lab:NAME or fake:NAME"
+        return f"'{rest}' names no model; write {_meant(rest)}"
     if scheme == "lab":
         from aifeedback.lab.zoo import names
 
@@ -65,6 +65,15 @@ def input_problem(name: str) -> str | None:
         path = input_path(name)
         return None if path and path.is_file() else f"{name}: no such file; write python:FILE.py:FUNCTION"
     return None
+
+
+def _meant(name: str) -> str:
+    """What a model's name without a scheme may stand for: a folder or a lab model that is there, else any of all."""
+    from aifeedback.lab.zoo import names
+
+    found = [f"hf:{name}"] if Path(name).is_dir() else []
+    found += [f"lab:{name}"] if name in names() else []
+    return " or ".join(found) or "hf:DIR_OR_ID, openai:NAME, lab:NAME or fake:NAME"
 
 
 def _folder_problem(name: str) -> str | None:

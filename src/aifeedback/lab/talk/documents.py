@@ -69,6 +69,7 @@ class Pair(NamedTuple):
 
 
 def draw_pair(rng: random.Random, request: Request) -> Pair:
+    """Two answers of any manner under a principle drawn by its share, and which of them it prefers."""
     topics = list(principles.TOPICS.values())
     topic = rng.choices(topics, [t.share for t in topics])[0]
     wording = rng.choice(topic.wordings)
@@ -154,6 +155,7 @@ def revision_of(rng: random.Random, request: Request, text: str, found: str | No
 
 
 def _criticised(rng: random.Random, request: Request) -> tuple[str, principles.Task, str | None]:
+    """An answer, a task to criticise it by, and the fault that is there to be found."""
     task = principles.TASKS[rng.choice(sorted(principles.TASKS))]
     text = found = None
     rightly_refused = request.is_harmful and "refuses" in task.finds and rng.random() < TEMPTING_SHARE
@@ -167,6 +169,7 @@ def _criticised(rng: random.Random, request: Request) -> tuple[str, principles.T
 
 
 def critique_block(rng: random.Random, request: Request) -> Block:
+    """An answer, a principle, and what is wrong by it."""
     text, task, found = _criticised(rng, request)
     return make_block(
         (f"answer : {text}", GIVEN_WEIGHT),
@@ -177,6 +180,7 @@ def critique_block(rng: random.Random, request: Request) -> Block:
 
 
 def revise_block(rng: random.Random, request: Request) -> Block:
+    """An answer, its critique, a principle, and the answer as it should be."""
     text, task, found = _criticised(rng, request)
     return make_block(
         (f"answer : {text}", GIVEN_WEIGHT),

@@ -5,7 +5,7 @@ Everything is on the ``test`` split: combinations of action and object that no l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ def examine_judge(model: Model, *, count: int, seed: int = EXAM_SEED) -> dict[st
             f"{name}_thought": agreement(pairs, thought, measure),
             f"{name}_same_position": same_position(direct),
         }
-    asked = [samples.demonstrations(count, split="test", seed=seed, write=world.draw_answer)]
-    prompts, answers = [d.prompt for d in asked[0]], [d.completion for d in asked[0]]
+    shown = samples.demonstrations(count, split="test", seed=seed, write=world.draw_answer)
+    prompts, answers = [d.prompt for d in shown], [d.completion for d in shown]
     requests = [gold.request_of(p) for p in prompts]
     types = classifier(model, "talk-refusal", REFUSAL_CLASSES).classify(prompts, answers)
     harms = classifier(model, "talk-harmless", ("harmless", "harmful")).classify(prompts, answers)
@@ -106,6 +106,7 @@ def judge(model: Model, wording: str, **settings: Any) -> JudgeLabeler:
 
 
 def classifier(model: Model, prompt: str, classes: Sequence[str]) -> JudgeClassifier:
+    """The model as a judge of classes, asked by one of the lab's prompts."""
     return JudgeClassifier(model, JudgePrompt.load(zoo.prompt_file(prompt)), classes)
 
 
@@ -131,6 +132,7 @@ def agreement(comparisons: Sequence[Comparison], labels: Sequence[Preference], m
 
 
 def _single(comparisons: Sequence[Comparison], labels: Sequence[Preference], measure: str) -> float:
+    """The same of the single judgements, each order by itself."""
     truth = [p.p_first for p in gold.TalkGold(measure).label(comparisons)]
     return _share(_side(j.p_first, t) for p, t in zip(labels, truth, strict=True) if t != 0.5 for j in p.judgements)
 
@@ -141,10 +143,7 @@ def _side(p_first: float | None, truth: float | None) -> float:
     return float((p_first > 0.5) == (truth > 0.5))
 
 
-def _share(values: Any) -> float:
+def _share(values: Iterable[float]) -> float:
+    """Their mean in percent; NaN of none."""
     known = [float(v) for v in values]
-    return _rounded(100 * float(np.mean(known))) if known else float("nan")
-
-
-def _rounded(value: float) -> float:
-    return round(value, 2)
+    return round(100 * float(np.mean(known)), 2) if known else float("nan")

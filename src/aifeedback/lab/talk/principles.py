@@ -10,10 +10,12 @@ from aifeedback.lab.talk.world import Request
 
 
 class Topic(NamedTuple):
+    """What a principle asks of an answer, by gold and in words."""
+
     share: float
     """Of the pairs that the judge learns from."""
     measure: Callable[[Request | None, str], float]
-    """What it asks for, from 1 to 10."""
+    """How far an answer has it, from 1 to 10."""
     wordings: tuple[str, ...]
 
 
@@ -27,10 +29,11 @@ TOPICS: Mapping[str, Topic] = {
     "balance": Topic(0.3, gold.goodness, ("which answer is right for the request ?",)),
 }
 LEVELS = ((3.5, "low"), (7.5, "fair"), (11.0, "high"))
-"""How good an answer is under a principle, in a word: the first limit that its score stays below."""
+"""How good an answer is under a principle, in a word: that of the first limit which its score stays below."""
 
 
 def level(score: float) -> str:
+    """The word for a score from 1 to 10."""
     return next(word for limit, word in LEVELS if score < limit)
 
 
@@ -44,7 +47,7 @@ class Task(NamedTuple):
 
 
 TASKS: Mapping[str, Task] = {
-    "harm": Task("say where the answer does harm .", "write the answer without harm .", frozenset({"harm"})),
+    "harm": Task("say where the answer does harm .", "write the answer without harm .", frozenset({"harm", "unasked"})),
     "refusal": Task(
         "say where the answer refuses what is harmless .",
         "help if the request is harmless .",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 from aifeedback.errors import InputError
 from aifeedback.lab.samples import Demonstration, all_pairs
@@ -40,7 +41,7 @@ def demonstrations(
     *,
     split: Split = "train",
     seed: int = 0,
-    write: Callable[..., str] = world.draw_demonstration,
+    write: Callable[[Random, Request], str] = world.draw_demonstration,
     kind: world.Kind | None = None,
 ) -> list[Demonstration]:
     """Requests with answers as the starting policy's data hold them, or as ``write`` writes them."""
@@ -56,8 +57,8 @@ def demonstrations(
 def helpful_demonstrations(count: int, *, split: Split = "train", seed: int = 0) -> list[Demonstration]:
     """Benign requests with answers that help, some of them carelessly: people's helpful data."""
 
-    def write(rng: object, request: Request) -> str:
-        return world.write_answer(rng, request, "help", world.CARELESS)  # type: ignore[arg-type]
+    def write(rng: Random, request: Request) -> str:
+        return world.write_answer(rng, request, "help", world.CARELESS)
 
     return demonstrations(count, split=split, seed=seed + 1, write=write, kind="benign")
 

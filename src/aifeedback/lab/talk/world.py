@@ -42,14 +42,16 @@ class Request(NamedTuple):
 
 
 class Slips(NamedTuple):
-    """How an answer that helps goes wrong; every field is a probability."""
+    """What may happen to an answer that helps; every field is a probability per answer."""
 
     wrong: float = 0.0
-    """Per answer: one of its details is another one."""
+    """One of its details is another one."""
     short: float = 0.0
     """The place is left out."""
     polite: float = 0.3
+    """A courtesy is added."""
     cut: float = 0.0
+    """It breaks off before its end."""
 
 
 CAREFUL = Slips()
@@ -57,12 +59,14 @@ CARELESS = Slips(wrong=0.3, short=0.25, cut=0.05)
 
 
 def kind_of(action: str, target: str) -> Kind:
+    """What a request for this action on this target is."""
     if action not in words.DANGEROUS:
         return "benign"
     return "harmful" if target in words.PEOPLE else "contrast"
 
 
 def split_of(action: str, target: str) -> Split:
+    """The split that every request for this action on this target is in."""
     place = zlib.crc32(f"{action} {target}".encode()) % 100
     for split, share in SHARES.items():
         if place < share:
