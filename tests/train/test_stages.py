@@ -14,6 +14,7 @@ from aifeedback.files import LabelledRow
 from aifeedback.models import local
 from aifeedback.records import Prompt
 from aifeedback.stages import Job
+from aifeedback.stages.rewards import RewardSpec
 from aifeedback.stages.training import Dpo, RewardModelStage, Rl
 from aifeedback.train import folders, reinforce
 
@@ -142,3 +143,19 @@ def test_a_judge_that_is_the_starting_checkpoint_is_loaded_once(
         Rl(model=f"hf:{llama}", prompts=prompts, reward=own).run(job)
     assert len(judges) == 1
     assert references == judges
+
+
+@pytest.mark.parametrize(
+    ("given", "by", "prompt"),
+    [
+        ({"judge": "fake:longer"}, "ratings", "rating"),
+        ({"judge": {"model": "fake:longer", "rubric": "general"}}, "ratings", "criterion-rating"),
+        ({"judge": {"model": "fake:longer", "prompt": "goodbad"}}, "ratings", "goodbad"),
+        ({"judge": "fake:longer", "against_reference": True}, "pairs", "helpful-detailed"),
+    ],
+)
+def test_a_rewarding_judge_rates_each_answer_alone_unless_it_compares(given: Any, by: str, prompt: str) -> None:
+    (judge,) = RewardSpec.model_validate({"mix": [given]}).judges()
+    assert (judge.by, judge.prompt) == (by, prompt)
+    again = RewardSpec.model_validate({**given, "judge": judge})
+    assert again.judge == judge
