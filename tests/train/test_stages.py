@@ -120,6 +120,17 @@ def test_a_choice_needs_evaluations(llama: Path, prompts: str, reward: str) -> N
     assert "missing.jsonl" in list(missing.inputs())
 
 
+def test_a_wrong_guard_is_told_before_anything_runs(llama: Path, prompts: str, reward: str) -> None:
+    def told(**guard: Any) -> str:
+        watch = {"prompts": prompts, "judge": "fake:longer", "choose_on": prompts, "guard": guard}
+        train = {**RL, "evaluate_every": 2}
+        return "\n".join(Rl(model=f"hf:{llama}", prompts=prompts, reward=reward, monitor=watch, train=train).problems())
+
+    assert told(patience=1) == ""
+    assert "'monitor.guard.patiense'; did you mean 'patience'" in told(patiense=1)
+    assert "monitor.guard.candidates" in told(candidates=0)
+
+
 def test_a_judge_that_is_the_starting_checkpoint_is_loaded_once(
     llama: Path, prompts: str, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
