@@ -148,6 +148,15 @@ def training_into_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return ["train", "rl", *given], (there, "is a file")
 
 
+def choosing_among_adapters(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+    data = lines(folder / "prompts.jsonl", {"prompt": "a"})
+    reward = folder / "reward.py"
+    reward.write_text("def f(prompts, texts):\n    return [0.0 for _ in texts]\n")
+    given = ["--model", "lab:base", "--prompts", data, "--reward", f"python:{reward}:f", "-o", str(folder / "policy")]
+    watch = ["--monitor", data, "--monitor-judge", "fake:longer", "--choose-on", data, "--set", "lora.rank=2"]
+    return ["train", "rl", *given, *watch], ("choose_on", "lora")
+
+
 def sample(folder: Path, *more: str) -> list[str]:
     data = lines(folder / "prompts.jsonl", {"prompt": "a"})
     return ["sample", "--model", "fake:longer", "--prompts", data, "-o", str(folder / "o.jsonl"), *more]
@@ -414,7 +423,7 @@ CASES = [
     wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, only_people_to_evaluate,
     only_people_to_calibrate, simulated_people_to_evaluate, no_tokenizer, recipe_typo,
     trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option, out_is_a_file,
-    out_below_a_file, out_cannot_be_made, out_file_is_a_folder, training_into_a_file, no_samples,
+    out_below_a_file, out_cannot_be_made, out_file_is_a_folder, training_into_a_file, choosing_among_adapters, no_samples,
     negative_temperature, no_new_tokens, negative_limit, limit_of_none, negative_seed, negative_rationales,
     too_much_help, reversed_clamp, no_price_table, audit_of_few, verify_nothing, data_without_judge,
     judge_without_data, narrow_plan, completions_without_answers, lab_pairs_below_a_file, ratings_into_a_file,

@@ -13,6 +13,7 @@ import pytest
 from aifeedback import recipe, runner
 from aifeedback.audit.report import report_run
 from aifeedback.lab import zoo
+from aifeedback.stages.revise import Revise
 from aifeedback.summary import summarise
 from small_models import bpe_llama
 
@@ -65,6 +66,16 @@ def test_the_labs_constitutions_are_files_behind_a_name() -> None:
     path = input_path("constitution:lab:harmless")
     assert path is not None
     assert path.is_file()
+
+
+def test_what_revising_takes_is_told_before_it_runs() -> None:
+    revise = Revise(completions="answers.jsonl", model="fake:longer", constitution="harmless", settings={"rounds": 3})
+    told = revise.forecast({"answers.jsonl": 10})
+    assert told.calls == 10 * 3 * 2, "a critique and a revision in each round, at most"
+    assert told.leaves["revised.jsonl"] == 10
+    assert revise.forecast({}).calls is None
+    wrong = revise.model_copy(update={"settings": {"round": 3}})
+    assert "settings.round" in "".join(wrong.problems())
 
 
 def test_gold_never_trains() -> None:

@@ -16,6 +16,9 @@ from typer.testing import CliRunner
 
 from aifeedback.cli import app
 from aifeedback.errors import RecipeError
+from aifeedback.models import fake
+from aifeedback.records import Problem
+from aifeedback.stages import resolve
 from models.stub import Request, Response, StubServer, answer
 
 PAIRS = 6
@@ -142,6 +145,24 @@ def test_what_a_server_left_open_is_asked_again(label: Callable[..., bytes]) -> 
         known = server.count
         label(server, *quick)
         assert server.count == known
+
+
+def test_a_critique_that_was_left_open_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("answers.jsonl", [{"prompt": f"{n}?", "completion": f"answer {n}"} for n in range(3)])
+    asked = ["revise", "--data", "answers.jsonl", "--model", "fake:longer", "-o", "sft.jsonl"]
+
+    def problems() -> dict[str, int]:
+        resolve.forget_models()
+        result = CliRunner().invoke(app, asked, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        return json.loads(Path("sft.jsonl.run/figures.json").read_text())["problems"]
+
+    with monkeypatch.context() as dead:
+        dead.setattr(fake, "connect", lambda name: fake.FakeModel(name, faults={Problem.SERVER_ERROR: 1.0}))
+        assert problems() == {"server_error": 3}
+    assert problems() == {}
+    assert "finished before" in CliRunner().invoke(app, asked, catch_exceptions=False).output
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ Handler = Callable[[Request], Response]
 class StubServer:
     """``with StubServer(handler) as server: connect(..., base_url=server.url)``; ``requests`` keeps what came."""
 
-    def __init__(self, handler: Handler, *, models: bytes | None = None, keep: bool = True) -> None:
+    def __init__(self, handler: Handler, *, models: bytes | Response | None = None, keep: bool = True) -> None:
         self.handler, self.models, self.keep = handler, models, keep
         self.requests: list[Request] = []
         self.count = 0
@@ -98,8 +98,8 @@ class StubServer:
         headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
         raw = await reader.readexactly(int(headers.get("content-length", 0)))
         if method == "GET" and path.endswith("/models"):
-            response = Response(self.models, 200) if self.models is not None else Response(b"{}", 404)
-            return await self._send(writer, response)
+            given = Response(self.models) if isinstance(self.models, bytes) else self.models
+            return await self._send(writer, given or Response(b"{}", 404))
         request = Request(self.count, time.monotonic(), method, path, headers, json.loads(raw or b"{}"))
         self.count += 1
         if self.keep:

@@ -165,6 +165,19 @@ def test_a_server_without_logprobs_is_told_before_much_is_spent() -> None:
     assert server.count < 40
 
 
+def test_no_redirect_is_followed_so_the_key_goes_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-only-for-one-server")
+    with StubServer(answer) as other:
+        away = Response(b"", 307, {"Location": f"{other.url}/elsewhere"})
+        with StubServer(lambda _: away, models=away) as server:
+            model = model_of(server, attempts=1)
+            assert model.card.context_window is None
+            with pytest.raises(ModelError, match="307"):
+                model.read_labels([ask(f"{n}?") for n in range(4)], ["1", "2"])
+            model.close()
+        assert other.requests == []
+
+
 # ---------------------------------------------------------------- what the card says
 
 

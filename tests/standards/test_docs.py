@@ -15,7 +15,9 @@ from aifeedback.feedback.panel import Disagreement, LearnedWeights
 from aifeedback.feedback.rationale import Rationale
 from aifeedback.feedback.revise import ReviseSettings
 from aifeedback.feedback.score import ScoreSettings
-from aifeedback.feedback.trials import Flips, PrincipleResult
+from aifeedback.feedback.trials import Coverage, Flips, Overlap, PrincipleResult
+from aifeedback.models.calls import Limits
+from aifeedback.models.endpoint import ServerSettings
 from aifeedback.records import Problem
 from aifeedback.stages.judges import JudgeSpec, PanelSpec
 from aifeedback.standards import lint, shelf
@@ -24,9 +26,9 @@ from aifeedback.standards.judge import JudgePrompt
 from aifeedback.standards.rubric import Criterion, Rubric
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-JUDGING, STANDARDS, CONSTITUTIONAL, RECIPES = (
+JUDGING, STANDARDS, CONSTITUTIONAL, RECIPES, SERVERS = (
     (DOCS / f"{name}.md").read_text(encoding="utf-8")
-    for name in ("judging", "standards", "constitutional-ai", "recipes")
+    for name in ("judging", "standards", "constitutional-ai", "recipes", "servers")
 )
 REST = {"principle_id", "cases"}  # containers, not figures
 TOLD = [
@@ -47,9 +49,12 @@ TOLD = [
     (STANDARDS, Criterion.model_fields),
     (STANDARDS, set(PrincipleResult._fields) - REST),
     (STANDARDS, Flips._fields),
+    (STANDARDS, [*Overlap._fields[2:], *Coverage._fields[1:]]),
     (STANDARDS, [*shelf.shipped("constitutions"), *shelf.shipped("rubrics")]),
     (CONSTITUTIONAL, ReviseSettings.model_fields),
     (CONSTITUTIONAL, [name for name in Gain._fields if name != "judge"]),
+    (SERVERS, Limits.model_fields),
+    (SERVERS, ServerSettings.model_fields.keys() - {"base_url", "limits"}),
 ]
 
 

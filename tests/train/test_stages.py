@@ -14,6 +14,7 @@ from aifeedback.files import LabelledRow
 from aifeedback.models import local
 from aifeedback.records import Prompt
 from aifeedback.stages import Job
+from aifeedback.stages.rewards import RewardSpec
 from aifeedback.stages.training import Dpo, RewardModelStage, Rl
 from aifeedback.train import folders, reinforce
 
@@ -119,6 +120,17 @@ def test_a_choice_needs_evaluations(llama: Path, prompts: str, reward: str) -> N
     assert "missing.jsonl" in list(missing.inputs())
 
 
+def test_a_wrong_guard_is_told_before_anything_runs(llama: Path, prompts: str, reward: str) -> None:
+    def told(**guard: Any) -> str:
+        watch = {"prompts": prompts, "judge": "fake:longer", "choose_on": prompts, "guard": guard}
+        train = {**RL, "evaluate_every": 2}
+        return "\n".join(Rl(model=f"hf:{llama}", prompts=prompts, reward=reward, monitor=watch, train=train).problems())
+
+    assert told(patience=1) == ""
+    assert "'monitor.guard.patiense'; did you mean 'patience'" in told(patiense=1)
+    assert "monitor.guard.candidates" in told(candidates=0)
+
+
 def test_a_judge_that_is_the_starting_checkpoint_is_loaded_once(
     llama: Path, prompts: str, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,3 +154,19 @@ def test_a_judge_that_is_the_starting_checkpoint_is_loaded_once(
         Rl(model=f"hf:{llama}", prompts=prompts, reward=own).run(job)
     assert len(judges) == 1
     assert references == judges
+
+
+@pytest.mark.parametrize(
+    ("given", "by", "prompt"),
+    [
+        ({"judge": "fake:longer"}, "ratings", "rating"),
+        ({"judge": {"model": "fake:longer", "rubric": "general"}}, "ratings", "criterion-rating"),
+        ({"judge": {"model": "fake:longer", "prompt": "goodbad"}}, "ratings", "goodbad"),
+        ({"judge": "fake:longer", "against_reference": True}, "pairs", "helpful-detailed"),
+    ],
+)
+def test_a_rewarding_judge_rates_each_answer_alone_unless_it_compares(given: Any, by: str, prompt: str) -> None:
+    (judge,) = RewardSpec.model_validate({"mix": [given]}).judges()
+    assert (judge.by, judge.prompt) == (by, prompt)
+    again = RewardSpec.model_validate({**given, "judge": judge})
+    assert again.judge == judge

@@ -168,6 +168,8 @@ def rl(
     told = config.model_dump(mode="json", exclude_unset=True)
     choice: dict[str, Any]
     stage = Rl(model=policy, prompts=str(prompts), reward=spec, monitor=watched, train=told)
+    if problems := list(stage.problems()):
+        raise InputError("; ".join(problems), fix="nothing was run; correct this first")
     settings = {**stage.model_dump(mode="json", exclude={"train"}), "engine": engine, "limit": limit}
     start = _start("rl", out, config, settings, model=policy, names=list(stage.inputs()))
     read = files.load_prompts(prompts, limit=limit)

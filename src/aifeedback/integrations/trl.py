@@ -79,7 +79,7 @@ def _spec(reward: str, judge: dict[str, Any]) -> Any:
     from aifeedback.stages.rewards import RewardSpec
 
     if reward.startswith("judge:"):
-        given: dict[str, Any] = {"judge": {"model": reward.partition(":")[2], "prompt": "rating", **judge}}
+        given: dict[str, Any] = {"judge": {"model": reward.partition(":")[2], **judge}}
     elif judge:
         raise RecipeError(f"{', '.join(judge)}: settings of a judge, but the reward is '{reward}'", key="reward")
     else:

@@ -182,7 +182,9 @@ class Caller:
     async def get(self, path: str) -> tuple[int, bytes]:
         """One attempt, status and body; raises OSError or TimeoutError where the server is not reached."""
         try:
-            async with self._open().get(self.base_url + path, headers=self._headers()) as response:
+            async with self._open().get(
+                self.base_url + path, headers=self._headers(), allow_redirects=False
+            ) as response:
                 return response.status, await response.read()
         except aiohttp.ClientError as error:
             raise OSError(str(error)) from error

@@ -19,7 +19,7 @@ from aifeedback.protocols import Labeler, Scorer
 from aifeedback.records import Comparison, Preference, Sampling
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Forecast, Job, Outcome, Stage
-from aifeedback.stages.judges import JudgeSpec, Judging, require_server
+from aifeedback.stages.judges import JudgeSpec, Judging, rating_alone, require_server
 
 
 class SamplingSettings(Config):
@@ -247,11 +247,9 @@ class Score(Stage):
     @classmethod
     def _rates_alone(cls, values: Any) -> Any:
         """Without ``rank`` a judge rates each response alone, so its default prompt is a rating prompt."""
-        judge = values.get("judge") if isinstance(values, dict) else None
-        if judge is None or isinstance(judge, JudgeSpec) or values.get("rank"):
+        if not isinstance(values, dict) or "judge" not in values or values.get("rank"):
             return values
-        given = {"model": judge} if isinstance(judge, str) else dict(judge)
-        return {**values, "judge": {"by": "ratings", **given}}
+        return {**values, "judge": rating_alone(values["judge"])}
 
     def inputs(self) -> Iterator[str]:
         yield from resolve.outside(self.completions)

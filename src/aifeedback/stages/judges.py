@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -122,6 +122,13 @@ class JudgeSpec(JudgeSettings):
         """What the labeler is given."""
         own = {name: getattr(self, name) for name in JudgeSettings.model_fields}
         return JudgeSettings(**{**own, "seed": seed})
+
+
+def rating_alone(judge: Any) -> Any:
+    """Settings of a judge that rates each response by itself, so its default prompt is a rating prompt."""
+    if isinstance(judge, str):
+        judge = {"model": judge}
+    return {"by": "ratings", **judge} if isinstance(judge, Mapping) else judge
 
 
 def is_served(model: str) -> bool:

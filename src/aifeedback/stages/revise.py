@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
 from aifeedback import files
-from aifeedback.feedback.revise import Reviser, helpful_rows, sft_rows
+from aifeedback.config import parse
+from aifeedback.errors import InputError
+from aifeedback.feedback.revise import Reviser, ReviseSettings, helpful_rows, sft_rows
 from aifeedback.stages import resolve
-from aifeedback.stages.base import Job, Outcome, Stage
-from aifeedback.stages.feedback import account
+from aifeedback.stages.base import Forecast, Job, Outcome, Stage
+from aifeedback.stages.feedback import account, at_most
 from aifeedback.stages.judges import require_server
 
 
@@ -48,6 +50,22 @@ class Revise(Stage):
         yield f"prompt:{self.critique_prompt}"
         yield f"prompt:{self.revise_prompt}"
 
+    def problems(self) -> Iterator[str]:
+        try:
+            self._how(seed=0)
+        except InputError as wrong:
+            yield str(wrong)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        """At most: a response that is finished early takes fewer rounds."""
+        count = at_most(rows.get(self.completions), self.limit)
+        if count is None or any(self.problems()):
+            return Forecast(None)
+        return Forecast(2 * self._how(seed=0).rounds * count, {"revised.jsonl": count})
+
+    def _how(self, *, seed: int) -> ReviseSettings:
+        return parse(ReviseSettings, {"seed": seed, **self.settings}, prefix="settings.")
+
     def run(self, job: Job) -> Outcome:
         read = files.read_completions(self.completions, limit=self.limit)
         helpful = files.read_completions(self.helpful) if self.helpful else None
@@ -58,8 +76,8 @@ class Revise(Stage):
             resolve.constitution(self.constitution),
             critique_prompt=resolve.judge_prompt(self.critique_prompt),
             revise_prompt=resolve.judge_prompt(self.revise_prompt),
+            settings=self._how(seed=job.seed),
             progress=job.progress,
-            **{"seed": job.seed, **self.settings},
         )
         revised = reviser.revise(read.prompts, read.rows)
         rows = sft_rows(revised, mixed, helpful_share=self.helpful_share, seed=job.seed)

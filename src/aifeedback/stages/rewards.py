@@ -11,6 +11,7 @@ from aifeedback.config import Config
 from aifeedback.protocols import RewardFn
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Job
+from aifeedback.stages.judges import rating_alone
 
 
 class RewardSpec(Config):
@@ -34,8 +35,13 @@ class RewardSpec(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _from_name(cls, value: Any) -> Any:
-        return {"source": value} if isinstance(value, str) else value
+    def _short_forms(cls, value: Any) -> Any:
+        """A bare name is a source; a judge that does not compare rates each answer by itself."""
+        if isinstance(value, str):
+            return {"source": value}
+        if not isinstance(value, dict) or "judge" not in value or value.get("against_reference"):
+            return value
+        return {**value, "judge": rating_alone(value["judge"])}
 
     @model_validator(mode="after")
     def _one_source(self) -> RewardSpec:

@@ -191,7 +191,16 @@ class Rl(Trained):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if self.monitor and self.monitor.choose_on:
+        if self.monitor is None:
+            return
+        try:
+            guard = self._guard_config(seed=0)
+        except InputError as wrong:
+            yield str(wrong)
+            return
+        if self.monitor.choose_on:
+            if not guard.candidates:
+                yield "monitor.guard.candidates is 0: monitor.choose_on would have nothing to choose from"
             if not self.train.get("evaluate_every"):
                 yield "monitor.choose_on chooses among evaluated checkpoints: set train.evaluate_every"
             if self.train.get("lora"):
@@ -266,19 +275,26 @@ class Rl(Trained):
         }
         return {"choice": {"chosen": chosen.folder.name, "candidates": rates, "n": chosen.n}}
 
+    def _guard_config(self, *, seed: int) -> Any:
+        from aifeedback.config import parse
+        from aifeedback.train.guard import GuardConfig
+
+        assert self.monitor is not None
+        unless_given = {"candidates": 4 if self.monitor.choose_on else 0, "seed": seed}
+        return parse(GuardConfig, {**unless_given, **self.monitor.guard}, prefix="monitor.guard.")
+
     def _guard(self, reward: Any, job: Job, out: Path) -> Any:
         if self.monitor is None:
             return None
-        from aifeedback.train.guard import Guard, GuardConfig
+        from aifeedback.train.guard import Guard
         from aifeedback.train.rewards import judge_score
 
         judge = self.monitor.judge
         scores = judge.by == "ratings" or judge.model.startswith("gold:")
-        unless_given = {"candidates": 4 if self.monitor.choose_on else 0, "seed": job.seed}
         return Guard(
             files.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
             reward,
-            configured(GuardConfig, {**unless_given, **self.monitor.guard}),
+            self._guard_config(seed=job.seed),
             measure=judge_score(resolve.scorer(judge, job)) if scores else None,
             judge=None if scores else resolve.labeler(judge, job),
             out=out if self.monitor.choose_on else None,
