@@ -18,7 +18,7 @@ from aifeedback.engine.attention import NAME, Plan, attention, configs_of
 from aifeedback.engine.cascade import KeyValue
 from aifeedback.engine.fused import replaced, stand_ins
 from aifeedback.engine.last_layer import only_where_read
-from aifeedback.engine.limits import longest_shared, token_budget
+from aifeedback.engine.limits import keep_freed_memory, longest_shared, token_budget
 from aifeedback.engine.plain import TURN, Consume, Read, base_of, logits_at, read_padded
 from aifeedback.engine.tree import (
     Layout,
@@ -42,6 +42,8 @@ class Engine:
     """Runs one model in one of three ways. ``tokens``: most tokens in one pass; by default what suits the device."""
 
     def __init__(self, model: Any, *, path: Path, tokens: int | None = None) -> None:
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.model = model
         self.tokens = tokens or token_budget(model)
         self.path: Path = path
