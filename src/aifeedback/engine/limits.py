@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-CPU_TOKENS, GPU_TOKENS = 2048, 16384
+CPU_TOKENS, GPU_TOKENS = 4096, 16384
 """Beyond these a larger pass is not faster: activations leave the cache, or the GPU is full."""
 SHARE = 0.1
 """Of the device's memory that one pass may take."""
