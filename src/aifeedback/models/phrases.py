@@ -109,6 +109,7 @@ HEDGE_BEFORE = pattern(
 )
 """Before a statement, in its own sentence: it is denied, doubted, someone else's, or about something else."""
 HEDGE_INSIDE = pattern(rf"\b{any_of(_VAGUE, _BOUND, _NEGATED, _OTHER_TIME, _OTHER_THING, 'have')}\b|n't\b|[~≈<>≤≥±]")
+"""Within it, between its words and its value."""
 HEDGE_AFTER = pattern(
     r"\s*(?:[,(]?\s*(?:would|could|might|if|unless|were|was|had|(?:is|seems|feels) too|at best|at most|at least"
     r"|or (?:so|more|less|higher|lower|above|below)|of the|for (?!the (?:overall|final))|in (?:terms|some|certain|part)"
@@ -116,7 +117,6 @@ HEDGE_AFTER = pattern(
     r"|\s*[+?±%])"
 )
 """Right after it: it holds in part only, or what it names is called the worse one."""
-"""Within it, between its words and its value."""
 OTHER_HEADING = pattern(rf"\b{any_of(_NEGATED, _OTHER_TIME, _OTHER_THING)}\b")
 """In a heading: what follows is the value of something else."""
 UNDECIDED = pattern(
