@@ -449,3 +449,15 @@ def test_xstest_and_mt_bench_prompts(real_data: Path) -> None:
     answers = read_completions(real_data / "xstest" / "model_completions" / "xstest_v2_completions_gpt4.csv.gz")
     assert len(answers.rows) == 450
     assert answers.inputs[0]["final_label"] == "1_full_compliance"
+
+
+def test_a_record_whose_reference_is_no_text_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    def row(n: int, **more: object) -> str:
+        prompt = {"id": "p", "messages": [{"role": "user", "content": f"question {n}"}], **more}
+        return json.dumps({"id": str(n), "prompt": prompt, "first": {"text": "one"}, "second": {"text": "two"}})
+
+    file = tmp_path / "records.jsonl"
+    file.write_text("\n".join([row(0, reference="yes"), row(1, reference=5), *map(row, range(2, 40))]))
+    read = read_comparisons(file)
+    assert [c.prompt.reference for c in read.rows] == ["yes", *[None] * 38]
+    assert [(fault.row, fault.key) for fault in read.report.skipped] == [(2, "reference")]

@@ -29,7 +29,7 @@ class PairItem(NamedTuple):
     row: Mapping[str, Any]
 
     def comparison(self) -> Comparison:
-        prompt, (one, other) = self.pair.prompt.prompt(), self.pair.sources
+        prompt, (one, other) = self.pair.prompt.record(), self.pair.sources
         first = Completion.of(prompt, self.pair.first, source=one)
         return Comparison.of(prompt, first, Completion.of(prompt, self.pair.second, source=other))
 
@@ -253,4 +253,4 @@ def prompt_of(row: Mapping[str, Any]) -> Prompt | None:
     if shape is None or shape.columns == ("_rows",):
         return None
     pair = next(iter(shape.read(row, None)), None)
-    return pair.prompt.prompt() if pair else None
+    return pair.prompt.record() if pair else None

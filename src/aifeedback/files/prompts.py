@@ -187,7 +187,7 @@ def _prompt(row: Row) -> Prompt:
             return prompt
         raise RowFault("is missing", "prompt")
     tags = {"label": str(values["label"])} if {"label", "focus"} <= set(values) else None  # XSTest
-    return need_prompt(values, column, tags=tags).prompt()
+    return need_prompt(values, column, tags=tags).record()
 
 
 def _prompt_of_messages(values: Mapping[str, Any]) -> Prompt:

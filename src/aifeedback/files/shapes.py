@@ -106,9 +106,8 @@ def _answer(row: Mapping[str, Any], key: str, prompt: PromptCell) -> str:
     if not is_messages(row.get(key)):
         return need_text(row, key)
     messages = as_messages(row[key], key)
-    asked = prompt.turns
-    shared = len(asked)
-    if len(messages) > shared and tuple((m.role, m.content) for m in messages[:shared]) == asked:
+    shared = len(prompt.turns)
+    if len(messages) > shared and PromptCell(messages[:shared]).turns == prompt.turns:
         messages = messages[shared:]
     elif len(messages) > 1 and messages[0].role != "assistant":
         messages = messages[-1:]
@@ -145,7 +144,9 @@ def _stored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
 def _ours(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """A Comparison record as a run folder stores it."""
     record = row["prompt"]
-    prompt = PromptCell(as_messages(record["messages"], "prompt"), row_tags(record), record.get("reference"))
+    if not isinstance(reference := record.get("reference"), str | None):
+        raise RowFault(f"should be text, is {kind_of(reference)}", "reference")
+    prompt = PromptCell(as_messages(record["messages"], "prompt"), row_tags(record), reference)
     first, second = row["first"], row["second"]
     sources = (str(first.get("source", "data")), str(second.get("source", "data")))
     yield Pair(prompt, need_text(first, "text"), need_text(second, "text"), None, None, sources)

@@ -42,7 +42,7 @@ def need_text(row: Mapping[str, Any], key: str, *, empty_is_fine: bool = False) 
 
 
 class PromptCell(NamedTuple):
-    """A prompt as a file has it. The record and its id, which cost more than reading, are made when asked for."""
+    """A prompt as a file has it, checked. The record and its id, which cost more than reading, are made when asked for."""
 
     content: str | Messages
     tags: Mapping[str, str] = {}
@@ -59,7 +59,7 @@ class PromptCell(NamedTuple):
     def id(self) -> str:
         return prompt_id(self.turns)
 
-    def prompt(self) -> Prompt:
+    def record(self) -> Prompt:
         return Prompt.of(self.content, reference=self.reference, tags=self.tags)
 
 
