@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from aifeedback.engine import fused, native
 from aifeedback.engine.forward import engine_of, sequence_logprobs
-from aifeedback.engine.native import Kernels, build
+from aifeedback.engine.native import Kernels, Projection, build
 from aifeedback.engine.native.build import NoKernels, library_file
 
 from .architectures import make
@@ -148,20 +148,105 @@ def test_rotation_and_its_gradient(found: Kernels) -> None:
     torch.testing.assert_close(ours, exact)
 
 
+def halves(tokens: int, width: int, size: int, heads: tuple[int, int], inner: int, seed: int) -> dict[str, Tensor]:
+    """Random weights and states of one layer, in 64-bit."""
+    draw = torch.Generator().manual_seed(seed)
+    wide, few = heads[0] * size, heads[1] * size
+    shapes = {
+        "x": (tokens, width), "mixed": (tokens, wide), "norm": (width,), "head_norm": (size,), "cos": (tokens, size),
+        "sin": (tokens, size), "q": (wide, width), "k": (few, width), "bias": (few,), "o": (width, wide),
+        "gate": (inner, width), "up": (inner, width), "down": (width, inner),
+    }  # fmt: skip
+    made = {name: torch.randn(shape, generator=draw, dtype=torch.float64) for name, shape in shapes.items()}
+    return {
+        name: x / x.shape[1] ** 0.5 if name in ("q", "k", "o", "gate", "up", "down") else x for name, x in made.items()
+    }
+
+
+def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
+
+
+def compare_halves(found: Kernels, of: dict[str, Tensor]) -> None:
+    """``project`` and ``finish`` in 32-bit against the formulas in 64-bit."""
+    low = {name: x.float() for name, x in of.items()}
+    size = len(of["head_norm"])
+    to = [
+        Projection(low["q"], None, low["head_norm"], 1e-5, True),
+        Projection(low["k"], low["bias"], None, 0.0, True),
+        Projection(low["k"], low["bias"], None, 0.0, False),
+    ]
+    query, key, value = found.project(low["x"][None], low["norm"], 1e-6, to, low["cos"], low["sin"])
+    normed = rms(of["x"], of["norm"], 1e-6)
+
+    def turned(x: Tensor) -> Tensor:
+        return x * of["cos"] + torch.cat([-x[..., size // 2 :], x[..., : size // 2]], dim=-1) * of["sin"]
+
+    plain_query = rms((normed @ of["q"].T).unflatten(-1, (-1, size)).transpose(0, 1), of["head_norm"], 1e-5)
+    plain_key = (normed @ of["k"].T + of["bias"]).unflatten(-1, (-1, size)).transpose(0, 1)
+    wanted = (turned(plain_query), turned(plain_key), plain_key)
+    for ours, exact in zip((query, key, value), wanted, strict=True):
+        torch.testing.assert_close(ours[0].double(), exact, atol=1e-4, rtol=1e-4)
+    given = (low[name] for name in ("gate", "up", "down"))
+    out = found.finish(low["mixed"][None], low["o"], low["x"][None], low["norm"], 1e-6, *given)
+    x = of["x"] + of["mixed"] @ of["o"].T
+    y = rms(x, of["norm"], 1e-6)
+    exact = x + (F.silu(y @ of["gate"].T) * (y @ of["up"].T)) @ of["down"].T
+    torch.testing.assert_close(out[0].double(), exact, atol=1e-4, rtol=1e-4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    tokens=st.integers(1, 300),
+    width=st.integers(1, 70),
+    size=st.sampled_from([2, 8, 20, 64]),
+    heads=st.sampled_from([(1, 1), (4, 2), (3, 1)]),
+    inner=st.integers(1, 90),
+)
+def test_the_halves_of_a_layer(
+    found: Kernels, tokens: int, width: int, size: int, heads: tuple[int, int], inner: int
+) -> None:
+    compare_halves(found, halves(tokens, width, size, heads, inner, seed=tokens))
+
+
+def test_more_features_than_are_held_at_a_time(found: Kernels) -> None:
+    compare_halves(found, halves(150, 48, 8, (2, 2), 1001, seed=0))
+
+
+def test_a_stretch_with_something_that_is_not_a_number_leaves_its_neighbours_alone(found: Kernels) -> None:
+    of = {name: x.float() for name, x in halves(40, 16, 8, (2, 2), 24, seed=0).items()}
+    of["x"][7, 3] = torch.nan
+    given = (of[name] for name in ("gate", "up", "down"))
+    out = found.finish(of["mixed"][None], of["o"], of["x"][None], of["norm"], 1e-6, *given)[0]
+    assert out[7].isnan().all()
+    assert not torch.cat([out[:7], out[8:]]).isnan().any()
+
+
 @pytest.mark.parametrize("threads", [2, 5])
 def test_more_threads_give_the_same(found: Kernels, threads: int) -> None:
     end_T = ends_of([(50, [20, 30]), (5, [])])
     q, k, v = (states(len(end_T), 4, 16, seed).float() for seed in range(3))
     x, w = q[0].contiguous(), torch.randn(16)
+    of = {name: y.float() for name, y in halves(500, 16, 8, (2, 1), 24, seed=0).items()}
+    to = [Projection(of["q"], None, None, 0.0, True)]
+
+    def both_halves() -> list[Tensor]:
+        given = (of[name] for name in ("gate", "up", "down"))
+        out = found.finish(of["mixed"][None], of["o"], of["x"][None], of["norm"], 1e-6, *given)
+        return [out, *found.project(of["x"][None], of["norm"], 1e-6, to, of["cos"], of["sin"])]
+
     alone = [*found.tree_attention(q, k, v, end_T, 0.3), found.swiglu(x, x), *found.rms_norm(x, w, 1e-6)]
+    halves_alone = both_halves()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         several = [*found.tree_attention(q, k, v, end_T, 0.3), found.swiglu(x, x), *found.rms_norm(x, w, 1e-6)]
         d_x, d_weight = found.rms_norm_backward(x, x, w, several[-1])
+        halves_of_several = both_halves()
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(alone, several, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(halves_alone, halves_of_several, strict=True))
     wanted = found.rms_norm_backward(x, x, w, several[-1])
     assert torch.equal(d_x, wanted[0])
     torch.testing.assert_close(d_weight, wanted[1], atol=1e-5, rtol=1e-5)
@@ -188,6 +273,7 @@ def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch
     shorter = Kernels(ctypes.CDLL(str(library_file())))
     native._check(shorter)
     compare_long(shorter, 599, (4, 2), 64)
+    compare_halves(shorter, halves(77, 40, 20, (4, 2), 50, seed=0))
     end_T = ends_of([(50, [20, 30, 1]), (5, [])])
     q, k, v = (states(len(end_T), 4, 24, seed).float() for seed in range(3))
     out, lse_HT = found.tree_attention(q, k, v, end_T, 0.3)
@@ -200,8 +286,9 @@ def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch
 
 
 def test_what_does_not_fit_never_reaches_them(found: Kernels) -> None:
-    x = torch.ones(3, 8)
+    x, square = torch.ones(3, 8), torch.ones(8, 8)
     q, end_T = states(4, 2, 8, 0).float(), np.full(4, 4)
+    to = Projection(x[:2], None, None, 0.0, True)
     for call in (
         lambda: found.swiglu(x.double(), x),
         lambda: found.swiglu(x, x[:2]),
@@ -215,6 +302,18 @@ def test_what_does_not_fit_never_reaches_them(found: Kernels) -> None:
         lambda: found.tree_attention(q, q, q, end_T, 0.3, chain=(q[:, :1], q[:, :1])),
         lambda: found.tree_attention(q[:, :1], q, q, end_T, 0.3),
         lambda: found.tree_attention(q.repeat(2, 1, 1, 1), q, q, end_T, 0.3),
+        lambda: found.project(x[None], x[0], 1e-6, [to._replace(weight=x[:, :7])], x[:, :2], x[:, :2]),
+        lambda: found.project(x[None], x[0], 1e-6, [to._replace(bias=x[0, :1])], x[:, :2], x[:, :2]),
+        lambda: found.project(x[None], x[0], 1e-6, [to._replace(norm=x[0, :1])], x[:, :2], x[:, :2]),
+        lambda: found.project(x[None], x[0], 1e-6, [to], x[:, :3], x[:, :3]),
+        lambda: found.project(x[None], x[0], 1e-6, [to], x[:, :2], x[:2, :2]),
+        lambda: found.project(x[None], x[0, :7], 1e-6, [to], x[:, :2], x[:, :2]),
+        lambda: found.project(x[None].repeat(2, 1, 1), x[0], 1e-6, [to], x[:, :2], x[:, :2]),
+        lambda: found.finish(x[None], x, x[None], x[0], 1e-6, x, x, x.T),
+        lambda: found.finish(x[None], square, x[None, :2], x[0], 1e-6, x, x, x.T),
+        lambda: found.finish(x[None], square, x[None], x[0], 1e-6, x, x[:2], x.T),
+        lambda: found.finish(x[None], square, x[None], x[0], 1e-6, x, x, x),
+        lambda: found.finish(x[None], square, x[None].double(), x[0], 1e-6, x, x, x.T),
     ):
         with pytest.raises(TypeError, match="kernels take 32-bit tensors"):
             call()

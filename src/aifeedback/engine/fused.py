@@ -71,7 +71,7 @@ def attend(
     at_Q: Places | None = None,
 ) -> Tensor:
     """``Kernels.tree_attention`` with gradients where they are wanted; what a chain holds has none."""
-    if _learns(query, key, value):
+    if learns(query, key, value):
         assert chain is None, "keys and values computed before have no gradient"
         return TreeAttention.apply(found, query, key, value, end_T, scale, at_Q)  # type: ignore[return-value]
     return found.tree_attention(query, key, value, end_T, scale, chain, at_Q)[0]
@@ -79,10 +79,11 @@ def attend(
 
 def rotate(found: Kernels, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """``Kernels.rotate`` with gradients where they are wanted."""
-    return Rotate.apply(found, x, cos_TD, sin_TD) if _learns(x) else found.rotate(x, cos_TD, sin_TD)  # type: ignore
+    return Rotate.apply(found, x, cos_TD, sin_TD) if learns(x) else found.rotate(x, cos_TD, sin_TD)  # type: ignore
 
 
-def _learns(*tensors: Tensor) -> bool:
+def learns(*tensors: Tensor) -> bool:
+    """Whether gradients of any of these are wanted."""
     return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
 
 
@@ -181,8 +182,13 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
     )
 
 
+def epsilon_of(norm: Any) -> Any:
+    """What an RMS norm adds to the mean square; None where it does not tell."""
+    return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+
+
 def _norm(module: Any) -> StandIn | None:
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    eps = epsilon_of(module)
     if not isinstance(eps, float) or not isinstance(getattr(module, "weight", None), Tensor):
         return None
 
@@ -190,7 +196,7 @@ def _norm(module: Any) -> StandIn | None:
         found = usable(x, module.weight)
         if found is None or module.weight.shape != x.shape[-1:]:
             return type(module).forward(module, x)
-        if _learns(x, module.weight):
+        if learns(x, module.weight):
             return RmsNorm.apply(found, x, module.weight, eps)  # type: ignore[return-value]
         return found.rms_norm(x, module.weight, eps)[0]
 
@@ -208,7 +214,7 @@ def _swiglu(module: Any) -> StandIn | None:
         found = usable(gate, up)
         if found is None:
             return module.down_proj(module.act_fn(gate) * up)
-        if _learns(gate, up):
+        if learns(gate, up):
             return module.down_proj(SwiGlu.apply(found, gate, up))
         return module.down_proj(found.swiglu(gate, up))
 
@@ -232,7 +238,7 @@ def _rotary(home: str) -> StandIn | None:
     def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **others: Any) -> tuple[Tensor, Tensor]:
         found = usable(q, k, cos, sin)
         whole = cos.dim() == 3 and q.dim() == 4 and q.shape[0] == cos.shape[0] == 1 and cos.shape[-1] == q.shape[-1]
-        if found is None or rest or others or not whole or _learns(cos, sin):
+        if found is None or rest or others or not whole or learns(cos, sin):
             return own(q, k, cos, sin, *rest, **others)
         return rotate(found, q, cos[0], sin[0]), rotate(found, k, cos[0], sin[0])
 

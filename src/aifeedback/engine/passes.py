@@ -17,7 +17,7 @@ from torch import Tensor
 from aifeedback.engine.attention import NAME, Plan, attention, configs_of
 from aifeedback.engine.cascade import KeyValue
 from aifeedback.engine.fused import replaced, stand_ins
-from aifeedback.engine.last_layer import only_where_read
+from aifeedback.engine.layers import written_out
 from aifeedback.engine.limits import keep_freed_memory, longest_shared, token_budget
 from aifeedback.engine.plain import TURN, Consume, Read, base_of, logits_at, read_padded
 from aifeedback.engine.tree import (
@@ -48,8 +48,7 @@ class Engine:
         self.tokens = tokens or token_budget(model)
         self.path: Path = path
         self._configs = configs_of(model)
-        found = (*stand_ins(model), only_where_read(model)) if path == "tree" else ()
-        self._stand_ins = tuple(filter(None, found))
+        self._stand_ins = (*stand_ins(model), *written_out(model)) if path == "tree" else ()
         self._prefix: dict[bytes, dict[int, KeyValue]] = {}
         self._prefix_of: Any = None
 

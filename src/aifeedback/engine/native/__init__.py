@@ -9,8 +9,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import logging
+from collections.abc import Sequence
 from ctypes import c_float, c_long, c_void_p
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,7 +41,31 @@ _SIGNATURES: dict[str, list[Any]] = {
     "swiglu": [c_long, *[c_void_p] * 3, c_long],
     "swiglu_backward": [c_long, *[c_void_p] * 5, c_long],
     "rotate": [*[c_long] * 3, *_ROWS, *[c_void_p] * 3, c_long, c_long],
+    "project": [c_long, c_long, c_void_p, c_void_p, c_float, c_long, *[c_void_p] * 2, c_long, c_void_p, c_long],
+    "finish": [*[c_long] * 4, *[c_void_p] * 4, c_float, *[c_void_p] * 4, c_long],
 }
+
+
+class Projection(NamedTuple):
+    """To the heads of queries, keys or values: ``weight`` (heads · D, width), ``bias`` (heads · D), the weight (D) and
+    epsilon of the RMS norm of each head, and whether heads are turned by their position."""
+
+    weight: Tensor
+    bias: Tensor | None
+    norm: Tensor | None
+    eps: float
+    turns: bool
+
+    def tensors(self) -> list[Tensor]:
+        return [x for x in self[:3] if x is not None]
+
+
+class _Projection(ctypes.Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("weight", "bias", "norm", "out")),
+        *((name, c_long) for name in ("heads", "turns")),
+        ("eps", c_float),
+    ]
 
 
 @functools.cache
@@ -192,6 +217,55 @@ class Kernels:
         )  # fmt: skip
         return y
 
+    def project(
+        self, x: Tensor, weight_D: Tensor, eps: float, to: Sequence[Projection], cos_TS: Tensor, sin_TS: Tensor
+    ) -> list[Tensor]:
+        """What a layer's attention is given: RMS norm of x (1, T, D), then each projection, (1, heads, T, head size)
+        laid out as (T, heads, head size)."""
+        T, D = x.shape[1:]
+        size = cos_TS.shape[-1]
+        x, weight_D, cos_TS, sin_TS = (a.contiguous() for a in (x, weight_D, cos_TS, sin_TS))
+        to = [p._replace(**{k: a.contiguous() for k, a in p._asdict().items() if isinstance(a, Tensor)}) for p in to]
+        heads = [len(p.weight) // size for p in to]
+        fit = x.shape == (1, T, D) and weight_D.shape == (D,) and cos_TS.shape == sin_TS.shape == (T, size)
+        fit &= all(p.weight.shape == (n * size, D) for p, n in zip(to, heads, strict=True))
+        fit &= all(p.bias is None or p.bias.shape == p.weight.shape[:1] for p in to)
+        fit &= size % 2 == 0 and all(p.norm is None or p.norm.shape == (size,) for p in to)
+        _require(fit, x, weight_D, cos_TS, sin_TS, *(a for p in to for a in p.tensors()))
+        out = [x.new_empty(1, T, n, size) for n in heads]
+        told = (_Projection * len(to))(
+            *(
+                _Projection(*map(_address, (*p[:3], y)), heads=n, turns=int(p.turns), eps=p.eps)
+                for p, n, y in zip(to, heads, out, strict=True)
+            )
+        )
+        self._library.project(
+            T, D, x.data_ptr(), weight_D.data_ptr(), eps, size, cos_TS.data_ptr(), sin_TS.data_ptr(), len(to), told,
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return [y.transpose(1, 2) for y in out]
+
+    def finish(
+        self, mixed: Tensor, o: Tensor, x: Tensor, weight_D: Tensor, eps: float, gate: Tensor, up: Tensor, down: Tensor
+    ) -> Tensor:
+        """What follows a layer's attention, whose output is ``mixed`` (1, T, wide): y + down(silu(gate) · up) of the
+        RMS norm of y = x + o(mixed), x (1, T, D). Matrices as linear layers have them, ``gate`` (F, D)."""
+        (T, D), wide, F = x.shape[1:], mixed.shape[-1], len(gate)
+        mixed, o, x, weight_D, gate, up, down = (a.contiguous() for a in (mixed, o, x, weight_D, gate, up, down))
+        fit = x.shape == (1, T, D) and mixed.shape == (1, T, wide) and o.shape == (D, wide) and weight_D.shape == (D,)
+        fit &= gate.shape == up.shape == (F, D) and down.shape == (D, F)
+        _require(fit, mixed, o, x, weight_D, gate, up, down)
+        out = torch.empty_like(x)
+        self._library.finish(
+            T, D, wide, F, mixed.data_ptr(), o.data_ptr(), x.data_ptr(), weight_D.data_ptr(), eps, gate.data_ptr(),
+            up.data_ptr(), down.data_ptr(), out.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+
+def _address(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
 
 def _check(found: Kernels) -> None:
     """Raises NoKernels where a library does not compute what the formulas say."""
@@ -208,13 +282,23 @@ def _check(found: Kernels) -> None:
     )
     keys, values = (torch.cat(x, dim=2).repeat_interleave(2, 1) for x in ((far_key, key), (far_value, value)))
     plain = ((query @ keys.mT) * 0.2).masked_fill(~sees_TK, -torch.inf).softmax(-1) @ values
-    flat = query.flatten(0, 2)
+    flat, square, wide = query.flatten(0, 2), key[0, 0, :24], query[0, :2, :24].flatten(0, 1)
+    normed = flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + 1e-6) * flat[0]
+    cos, sin = (torch.randn(280, 8, generator=draw) for _ in range(2))
+    heads = (normed @ square.mT).view(280, 3, 8).transpose(0, 1)
+    turned = heads * cos + torch.cat([-heads[..., 4:], heads[..., :4]], dim=-1) * sin
+    mixed = flat + flat.flip(0) @ square.mT
+    within = mixed * torch.rsqrt(mixed.square().mean(-1, keepdim=True) + 1e-6) * flat[0]
+    silu = torch.nn.functional.silu
+    to = [Projection(square, None, None, 0.0, True)]
     pairs = {
         "tree_attention": (found.tree_attention(query, key, value, end_T, 0.2, (far_key, far_value))[0], plain),
-        "swiglu": (found.swiglu(flat, flat + 1), torch.nn.functional.silu(flat) * (flat + 1)),
-        "rms_norm": (
-            found.rms_norm(flat, flat[0], 1e-6)[0],
-            flat * torch.rsqrt(flat.square().mean(-1, keepdim=True) + 1e-6) * flat[0],
+        "swiglu": (found.swiglu(flat, flat + 1), silu(flat) * (flat + 1)),
+        "rms_norm": (found.rms_norm(flat, flat[0], 1e-6)[0], normed),
+        "project": (found.project(flat[None], flat[0], 1e-6, to, cos, sin)[0][0], turned),
+        "finish": (
+            found.finish(flat.flip(0)[None], square, flat[None], flat[0], 1e-6, wide, wide / 2, wide.mT / 9)[0],
+            mixed + (silu(within @ wide.mT) * (within @ wide.mT / 2)) @ wide / 9,
         ),
     }
     for name, (ours, theirs) in pairs.items():

@@ -92,32 +92,34 @@ struct Softmax {  // running maximum and sum of a tile, base 2
     }
     // Scores of n keys become weights; what was mixed before shrinks.
     void take(float *scores, long n, float *out, long D) {
-        const Vec before[2] = {load(top), load(top + VECTOR)};
-        Vec now[2] = {before[0], before[1]}, other[2] = {before[0], before[1]};  // two chains, for the latency
-        for (long k = 0; k < n; k += 2)
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; half++) {
-                now[half] = larger(now[half], load(scores + k * LANES + half * VECTOR));
-                other[half] = larger(other[half], load(scores + std::min(k + 1, n - 1) * LANES + half * VECTOR));
-            }
-        Vec part[2] = {}, shrink[2];
-        for (int half = 0; half < 2; half++) {
-            now[half] = larger(now[half], other[half]);
-            shrink[half] = exp2(before[half] - now[half]);
+        for (int half = 0; half < LANES; half += VECTOR) take_half(half, scores + half, n, out + half, D);
+    }
+    // Two rows at a time, for the latency of a maximum and a sum.
+    void take_half(int half, float *scores, long n, float *out, long D) {
+        float *const even = scores + n / 2 * 2 * LANES, *const stop = scores + n * LANES;
+        const Vec before = load(top + half);
+        Vec now = before, other = before;
+        for (const float *row = scores; row < even; row += 2 * LANES) {
+            now = larger(now, load(row));
+            other = larger(other, load(row + LANES));
         }
-        for (float *score = scores; score < scores + n * LANES; score += LANES)
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; half++) {
-                const Vec p = exp2(load(score + half * VECTOR) - now[half]);
-                store(score + half * VECTOR, p);
-                part[half] += p;
-            }
-        for (int half = 0; half < 2; half++) {
-            store(top + half * VECTOR, now[half]);
-            store(total + half * VECTOR, load(total + half * VECTOR) * shrink[half] + part[half]);
-            for (float *row = out + half * VECTOR; row < out + D * LANES; row += LANES)
-                store(row, load(row) * shrink[half]);
+        if (even < stop) now = larger(now, load(even));
+        now = larger(now, other);
+        Vec part = {}, rest = {};
+        for (float *row = scores; row < even; row += 2 * LANES) {
+            const Vec p = exp2(load(row) - now), q = exp2(load(row + LANES) - now);
+            store(row, p), store(row + LANES, q);
+            part += p, rest += q;
         }
+        if (even < stop) {
+            const Vec p = exp2(load(even) - now);
+            store(even, p);
+            part += p;
+        }
+        const Vec shrink = exp2(before - now);
+        store(top + half, now);
+        store(total + half, load(total + half) * shrink + (part + rest));
+        for (float *row = out; row < out + D * LANES; row += LANES) store(row, load(row) * shrink);
     }
 };
 

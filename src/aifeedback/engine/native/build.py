@@ -1,4 +1,4 @@
-"""Compiles the C++ files of this folder for this processor with the machine's own C++ compiler, once, and keeps the result.
+"""Compiles the C++ files of this folder for this processor with the machine's own compiler, once, and keeps the result.
 
 The library lies in the user's cache folder under a name made of everything it depends on: the source, the compiler, its
 flags and what the processor can do. Nothing is downloaded. Without a compiler there are no kernels, and everything that
@@ -40,7 +40,7 @@ def library_file() -> Path:
     if not compiler:
         raise NoKernels("no C++ compiler (c++, g++ or clang++; CXX names another)")
     flags = (*FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else FLAGS_OTHER))
-    sources = sorted((*FOLDER.glob("*.cpp"), *FOLDER.glob("*.hpp")))
+    sources = sorted(FOLDER.glob("*.[ch]pp"))
     told = (_version(compiler), " ".join(flags), _processor())
     parts = (*(file.read_bytes() for file in sources), *(text.encode() for text in told))
     file = _folder() / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"

@@ -1,97 +1,184 @@
-// The element-wise steps of a Llama-like layer, forward and backward, in 32-bit floating point.
+// The two halves of a Llama-like layer around its attention, forward only, in 32-bit floating point.
+//
+// A stretch of tokens goes through the whole of a half while it lies in the cache, as tiles of LANES tokens: a token per
+// lane, its features one below the other. So norms, rotation, SwiGLU and additions are element-wise, and every product is
+// blocks of `vectors.hpp` on weights that were laid out in the order they are read in, once per call.
 
 #include "vectors.hpp"
 
-extern "C" {
+constexpr long TILES = std::max(128 / LANES, 1);  // of a stretch: its states and a block of weights fit in the cache
+constexpr long PIECE = 384;                       // features of the MLP that are held at a time
 
-// y = x / rms(x) * w for n rows of D; `inverse` keeps 1 / rms.
-void rms_norm(long n, long D, const float *x, const float *w, float eps, float *y, float *inverse, long threads) {
-    parallel(n, threads, [&](long begin, long stop) {
-        for (long i = begin; i < stop; i++) {
-            const float *from = x + i * D;
-            Vec squares = (Vec){};
-            long d = 0;
-            for (; d + VECTOR <= D; d += VECTOR) squares += load(from + d) * load(from + d);
-            float total = sum(squares);
-            for (; d < D; d++) total += from[d] * from[d];
-            const float r = 1.f / std::sqrt(total / D + eps);
-            for (d = 0; d < D; d++) y[i * D + d] = from[d] * r * w[d];
-            inverse[i] = r;
+struct Projection {  // of `heads` heads; no bias, no norm of heads: nullptr; `out`: (T, heads, head size)
+    const float *weights, *bias, *norm;
+    float *out;
+    long heads, turns;
+    float eps;
+};
+
+static long blocks(long n) { return (n + ROWS - 1) / ROWS; }
+static long first_of(long n, long block) { return n * block / blocks(n); }
+
+// Weights as (block, column, row of the block). Up to VECTOR floats behind them are written.
+struct Laid {
+    long rows, columns;
+    const float *data;
+
+    Laid(const float *from, long row, long rows, long columns, float *to) : rows(rows), columns(columns), data(to) {
+        for (long b = 0; b < blocks(rows); b++, from += row) {
+            const long height = first_of(rows, b + 1) - first_of(rows, b);
+            long c = 0;
+#if defined(SHUFFLES)
+            for (; c + VECTOR <= columns; c += VECTOR)
+                for (long r0 = (height - 1) / VECTOR * VECTOR; r0 >= 0; r0 -= VECTOR) {  // what a row of the square writes
+                    Vec square[VECTOR] = {};                                            // too much, a later one writes over
+                    for (long r = r0; r < std::min(r0 + VECTOR, height); r++) square[r - r0] = load(from + r * row + c);
+                    flip_square<VECTOR / 2>(square);
+                    for (long i = 0; i < VECTOR; i++) store(to + (c + i) * height + r0, square[i]);
+                }
+#endif
+            for (; c < columns; c++)
+                for (long r = 0; r < height; r++) to[c * height + r] = from[r * row + c];
+            from += (height - 1) * row, to += height * columns;
         }
+    }
+
+    // out[tile] (+)= weights * in[tile], (columns, LANES) to (rows, LANES); steps between tiles
+    void times(const float *in, long in_step, float *out, long out_step, long tiles, bool add) const {
+        for (long b = 0; b < blocks(rows); b++) {
+            const long first = first_of(rows, b), height = first_of(rows, b + 1) - first;
+            for (long t = 0; t < tiles; t++)
+                BLOCK<1>[height](data + first * columns, 1, height, in + t * in_step, LANES, columns,
+                                 out + t * out_step + first * LANES, LANES, add);
+        }
+    }
+};
+
+// Rows of D as (D, LANES); the lanes behind the last row are zero.
+static void to_lanes(const float *from, long n, long D, float *to) {
+    if (n < LANES) std::fill(to, to + D * LANES, 0.f);
+    flip(from, D, n, D, to, LANES);
+}
+
+// y = x / rms(x) * w in each lane; y may be x.
+static void norm(const float *x, long D, const float *w, float eps, float *y) {
+    for (long half = 0; half < LANES; half += VECTOR) {
+        Vec squares = (Vec){};
+        for (long d = 0; d < D; d++) squares += load(x + d * LANES + half) * load(x + d * LANES + half);
+        for (int lane = 0; lane < VECTOR; lane++) squares[lane] = 1.f / std::sqrt(squares[lane] / D + eps);
+        for (long d = 0; d < D; d++) store(y + d * LANES + half, load(x + d * LANES + half) * squares * w[d]);
+    }
+}
+
+// x * cos + rotate_half(x) * sin, in place
+static void turn(float *x, long D, const float *cos, const float *sin) {
+    float *other = x + D / 2 * LANES;
+    const float *other_cos = cos + D / 2 * LANES, *other_sin = sin + D / 2 * LANES;
+    for (long i = 0; i < D / 2 * LANES; i += VECTOR) {
+        const Vec a = load(x + i), b = load(other + i);
+        store(x + i, a * load(cos + i) - b * load(sin + i));
+        store(other + i, b * load(other_cos + i) + a * load(other_sin + i));
+    }
+}
+
+static void swiglu(float *gate, const float *up, long n) {
+    for (long i = 0; i < n; i += VECTOR) store(gate + i, load(gate + i) * sigmoid(load(gate + i)) * load(up + i));
+}
+
+// Runs work(first tile's token, tiles) over all stretches.
+template <class Stretch> static void stretches(long T, long threads, Stretch work) {
+    constexpr long TOKENS = TILES * LANES;
+    parallel((T + TOKENS - 1) / TOKENS, threads, [&](long begin, long stop) {
+        work(begin * TOKENS, std::min(stop * TOKENS, T));
     });
 }
 
-// dw: one row of D per thread, zeros.
-void rms_norm_backward(long n, long D, const float *x, const float *w, const float *inverse, const float *dy, float *dx,
-                       float *dw, long threads) {
-    threads = std::max(std::min(threads, n), 1L);
-    parallel(threads, threads, [&](long t0, long t1) {
-        for (long t = t0; t < t1; t++) {
-            float *mine = dw + t * D;
-            for (long i = n * t / threads; i < n * (t + 1) / threads; i++) {
-                const float *from = x + i * D, *given = dy + i * D, r = inverse[i];
-                Vec dots = (Vec){};
-                long d = 0;
-                for (; d + VECTOR <= D; d += VECTOR) dots += load(from + d) * load(given + d) * load(w + d);
-                float dot = sum(dots);
-                for (; d < D; d++) dot += from[d] * given[d] * w[d];
-                const float back = r * r * r * dot / D;
-                for (d = 0; d < D; d++) {
-                    dx[i * D + d] = r * given[d] * w[d] - back * from[d];
-                    mine[d] += given[d] * from[d] * r;
+extern "C" {
+
+// The first half: norm(x) times the weights of every projection, heads normed and turned where asked for.
+void project(long T, long D, const float *x, const float *w, float eps, long size, const float *cos, const float *sin,
+             long count, const Projection *to, long threads) {
+    long rows = 0, most = 0;
+    for (long p = 0; p < count; p++) rows += to[p].heads * size, most = std::max(most, to[p].heads * size);
+    Work weights(rows * D + VECTOR);
+    std::vector<Laid> laid;
+    float *room = weights.begin();
+    for (long p = 0; p < count; room += to[p++].heads * size * D)
+        laid.emplace_back(to[p].weights, D, to[p].heads * size, D, room);
+    stretches(T, threads, [&](long begin, long stop) {
+        Work work(LANES * TILES * (D + most + 2 * size));
+        float *normed = work.begin(), *made = normed + TILES * LANES * D, *turns = made + TILES * LANES * most;
+        for (long t0 = begin; t0 < stop; t0 += TILES * LANES) {
+            const long tiles = std::min(TILES, (stop - t0 + LANES - 1) / LANES);
+            for (long i = 0; i < tiles; i++) {
+                const long t = t0 + i * LANES, n = std::min((long)LANES, T - t);
+                float *states = normed + i * LANES * D;
+                to_lanes(x + t * D, n, D, states);
+                norm(states, D, w, eps, states);
+                to_lanes(cos + t * size, n, size, turns + 2 * i * LANES * size);
+                to_lanes(sin + t * size, n, size, turns + (2 * i + 1) * LANES * size);
+            }
+            for (long p = 0; p < count; p++) {
+                const long wide = to[p].heads * size;
+                for (long i = 0; to[p].bias && i < tiles * wide; i++)
+                    std::fill(made + i * LANES, made + (i + 1) * LANES, to[p].bias[i % wide]);
+                laid[p].times(normed, LANES * D, made, LANES * wide, tiles, to[p].bias);
+                for (long i = 0; i < tiles; i++) {
+                    const long t = t0 + i * LANES;
+                    for (long h = 0; h < to[p].heads; h++) {
+                        float *head = made + (i * wide + h * size) * LANES;
+                        const float *at = turns + 2 * i * LANES * size;
+                        if (to[p].norm) norm(head, size, to[p].norm, to[p].eps, head);
+                        if (to[p].turns) turn(head, size, at, at + LANES * size);
+                    }
+                    flip(made + i * wide * LANES, LANES, wide, std::min((long)LANES, T - t), to[p].out + t * wide, wide);
                 }
             }
         }
     });
 }
 
-// y = silu(gate) * up; n is a number of floats.
-void swiglu(long n, const float *gate, const float *up, float *y, long threads) {
-    parallel((n + VECTOR - 1) / VECTOR, threads, [&](long begin, long stop) {
-        for (long i = begin * VECTOR; i < std::min(stop * VECTOR, n); i += VECTOR) {
-            const long count = std::min((long)VECTOR, n - i);
-            const Vec g = load(gate + i, count);
-            store(y + i, g * sigmoid(g) * load(up + i, count), count);
-        }
-    });
-}
-
-void swiglu_backward(long n, const float *gate, const float *up, const float *dy, float *dgate, float *dup,
-                     long threads) {
-    parallel((n + VECTOR - 1) / VECTOR, threads, [&](long begin, long stop) {
-        for (long i = begin * VECTOR; i < std::min(stop * VECTOR, n); i += VECTOR) {
-            const long count = std::min((long)VECTOR, n - i);
-            const Vec g = load(gate + i, count), d = load(dy + i, count), s = sigmoid(g);
-            store(dgate + i, d * load(up + i, count) * s * (1.f + g * (1.f - s)), count);
-            store(dup + i, d * g * s, count);
-        }
-    });
-}
-
-// Rotary positions: y = x * cos + rotate_half(x) * sin over (tokens, heads, D); backward: its transpose.
-void rotate(long T, long heads, long D, const float *x, long x_h, long x_t, const float *cos, const float *sin, float *y,
-            long backward, long threads) {
-    const long half = D / 2;
-    parallel(T, threads, [&](long begin, long stop) {
-        for (long t = begin; t < stop; t++) {
-            const float *c = cos + t * D, *s = sin + t * D;
-            for (long h = 0; h < heads; h++) {
-                const float *from = x + t * x_t + h * x_h;
-                float *to = y + (t * heads + h) * D;
-                if (backward)
-                    for (long d = 0; d < half; d++) {
-                        to[d] = from[d] * c[d] + from[d + half] * s[d + half];
-                        to[d + half] = from[d + half] * c[d + half] - from[d] * s[d];
-                    }
-                else
-                    for (long d = 0; d < half; d++) {
-                        to[d] = from[d] * c[d] - from[d + half] * s[d];
-                        to[d + half] = from[d + half] * c[d + half] + from[d] * s[d + half];
-                    }
+// The second half: x += o * mixed, of `wide` features; out = x + down * (silu(gate * y) * (up * y)), y = norm(x).
+void finish(long T, long D, long wide, long F, const float *mixed, const float *o, const float *x, const float *w,
+            float eps, const float *gate, const float *up, const float *down, float *out, long threads) {
+    const long pieces = (F + PIECE - 1) / PIECE, piece = (F + pieces - 1) / pieces;
+    Work weights((wide + 3 * F) * D + VECTOR);
+    float *room = weights.begin();
+    const Laid mixing(o, wide, D, wide, room);
+    room += wide * D;
+    std::vector<Laid> gates, ups, downs;
+    for (long f = 0; f < F; f += piece) {
+        const long n = std::min(piece, F - f);
+        gates.emplace_back(gate + f * D, D, n, D, room);
+        ups.emplace_back(up + f * D, D, n, D, room + n * D);
+        downs.emplace_back(down + f, F, D, n, room + 2 * n * D);
+        room += 3 * n * D;
+    }
+    stretches(T, threads, [&](long begin, long stop) {
+        Work work(TILES * LANES * (D + std::max(D, wide) + 2 * piece));
+        float *states = work.begin(), *normed = states + TILES * LANES * D;
+        float *open = normed + TILES * LANES * std::max(D, wide), *beside = open + TILES * LANES * piece;
+        for (long t0 = begin; t0 < stop; t0 += TILES * LANES) {
+            const long tiles = std::min(TILES, (stop - t0 + LANES - 1) / LANES);
+            for (long i = 0; i < tiles; i++) {
+                const long t = t0 + i * LANES, n = std::min((long)LANES, T - t);
+                to_lanes(x + t * D, n, D, states + i * LANES * D);
+                to_lanes(mixed + t * wide, n, wide, normed + i * LANES * wide);
+            }
+            mixing.times(normed, LANES * wide, states, LANES * D, tiles, true);
+            for (long i = 0; i < tiles; i++) norm(states + i * LANES * D, D, w, eps, normed + i * LANES * D);
+            for (size_t p = 0; p < gates.size(); p++) {
+                const long n = gates[p].rows;
+                gates[p].times(normed, LANES * D, open, LANES * n, tiles, false);
+                ups[p].times(normed, LANES * D, beside, LANES * n, tiles, false);
+                swiglu(open, beside, tiles * LANES * n);
+                downs[p].times(open, LANES * n, states, LANES * D, tiles, true);
+            }
+            for (long i = 0; i < tiles; i++) {
+                const long t = t0 + i * LANES;
+                flip(states + i * LANES * D, LANES, D, std::min((long)LANES, T - t), out + t * D, D);
             }
         }
     });
 }
-
-long vector_floats() { return VECTOR; }
 }

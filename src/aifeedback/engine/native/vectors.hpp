@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -26,6 +27,7 @@ constexpr int VECTOR = 4, ROWS = 6;
 #endif
 static_assert(sizeof(long) == 8, "places come as 64-bit integers");
 constexpr int LANES = 2 * VECTOR;
+constexpr int FAR = 16;  // rows ahead that a product asks for
 constexpr float LEAST = -100.f;  // the smallest power of 2 that exp2 gives: nothing beside 1, and far from denormal
 constexpr float LOG2_E = 1.44269504088896341f, LN_2 = 0.693147180559945309f;
 
@@ -141,8 +143,11 @@ static void block(const float *a, long row, long step, const float *b, long b_ro
         right[i] = add ? load(c + i * c_row + VECTOR) : (Vec){};
         at[i / 3] = a + i / 3 * 3 * row;
     }
+#pragma GCC unroll 2
     for (long r = 0; r < R; r++) {
         const Vec b0 = load(b), b1 = load(b + VECTOR);
+        __builtin_prefetch(b + FAR * b_row), __builtin_prefetch(b + FAR * b_row + VECTOR);
+        if (ROW == 1) __builtin_prefetch(a + 2 * FAR * step);
         b += b_row;
 #pragma GCC unroll 16
         for (int i = 0; i < N; i++) {
@@ -164,9 +169,9 @@ static void block(const float *a, long row, long step, const float *b, long b_ro
 typedef void (*Block)(const float *, long, long, const float *, long, long, float *, long, bool);
 template <int ROW>
 constexpr Block BLOCK[] = {nullptr,       block<1, ROW>, block<2, ROW>, block<3, ROW>,  block<4, ROW>,  block<5, ROW>,
-                              block<6, ROW>,
+                           block<6, ROW>,
 #if defined(TALL)
-                              block<7, ROW>, block<8, ROW>, block<9, ROW>, block<10, ROW>, block<11, ROW>, block<12, ROW>
+                           block<7, ROW>, block<8, ROW>, block<9, ROW>, block<10, ROW>, block<11, ROW>, block<12, ROW>
 #endif
 };
 
@@ -197,8 +202,8 @@ template <class Work> static inline void parallel(long n, long threads, Work wor
     for (auto &one : running) one.join();
 }
 
-struct Work {  // room for n floats that starts at a cache line, so that aligned vectors cross none
-    std::vector<float> room;
-    explicit Work(long n) : room(n + 16) {}
-    float *begin() { return (float *)(((size_t)room.data() + 63) / 64 * 64); }
+struct Work {  // room for n floats, not filled, that starts at a cache line, so that aligned vectors cross none
+    std::unique_ptr<float[]> room;
+    explicit Work(long n) : room(new float[n + 16]) {}
+    float *begin() { return (float *)(((size_t)room.get() + 63) / 64 * 64); }
 };

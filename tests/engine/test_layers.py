@@ -1,16 +1,17 @@
-"""The last layer at the read places alone: the same numbers, and fewer tokens computed."""
+"""Layers written out: the same numbers, the last one at the read places alone, the others in two calls."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from aifeedback.engine import native
+from aifeedback.engine import layers, native
 from aifeedback.engine.forward import engine_of, last_hidden, sequence_logprobs
-from aifeedback.engine.last_layer import only_where_read
+from aifeedback.engine.layers import written_out
 from aifeedback.engine.passes import Engine
 
 from .architectures import CONFIGS, make
@@ -33,7 +34,7 @@ def tokens_seen(module: Any, run: Any) -> int:
 @pytest.mark.parametrize("name", [n for n in CONFIGS if n not in ("gpt_oss",)])
 def test_is_taken_over_where_the_form_is_known(name: str) -> None:
     is_known = name in ("llama", "qwen2", "qwen2_sliding", "qwen3", "mistral_sliding")
-    assert (only_where_read(make(name)) is not None) == is_known
+    assert bool(written_out(make(name))) == is_known
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
@@ -90,9 +91,9 @@ def test_completions_are_read_where_their_tokens_are_predicted() -> None:
     assert count == 2  # the last token of the prompt, and the first of [4, 5]
 
 
-def alone(model: Any) -> Tensor:
+def alone(model: Any, rows: list[list[int]] = ROWS) -> Tensor:
     """(N, D): the states of the rows, each in a plain pass."""
-    return torch.stack([model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in ROWS])
+    return torch.stack([model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in rows])
 
 
 def test_a_hook_on_its_attention_is_heard() -> None:
@@ -128,3 +129,82 @@ def test_weights_of_another_type_than_when_it_was_tried() -> None:
     engine_of(model)
     model.double()
     torch.testing.assert_close(last_hidden(model, ROWS, grad=False), alone(model), atol=1e-6, rtol=1e-6)
+
+
+LONG = [[*range(1, 31), 5], [*range(1, 31), 6, 7, 8], [*range(3, 60)]]
+"""More tokens than the models are wide."""
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tokens went through ``finish``, call by call."""
+    seen: list[int] = []
+    own = native.Kernels.finish
+
+    def finish(kernels: native.Kernels, mixed: Tensor, *rest: Any) -> Tensor:
+        seen.append(mixed.shape[1])
+        return own(kernels, mixed, *rest)
+
+    monkeypatch.setattr(native.Kernels, "finish", finish)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_all_but_the_last_run_in_two_calls(name: str, calls: list[int]) -> None:
+    model = make(name)
+    engine_of(model)
+    calls.clear()
+    torch.testing.assert_close(last_hidden(model, LONG, grad=False), alone(model, LONG), atol=1e-4, rtol=1e-4)
+    assert calls == [91, 91]
+    last_hidden(model, ROWS, grad=False)  # fewer tokens than the model is wide
+    last_hidden(model, LONG, grad=True)
+    assert calls == [91, 91]
+
+
+def test_keys_and_values_of_what_comes_before_are_seen_in_two_calls(calls: list[int]) -> None:
+    model = make("qwen3")
+    engine = Engine(model, path="tree", tokens=40)
+    calls.clear()
+    found: dict[int, Tensor] = {}
+    reads = [(i, len(row) - 1) for i, row in enumerate(LONG)]
+    engine.read(LONG, reads, lambda indices, logits: found.update(zip(indices, logits, strict=True)))
+    assert len(calls) >= 4
+    for i, row in enumerate(LONG):
+        torch.testing.assert_close(found[i], model(input_ids=torch.tensor([row])).logits[0, -1], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["mlp.up_proj", "self_attn.k_proj", "input_layernorm", "mlp"])
+def test_a_hook_on_any_part_is_heard(part: str, calls: list[int]) -> None:
+    model = make("llama")
+    engine_of(model)
+    calls.clear()
+    model.model.layers[0].get_submodule(part).register_forward_hook(lambda _module, _given, out: out * 0.5)
+    torch.testing.assert_close(last_hidden(model, LONG, grad=False), alone(model, LONG), atol=1e-4, rtol=1e-4)
+    assert calls == [91]
+
+
+def test_a_part_that_was_exchanged_is_used(calls: list[int]) -> None:
+    model = make("llama")
+    engine_of(model)
+    calls.clear()
+    layer = model.model.layers[0]
+    layer.mlp = nn.Sequential(nn.Linear(32, 32), nn.ReLU())
+    model.model.layers[1].self_attn.q_proj = type("Other", (nn.Linear,), {})(32, 32)
+    torch.testing.assert_close(last_hidden(model, LONG, grad=False), alone(model, LONG), atol=1e-4, rtol=1e-4)
+    assert calls == []
+
+
+def test_a_wide_model_keeps_its_own_products(calls: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "WIDEST", 31)
+    model = make("llama")
+    torch.testing.assert_close(last_hidden(model, LONG, grad=False), alone(model, LONG), atol=1e-4, rtol=1e-4)
+    assert calls == []
+
+
+def test_another_epsilon_fails_the_trial() -> None:
+    model = make("llama")
+    layer = model.model.layers[0]
+    assert layers._agrees(layer, layers._in_two_calls, np.arange(15))
+    own = layer.input_layernorm.forward
+    layer.input_layernorm.forward = lambda x: own(x * 3e-3)
+    assert not layers._agrees(layer, layers._in_two_calls, np.arange(15))
