@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, cast
 
+from aifeedback.engine.shared_text import cuts_between_words, encode_together, encode_whole
 from aifeedback.errors import ModelError
 from aifeedback.protocols import PromptLike
 from aifeedback.records import Message
@@ -39,7 +40,8 @@ def encode_prompt(tokenizer: Any, prompt: PromptLike) -> list[int]:
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[PromptLike]) -> list[list[int]]:
-    """``encode_prompt`` of each. Plain texts go through the tokenizer together, which takes half the time."""
+    """``encode_prompt`` of each. Plain texts go through the tokenizer together, which takes half the time, or less where
+    neighbours share a beginning."""
     codec = _codec(tokenizer)
     has_template = bool(getattr(tokenizer, "chat_template", None))
     texts = [p if isinstance(p, str) else None if has_template else transcript(p) for p in prompts]
@@ -124,11 +126,15 @@ class _Codec:
         ]
 
     def _together(self, texts: list[str]) -> list[list[int]]:
-        """By the tokenizer's core without the places of tokens, which takes two thirds of the time, where it can be."""
+        """By the tokenizer's core, where that gives the same; what texts share once, where that is known to."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         if backend is None or not self._is_bare(backend, texts[0]):
             return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
-        return [found.ids for found in backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return encode_together(backend, texts) if self._cuts_between_words else encode_whole(backend, texts)
+
+    @cached_property
+    def _cuts_between_words(self) -> bool:
+        return cuts_between_words(self.tokenizer.backend_tokenizer)
 
     def _is_bare(self, backend: Any, text: str) -> bool:
         """Whether the core alone gives what the tokenizer gives."""
