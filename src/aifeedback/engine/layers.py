@@ -65,11 +65,12 @@ def _stand_in(model: Any, layer: Any, *, is_last: bool) -> StandIn | None:
         turn = given.get("position_embeddings") or ()
         found = usable(hidden_states, *turn, *layer.parameters())
         if found is not None and plan is not None and not rest and _is_plain(layer, plan, turn):
-            if reads and plan.reads is not None and base_of(model).layers[-1] is layer:
-                return _at_reads(found, layer, hidden_states, plan, turn)
             short = hidden_states.shape[1] < hidden_states.shape[2]
             own = short or learns(hidden_states, *layer.parameters())
-            if in_two_calls and not own and parts == [*layer.modules()] and _is_bare(layer):
+            calls = in_two_calls and not own and parts == [*layer.modules()] and _is_bare(layer)
+            if reads and plan.reads is not None and base_of(model).layers[-1] is layer:
+                return _at_reads(found, layer, hidden_states, plan, turn, calls=calls)
+            if calls:
                 return _in_two_calls(found, layer, hidden_states, plan, turn)
         return type(layer).forward(layer, hidden_states, *rest, **given)
 
@@ -111,24 +112,30 @@ def _is_heard(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def _at_reads(found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...]) -> Tensor:
-    """(1, T, D): the layer's output at the read places, zeros elsewhere."""
+def _at_reads(
+    found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...], *, calls: bool = False
+) -> Tensor:
+    """(1, T, D): the layer's output at the read places, zeros elsewhere. ``calls``: keys and values in one call."""
     attends = layer.self_attn
     assert plan.reads is not None
     at_U = torch.from_numpy(plan.reads)
     cos_TD, sin_TD = turn[0][0], turn[1][0]
-    normed = layer.input_layernorm(x)
-    key = rotate(found, _heads(attends, "k", normed), cos_TD, sin_TD)
-    value = _heads(attends, "v", normed)
+    if calls:
+        key, value = _projected(found, layer, "kv", x, turn)
+    else:
+        normed = layer.input_layernorm(x)
+        key = rotate(found, _heads(attends, "k", normed), cos_TD, sin_TD)
+        value = _heads(attends, "v", normed)
     if plan.collect is not None:
         plan.collect[attends.layer_idx] = KeyValue(key, value)
     out = x.new_zeros(x.shape)
     if not len(at_U):
         return out
-    query = rotate(found, _heads(attends, "q", normed.index_select(1, at_U)), cos_TD[at_U], sin_TD[at_U])
+    x = x.index_select(1, at_U)
+    query = rotate(found, _heads(attends, "q", layer.input_layernorm(x)), cos_TD[at_U], sin_TD[at_U])
     chain = plan.chain[attends.layer_idx] if plan.chain is not None else None
     mixed = attend(found, query, key, value, plan.layout.end_T, attends.scaling, chain, plan.reads)
-    x = x.index_select(1, at_U) + attends.o_proj(mixed.transpose(1, 2).flatten(2))
+    x = x + attends.o_proj(mixed.transpose(1, 2).flatten(2))
     return out.index_copy(1, at_U, x + layer.mlp(layer.post_attention_layernorm(x)))
 
 
@@ -141,9 +148,8 @@ def _heads(attends: Any, which: str, x: Tensor) -> Tensor:
 
 def _in_two_calls(found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...]) -> Tensor:
     """(1, T, D): the layer's output."""
-    attends, mlp, before, after = layer.self_attn, layer.mlp, layer.input_layernorm, layer.post_attention_layernorm
-    to = [_projection(attends, which) for which in "qkv"]
-    query, key, value = found.project(x, before.weight, epsilon_of(before), to, turn[0][0], turn[1][0])
+    attends, mlp, after = layer.self_attn, layer.mlp, layer.post_attention_layernorm
+    query, key, value = _projected(found, layer, "qkv", x, turn)
     if plan.collect is not None:
         plan.collect[attends.layer_idx] = KeyValue(key, value)
     chain = plan.chain[attends.layer_idx] if plan.chain is not None else None
@@ -151,6 +157,11 @@ def _in_two_calls(found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple
     matrices = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
     mixed = mixed.transpose(1, 2).flatten(2)
     return found.finish(mixed, attends.o_proj.weight, x, after.weight, epsilon_of(after), *matrices)
+
+
+def _projected(found: Kernels, layer: Any, which: str, x: Tensor, turn: tuple[Tensor, ...]) -> list[Tensor]:
+    norm, to = layer.input_layernorm, [_projection(layer.self_attn, one) for one in which]
+    return found.project(x, norm.weight, epsilon_of(norm), to, turn[0][0], turn[1][0])
 
 
 def _projection(attends: Any, which: str) -> Projection:
