@@ -25,7 +25,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")] = 0,
     out: Out = None,
     short: Annotated[
-        bool, typer.Option("--short", help="A minute instead of six: too small for firm figures.")
+        bool, typer.Option("--short", help="A minute instead of four: too small for firm figures.")
     ] = False,
     sets: Sets = None,
     json_file: Json = None,
