@@ -23,7 +23,7 @@ FOLDER = Path(__file__).parent
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-pthread")
 FLAGS_X86, FLAGS_OTHER = ("-march=native", "-mprefer-vector-width=512"), ("-mcpu=native",)
 LONGEST = 120
-"""Seconds that compiling may take; it takes about four."""
+"""Seconds that compiling may take; it takes about thirteen."""
 
 
 class NoKernels(Exception):
