@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -204,7 +203,7 @@ def test_a_wide_model_keeps_its_own_products(calls: list[int], monkeypatch: pyte
 def test_another_epsilon_fails_the_trial() -> None:
     model = make("llama")
     layer = model.model.layers[0]
-    assert layers._agrees(layer, layers._in_two_calls, np.arange(15))
+    assert layers._agrees(layer, layers._in_two_calls, layers.TRIAL.tokens_T)
     own = layer.input_layernorm.forward
     layer.input_layernorm.forward = lambda x: own(x * 3e-3)
-    assert not layers._agrees(layer, layers._in_two_calls, np.arange(15))
+    assert not layers._agrees(layer, layers._in_two_calls, layers.TRIAL.tokens_T)

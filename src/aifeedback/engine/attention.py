@@ -43,6 +43,12 @@ class Plan:
     """The only places whose final hidden states are wanted, ascending; None: not said."""
     _made: dict[Any, Any] = field(default_factory=dict)
 
+    def meet(self, layer: int, key: Tensor, value: Tensor) -> KeyValue | None:
+        """The keys and values that a layer's queries see besides these, its own, which are kept where they are wanted."""
+        if self.collect is not None:
+            self.collect[layer] = KeyValue(key, value)
+        return self.chain[layer] if self.chain is not None else None
+
     def remember(self, key: Any, make: Callable[[], Any]) -> Any:
         """Made once per pack, used by every layer."""
         if key not in self._made:
@@ -84,9 +90,7 @@ def tree_attention(
     """One layer: (1, heads, T, head size) queries, keys and values in, (1, T, heads, head size) out."""
     if query.dtype != value.dtype:  # under autocast, after rotary positions in 32-bit
         query, key = query.to(value.dtype), key.to(value.dtype)
-    if tree.collect is not None:
-        tree.collect[module.layer_idx] = KeyValue(key, value)
-    chain = tree.chain[module.layer_idx] if tree.chain is not None else None
+    chain = tree.meet(module.layer_idx, key, value)
     window = window_of(module, others)
     if window is not None and window > int(tree.layout.depth_T.max()):
         window = None

@@ -127,19 +127,22 @@ class _Codec:
 
     def _together(self, texts: list[str]) -> list[list[int]]:
         """By the tokenizer's core, where that gives the same; what texts share once, where that is known to."""
+        first = self._raw(texts[0])
+        if len(texts) == 1:
+            return [first]
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None or not self._is_bare(backend, texts[0]):
+        if backend is None or not self._is_bare(backend, texts[0], first):
             return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
-        return encode_together(backend, texts) if self._cuts_between_words else encode_whole(backend, texts)
+        return encode_together(backend, texts, first) if self._cuts_between_words else encode_whole(backend, texts)
 
     @cached_property
     def _cuts_between_words(self) -> bool:
         return cuts_between_words(self.tokenizer.backend_tokenizer)
 
-    def _is_bare(self, backend: Any, text: str) -> bool:
-        """Whether the core alone gives what the tokenizer gives."""
+    def _is_bare(self, backend: Any, text: str, ids: list[int]) -> bool:
+        """Whether the core alone gives what the tokenizer gives, ``ids``."""
         cuts_or_fills = backend.truncation or backend.padding or backend.encode_special_tokens
-        return not cuts_or_fills and self._raw(text) == backend.encode(text, add_special_tokens=False).ids
+        return not cuts_or_fills and encode_whole(backend, [text]) == [ids]
 
     def _stripped(self, text: str, *, at_start: bool) -> list[int]:
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:

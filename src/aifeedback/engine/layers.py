@@ -5,8 +5,8 @@
   and MLP of all other tokens are left out there; keys and values, which the read places look at, are not. Exact,
   gradients included. What it saves is up to one layer of all.
 - *The others in two calls* of the kernels, before and after attention, where nothing learns: states of a few tokens stay
-  in the cache from the norm to the rotated heads, and from the attention's output to that of the MLP. Large and short
-  passes, adapters and anything that is listened to keep the model's own steps.
+  in the cache from the norm to the rotated heads, and from the attention's output to that of the MLP; the last layer's keys
+  and values in one. Wide models, short passes, adapters and anything that is listened to keep the model's own steps.
 
 As with the other stand-ins (``fused.py``), a layer is taken over only if it gives the same numbers on a trial.
 """
@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 
 from aifeedback.engine.attention import NAME, Plan, attention, window_of
-from aifeedback.engine.cascade import KeyValue
 from aifeedback.engine.fused import SCALES, StandIn, attend, close, epsilon_of, learns, rotate, usable
 from aifeedback.engine.native import Kernels, Projection
 from aifeedback.engine.plain import base_of
@@ -32,16 +31,17 @@ PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 NORMS = {"q_norm", "k_norm"}
 MATRICES = {"gate_proj", "up_proj", "down_proj"}
 WIDEST = 1024
-"""Above this width a few tokens' states no longer stay in the cache, and PyTorch's matrix products are faster. The same
-holds of passes with fewer tokens than that width, since each call lays out the weights anew."""
+"""Above this width a few tokens' states no longer stay in the cache, and PyTorch's matrix products are faster; so they are
+in passes with fewer tokens than the model is wide, since each call lays out the weights anew."""
+ALIKE = 5
+"""Tokens of a trial at one scale: two, below them one branch of two and one of one."""
 TRIAL = Layout(
-    tokens_T=np.arange(15),
+    tokens_T=np.arange(3 * ALIKE),
     depth_T=np.tile([0, 1, 2, 3, 2], 3),
-    end_T=np.repeat([5, 10, 15], 5) - np.tile([0, 0, 1, 1, 0], 3),
+    end_T=np.repeat([5, 10, 15], ALIKE) - np.tile([0, 0, 1, 1, 0], 3),
     blocks=tuple((b + at, e + at, end + at) for at in (0, 5, 10) for b, e, end in ((0, 2, 5), (2, 4, 4), (4, 5, 5))),
     offset={},
 )
-"""Three times two tokens, below them one branch of two and one of one: once for each scale of trial inputs."""
 TRIAL_READS = np.array([1, 3, 4, 6, 8, 9, 11, 13, 14])
 Run: TypeAlias = Callable[[Kernels, Any, Tensor, Plan, tuple[Tensor, ...]], Tensor]
 
@@ -58,7 +58,7 @@ def written_out(model: Any) -> tuple[StandIn, ...]:
 def _stand_in(model: Any, layer: Any, *, is_last: bool) -> StandIn | None:
     parts = [*layer.modules()]
     reads = is_last and _agrees(layer, _at_reads, TRIAL_READS)
-    in_two_calls = _is_bare(layer) and _agrees(layer, _in_two_calls, np.arange(15))
+    in_two_calls = _is_bare(layer) and _agrees(layer, _in_two_calls, TRIAL.tokens_T)
 
     def forward(hidden_states: Tensor, *rest: Any, **given: Any) -> Any:
         plan: Plan | None = given.get("tree")
@@ -120,23 +120,23 @@ def _at_reads(
     assert plan.reads is not None
     at_U = torch.from_numpy(plan.reads)
     cos_TD, sin_TD = turn[0][0], turn[1][0]
+    x_U = x.index_select(1, at_U)
     if calls:
         key, value = _projected(found, layer, "kv", x, turn)
+        normed_U = layer.input_layernorm(x_U)
     else:
         normed = layer.input_layernorm(x)
         key = rotate(found, _heads(attends, "k", normed), cos_TD, sin_TD)
         value = _heads(attends, "v", normed)
-    if plan.collect is not None:
-        plan.collect[attends.layer_idx] = KeyValue(key, value)
+        normed_U = normed.index_select(1, at_U)
+    chain = plan.meet(attends.layer_idx, key, value)
     out = x.new_zeros(x.shape)
     if not len(at_U):
         return out
-    x = x.index_select(1, at_U)
-    query = rotate(found, _heads(attends, "q", layer.input_layernorm(x)), cos_TD[at_U], sin_TD[at_U])
-    chain = plan.chain[attends.layer_idx] if plan.chain is not None else None
+    query = rotate(found, _heads(attends, "q", normed_U), cos_TD[at_U], sin_TD[at_U])
     mixed = attend(found, query, key, value, plan.layout.end_T, attends.scaling, chain, plan.reads)
-    x = x + attends.o_proj(mixed.transpose(1, 2).flatten(2))
-    return out.index_copy(1, at_U, x + layer.mlp(layer.post_attention_layernorm(x)))
+    x_U = x_U + attends.o_proj(mixed.transpose(1, 2).flatten(2))
+    return out.index_copy(1, at_U, x_U + layer.mlp(layer.post_attention_layernorm(x_U)))
 
 
 def _heads(attends: Any, which: str, x: Tensor) -> Tensor:
@@ -150,9 +150,7 @@ def _in_two_calls(found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple
     """(1, T, D): the layer's output."""
     attends, mlp, after = layer.self_attn, layer.mlp, layer.post_attention_layernorm
     query, key, value = _projected(found, layer, "qkv", x, turn)
-    if plan.collect is not None:
-        plan.collect[attends.layer_idx] = KeyValue(key, value)
-    chain = plan.chain[attends.layer_idx] if plan.chain is not None else None
+    chain = plan.meet(attends.layer_idx, key, value)
     mixed, _ = found.tree_attention(query, key, value, plan.layout.end_T, attends.scaling, chain)
     matrices = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
     mixed = mixed.transpose(1, 2).flatten(2)
@@ -178,16 +176,16 @@ def _agrees(layer: Any, run: Run, places: np.ndarray) -> bool:
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(), attention([attends.config], NAME):
             torch.manual_seed(0)
-            x = torch.randn(1, 15, attends.config.hidden_size) * torch.tensor(SCALES).repeat_interleave(5)[:, None]
-            turn = tuple(torch.randn(1, 15, attends.head_dim) for _ in range(2))
+            x = torch.randn(len(SCALES), ALIKE, attends.config.hidden_size) * torch.tensor(SCALES)[:, None, None]
+            x = x.flatten(0, 1)[None]
+            turn = tuple(torch.randn(1, x.shape[1], attends.head_dim) for _ in range(2))
             found = usable(x, *layer.parameters())
             if found is None:
                 return False
             whole = type(layer).forward(layer, x, position_embeddings=turn, tree=Plan(TRIAL))
             ours = run(found, layer, x, Plan(TRIAL, reads=TRIAL_READS), turn)
-            return all(
-                close(ours[:, at], whole[:, at]) for at in (places[places // 5 == n] for n in range(len(SCALES)))
-            )
+            each = (places[places // ALIKE == scale] for scale in range(len(SCALES)))
+            return all(close(ours[:, at], whole[:, at]) for at in each)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a layer of another form
         return False
     finally:

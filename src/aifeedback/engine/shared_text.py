@@ -35,14 +35,14 @@ white space, none looks behind."""
 SPANS = re.compile(r"[A-Za-z0-9] ")
 
 
-def encode_together(backend: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of each text by the core of a fast tokenizer that ``cuts_between_words``; the first text is encoded whole, too,
-    and if its ids are not those of its pieces, so are all."""
+def encode_together(backend: Any, texts: Sequence[str], first: list[int]) -> list[list[int]]:
+    """Ids of each text by the core of a fast tokenizer that ``cuts_between_words``; all are encoded whole if the first
+    one's pieces do not give ``first``, its ids."""
     pieces = pieces_of(texts)
     every = list(dict.fromkeys(chain(*pieces)))
     known = dict(zip(every, encode_whole(backend, every), strict=True))
     found = [[*chain.from_iterable(known[piece] for piece in of)] for of in pieces]
-    return found if found[:1] == encode_whole(backend, texts[:1]) else encode_whole(backend, texts)
+    return found if found[0] == first else encode_whole(backend, texts)
 
 
 def encode_whole(backend: Any, texts: Sequence[str]) -> list[list[int]]:

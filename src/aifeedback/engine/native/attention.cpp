@@ -79,8 +79,7 @@ struct Shape {
 
 // The tokens of a tile as (D, LANES); the lanes behind its last token are zero.
 static void lanes_of(const Rows &from, long h, long first, long n, long D, float scale, float *out) {
-    if (n < LANES) std::fill(out, out + D * LANES, 0.f);
-    flip(from.at(h, first), from.token, n, D, out, LANES);
+    to_lanes(from.at(h, first), from.token, n, D, out);
     for (long i = 0; i < D * LANES; i += VECTOR) store(out + i, load(out + i) * scale);
 }
 
@@ -133,7 +132,6 @@ struct Source {
     Source(const Rows &keys, const Rows &values, long head, long D, long tokens)
         : keys(keys), values(values), head(head), D(D), tokens(tokens), height((D + panels(D) - 1) / panels(D)),
           value_step(height * tokens + VECTOR) {}
-    static long panels(long n) { return (n + ROWS - 1) / ROWS; }
     long key_room() const { return panels(tokens) * ROWS * D; }
     long room() const { return key_room() + panels(D) * value_step; }
 

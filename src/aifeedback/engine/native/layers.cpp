@@ -16,16 +16,15 @@ struct Projection {  // of `heads` heads; no bias, no norm of heads: nullptr; `o
     float eps;
 };
 
-static long blocks(long n) { return (n + ROWS - 1) / ROWS; }
-static long first_of(long n, long block) { return n * block / blocks(n); }
+static long first_of(long n, long panel) { return n * panel / panels(n); }
 
-// Weights as (block, column, row of the block). Up to VECTOR floats behind them are written.
+// Weights as (panel, column, row of the panel). Up to VECTOR floats behind them are written.
 struct Laid {
     long rows, columns;
     const float *data;
 
     Laid(const float *from, long row, long rows, long columns, float *to) : rows(rows), columns(columns), data(to) {
-        for (long b = 0; b < blocks(rows); b++, from += row) {
+        for (long b = 0; b < panels(rows); b++, from += row) {
             const long height = first_of(rows, b + 1) - first_of(rows, b);
             long c = 0;
 #if defined(SHUFFLES)
@@ -45,7 +44,7 @@ struct Laid {
 
     // out[tile] (+)= weights * in[tile], (columns, LANES) to (rows, LANES); steps between tiles
     void times(const float *in, long in_step, float *out, long out_step, long tiles, bool add) const {
-        for (long b = 0; b < blocks(rows); b++) {
+        for (long b = 0; b < panels(rows); b++) {
             const long first = first_of(rows, b), height = first_of(rows, b + 1) - first;
             for (long t = 0; t < tiles; t++)
                 BLOCK<1>[height](data + first * columns, 1, height, in + t * in_step, LANES, columns,
@@ -53,12 +52,6 @@ struct Laid {
         }
     }
 };
-
-// Rows of D as (D, LANES); the lanes behind the last row are zero.
-static void to_lanes(const float *from, long n, long D, float *to) {
-    if (n < LANES) std::fill(to, to + D * LANES, 0.f);
-    flip(from, D, n, D, to, LANES);
-}
 
 // y = x / rms(x) * w in each lane; y may be x.
 static void norm(const float *x, long D, const float *w, float eps, float *y) {
@@ -85,11 +78,13 @@ static void swiglu(float *gate, const float *up, long n) {
     for (long i = 0; i < n; i += VECTOR) store(gate + i, load(gate + i) * sigmoid(load(gate + i)) * load(up + i));
 }
 
-// Runs work(first tile's token, tiles) over all stretches.
-template <class Stretch> static void stretches(long T, long threads, Stretch work) {
+// Runs work(room for `floats`, first token, tiles) on every stretch of T tokens.
+template <class Stretch> static void stretches(long T, long threads, long floats, Stretch work) {
     constexpr long TOKENS = TILES * LANES;
     parallel((T + TOKENS - 1) / TOKENS, threads, [&](long begin, long stop) {
-        work(begin * TOKENS, std::min(stop * TOKENS, T));
+        Work room(floats);
+        for (long t = begin * TOKENS; t < std::min(stop * TOKENS, T); t += TOKENS)
+            work(room.begin(), t, std::min(TILES, (T - t + LANES - 1) / LANES));
     });
 }
 
@@ -105,34 +100,30 @@ void project(long T, long D, const float *x, const float *w, float eps, long siz
     float *room = weights.begin();
     for (long p = 0; p < count; room += to[p++].heads * size * D)
         laid.emplace_back(to[p].weights, D, to[p].heads * size, D, room);
-    stretches(T, threads, [&](long begin, long stop) {
-        Work work(LANES * TILES * (D + most + 2 * size));
-        float *normed = work.begin(), *made = normed + TILES * LANES * D, *turns = made + TILES * LANES * most;
-        for (long t0 = begin; t0 < stop; t0 += TILES * LANES) {
-            const long tiles = std::min(TILES, (stop - t0 + LANES - 1) / LANES);
+    stretches(T, threads, TILES * LANES * (D + most + 2 * size), [&](float *normed, long t0, long tiles) {
+        float *made = normed + TILES * LANES * D, *turns = made + TILES * LANES * most;
+        for (long i = 0; i < tiles; i++) {
+            const long t = t0 + i * LANES, n = std::min((long)LANES, T - t);
+            float *states = normed + i * LANES * D;
+            to_lanes(x + t * D, D, n, D, states);
+            norm(states, D, w, eps, states);
+            to_lanes(cos + t * size, size, n, size, turns + 2 * i * LANES * size);
+            to_lanes(sin + t * size, size, n, size, turns + (2 * i + 1) * LANES * size);
+        }
+        for (long p = 0; p < count; p++) {
+            const long wide = to[p].heads * size;
+            for (long i = 0; to[p].bias && i < tiles * wide; i++)
+                std::fill(made + i * LANES, made + (i + 1) * LANES, to[p].bias[i % wide]);
+            laid[p].times(normed, LANES * D, made, LANES * wide, tiles, to[p].bias);
             for (long i = 0; i < tiles; i++) {
-                const long t = t0 + i * LANES, n = std::min((long)LANES, T - t);
-                float *states = normed + i * LANES * D;
-                to_lanes(x + t * D, n, D, states);
-                norm(states, D, w, eps, states);
-                to_lanes(cos + t * size, n, size, turns + 2 * i * LANES * size);
-                to_lanes(sin + t * size, n, size, turns + (2 * i + 1) * LANES * size);
-            }
-            for (long p = 0; p < count; p++) {
-                const long wide = to[p].heads * size;
-                for (long i = 0; to[p].bias && i < tiles * wide; i++)
-                    std::fill(made + i * LANES, made + (i + 1) * LANES, to[p].bias[i % wide]);
-                laid[p].times(normed, LANES * D, made, LANES * wide, tiles, to[p].bias);
-                for (long i = 0; i < tiles; i++) {
-                    const long t = t0 + i * LANES;
-                    for (long h = 0; h < to[p].heads; h++) {
-                        float *head = made + (i * wide + h * size) * LANES;
-                        const float *at = turns + 2 * i * LANES * size;
-                        if (to[p].norm) norm(head, size, to[p].norm, to[p].eps, head);
-                        if (to[p].turns) turn(head, size, at, at + LANES * size);
-                    }
-                    flip(made + i * wide * LANES, LANES, wide, std::min((long)LANES, T - t), to[p].out + t * wide, wide);
+                const long t = t0 + i * LANES;
+                const float *at = turns + 2 * i * LANES * size;
+                float *tile = made + i * wide * LANES;
+                for (float *head = tile; head < tile + wide * LANES; head += size * LANES) {
+                    if (to[p].norm) norm(head, size, to[p].norm, to[p].eps, head);
+                    if (to[p].turns) turn(head, size, at, at + LANES * size);
                 }
+                flip(tile, LANES, wide, std::min((long)LANES, T - t), to[p].out + t * wide, wide);
             }
         }
     });
@@ -154,30 +145,27 @@ void finish(long T, long D, long wide, long F, const float *mixed, const float *
         downs.emplace_back(down + f, F, D, n, room + 2 * n * D);
         room += 3 * n * D;
     }
-    stretches(T, threads, [&](long begin, long stop) {
-        Work work(TILES * LANES * (D + std::max(D, wide) + 2 * piece));
-        float *states = work.begin(), *normed = states + TILES * LANES * D;
-        float *open = normed + TILES * LANES * std::max(D, wide), *beside = open + TILES * LANES * piece;
-        for (long t0 = begin; t0 < stop; t0 += TILES * LANES) {
-            const long tiles = std::min(TILES, (stop - t0 + LANES - 1) / LANES);
-            for (long i = 0; i < tiles; i++) {
-                const long t = t0 + i * LANES, n = std::min((long)LANES, T - t);
-                to_lanes(x + t * D, n, D, states + i * LANES * D);
-                to_lanes(mixed + t * wide, n, wide, normed + i * LANES * wide);
-            }
-            mixing.times(normed, LANES * wide, states, LANES * D, tiles, true);
-            for (long i = 0; i < tiles; i++) norm(states + i * LANES * D, D, w, eps, normed + i * LANES * D);
-            for (size_t p = 0; p < gates.size(); p++) {
-                const long n = gates[p].rows;
-                gates[p].times(normed, LANES * D, open, LANES * n, tiles, false);
-                ups[p].times(normed, LANES * D, beside, LANES * n, tiles, false);
-                swiglu(open, beside, tiles * LANES * n);
-                downs[p].times(open, LANES * n, states, LANES * D, tiles, true);
-            }
-            for (long i = 0; i < tiles; i++) {
-                const long t = t0 + i * LANES;
-                flip(states + i * LANES * D, LANES, D, std::min((long)LANES, T - t), out + t * D, D);
-            }
+    const long most = std::max(D, wide);
+    stretches(T, threads, TILES * LANES * (D + most + 2 * piece), [&](float *states, long t0, long tiles) {
+        float *normed = states + TILES * LANES * D;
+        float *open = normed + TILES * LANES * most, *beside = open + TILES * LANES * piece;
+        for (long i = 0; i < tiles; i++) {
+            const long t = t0 + i * LANES, n = std::min((long)LANES, T - t);
+            to_lanes(x + t * D, D, n, D, states + i * LANES * D);
+            to_lanes(mixed + t * wide, wide, n, wide, normed + i * LANES * wide);
+        }
+        mixing.times(normed, LANES * wide, states, LANES * D, tiles, true);
+        for (long i = 0; i < tiles; i++) norm(states + i * LANES * D, D, w, eps, normed + i * LANES * D);
+        for (size_t p = 0; p < gates.size(); p++) {
+            const long n = gates[p].rows;
+            gates[p].times(normed, LANES * D, open, LANES * n, tiles, false);
+            ups[p].times(normed, LANES * D, beside, LANES * n, tiles, false);
+            swiglu(open, beside, tiles * LANES * n);
+            downs[p].times(open, LANES * n, states, LANES * D, tiles, true);
+        }
+        for (long i = 0; i < tiles; i++) {
+            const long t = t0 + i * LANES;
+            flip(states + i * LANES * D, LANES, D, std::min((long)LANES, T - t), out + t * D, D);
         }
     });
 }

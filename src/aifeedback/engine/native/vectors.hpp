@@ -130,6 +130,15 @@ static inline void flip(const float *from, long from_row, long rows, long column
         for (long c = r < whole_rows ? whole_columns : 0; c < columns; c++) to[c * to_row + r] = from[r * from_row + c];
 }
 
+// Rows of D, `row` apart, as (D, LANES); the lanes behind the last of n rows are zero.
+static inline void to_lanes(const float *from, long row, long n, long D, float *to) {
+    if (n < LANES) std::fill(to, to + D * LANES, 0.f);
+    flip(from, row, n, D, to, LANES);
+}
+
+// How many blocks of up to ROWS rows n rows are.
+static inline long panels(long n) { return (n + ROWS - 1) / ROWS; }
+
 // c[i][lane] (+)= sum over r < R of a[i * row + r * step] * b[r * b_row + lane], for N rows i.
 // ROW: the row where it is known at compile time, else 0; then three rows share a pointer, or there are too many of them.
 template <int N, int ROW>
@@ -179,7 +188,7 @@ constexpr Block BLOCK[] = {nullptr,       block<1, ROW>, block<2, ROW>, block<3,
 template <int ROW>
 static void product(const float *a, long row, long step, const float *b, long b_row, long I, long R, float *c,
                     long c_row, bool add) {
-    for (long i = 0, left = (I + ROWS - 1) / ROWS; left > 0; left--) {
+    for (long i = 0, left = panels(I); left > 0; left--) {
         const long height = (I - i + left - 1) / left;
         BLOCK<ROW>[height](a + i * row, row, step, b, b_row, R, c + i * c_row, c_row, add);
         i += height;
