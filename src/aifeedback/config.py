@@ -15,7 +15,7 @@ from aifeedback.errors import InputError, RecipeError
 class Config(BaseModel):
     """Root of every settings class: frozen, unknown keys refused, defaults checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
 
 C = TypeVar("C", bound=Config)

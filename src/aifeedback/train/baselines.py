@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from aifeedback.train import plain
+from aifeedback.train.settings import BaselineName
 
-BaselineName = Literal["none", "running_mean", "value", "leave_one_out"]
 DECAY = 0.95
 
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from aifeedback.protocols import Progress, silent
@@ -22,7 +21,6 @@ from aifeedback.train.loop import Loss
 from aifeedback.train.losses import dpo_margin, ipo_loss, soft_dpo_loss
 from aifeedback.train.objective import (
     Micro,
-    RowConfig,
     RowObjective,
     limits,
     planned_steps,
@@ -32,15 +30,7 @@ from aifeedback.train.objective import (
 )
 from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
 from aifeedback.train.session import Session, Title, TrainResult
-
-
-class DpoConfig(RowConfig):
-    """Settings of ``train_dpo``."""
-
-    beta: float = Field(0.1, gt=0.0)
-    """How strongly the policy is held to the reference; larger holds more."""
-    loss: Literal["sigmoid", "ipo"] = "sigmoid"
-    """sigmoid is DPO; ipo regresses the log-ratio on ±1/(2β), which hard labels cannot push to infinity."""
+from aifeedback.train.settings import DpoConfig
 
 
 class DpoObjective(RowObjective):

@@ -16,10 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from aifeedback.config import Config
 from aifeedback.errors import TrainingError
 from aifeedback.protocols import Labeler, RewardFn
 from aifeedback.records import Comparison, Completion, Prompt
@@ -37,23 +35,7 @@ from aifeedback.train.rollout import (
     score,
     uniforms,
 )
-
-
-class GuardConfig(Config):
-    """When the guard ends a run, and how many candidates it keeps."""
-
-    patience: int = Field(default=2, ge=1)
-    """Evaluations in a row that must look over-optimised."""
-    drop: float = Field(default=1.0, ge=0.0)
-    """The measure counts as fallen when it lies this many standard errors (of the difference) below its best."""
-    max_kl: float | None = Field(default=None, gt=0.0)
-    """Ends the run when the mean KL to the reference, in nats per sequence, exceeds this."""
-    max_repetition: float | None = Field(default=None, gt=0.0, le=1.0)
-    """Ends the run when this share of word trigrams repeats an earlier one of the same text."""
-    candidates: int = Field(default=4, ge=0)
-    """Checkpoints with the highest held-out reward that are kept for ``choose``."""
-    seed: int = 0
-    """Seeds the samples, which are drawn with the same numbers at every evaluation."""
+from aifeedback.train.settings import GuardConfig
 
 
 class Guard:

@@ -16,10 +16,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from aifeedback.engine.forward import engine_of
@@ -27,35 +26,8 @@ from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.protocols import Progress, silent
 from aifeedback.train import checkpoint
 from aifeedback.train.journal import Timing, Trail
-from aifeedback.train.lora import LoraSettings
-from aifeedback.train.optim import OptimConfig, build_optimizer, clip_gradients, rate, set_rate
-
-
-class LoopConfig(OptimConfig):
-    """What every kind of training has in common."""
-
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps; None takes as many as ``epochs`` need."""
-    epochs: float = Field(1.0, gt=0.0)
-    """Passes over the data where ``steps`` is not given."""
-    forward_tokens: int = Field(16_384, ge=1)
-    """Most tokens in one forward pass of one process; a larger batch is accumulated over several."""
-    seed: int = 0
-    """Seeds data order, new weights, dropout and sampling."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU that has it, fp32 elsewhere. Weights and optimizer stay fp32."""
-    lora: LoraSettings | None = None
-    """Trains low-rank adapters instead of all weights; the saved folder has them merged."""
-    shard: bool = False
-    """Shards weights over processes (FSDP2) instead of copying them (DDP)."""
-    checkpoint_every: int = Field(100, ge=1)
-    """Steps between checkpoints."""
-    keep_checkpoints: int = Field(1, ge=1)
-    """How many of the newest checkpoints stay on disk during the run."""
-    evaluate_every: int | None = Field(None, ge=1)
-    """Steps between evaluations on held-out rows; None evaluates once, at the end."""
-    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
-    """Where figures go besides metrics.jsonl."""
+from aifeedback.train.optim import build_optimizer, clip_gradients, rate, set_rate
+from aifeedback.train.settings import LoopConfig
 
 
 class Loss(NamedTuple):

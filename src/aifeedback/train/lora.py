@@ -10,25 +10,11 @@ from os import PathLike
 from typing import Any
 
 import torch
-from pydantic import Field
 
-from aifeedback.config import Config
 from aifeedback.errors import MissingExtra
+from aifeedback.train.settings import LoraSettings
 
 HEADS = ("score", "lm_head")
-
-
-class LoraSettings(Config):
-    """Which adapters are trained instead of the weights."""
-
-    rank: int = Field(16, ge=1)
-    """Width of the low-rank product."""
-    alpha: float = Field(32.0, gt=0.0)
-    """The product is scaled by alpha/rank."""
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
-    """Dropout before the adapter."""
-    targets: tuple[str, ...] | None = None
-    """Names of the linear layers to adapt; None takes all of them but the output head."""
 
 
 def attach(model: Any, settings: LoraSettings, *, seed: int) -> Any:

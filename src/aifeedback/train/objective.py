@@ -6,26 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pydantic import Field
 from torch import Tensor, nn
 
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Prompt
-from aifeedback.train.loop import LoopConfig, Loss, Plan
+from aifeedback.train.loop import Loss, Plan
 from aifeedback.train.rows import Order, split_by_tokens
-
-
-class RowConfig(LoopConfig):
-    """Settings of training on rows of a file."""
-
-    batch: int = Field(32, ge=1)
-    """Rows per optimizer step, over all processes together."""
-    max_prompt_tokens: int = Field(1024, ge=1)
-    """Rows with a longer prompt are left out and counted."""
-    max_completion_tokens: int = Field(128, ge=1)
-    """Rows with a longer completion (EOS included) are left out and counted."""
-    balance_by: str | None = None
-    """A tag of the prompt: every value of it is drawn equally often."""
+from aifeedback.train.settings import RowConfig
 
 
 class Share(NamedTuple):

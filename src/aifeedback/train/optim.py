@@ -8,32 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from aifeedback.config import Config
-
-
-class OptimConfig(Config):
-    """How weights move."""
-
-    optimizer: Literal["adafactor", "adamw"] = "adafactor"
-    """Adafactor is the published choice and keeps almost no state; AdamW often needs fewer steps from scratch."""
-    learning_rate: float = Field(1e-5, gt=0.0)
-    """Peak of the schedule. 1e-5 is the published value for large models; tiny ones want 1e-4..3e-3."""
-    schedule: Literal["constant", "linear", "cosine", "trapezoid"] = "constant"
-    """How the rate falls after warm-up; all but constant reach zero after the last step."""
-    decay_share: float = Field(0.4, gt=0.0, le=1.0)
-    """trapezoid: the last share of all steps, over which the rate falls linearly; constant before."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps over which the rate rises linearly from zero."""
-    weight_decay: float = Field(0.0, ge=0.0)
-    """Decoupled decay per unit of learning rate, on matrices only."""
-    max_grad_norm: float | None = Field(1.0, gt=0.0)
-    """Gradients longer than this are scaled down to it; None is off."""
+from aifeedback.train.settings import OptimConfig
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:

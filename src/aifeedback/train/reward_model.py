@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from aifeedback.engine.encoding import encode_completion, encode_prompt
@@ -28,7 +27,6 @@ from aifeedback.train.loop import Loss, Stop
 from aifeedback.train.losses import soft_preference_loss
 from aifeedback.train.objective import (
     Micro,
-    RowConfig,
     RowObjective,
     limits,
     planned_steps,
@@ -38,16 +36,8 @@ from aifeedback.train.objective import (
 )
 from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
 from aifeedback.train.session import Session, Title, TrainResult
+from aifeedback.train.settings import RewardModelConfig
 from aifeedback.train.stopping import plateau
-
-
-class RewardModelConfig(RowConfig):
-    """Settings of ``fit_reward_model``; published: Adafactor at 1e-5, batch 128 or 32, 2–3 epochs until a plateau."""
-
-    epochs: float = 2.0
-    """Passes over the data where ``steps`` is not given."""
-    patience: int | None = Field(None, ge=1)
-    """Stops after this many evaluations without better held-out loss or accuracy; None never."""
 
 
 class Accuracy(NamedTuple):

@@ -14,7 +14,6 @@ from aifeedback.train import compute, folders
 from aifeedback.train.loop import Loss
 from aifeedback.train.objective import (
     Micro,
-    RowConfig,
     RowObjective,
     limits,
     planned_steps,
@@ -24,10 +23,7 @@ from aifeedback.train.objective import (
 )
 from aifeedback.train.rows import SftIds, SftRow, encode_sft
 from aifeedback.train.session import Session, Title, TrainResult
-
-
-class SftConfig(RowConfig):
-    """Settings of ``train_sft``: the published ones are one epoch, batch 128, Adafactor at 1e-5."""
+from aifeedback.train.settings import SftConfig
 
 
 class SftObjective(RowObjective):

@@ -1,0 +1,287 @@
+"""References: what settings and options name from outside, one type per kind, parsed once.
+
+    hf:DIR_OR_ID   openai:NAME   lab:NAME   fake:NAME   python:FILE.py:NAME      a model
+    rm:DIR         gold:NAME     people:NAME                                     further judges
+    a name or a path                                                             prompts, constitutions, rubrics, files
+    @STEP/FILE, hf:@STEP/FOLDER                                                  what an earlier step leaves
+
+A reference is a string that knows its kind. Everything here works without loading a model, so that a mistake is found
+before the first call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from aifeedback.errors import AIFeedbackError, InputError, RecipeError
+
+SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python")
+NO_PROMPT = ("gold", "people", "rm")
+"""Judges that read no prompt: the oracle, people, reward models."""
+_STEP = re.compile(r"^(?P<scheme>[a-z]+:)?@(?P<step>[A-Za-z0-9_-]+)(?:/(?P<file>.+))?$")
+
+
+class Ref(str):
+    """A reference; ``Ref`` itself names a data file or folder, or a data set of the hub."""
+
+    @property
+    def scheme(self) -> str:
+        """``hf`` of ``hf:DIR``; empty where there is none."""
+        head, colon, tail = self.partition(":")
+        return head if colon and tail and head in SCHEMES else ""
+
+    @property
+    def name(self) -> str:
+        """What follows the scheme."""
+        return self.partition(":")[2] if self.scheme else str(self)
+
+    @property
+    def step(self) -> str | None:
+        """The id of the earlier step that leaves it; None for what comes from outside the run."""
+        found = _STEP.match(self)
+        return found["step"] if found else None
+
+    @property
+    def path(self) -> Path | None:
+        """The local file or folder behind it, if there is one."""
+        from aifeedback import files
+
+        return files.place_of(str(self))
+
+    def problem(self) -> str | None:
+        """What is wrong with it, found without loading anything; None if nothing."""
+        from aifeedback import files
+
+        return files.place_problem(str(self))
+
+    def within(self, run: Path) -> Self:
+        """The same with ``@STEP/FILE`` replaced by its path in the run folder."""
+        found = _STEP.match(self)
+        if found is None:
+            return self
+        return type(self)(f"{found['scheme'] or ''}{run / 'stages' / found['step'] / (found['file'] or '')}")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            cls, core_schema.str_schema(), serialization=core_schema.plain_serializer_function_ser_schema(str)
+        )
+
+
+class ModelRef(Ref):
+    """A model that generates or gives log-probabilities."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("hf", "openai", "lab", "fake", "python")
+
+    @property
+    def path(self) -> Path | None:
+        scheme, name = self.scheme, self.name
+        if scheme == "lab":
+            return import_module("aifeedback.lab.zoo").folder(name)
+        if scheme == "python":
+            return Path(name.rpartition(":")[0] or name)
+        return Path(name) if scheme in ("hf", "rm") and Path(name).exists() else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model runs on this machine."""
+        return self.scheme in ("hf", "lab")
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server answers for it."""
+        return self.scheme == "openai"
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether it reads a prompt, as the oracle, people and reward models do not."""
+        return self.scheme not in NO_PROMPT
+
+    def problem(self) -> str | None:
+        scheme, name = self.scheme, self.name
+        if scheme not in self.kinds:
+            return f"'{self}' is not a model; write {self._meant()}"
+        if scheme in ("hf", "rm"):
+            return _folder_problem(name)
+        if scheme == "python":
+            path = self.path
+            return None if path and path.is_file() else f"{self}: no such file; write python:FILE.py:NAME"
+        if scheme == "lab":
+            known = import_module("aifeedback.lab.zoo").names()
+            return None if name in known else f"{self}: no such lab model; known: {', '.join(known)}"
+        if scheme in ("people", "gold"):
+            known = import_module("aifeedback.lab.oracles").NAMES
+            listed = ", ".join(f"{scheme}:{one}" for one in known)
+            return None if name in known else f"{self}: only the built-in lab has {scheme}; known: {listed}"
+        return None
+
+    def _meant(self) -> str:
+        """What a name without a scheme may mean: an existing folder or lab model, else any kind."""
+        found = [f"hf:{self}"] if Path(self).is_dir() else []
+        found += [f"lab:{self}"] if self in import_module("aifeedback.lab.zoo").names() else []
+        return " or ".join(found) or "hf:DIR_OR_ID, openai:NAME, lab:NAME or fake:NAME"
+
+    def folder(self) -> str:
+        """The model folder or hub id that training starts from. Raises RecipeError for what cannot be trained."""
+        if self.scheme == "lab":
+            return str(self.path)
+        if self.scheme and self.scheme != "hf":
+            raise RecipeError(f"'{self}' cannot be trained", fix="give a model folder or hub id: hf:DIR or lab:NAME")
+        return self.name
+
+
+class JudgeRef(ModelRef):
+    """A model as judge, a reward model, people, or the lab's oracle."""
+
+    kinds = (*ModelRef.kinds, *NO_PROMPT)
+
+
+class PolicyRef(ModelRef):
+    """A policy to measure: a model, or a file of its responses."""
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it names a file of responses."""
+        from aifeedback.files.tables import TABLE_SUFFIXES
+
+        suffixes = Path(self.removesuffix(".gz")).suffixes
+        return not self.scheme and bool(suffixes) and suffixes[-1] in TABLE_SUFFIXES
+
+    @property
+    def path(self) -> Path | None:
+        return Ref(self).path if self.is_file else super().path
+
+    def problem(self) -> str | None:
+        return Ref(self).problem() if self.is_file else super().problem()
+
+
+class RewardRef(ModelRef):
+    """A reward: rm:DIR, or python:FILE.py:FUNCTION."""
+
+    kinds = ("rm", "python")
+
+
+class StandardRef(Ref):
+    """A YAML file by its shipped name, lab:NAME, or its path."""
+
+    standard: ClassVar[str]
+
+    @property
+    def path(self) -> Path:
+        """Raises StandardsError for an unknown name."""
+        from aifeedback.standards import shelf
+
+        if self.scheme == "lab":
+            zoo = import_module("aifeedback.lab.zoo")
+            return {"judges": zoo.prompt_file, "constitutions": zoo.constitution_file}[self.standard](self.name)
+        return shelf.find(self.standard, str(self))
+
+    def load(self) -> Any:
+        raise NotImplementedError
+
+    def problem(self) -> str | None:
+        try:
+            self.load()
+        except InputError as wrong:
+            return str(wrong)
+        return None
+
+
+class PromptRef(StandardRef):
+    """A judge prompt."""
+
+    standard = "judges"
+
+    def load(self, shots: int | None = None, seed: int | None = None) -> Any:
+        """The JudgePrompt, with ``shots`` of its few-shot examples: the first, or drawn and ordered by ``seed``."""
+        from aifeedback.standards.judge import JudgePrompt
+
+        prompt = JudgePrompt.load(self.path)
+        if shots is None and seed is None:
+            return prompt
+        return prompt.with_shots(len(prompt.shown) if shots is None else shots, seed=seed)
+
+
+class ConstitutionRef(StandardRef):
+    """A constitution."""
+
+    standard = "constitutions"
+
+    def load(self) -> Any:
+        from aifeedback.standards.constitution import Constitution
+
+        return Constitution.load(self.path)
+
+
+class RubricRef(StandardRef):
+    """A rubric."""
+
+    standard = "rubrics"
+
+    def load(self) -> Any:
+        from aifeedback.standards.rubric import Rubric
+
+        return Rubric.load(str(self))
+
+
+def refs_in(value: Any) -> Iterator[Ref]:
+    """Every reference inside settings, in their order. A settings class may say itself which count, as ``refs()``."""
+    if isinstance(value, Ref):
+        if value:
+            yield value
+    elif isinstance(value, BaseModel):
+        own = getattr(value, "refs", None)
+        if own is not None:
+            yield from own()
+        else:
+            for name in type(value).model_fields:
+                yield from refs_in(getattr(value, name))
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from refs_in(key)
+            yield from refs_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from refs_in(item)
+
+
+def problems_of(refs: Iterator[Ref]) -> list[str]:
+    """What is wrong with those that come from outside the run, each once."""
+    found: dict[str, None] = {}
+    for ref in refs:
+        if ref.step is None:
+            try:
+                problem = ref.problem()
+            except AIFeedbackError as wrong:
+                problem = str(wrong)
+            if problem:
+                found[problem] = None
+    return list(found)
+
+
+def file_part(name: str) -> str:
+    """A name as part of a file name: hf:my/judge → hf-my-judge."""
+    return re.sub(r"[^\w.-]+", "-", name)
+
+
+def _folder_problem(name: str) -> str | None:
+    path = Path(name)
+    if not path.exists():
+        looks_like_id = not name.startswith((".", "/", "~")) and name.count("/") <= 1
+        return None if looks_like_id and "/" in name else f"hf:{name}: no such folder, and not a hub id (OWNER/NAME)"
+    if path.is_file() and path.suffix == ".gguf":
+        return None
+    if not (path / "config.json").is_file():
+        return f"hf:{name}: not a model folder (config.json is missing)"
+    tokenizers = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if not any((path / file).is_file() for file in tokenizers):
+        return f"hf:{name}: the model folder has no tokenizer; save it with tokenizer.save_pretrained('{name}')"
+    weights = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
+    return None if weights else f"hf:{name}: no *.safetensors weights (pickled weights are not loaded)"
