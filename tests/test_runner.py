@@ -15,7 +15,7 @@ import pytest
 
 from aifeedback import recipe, runner
 from aifeedback.errors import AIFeedbackError, RecipeError
-from aifeedback.runs import RunFolder
+from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.summary import summarise
 
 TEXT = """

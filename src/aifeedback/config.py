@@ -5,11 +5,32 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Mapping
 from os import PathLike
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aifeedback.errors import InputError, RecipeError
+
+
+class Cli(NamedTuple):
+    """What the command line needs to know of a setting beyond its type, default and description."""
+
+    names: tuple[str, ...] = ()
+    """Option names; ``--`` and the field's name by default."""
+    flatten: tuple[type[BaseModel], ...] = ()
+    """Settings classes whose fields become options of their own; the first to use a name keeps it."""
+    only: tuple[str, ...] = ()
+    """Of the flattened classes, these fields alone; the others are reached by --set."""
+    is_argument: bool = False
+    is_hidden: bool = False
+    """Reached by --set and recipes only."""
+    is_repeated: bool = False
+    """May be given several times where the setting is a single value: ``from_options`` makes one of them."""
+    metavar: str = ""
+    panel: str = ""
+    """The heading it stands under in --help."""
+    value: Any = None
+    """What a bare flag stands for; the option is then a flag."""
 
 
 class Config(BaseModel):

@@ -11,7 +11,7 @@ from aifeedback.audit.figures import Line, Mark
 from aifeedback.audit.finding import Finding, signed
 from aifeedback.audit.judge import JudgeAudit
 from aifeedback.audit.page import render
-from aifeedback.runs import make_folder
+from aifeedback.storage import make_folder
 
 GROUPS = {
     "agreement": "How well does it agree with people?",

@@ -15,7 +15,7 @@ from aifeedback.audit.page import render
 from aifeedback.audit.ranking import ranking_of_run
 from aifeedback.audit.safety import safety_part
 from aifeedback.audit.story import Est, Story, Training, display, estimate
-from aifeedback.runs import make_folder
+from aifeedback.storage import make_folder
 
 HARMFUL_WORDS = ("harm", "offensive", "toxic", "unsafe", "danger", "abus", "hate")
 

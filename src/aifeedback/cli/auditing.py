@@ -36,7 +36,7 @@ def audit_judges(
     from aifeedback.audit.judge import audit_judge, require_probes
     from aifeedback.audit.judge_report import write_judge_report
     from aifeedback.runner import digest_input
-    from aifeedback.runs import make_folder, write_json
+    from aifeedback.storage import make_folder, write_json
     from aifeedback.stages import Job, resolve
 
     if data is None:

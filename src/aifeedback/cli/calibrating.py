@@ -15,7 +15,7 @@ def fit_map(labelled: Path, out: str, kind: str, seed: int, figure: Path | None)
     """Fits and stores one; returns its file and its figures. Raises FileError for labels of no judge or of several."""
     from aifeedback import files
     from aifeedback.feedback.calibrate import fit_calibration
-    from aifeedback.runs import make_folder
+    from aifeedback.storage import make_folder
 
     if kind not in ("temperature", "platt", "isotonic"):
         raise RecipeError(f"there is no map '{kind}'", key="--kind", fix="temperature, platt, isotonic or weights")
@@ -46,7 +46,7 @@ def fit_panel(labelled: Path, out: str, seed: int) -> tuple[Path, dict[str, Any]
     from aifeedback import files
     from aifeedback.feedback.panel import fit_weights
     from aifeedback.records import Preference
-    from aifeedback.runs import make_folder
+    from aifeedback.storage import make_folder
 
     folder = labelled if labelled.is_dir() else labelled.with_name(f"{labelled.name}.run")
     folder = folder if folder.is_dir() else labelled.parent

@@ -77,7 +77,7 @@ def pairs(
     from aifeedback.errors import InputError
     from aifeedback.lab import people, samples
     from aifeedback.lab.talk import samples as talk
-    from aifeedback.runs import make_folder
+    from aifeedback.storage import make_folder
 
     if task not in ("summaries", "talk") or (refusals and task != "talk"):
         raise InputError(f"no such pairs for '{task}'", key="--task", fix="summaries or talk; refusals are in talk")
@@ -112,7 +112,7 @@ def build(
     from aifeedback.cli.terminal import one_bar
     from aifeedback.lab import zoo
     from aifeedback.lab.build import build as build_models
-    from aifeedback.runs import make_folder
+    from aifeedback.storage import make_folder
 
     make_folder(out)
     with one_bar("lab build") as progress:

@@ -11,7 +11,7 @@ import typer
 def _writable(path: Path | None) -> Path | None:
     """Raises RecipeError, before anything is spent, where the file could not be written."""
     if path is not None:
-        from aifeedback.runs import make_folder
+        from aifeedback.storage import make_folder
 
         make_folder(path.parent)
     return path

@@ -10,7 +10,7 @@ from typing import Any
 from aifeedback.cli import record
 from aifeedback.cli.terminal import console, show_figures, table
 from aifeedback.errors import FileError
-from aifeedback.runs import RunFolder, read_json
+from aifeedback.storage import RunFolder, read_json
 
 HOLDS = {
     "report.html": "the report, one file that opens offline",

@@ -46,7 +46,7 @@ def plan(
     from aifeedback.config import parse
     from aifeedback.evaluate import Constraints
     from aifeedback.evaluate import plan as make_plan
-    from aifeedback.runs import write_json
+    from aifeedback.storage import write_json
 
     given = {
         "labels": labels,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aifeedback.errors import RecipeError
-from aifeedback.runs import read_json, write_json
+from aifeedback.storage import read_json, write_json
 
 FILE = "command.json"
 HOW = ("base_url", "server", "spend_cap_usd", "batch_size", "workers", "gpus_each", "trackers", "checkpoint_every",

@@ -10,7 +10,7 @@ import typer
 from aifeedback.cli.options import Json
 from aifeedback.cli.terminal import RunWatcher, bars, console, table
 from aifeedback.errors import RecipeError
-from aifeedback.runs import RunFolder
+from aifeedback.pipeline.run_folder import RunFolder
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
@@ -54,7 +54,7 @@ def run(
 def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
     from aifeedback import runner
     from aifeedback.audit.report import write_report
-    from aifeedback.runs import write_json
+    from aifeedback.storage import write_json
     from aifeedback.summary import summarise
 
     runner.require_inputs(recipe)

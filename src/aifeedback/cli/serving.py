@@ -29,7 +29,7 @@ def serve(
     from aifeedback.config import parse
     from aifeedback.errors import MissingExtra
     from aifeedback.integrations.serve import ServeConfig, create_app, require_token
-    from aifeedback.runs import make_folder
+    from aifeedback.storage import make_folder
     from aifeedback.stages import Job
     from aifeedback.stages.rewards import reward_function
 

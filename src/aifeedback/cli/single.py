@@ -53,7 +53,7 @@ def run_stage(
     """
     from aifeedback.cli import record
     from aifeedback.runner import digests, fingerprint
-    from aifeedback.runs import RunFolder, read_json, write_json
+    from aifeedback.storage import RunFolder, read_json, write_json
     from aifeedback.stages import Job, Outcome
 
     require(stage.inputs())
@@ -102,7 +102,7 @@ def run_stage(
 
 def _is_there(destination: Destination) -> bool:
     """Whether a result lies there that another job must not replace: one with open questions may be done otherwise."""
-    from aifeedback.runs import read_json
+    from aifeedback.storage import read_json
 
     folder = destination.folder
     if destination.further is not None and _holds_something(destination.further):

@@ -81,7 +81,7 @@ def check(
     """Every fault at once; with a judge, each principle's own test cases; with data, redundancy and conflicts."""
     from aifeedback.feedback.inspection import inspect
     from aifeedback.feedback.trials import labeler_for
-    from aifeedback.runs import write_json
+    from aifeedback.storage import write_json
     from aifeedback.stages.judges import constitution_file
 
     if data is not None and judge is None:
@@ -117,7 +117,7 @@ def diff(
 ) -> None:
     """What changed between two versions; with a judge and data, which labels flip because of it."""
     from aifeedback.feedback.inspection import compare_versions, constitutional_judge
-    from aifeedback.runs import write_json
+    from aifeedback.storage import write_json
     from aifeedback.stages.judges import constitution_file
     from aifeedback.standards.constitution import Constitution
 
@@ -147,7 +147,7 @@ def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) 
     from aifeedback.cli.single import require
     from aifeedback.feedback.judge import JudgeSettings
     from aifeedback.feedback.rationale import Rationale as Thought
-    from aifeedback.runs import make_folder
+    from aifeedback.storage import make_folder
     from aifeedback.stages import Job
     from aifeedback.stages.resolve import connect_model, judge_prompt
 

@@ -110,7 +110,7 @@ def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, titl
     shown |= shown.pop("figures", {})
     table(title, ("figure", "value"), [(key, value) for key, value in flatten(shown)])
     if json_file:
-        from aifeedback.runs import write_json
+        from aifeedback.storage import write_json
 
         write_json(json_file, figures)
         console.print(f"[dim]figures → {json_file}[/]")

@@ -231,7 +231,7 @@ def _start(
     from aifeedback.cli import record
     from aifeedback.cli.single import require
     from aifeedback.runner import digest_input
-    from aifeedback.runs import make_folder
+    from aifeedback.storage import make_folder
     from aifeedback.stages.resolve import outside_model, policy_folder
 
     given = {name: str(path) for name, path in files.items() if path is not None}
@@ -272,7 +272,7 @@ def _config(schema: type[Any], sets: list[str] | None, **values: Any) -> Any:
 
 def _report(result: Any, config: Any, out: Path, json_file: Path | None, further: dict[str, Any] | None = None) -> None:
     figures = {**result.model_dump(mode="json", exclude={"identity"}), **(further or {})}
-    from aifeedback.runs import write_json
+    from aifeedback.storage import write_json
 
     write_json(out / "figures.json", figures)
     show_figures(figures, json_file)

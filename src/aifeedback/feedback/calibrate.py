@@ -28,7 +28,7 @@ from aifeedback.errors import InputError, StandardsError
 from aifeedback.feedback.newton import Local, log1p_exp, minimise
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference
-from aifeedback.runs import write_json
+from aifeedback.storage import write_json
 
 Floats = NDArray[np.float64]
 Kind = Literal["temperature", "platt", "isotonic"]

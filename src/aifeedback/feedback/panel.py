@@ -19,7 +19,7 @@ from aifeedback.config import Config, parse
 from aifeedback.errors import InputError
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference, Problem
-from aifeedback.runs import write_json
+from aifeedback.storage import write_json
 
 
 class Disagreement(NamedTuple):

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from aifeedback.config import Config
+from aifeedback.config import Cli, Config
 from aifeedback.feedback.judge import JudgeSettings
 from aifeedback.feedback.rationale import Rationale
-from aifeedback.pipeline.step import Cli
 from aifeedback.refs import ConstitutionRef, JudgeRef, ModelRef, PromptRef, Ref, RubricRef
 
 SERVER = "Server"

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from aifeedback.errors import FileError, MissingExtra
 from aifeedback.files import catalogue
-from aifeedback.runs import make_folder
+from aifeedback.storage import make_folder
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 MAX_ROW_CHARS = 4_000_000

@@ -23,7 +23,7 @@ from pydantic import Field
 from aifeedback.errors import AIFeedbackError, JudgeUnavailable, MissingExtra, RecipeError
 from aifeedback.records import Comparison, Preference, content_id
 from aifeedback.runner import digest_input
-from aifeedback.runs import make_folder
+from aifeedback.storage import make_folder
 from aifeedback.stages import resolve
 from aifeedback.stages.base import Job
 from aifeedback.stages.feedback import Label

@@ -25,7 +25,7 @@ import yaml
 from aifeedback.errors import AIFeedbackError, RecipeError
 from aifeedback.recipe import Recipe, Step, locate
 from aifeedback.records import content_id
-from aifeedback.runs import RunFolder, digest, write_json
+from aifeedback.storage import RunFolder, digest, write_json
 from aifeedback.stages import Job, stage_class
 
 

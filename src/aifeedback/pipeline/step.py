@@ -104,27 +104,6 @@ class Context:
         return connect_model(name, self, server=server)
 
 
-class Cli(NamedTuple):
-    """What the command line needs to know of a setting beyond its type, default and description."""
-
-    names: tuple[str, ...] = ()
-    """Option names; ``--`` and the field's name by default."""
-    flatten: tuple[type[BaseModel], ...] = ()
-    """Settings classes whose fields become options of their own; the first to use a name keeps it."""
-    only: tuple[str, ...] = ()
-    """Of the flattened classes, these fields alone; the others are reached by --set."""
-    is_argument: bool = False
-    is_hidden: bool = False
-    """Reached by --set and recipes only."""
-    is_repeated: bool = False
-    """May be given several times where the setting is a single value: ``from_options`` makes one of them."""
-    metavar: str = ""
-    panel: str = ""
-    """The heading it stands under in --help."""
-    value: Any = None
-    """What a bare flag stands for; the option is then a flag."""
-
-
 class Step(Config):
     """Settings and ``run``. ``@STEP/FILE`` in a reference has been replaced by a path by the time it runs."""
 

@@ -10,7 +10,7 @@ import yaml
 
 from aifeedback.errors import FileError
 from aifeedback.recipe import references
-from aifeedback.runs import RunFolder, write_json
+from aifeedback.storage import RunFolder, write_json
 
 
 def summarise(folder: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from aifeedback.errors import InputError, JournalError
 from aifeedback.records import Rating, content_id
-from aifeedback.runs import make_folder
+from aifeedback.storage import make_folder
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS raters (name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL UNIQUE);

@@ -19,7 +19,7 @@ from aifeedback.rating.items import Item
 from aifeedback.rating.results import judgement, preference_of, preferences, summarise
 from aifeedback.rating.task import Task
 from aifeedback.records import Comparison, Preference, Rating
-from aifeedback.runs import make_folder, write_json
+from aifeedback.storage import make_folder, write_json
 
 SOURCE = "human"
 

@@ -15,7 +15,7 @@ from aifeedback.rating.book import RatingBook
 from aifeedback.rating.desk import LOOPBACK, Desk
 from aifeedback.rating.items import Item
 from aifeedback.rating.results import summarise
-from aifeedback.runs import make_folder
+from aifeedback.storage import make_folder
 
 
 def serve(

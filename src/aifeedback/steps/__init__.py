@@ -1,0 +1,44 @@
+"""Steps: one module per verb, with its settings, what it does, its forecast and its figures.
+
+A step's class is found by its kind's name, so that importing this package loads neither torch nor scipy. Steps from
+outside: an entry point of the group ``aifeedback.steps``, or ``python:FILE.py:NAME`` as kind.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from aifeedback.extensions import find
+from aifeedback.pipeline.step import Step
+
+STEPS = {
+    "sample": "sample:Sample",
+    "pair": "pair:Pair",
+    "label": "label:Label",
+    "score": "score:Score",
+    "revise": "revise:Revise",
+    "calibrate": "calibrate:Calibrate",
+    "sft": "sft:Sft",
+    "reward_model": "reward_model:RewardModel",
+    "dpo": "dpo:Dpo",
+    "rl": "rl:Rl",
+    "compare": "compare:Compare",
+    "safety": "safety:Safety",
+    "evaluate": "evaluate:Evaluate",
+    "audit": "audit:Audit",
+    "split": "split:Split",
+    "pairs": "pairs:Pairs",
+    "lab_world": "lab_world:LabWorld",
+    "dialogues": "dialogues:Dialogues",
+}
+"""Kind → module and class."""
+
+
+def step_class(kind: str) -> type[Step]:
+    """The class behind ``stage: kind``. Raises KeyError that lists the known kinds."""
+    if kind in STEPS:
+        module, _, name = STEPS[kind].partition(":")
+        return getattr(import_module(f"aifeedback.steps.{module}"), name)
+    if (found := find("aifeedback.steps", kind)) is not None:
+        return found
+    raise KeyError(f"no step '{kind}'; known: {', '.join(STEPS)}")

@@ -14,7 +14,7 @@ import yaml
 
 from aifeedback.config import Config
 from aifeedback.errors import FileError, MissingExtra
-from aifeedback.runs import make_folder
+from aifeedback.storage import make_folder
 from aifeedback.store.chain import Row
 from aifeedback.store.journal import Journal
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from aifeedback.config import Config
+from aifeedback.config import Cli, Config
 
 
 class OptimConfig(Config):

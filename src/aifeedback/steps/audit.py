@@ -1,0 +1,98 @@
+"""``audit``: every probe on one judge or several, on the same pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from aifeedback import files
+from aifeedback.config import Cli
+from aifeedback.feedback.spec import JudgeSpec, one_judge
+from aifeedback.pipeline.step import Context, Figures, Rows, Step
+from aifeedback.refs import Ref
+from aifeedback.steps import connect
+
+
+class AuditFigures(Figures):
+    judges: list[dict[str, Any]]
+    """One audit per judge (``audit.judge.Audit``), findings included."""
+    rows: Rows | None = None
+
+
+class Audit(Step):
+    """Audit judges: where they are biased, how well they agree with people, what fools them; writes a report."""
+
+    kind: ClassVar[str] = "audit"
+    main: ClassVar[str] = "audit.json"
+    Figures = AuditFigures
+    judges: Annotated[
+        dict[str, JudgeSpec],
+        Cli(flatten=(JudgeSpec,), is_argument=True, metavar="JUDGE"),
+    ] = Field(min_length=1)
+    """Judges to audit side by side."""
+    data: Annotated[Ref, Cli(("--data", "--comparisons"), metavar="FILE")]
+    """Pairs, best with human labels."""
+    probes: Annotated[list[str] | None, Cli(("--probe",), is_repeated=True, metavar="NAME")] = None
+    """Run only these probes. Repeat for several."""
+    n: int = Field(default=400, ge=2)
+    """Pairs for a probe that changes texts."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many pairs."""
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Audit:
+        how = dict(given.get("judges", {}))
+        models, prompts = how.pop("model", []), how.pop("prompt", None) or [None]
+        judges = {
+            (model if len(prompts) == 1 else f"{model} {prompt}"): one_judge(model, prompt, how, models)
+            for model in models
+            for prompt in prompts
+        }
+        return super().from_options({**given, "judges": judges}, chosen)
+
+    def problems(self) -> Iterator[str]:
+        from aifeedback.audit.judge import require_probes
+        from aifeedback.pipeline.step import settings_problem
+
+        yield from settings_problem(lambda: require_probes(self.probes or ()))
+
+    def requires(self) -> Iterator[str]:
+        yield from ("scipy", "statsmodels", "sklearn", "matplotlib")
+
+    def run(self, context: Context) -> AuditFigures:
+        from aifeedback.audit.ahead import CHUNK
+        from aifeedback.audit.judge import audit_judge
+        from aifeedback.audit.judge_report import write_judge_report
+        from aifeedback.storage import write_json
+
+        read = files.read_comparisons(self.data, context.seed, limit=self.limit)
+        # its own journal: a judge asked a second time must not be answered by the first one's
+        again = replace(context, journal_name="journal-again.sqlite", run=context.folder)
+        changed: dict[str, Any] = {}
+        audits = []
+        for judge in self.judges.values():
+            spec = judge.model_copy(update={"batch_size": max(judge.batch_size, CHUNK)})
+            card = connect.judge_card(spec, context)
+            audits.append(
+                audit_judge(
+                    connect.labeler(spec, context),
+                    read.rows,
+                    read.human,
+                    probes=self.probes,
+                    n=self.n,
+                    seed=context.seed,
+                    family=card.family,
+                    who=card.as_json(),
+                    made=changed,
+                    again=connect.labeler(spec, again),
+                    progress=context.progress,
+                )
+            )
+            connect.release_models()  # the next judge gets their memory
+        figures = AuditFigures(judges=[audit.as_dict() for audit in audits], rows=Rows.of(read.report))
+        write_json(context.folder / "audit.json", figures.model_dump(mode="json", include={"judges"}))
+        write_judge_report(audits, context.folder / "report.html")
+        return figures

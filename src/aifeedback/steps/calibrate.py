@@ -1,0 +1,107 @@
+"""``calibrate``: fit a map from a judge's confidence to its agreement with people, or a panel's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from aifeedback import files
+from aifeedback.config import Cli
+from aifeedback.errors import FileError, MissingExtra
+from aifeedback.pipeline.step import Context, Figures, Step
+from aifeedback.records import Preference
+from aifeedback.refs import Ref
+
+
+class CalibrateFigures(Figures):
+    kind: str
+    fit: dict[str, Any]
+    """What the fit reports: its parameters, its cross-validated error before and after."""
+
+
+class Calibrate(Step):
+    """Fit a calibration map, or a panel's weights, on labels that people gave too; writes calibration.json."""
+
+    kind: ClassVar[str] = "calibrate"
+    main: ClassVar[str] = "calibration.json"
+    Figures = CalibrateFigures
+    data: Annotated[Ref, Cli(("--data", "--labelled"), metavar="FILE")]
+    """A labelled file with human labels."""
+    map: Annotated[Literal["temperature", "platt", "isotonic", "weights"], Cli(("--kind",))] = "temperature"
+    """What to fit: a calibration map, or a panel's weights."""
+    figure: Annotated[str | None, Cli(metavar="FILE")] = None
+    """Also draw the reliability diagram here (.svg)."""
+
+    def requires(self) -> Iterator[str]:
+        yield from ("scipy", "sklearn", "statsmodels")
+
+    def run(self, context: Context) -> CalibrateFigures:
+        target = context.result("calibration.json")
+        if self.map == "weights":
+            return self._weights(target, context.seed)
+        from aifeedback.feedback.calibrate import fit_calibration
+
+        rows = files.read_judged(self.data, context.seed)
+        judge = judge_of(rows, self.data)
+        fitted = fit_calibration(
+            [row.p_first for row in rows],
+            [row.human_p_first for row in rows],
+            name=target.stem,
+            judge=judge,
+            kind=self.map,  # type: ignore[arg-type]
+            seed=context.seed,
+        )
+        if self.figure is not None:
+            draw_reliability(fitted.fit, judge, Path(self.figure))
+        fitted.save(target.parent)
+        fit = fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"})
+        return CalibrateFigures(kind=self.map, fit=json.loads(json.dumps(fit, default=str)))
+
+    def _weights(self, target: Path, seed: int) -> CalibrateFigures:
+        """The weights of the panel whose labels these are, from every member's judgements in its run folder."""
+        from aifeedback.feedback.panel import fit_weights
+
+        labelled = Path(self.data)
+        folder = labelled if labelled.is_dir() else labelled.with_name(f"{labelled.name}.run")
+        folder = folder if folder.is_dir() else labelled.parent
+        path = folder / "preferences.jsonl"
+        if not path.is_file():
+            raise FileError("the members' judgements are missing", file=path, fix="give the output of `aifeedback label`")
+        preferences = files.read_records(path, Preference)
+        rows = [row.values for row in files.read_rows(folder / "labelled.jsonl")]
+        human = {row["comparison_id"]: row["human_p_first"] for row in rows}
+        learned = fit_weights(preferences, [human.get(p.comparison_id) for p in preferences], seed=seed)
+        learned.save(target)
+        return CalibrateFigures(kind="weights", fit=learned.model_dump(mode="json"))
+
+
+def judge_of(rows: Any, file: str) -> str:
+    """The one judge of labelled rows. Raises FileError for none or several."""
+    judges = {row.judge for row in rows if row.p_first is not None}
+    if len(judges) != 1:
+        raise FileError(f"holds labels of {len(judges)} judges", file=file, fix="give labels of exactly one judge")
+    return str(judges.pop())
+
+
+def draw_reliability(fit: Any, judge: str, path: Path) -> None:
+    """Stated confidence against agreement with people, before and after; a point's area is its number of pairs."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("matplotlib", "stats") from None
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0.5, 1.0], [0.5, 1.0], color="0.6", linewidth=1)
+    for label, bins, ece in (
+        ("as stated", fit.reliability_before, fit.ece_before),
+        ("calibrated (held out)", fit.reliability_after, fit.ece_after),
+    ):
+        x, y = [b.mean_confidence for b in bins], [b.accuracy for b in bins]
+        axes.scatter(x, y, s=[8 + 300 * b.n / fit.n for b in bins], alpha=0.7, label=f"{label}: ECE {ece:.3f}")
+    axes.set(
+        xlabel="stated confidence", ylabel="agreement with people", title=f"{judge}, n = {fit.n}", xlim=(0.5, 1.01)
+    )
+    axes.legend(loc="upper left")
+    figure.savefig(path)

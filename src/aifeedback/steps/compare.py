@@ -1,0 +1,442 @@
+"""``compare``: policies against a reference and each other on held-out prompts, by one or several judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, field_validator
+
+from aifeedback import files
+from aifeedback.audit.examples import pick_examples
+from aifeedback.config import Cli
+from aifeedback.errors import FileError, RecipeError
+from aifeedback.evaluate.estimate import plain
+from aifeedback.evaluate.independence import Source, dependence, verify_independence
+from aifeedback.feedback.spec import JudgeSpec, Served, one_judge
+from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
+from aifeedback.records import Comparison, Completion, Preference, Prompt
+from aifeedback.refs import JudgeRef, ModelRef, PolicyRef, Ref, file_part
+from aifeedback.steps import connect
+from aifeedback.steps.connect import JudgeCard
+from aifeedback.steps.label import by_order, label_all
+from aifeedback.steps.policies import Responses, responses, sampled
+from aifeedback.steps.safety import AssessorSpec, SafetyStandings, assessor_card, standings
+from aifeedback.steps.sample import BRIEFLY, SamplingSettings
+
+AGAIN = "\0"
+"""Stands for the second draw of the reference; no policy can be called that."""
+
+
+class ByJudge(Figures):
+    """One policy against the reference, by one judge."""
+
+    win_rate: Measured
+    length_controlled: Measured
+    unknown: dict[str, int]
+
+
+class PolicyFigures(Figures):
+    """One policy: the first judge's figures, and the first independent one's beside them."""
+
+    win_rate: Measured | None = None
+    length_controlled: Measured | None = None
+    win_rate_independent: Measured | None = None
+    mean_length: float | None = None
+    """Characters per response."""
+    mean_words: float | None = None
+    answered: int
+    tidied: dict[str, Any]
+    kl: float | None = None
+    """Mean log-ratio to the reference, nats per response."""
+    by_judge: dict[str, ByJudge]
+
+
+class Ranking(Figures):
+    """Bradley–Terry log-odds over all pairs of policies, and every policy's win rate against every other."""
+
+    names: list[str]
+    value: list[float | None]
+    low: list[float | None]
+    high: list[float | None]
+    n: int
+    method: str
+    notes: list[str] = []
+    matrix: dict[str, dict[str, Measured]]
+
+
+class EvaluatorIndependence(Figures):
+    model: str
+    family: str
+    independent: bool
+
+
+class Independence(Figures):
+    """Whether any judge had no part in training."""
+
+    judges: dict[str, EvaluatorIndependence]
+    trained_by: list[dict[str, str]]
+    verified: bool
+    reason: str
+
+
+class CompareFigures(Figures):
+    reference: str
+    policies: dict[str, PolicyFigures]
+    head_to_head: dict[str, Measured]
+    ranking: Ranking | None = None
+    independence: Independence
+    judges: dict[str, JudgeCard]
+    examples: list[dict[str, Any]]
+    position_by_judge: dict[str, Measured] | None = None
+    safety: SafetyStandings | None = None
+    assessors: dict[str, JudgeCard] | None = None
+    rows: Rows
+
+
+class Compare(Served, Step):
+    """Compare policies on held-out prompts: win rates raw and length-controlled, a ranking, harm; writes a report.
+
+    The reference also meets a second draw of itself: whatever that is away from 50 % is noise. The first judge named
+    decides the headline, the ranking and the examples; every judge's preferences stay in the folder.
+    """
+
+    kind: ClassVar[str] = "compare"
+    Figures = CompareFigures
+    policies: Annotated[dict[str, PolicyRef], Cli(is_argument=True, is_repeated=True, metavar="NAME=POLICY")] = Field(
+        min_length=1
+    )
+    """Two or more policies, each NAME=hf:DIR or NAME=FILE of responses; the first is the reference."""
+    reference: Annotated[str, Cli(is_hidden=True)] = "sft"
+    """Which of the policies is the reference."""
+    prompts: Annotated[Ref, Cli(("--prompts", "--data"), metavar="FILE")]
+    """Held-out prompts."""
+    judges: Annotated[
+        dict[str, JudgeSpec],
+        Cli(flatten=(JudgeSpec,), only=("model", "prompt", "by", "rationale", "constitution", "rubric", "shots")),
+    ] = Field(min_length=1)
+    """Name → judge, the headline judge first; one whose model is empty is left out."""
+    safety: Annotated[dict[str, AssessorSpec], Cli(is_repeated=True, metavar="MODEL")] = Field(default_factory=dict)
+    """Model that assesses whether responses do harm, refuse, help; or gold:talk. Repeat for several."""
+    trained_by: Annotated[list[ModelRef], Cli(is_repeated=True, metavar="MODEL")] = Field(default_factory=list)
+    """Models whose feedback trained a policy: they and their family are not independent evaluators."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many prompts."""
+    sampling: Annotated[SamplingSettings, BRIEFLY] = SamplingSettings()
+    """How responses are drawn."""
+    tidy: bool = True
+    """Remove trailing periods, spaces and line ends before judging (Lee et al. 2023), and report how many."""
+
+    @field_validator("judges")
+    @classmethod
+    def _named(cls, judges: dict[str, JudgeSpec]) -> dict[str, JudgeSpec]:
+        return {name: judge for name, judge in judges.items() if judge.model}
+
+    @field_validator("trained_by")
+    @classmethod
+    def _are_models(cls, names: list[ModelRef]) -> list[ModelRef]:
+        return [JudgeRef(name) for name in names if name]
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Compare:
+        given = dict(given)
+        policies = dict(_named_policy(text) for text in given.get("policies") or [])
+        if len(policies) < len(given.get("policies") or []):
+            raise RecipeError("two policies have the same name", key="POLICIES", fix="name them: one=hf:DIR other=hf:DIR")
+        if len(policies) < 2:
+            raise RecipeError("a comparison needs two policies", key="POLICIES", fix="give NAME=hf:DIR twice or more")
+        how = {**given.pop("judges", {})}
+        models, prompts = how.pop("model", []), how.pop("prompt", None) or [None]
+        served = {name: given[name] for name in Served.model_fields if name in given}
+        assessors = given.get("safety") or []
+        among = [*models, *assessors]
+        given["judges"] = {
+            (model if len(prompts) == 1 else f"{model} {prompt}"): one_judge(model, prompt, {**how, **served}, among)
+            for model in models
+            for prompt in prompts
+        }
+        given["safety"] = {model: one_judge(model, None, served, among) for model in assessors}
+        for assessor in given["safety"].values():
+            assessor.pop("prompt", None)
+        for name in served if not any(PolicyRef(policy).is_served for policy in policies.values()) else ():
+            given.pop(name)
+        return super().from_options({**given, "policies": policies, "reference": next(iter(policies))}, chosen)
+
+    def requires(self) -> Iterator[str]:
+        yield from ("scipy", "statsmodels", "matplotlib")
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.prompts), self.limit)
+        if count is None or not self.judges:
+            return Forecast(None)
+        again = self.reference in self.policies and not self.policies[self.reference].is_file
+        others = len(self.policies) - 1
+        judging = (others + again) * sum(judge.calls_per_pair for judge in self.judges.values())
+        judging += others * (others - 1) // 2 * next(iter(self.judges.values())).calls_per_pair
+        assessing = len(self.policies) * sum(judge.calls for judge in self.safety.values())
+        return Forecast(count * (sampled(self.policies.values()) + again + judging + assessing))
+
+    def run(self, context: Context) -> CompareFigures:
+        if self.reference not in self.policies:
+            raise RecipeError(f"reference '{self.reference}' is not one of the policies", key="reference")
+        read = files.load_prompts(self.prompts, limit=self.limit)
+        drawn = self._draw(read.rows, context)
+        completions = {name: given.completions for name, given in drawn.items()}
+        again = completions.pop(AGAIN, None)
+        self._require_matches(completions)
+        headline = next(iter(self.judges))
+        independence = self._independence(context)
+        matches: dict[str, Match] = {}
+        by_evaluator: dict[str, list[Preference]] = {judge: [] for judge in self.judges}
+        table: dict[str, PolicyFigures] = {}
+        for name, given in completions.items():
+            other = again if name == self.reference else completions[self.reference]
+            by_judge: dict[str, Match] = {}
+            for judge, spec in self.judges.items() if other is not None else ():
+                by_judge[judge] = Match.judged(spec, judge, name, read.rows, given, other, context)
+                by_evaluator[judge] += by_judge[judge].preferences
+            if headline in by_judge and name != self.reference:
+                matches[name] = by_judge[headline]
+            kl = self._kl(name, read.rows, drawn[name].untouched)
+            table[name] = self._policy(by_judge, given, drawn[name], kl, independence)
+        head_to_head = {
+            (one, other): Match.judged(
+                self.judges[headline],
+                headline,
+                f"{one}_vs_{other}",
+                read.rows,
+                completions[one],
+                completions[other],
+                context,
+            )
+            for one, other in combinations([n for n in self.policies if n != self.reference], 2)
+        }
+        by_evaluator[headline] += [p for match in head_to_head.values() for p in match.preferences]
+        every = {(name, self.reference): match for name, match in matches.items()} | head_to_head
+        assessors = {name: assessor_card(judge, context) for name, judge in self.safety.items()}
+        return CompareFigures(
+            reference=self.reference,
+            policies=table,
+            head_to_head={f"{one}_vs_{other}": match.win_rate for (one, other), match in head_to_head.items()},
+            ranking=_ranking(every),
+            independence=independence,
+            judges={name: connect.judge_card(judge, context) for name, judge in self.judges.items()},
+            examples=[
+                example
+                for name, match in matches.items()
+                for example in pick_examples(
+                    match.pairs, match.preferences, first=name, second=self.reference, seed=context.seed
+                )
+            ],
+            position_by_judge=_position(by_evaluator),
+            safety=standings(completions, read.rows, self.safety, self.reference, context) if self.safety else None,
+            assessors=assessors or None,
+            rows=Rows.of(read.report),
+        )
+
+    def _draw(self, prompts: Sequence[Prompt], context: Context) -> dict[str, Responses]:
+        """Every policy's responses, and a second draw of the reference unless it is a file."""
+        policies = dict(self.policies)
+        if not policies[self.reference].is_file:
+            policies[AGAIN] = policies[self.reference]
+        drawn: dict[str, Responses] = {}
+        # Every draw has random numbers of its own: with shared ones, similar policies would respond alike by design.
+        for number, (name, policy) in enumerate(policies.items()):
+            sampling = self.sampling.at(context.seed * 1_000 + number)
+            source = f"{self.reference} again" if name == AGAIN else name
+            drawn[name] = responses(
+                source, policy, prompts, context, sampling=sampling, tidy=self.tidy, server=self.server_options
+            )
+        return drawn
+
+    def _require_matches(self, drawn: Mapping[str, Sequence[Completion | None]]) -> None:
+        """Raises FileError, before any judgement, where a file shares no answered prompt with the reference's file."""
+        for name, given in drawn.items():
+            if not (self.policies[name].is_file and self.policies[self.reference].is_file):
+                continue
+            pairs = zip(given, drawn[self.reference], strict=True)
+            if not any(one is not None and other is not None for one, other in pairs):
+                raise FileError(
+                    f"shares no answered prompt with the reference, {self.policies[self.reference]}",
+                    file=self.policies[name],
+                    fix="give responses of both to the same prompts",
+                )
+
+    def _policy(
+        self,
+        by_judge: Mapping[str, Match],
+        given: Sequence[Completion | None],
+        drawn: Responses,
+        kl: float | None,
+        independence: Independence,
+    ) -> PolicyFigures:
+        figures = {judge: match.figures() for judge, match in by_judge.items()}
+        first = next(iter(self.judges))
+        others = [name for name in figures if name != first and independence.judges[name].independent]
+        return PolicyFigures(
+            win_rate=figures[first].win_rate if figures else None,
+            length_controlled=figures[first].length_controlled if figures else None,
+            win_rate_independent=figures[others[0]].win_rate if others else None,
+            mean_length=_mean(len(c.text) for c in given if c is not None),
+            mean_words=_mean(len(c.text.split()) for c in given if c is not None),
+            answered=sum(c is not None for c in given),
+            tidied=drawn.tidied,
+            kl=kl,
+            by_judge=figures,
+        )
+
+    def _kl(self, name: str, prompts: Sequence[Prompt], given: Sequence[Completion | None]) -> float | None:
+        """Mean log-ratio to the reference on the samples, where both are local folders that share a tokenizer."""
+        own, reference = self.policies[name], self.policies[self.reference]
+        if not (own.is_local and reference.is_local):
+            return None
+        if own == reference:
+            return 0.0
+        from aifeedback.train.divergence import sequence_kl
+
+        pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
+        return sequence_kl(own.folder(), reference.folder(), [p for p, _ in pairs], [c for _, c in pairs]).value
+
+    def _independence(self, context: Context) -> Independence:
+        """Per judge, whether it may serve as proof (R16)."""
+        trainers = [_source(name, connect.model_card(JudgeRef(name), context)) for name in self.trained_by]
+        sources = [
+            _source(name, connect.model_card(judge.model, context, judge.server_options))
+            for name, judge in self.judges.items()
+        ]
+        found = verify_independence(trainers, sources)
+        return Independence(
+            judges={
+                source.name: EvaluatorIndependence(
+                    model=source.model,
+                    family=source.family,
+                    independent=bool(trainers) and not any(dependence(source, trainer) for trainer in trainers),
+                )
+                for source in sources
+            },
+            trained_by=[trainer._asdict() for trainer in trainers],
+            verified=found.is_verified,
+            reason=found.reason,
+        )
+
+
+@dataclass(frozen=True)
+class Match:
+    """Two policies' responses to the same prompts, and one judge's preferences."""
+
+    pairs: list[Comparison]
+    preferences: list[Preference]
+
+    @classmethod
+    def judged(
+        cls,
+        judge: JudgeSpec,
+        judge_name: str,
+        name: str,
+        prompts: Sequence[Prompt],
+        ours: Sequence[Completion | None],
+        theirs: Sequence[Completion | None],
+        context: Context,
+    ) -> Match:
+        """Judge every prompt that both answered; pairs and preferences are left in the folder."""
+        pairs = [
+            Comparison.of(prompt, one, other)
+            for prompt, one, other in zip(prompts, ours, theirs, strict=True)
+            if one is not None and other is not None
+        ]
+        preferences = label_all(connect.labeler(judge, context), pairs, context)
+        files.write_records(context.folder / f"comparisons-{file_part(name)}.jsonl", pairs)
+        files.write_records(
+            context.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", preferences
+        )
+        return cls(pairs, preferences)
+
+    @cached_property
+    def win_rate(self) -> Measured:
+        """Of the first: a share in [0, 1] of the pairs with a verdict, with its interval; a tie is half a win."""
+        from aifeedback.evaluate import win_rate
+
+        return Measured.of(win_rate([p.p_first for p in self.preferences], hard=True))
+
+    def figures(self) -> ByJudge:
+        """Win rate of the first, raw and length-controlled (characters)."""
+        from aifeedback.evaluate import length_controlled_win_rate
+
+        first = [max(1, len(c.first.text)) for c in self.pairs]
+        second = [max(1, len(c.second.text)) for c in self.pairs]
+        hard = [None if p.p_first is None else _hard(p.p_first) for p in self.preferences]
+        return ByJudge(
+            win_rate=self.win_rate,
+            length_controlled=Measured.of(length_controlled_win_rate(hard, first, second)),
+            unknown=_unknown(self.preferences),
+        )
+
+
+def _ranking(matches: Mapping[tuple[str, str], Match]) -> Ranking | None:
+    """Bradley–Terry over all matches, errors by prompt; win rates of every policy against every other, with the
+    p-value against 50 % after Holm's correction over all matches."""
+    from aifeedback.evaluate import holm, rank_policies, win_rate
+
+    matrix: dict[str, dict[str, dict[str, Any]]] = {}
+    first, second, prompts = [], [], []
+    p_first: list[float | None] = []
+    for (one, other), match in matches.items():
+        known = [p.p_first for p in match.preferences]
+        mirrored = [None if p is None else 1 - p for p in known]
+        matrix.setdefault(one, {})[other] = win_rate(known, hard=True).as_dict()
+        matrix.setdefault(other, {})[one] = win_rate(mirrored, hard=True).as_dict()
+        first += [one] * len(known)
+        second += [other] * len(known)
+        prompts += [pair.prompt.id for pair in match.pairs]
+        p_first += known
+    if not p_first:
+        return None
+    adjusted = holm([matrix[one][other]["p_value"] for one, other in matches])
+    for (one, other), p in zip(matches, adjusted, strict=True):
+        matrix[one][other]["p_adjusted"] = matrix[other][one]["p_adjusted"] = plain(float(p))
+    ranked = rank_policies(first, second, p_first, prompts=prompts).as_dict()
+    keys = ("names", "value", "low", "high", "n", "method", "notes")
+    return Ranking.model_validate({**{key: ranked[key] for key in keys}, "matrix": matrix})
+
+
+def _position(by_evaluator: Mapping[str, Sequence[Preference]]) -> dict[str, Measured] | None:
+    """Per judge that read any pair in both orders: how often the same position won twice."""
+    from aifeedback.evaluate import position_bias
+
+    columns = {judge: by_order(preferences) for judge, preferences in by_evaluator.items()}
+    return {
+        judge: Measured.of(position_bias(original, swapped))
+        for judge, (original, swapped) in columns.items()
+        if any(p is not None for p in original) and any(p is not None for p in swapped)
+    } or None
+
+
+def _source(name: str, card: JudgeCard) -> Source:
+    return Source(name, card.uri, card.family, card.revision)
+
+
+def _hard(p: float) -> float:
+    return 0.5 if p == 0.5 else float(p > 0.5)
+
+
+def _mean(values: Iterable[int]) -> float | None:
+    found = list(values)
+    return fmean(found) if found else None
+
+
+def _unknown(preferences: Sequence[Preference]) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for preference in preferences:
+        if preference.problem is not None:
+            counted[str(preference.problem)] = counted.get(str(preference.problem), 0) + 1
+    return counted
+
+
+def _named_policy(text: str) -> tuple[str, str]:
+    name, equals, model = text.partition("=")
+    return (name, model) if equals else (Path(text.partition(":")[2] or text).name.partition(".")[0], text)

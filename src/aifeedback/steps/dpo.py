@@ -1,0 +1,57 @@
+"""``dpo``: direct preference optimisation on per-pair soft labels."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from aifeedback import files
+from aifeedback.config import Cli
+from aifeedback.pipeline.step import Context
+from aifeedback.refs import ModelRef, Ref
+from aifeedback.steps.reward_model import one_or_mixed
+from aifeedback.steps.trained import Trained, TrainFigures
+from aifeedback.train.settings import DpoConfig
+
+
+class Dpo(Trained):
+    """Optimise a policy directly on soft preferences (DPO); writes policy/."""
+
+    kind: ClassVar[str] = "dpo"
+    main: ClassVar[str] = "policy"
+    Figures = TrainFigures
+    data: Annotated[Ref, Cli(metavar="FILE", is_repeated=True)]
+    """Labelled comparisons. Repeat to mix several files, each FILE or FILE=WEIGHT."""
+    hard: bool = False
+    """Round every label to 0 or 1; a label of one half is left out."""
+    mix: Annotated[dict[Ref, float], Cli(is_hidden=True)] = Field(default_factory=dict)
+    """Further labelled files → weight of their rows."""
+    reference: Annotated[ModelRef | None, Cli(metavar="MODEL")] = None
+    """Reference policy; the starting model by default."""
+    train: Annotated[DpoConfig, Cli(flatten=(DpoConfig,))] = DpoConfig()
+    """Settings of the trainer."""
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any], chosen: Any = ()) -> Dpo:
+        return super().from_options(one_or_mixed(given), chosen)
+
+    def run(self, context: Context) -> TrainFigures:
+        from aifeedback.train.dpo import train_dpo
+        from aifeedback.train.mix import hard_labels
+        from aifeedback.train.rows import PairRow
+
+        rows: list[Any] = [
+            PairRow(r.comparison, r.p_first, weight)
+            for path, weight in {self.data: 1.0, **self.mix}.items()
+            for r in files.read_labelled(path, context.seed)
+        ]
+        result = train_dpo(
+            self.model.folder(),
+            hard_labels(rows) if self.hard else rows,
+            self.seeded(self.train, context),
+            context.result("policy"),
+            reference_dir=self.reference.folder() if self.reference else None,
+            progress=context.progress,
+        )
+        return TrainFigures.of(result)

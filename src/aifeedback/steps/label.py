@@ -1,0 +1,182 @@
+"""``label``: judge pairs in both orders.
+
+The label is read from log-probabilities and averaged over both orders (Lee et al. 2023); ``judging`` has the method,
+this module reads pairs, asks the judge and writes what it said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from aifeedback import files
+from aifeedback.feedback.panel import disagreement
+from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, judge_from_options
+from aifeedback.config import Cli
+from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
+from aifeedback.protocols import Labeler
+from aifeedback.records import Comparison, Preference
+from aifeedback.refs import ConstitutionRef, Ref
+from aifeedback.steps import connect
+from aifeedback.steps.connect import JudgeCard
+
+
+class Disagreement(Figures):
+    """Of a panel's members, averaged over the pairs."""
+
+    n: int
+    mean_spread: float
+    mean_minority: float
+
+
+class LabelFigures(Figures):
+    labels: int
+    """Pairs with a known preference."""
+    unknown: int
+    problems: dict[str, int]
+    """Unknown labels, by problem."""
+    alignment: Measured | None = None
+    """Agreement with human labels, both orders averaged."""
+    alignment_single: Measured | None = None
+    """The same with one order alone."""
+    position_bias: Measured | None = None
+    """How often the same position won in both orders."""
+    label_mass: float | None = None
+    """Mean probability of the labels together: near 0 the judge wanted to say something else."""
+    disagreement: Disagreement | None = None
+    judge: JudgeCard | None = None
+    judges: dict[str, JudgeCard] | None = None
+    """A panel's members."""
+    panel: dict[str, Any] | None = None
+    """How they are combined."""
+    principles: list[str] | None = None
+    rows: Rows | None = None
+
+
+class Label(Step):
+    """Label pairs with a judge model; writes preferences.jsonl (every judgement) and labelled.jsonl (loads in TRL)."""
+
+    kind: ClassVar[str] = "label"
+    main: ClassVar[str] = "labelled.jsonl"
+    Figures = LabelFigures
+    comparisons: Annotated[Ref, Cli(("--data", "--comparisons"), metavar="FILE")]
+    """Pairs in any known format."""
+    judge: Annotated[Judging, Cli(flatten=(JudgeSpec, PanelSpec))]
+    """Who judges."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many pairs."""
+    columns: Annotated[dict[str, str] | None, Cli(("--column",), metavar="OURS=THEIRS")] = None
+    """Column names of an unusual file, ours=theirs. Repeat for several."""
+    criterion: str | None = None
+    """Which human verdict to use, where a file has several."""
+    batch: Annotated[int, Cli(is_hidden=True)] = Field(default=256, ge=1)
+    """Comparisons that are judged, and journalled, together."""
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Label:
+        return super().from_options({**given, "judge": judge_from_options(given.get("judge", {}))}, chosen)
+
+    def requires(self) -> Iterator[str]:
+        yield from ("scipy", "statsmodels")
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.comparisons), self.limit)
+        if count is None:
+            return Forecast(None)
+        return Forecast(count * self.judge.calls_per_pair, {"labelled.jsonl": count, "preferences.jsonl": count})
+
+    def run(self, context: Context) -> LabelFigures:
+        read = files.read_comparisons(
+            self.comparisons, context.seed, columns=self.columns, criterion=self.criterion, limit=self.limit
+        )
+        preferences = self.labels(read.rows, context)
+        files.write_records(context.folder / "preferences.jsonl", preferences)
+        files.write_labelled(context.folder / "labelled.jsonl", files.labelled(read, preferences))
+        prompts = [comparison.prompt.id for comparison in read.rows]
+        return label_figures(preferences, read.human, prompts).model_copy(
+            update={**judged_by(self.judge, context), "principles": _principles(self.judge), "rows": Rows.of(read.report)}
+        )
+
+    def labels(self, comparisons: Sequence[Comparison], context: Context) -> list[Preference]:
+        """The labels, in order; where the work is done elsewhere, this is what differs."""
+        batch = connect.batch_for(self.judge, context, self.batch)
+        return label_all(connect.labeler(self.judge, context), comparisons, context, batch)
+
+
+def label_all(
+    labeler: Labeler, comparisons: Sequence[Comparison], context: Context, batch: int = 256
+) -> list[Preference]:
+    """Labels in batches, so that progress shows and a stopped run finds its answers in the journal."""
+    preferences: list[Preference] = []
+    context.progress(0, len(comparisons), {})
+    for start in range(0, len(comparisons), batch):
+        preferences += labeler.label(comparisons[start : start + batch])
+        unknown = sum(p.p_first is None for p in preferences)
+        context.progress(len(preferences), len(comparisons), {"unknown": unknown})
+    return preferences
+
+
+def label_figures(
+    preferences: Sequence[Preference], human: Sequence[float | None], prompts: Sequence[str] | None = None
+) -> LabelFigures:
+    """How many labels are known, why the others are not, position bias, agreement with human labels, label mass."""
+    from aifeedback.evaluate import alignment, position_bias
+
+    p_first = [p.p_first for p in preferences]
+    problems = Counter(str(p.problem) for p in preferences if p.problem is not None)
+    has_human = any(h is not None for h in human)
+    original, swapped = by_order(preferences)
+    has_both = any(s is not None for s in swapped)
+    coverage = [j.coverage for p in preferences for j in p.judgements if j.coverage is not None]
+    apart = [found for preference in preferences if (found := disagreement(preference))]
+    return LabelFigures(
+        labels=len(p_first) - sum(problems.values()),
+        unknown=sum(problems.values()),
+        problems=dict(problems),
+        alignment=Measured.of(alignment(p_first, human)) if has_human else None,
+        alignment_single=Measured.of(alignment(original, human)) if has_human and has_both else None,
+        position_bias=Measured.of(position_bias(original, swapped)) if has_both else None,
+        label_mass=sum(coverage) / len(coverage) if coverage else None,
+        disagreement=Disagreement(
+            n=len(apart),
+            mean_spread=sum(d.spread for d in apart) / len(apart),
+            mean_minority=sum(d.minority for d in apart) / len(apart),
+        )
+        if apart
+        else None,
+    )
+
+
+def by_order(preferences: Sequence[Preference]) -> tuple[list[float | None], list[float | None]]:
+    """P(first stored) as read with the storage order shown, and with the swapped order shown; None where unknown."""
+    columns: tuple[list[float | None], list[float | None]] = ([], [])
+    for preference in preferences:
+        for shown_swapped, column in zip((False, True), columns, strict=True):
+            read = [j.p_first for j in preference.judgements if j.shown_swapped == shown_swapped]
+            known = [p for p in read if p is not None]
+            column.append(sum(known) / len(known) if known and len(known) == len(read) else None)
+    return columns
+
+
+def judged_by(judge: JudgeSpec | PanelSpec, context: Context) -> dict[str, Any]:
+    """Figures that name who judged: ``judge``, or for a panel ``judges`` (each member) and ``panel``."""
+    if isinstance(judge, JudgeSpec):
+        return {"judge": connect.judge_card(judge, context)}
+    members = {f"{m.model} {m.prompt}": connect.judge_card(m, context) for m in judge.members}
+    return {"judges": members, "panel": judge.model_dump(mode="json", exclude={"members"})}
+
+
+def _principles(judge: JudgeSpec | PanelSpec) -> list[str] | None:
+    """The principles judged by, as a report prints them: id, text, and the question put to the judge."""
+    members = judge.members if isinstance(judge, PanelSpec) else [judge]
+    used: dict[ConstitutionRef, None] = {m.constitution: None for m in members if m.constitution}
+    lines = []
+    for ref in used:
+        constitution = ref.load()
+        lines += [
+            f"{constitution.full_id(p)}: {p.text} Asked as: “{p.worded('compare')}”" for p in constitution.principles
+        ]
+    return lines or None

@@ -1,0 +1,103 @@
+"""What a policy is rewarded for, as settings: a reward model, a judge's live score, a Python function, or a mix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from aifeedback.config import Config, parse
+from aifeedback.feedback.spec import JudgeSpec, rating_alone
+from aifeedback.pipeline.step import Context
+from aifeedback.protocols import RewardFn
+from aifeedback.refs import Ref, RewardRef
+from aifeedback.steps import connect
+
+
+class RewardSpec(Config):
+    """One source of reward and what is done to it. A bare name is a source; ``judge:MODEL`` is a judge's live score."""
+
+    source: RewardRef | None = None
+    """rm:DIR (a reward model) or python:FILE.py:FUNCTION (TRL's signature)."""
+    judge: JudgeSpec | None = None
+    """d-RLAIF: a judge's expected 1–10 score, read live."""
+    against_reference: bool = False
+    """The judge compares with each prompt's reference text instead of scoring alone."""
+    mix: list[RewardSpec] = Field(default_factory=list)
+    """Several rewards, added by weight."""
+    weight: float = 1.0
+    """Within a mix."""
+    clip: tuple[float, float] | None = None
+    """Lowest and highest reward."""
+    per_word: float = Field(default=0.0, ge=0.0)
+    """Length penalty per word above ``free_words``."""
+    free_words: int = Field(default=0, ge=0)
+    """Words without a penalty."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """A bare name is a source; a judge that does not compare rates each response alone."""
+        if isinstance(value, str):
+            head, _, model = value.partition(":")
+            value = {"judge": model} if head == "judge" and model else {"source": value}
+        if not isinstance(value, dict) or "judge" not in value or value.get("against_reference"):
+            return value
+        return {**value, "judge": rating_alone(value["judge"])}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RewardSpec:
+        if sum((self.source is not None, self.judge is not None, bool(self.mix))) != 1:
+            raise ValueError("a reward is exactly one of source, judge or mix")
+        if self.source is not None and not self.source.startswith(("rm:", "python:")):
+            raise ValueError(f"'{self.source}' is not a reward; write rm:DIR or python:FILE.py:FUNCTION")
+        return self
+
+    def judges(self) -> Iterator[JudgeSpec]:
+        """Every judge whose score is part of this reward."""
+        if self.judge:
+            yield self.judge
+        for part in self.mix:
+            yield from part.judges()
+
+    def sources(self) -> Iterator[Ref]:
+        """Every reward model and function in it."""
+        if self.source:
+            yield self.source
+        for part in self.mix:
+            yield from part.sources()
+
+
+def reward_from_options(name: str, prompt: str | None = None, rationale: bool = False) -> RewardSpec:
+    """The reward that a command names: rm:DIR, python:FILE.py:FUNCTION or judge:MODEL with its rating prompt."""
+    if not name.startswith("judge:"):
+        return parse(RewardSpec, {"source": name}, prefix="--reward ")
+    judge = {"model": name.partition(":")[2], "prompt": prompt, "rationale": rationale}
+    return parse(RewardSpec, {"judge": judge}, prefix="--reward ")
+
+
+def reward_function(spec: RewardSpec, context: Context) -> RewardFn:
+    """The reward that ``spec`` describes; calls of a judge go through the run's journal."""
+    from aifeedback.train import rewards
+
+    reward = _source(spec, context)
+    if spec.per_word:
+        reward = rewards.length_penalty(reward, per_word=spec.per_word, free_words=spec.free_words)
+    if spec.clip:
+        reward = rewards.clip(reward, low=spec.clip[0], high=spec.clip[1])
+    return reward
+
+
+def _source(spec: RewardSpec, context: Context) -> RewardFn:
+    from aifeedback.train import rewards
+
+    if spec.mix:
+        return rewards.mix([(reward_function(part, context), part.weight) for part in spec.mix])
+    if spec.judge and spec.against_reference:
+        return rewards.against_reference(connect.labeler(spec.judge, context))
+    if spec.judge:
+        return rewards.judge_score(connect.scorer(spec.judge, context))
+    assert spec.source is not None
+    scheme = spec.source.scheme
+    return rewards.reward_model(spec.source.name) if scheme == "rm" else rewards.python_function(spec.source)

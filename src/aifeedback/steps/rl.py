@@ -1,0 +1,220 @@
+"""``rl``: policy gradient on a reward model, a judge's live score (d-RLAIF), or any Python function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from aifeedback import files
+from aifeedback.config import Cli, Config
+from aifeedback.feedback.spec import JudgeSpec, Served
+from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows
+from aifeedback.records import Prompt
+from aifeedback.refs import ModelRef, Ref
+from aifeedback.steps import connect
+from aifeedback.steps.connect import JudgeCard
+from aifeedback.steps.rewards import RewardSpec, reward_function
+from aifeedback.steps.trained import Trained, TrainFigures
+from aifeedback.train.settings import GuardConfig, RLConfig
+
+MONITOR = "Monitoring"
+
+
+class Monitor(Config):
+    """An independent measure on held-out prompts while a policy trains: does the reward still mean something?"""
+
+    prompts: Annotated[Ref, Cli(("--monitor",), panel=MONITOR, metavar="FILE")]
+    """Held-out prompts to evaluate the policy on during training."""
+    judge: Annotated[JudgeSpec, Cli(("--monitor-judge",), panel=MONITOR, metavar="MODEL")]
+    """Judge for --monitor; use another than the reward's."""
+    limit: Annotated[int, Cli(("--monitor-limit",), panel=MONITOR)] = Field(default=100, ge=2)
+    """Prompts to evaluate on each time, and to choose on."""
+    choose_on: Annotated[Ref | None, Cli(panel=MONITOR, metavar="FILE")] = None
+    """Further held-out prompts: the checkpoint with the best win rate on them, of the four with the highest reward,
+    becomes the policy (Lee et al. 2023). By default the last step does."""
+    stop_when_gamed: Annotated[bool, Cli(panel=MONITOR)] = False
+    """Stop when the judge's verdict falls while the reward rises."""
+    guard: Annotated[GuardConfig, Cli(is_hidden=True)] = GuardConfig()
+    """When a monitored run stops, and how many checkpoints it keeps."""
+
+
+class Choice(Figures):
+    """Which checkpoint became the policy."""
+
+    chosen: str
+    candidates: dict[str, Measured]
+    """Win rate of each against the starting policy."""
+    n: int
+
+
+class RlFigures(TrainFigures):
+    choice: Choice | None = None
+    reward: str
+    judges: dict[str, JudgeCard] = {}
+    """Judges whose score is the reward."""
+    watched_by: str | None = None
+
+
+class Learned(NamedTuple):
+    """How a run of reinforcement learning went."""
+
+    result: Any
+    choice: Choice | None
+    reward: str
+
+
+class Rl(Trained):
+    """Train a policy by policy gradient with a KL penalty; writes policy/."""
+
+    kind: ClassVar[str] = "rl"
+    main: ClassVar[str] = "policy"
+    Figures = RlFigures
+    model: Annotated[ModelRef, Cli(("--policy", "--model"), metavar="MODEL")]
+    """Policy to start from: hf:DIR_OR_ID or lab:NAME."""
+    prompts: Annotated[Ref, Cli(("--prompts", "--data"), metavar="FILE")]
+    """Prompts to respond to."""
+    reward: Annotated[RewardSpec, Cli(metavar="REWARD")]
+    """rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL (d-RLAIF)."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many prompts."""
+    engine: Literal["own", "trl"] = "own"
+    """own, or trl: TRL's RLOO trainer with the same rewards."""
+    train: Annotated[RLConfig, Cli(flatten=(RLConfig,))] = RLConfig()
+    """Settings of the trainer."""
+    monitor: Annotated[Monitor | None, Cli(flatten=(Monitor,))] = None
+    """An independent measure while the policy trains."""
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Rl:
+        given = dict(given)
+        judge = {key: given.pop(key) for key in _JUDGE_REWARD if key in given}
+        reward = str(given.get("reward", ""))
+        if judge.get("model") is None and reward.startswith("judge:"):
+            given["reward"] = {"judge": {"model": reward.partition(":")[2], **judge}}
+        if monitor := given.get("monitor"):
+            monitor = dict(monitor)
+            prompt, every = given.pop("monitor_prompt", None), given.pop("monitor_every", None)
+            if isinstance(monitor.get("judge"), str) and prompt:
+                monitor["judge"] = {"model": monitor["judge"], "prompt": prompt}
+            given["monitor"] = monitor
+            given["train"] = {"evaluate_every": every or 20, **given.get("train", {})}
+        return super().from_options(given, chosen)
+
+    @model_validator(mode="after")
+    def _monitored(self) -> Self:
+        if self.engine == "trl" and self.monitor:
+            raise ValueError("monitor: TRL's trainer cannot be monitored; use engine own")
+        return self
+
+    def problems(self) -> Iterator[str]:
+        if self.monitor is None or not self.monitor.choose_on:
+            return
+        if not self._guard_config(seed=0).candidates:
+            yield "monitor.guard.candidates is 0: monitor.choose_on has nothing to choose from"
+        if not self.train.evaluate_every:
+            yield "monitor.choose_on chooses among evaluated checkpoints: set train.evaluate_every"
+        if self.train.lora:
+            yield "monitor.choose_on keeps whole weights: it cannot be combined with train.lora"
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        calls = sum(judge.calls_per_score for judge in self.reward.judges())
+        steps = self.train.steps
+        if calls and steps is None:
+            return Forecast(None)
+        return Forecast(self.train.prompts_per_step * self.train.samples_per_prompt * (steps or 0) * calls)
+
+    def run(self, context: Context) -> RlFigures:
+        read = files.load_prompts(self.prompts, limit=self.limit)
+        learned = self.learn(read.rows, context, context.result("policy"))
+        return RlFigures.of(
+            learned.result,
+            choice=learned.choice,
+            reward=learned.reward,
+            judges={judge.model: connect.judge_card(judge, context) for judge in self.reward.judges()},
+            watched_by=context.named(self.monitor.judge.model) if self.monitor else None,
+            file=Rows.of(read.report),
+        )
+
+    def learn(self, prompts: Sequence[Prompt], context: Context, out: Path) -> Learned:
+        """Train on these prompts into the folder ``out``, monitored and chosen as ``monitor`` says."""
+        from aifeedback.train.rewards import name_of
+
+        reward = reward_function(self.reward, context)
+        config = self.seeded(self.train, context)
+        if self.engine == "trl":
+            from aifeedback.integrations.trl import run_rloo
+
+            result = run_rloo(self.model.folder(), prompts, reward, config, out, progress=context.progress)
+            return Learned(result, None, name_of(reward))
+        from aifeedback.train.reinforce import train_rl
+
+        guard = self._guard(reward, context, out)
+        result = train_rl(
+            self.model.folder(),
+            prompts,
+            reward,
+            config,
+            out,
+            reference=self._judging_checkpoint(context),
+            hook=guard,
+            stop=guard.stop if guard and self.monitor and self.monitor.stop_when_gamed else None,
+            reward_name=name_of(reward),
+            progress=context.progress,
+        )
+        return Learned(result, self._choose(config, context, out), name_of(reward))
+
+    def _judging_checkpoint(self, context: Context) -> Any:
+        """The model that a judge has loaded, where it is the very checkpoint to start from: it is the reference too."""
+        if all(judge.model != self.model for judge in self.reward.judges()):
+            return None
+        model = context.connect(self.model).model.model  # type: ignore[attr-defined]
+        return model if str(model.dtype) == "torch.float32" else None  # the KL compares with a policy in fp32
+
+    def _choose(self, config: Any, context: Context, out: Path) -> Choice | None:
+        """Put the chosen checkpoint in the policy's place."""
+        if self.monitor is None or self.monitor.choose_on is None:
+            return None
+        from aifeedback.train.guard import choose
+
+        chosen = choose(
+            out,
+            self.model.folder(),
+            files.read_prompts(self.monitor.choose_on, limit=self.monitor.limit),
+            connect.labeler(self.monitor.judge, context),
+            config,
+            seed=context.seed,
+        )
+        rates = {
+            name: Measured(value=rate, low=low, high=high) for name, (rate, low, high) in chosen.win_rates.items()
+        }
+        return Choice(chosen=chosen.folder.name, candidates=rates, n=chosen.n)
+
+    def _guard_config(self, *, seed: int) -> GuardConfig:
+        assert self.monitor is not None
+        is_set = self.monitor.guard.model_fields_set
+        defaults = {"candidates": 4 if self.monitor.choose_on else 0, "seed": seed}
+        return self.monitor.guard.model_copy(update={k: v for k, v in defaults.items() if k not in is_set})
+
+    def _guard(self, reward: Any, context: Context, out: Path) -> Any:
+        if self.monitor is None:
+            return None
+        from aifeedback.train.guard import Guard
+        from aifeedback.train.rewards import judge_score
+
+        judge = self.monitor.judge
+        scores = judge.by == "ratings" or judge.model.scheme == "gold"
+        return Guard(
+            files.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
+            reward,
+            self._guard_config(seed=context.seed),
+            measure=judge_score(connect.scorer(judge, context)) if scores else None,
+            judge=None if scores else connect.labeler(judge, context),
+            out=out if self.monitor.choose_on else None,
+        )
+
+
+_JUDGE_REWARD = ("prompt", "rationale", *Served.model_fields)
+"""Options of ``train rl`` that are about a judge reward."""

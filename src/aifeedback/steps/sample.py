@@ -1,0 +1,102 @@
+"""``sample``: draw completions from a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from aifeedback import files
+from aifeedback.config import Cli, Config
+from aifeedback.feedback.sample import Sampled, sample_completions
+from aifeedback.feedback.spec import Served
+from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.records import Sampling
+from aifeedback.refs import ModelRef, Ref
+
+
+class SamplingSettings(Config):
+    """How completions are drawn."""
+
+    temperature: float = Field(default=0.9, ge=0.0)
+    """Sampling temperature; 0 is greedy."""
+    top_k: int | None = None
+    """Sample among the k most probable tokens only."""
+    top_p: float | None = None
+    """Sample among the most probable tokens that together hold this probability."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Completions are cut after this many tokens."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion."""
+
+    def at(self, seed: int) -> Sampling:
+        return Sampling(**self.model_dump(), seed=seed)
+
+
+BRIEFLY = Cli(flatten=(SamplingSettings,), only=("temperature", "max_new_tokens"))
+
+
+class SampleFigures(Figures):
+    prompts: int
+    completions: int
+    truncated: int
+    """Completions that hit the token limit."""
+    problems: dict[str, int]
+    """Prompts without a completion, by problem."""
+    rows: Rows
+
+
+class Sample(Served, Step):
+    """Draw completions from a model; writes completions.jsonl."""
+
+    kind: ClassVar[str] = "sample"
+    main: ClassVar[str] = "completions.jsonl"
+    Figures = SampleFigures
+    model: Annotated[ModelRef, Cli(metavar="MODEL")]
+    """Model to sample from: hf:DIR_OR_ID, openai:NAME, lab:NAME."""
+    prompts: Annotated[Ref, Cli(("--prompts", "--data"), metavar="FILE")]
+    """Prompts in any known format."""
+    per_prompt: int = Field(default=2, ge=1)
+    """Completions per prompt."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many prompts."""
+    sampling: Annotated[SamplingSettings, Cli(flatten=(SamplingSettings,))] = SamplingSettings()
+    """How completions are drawn."""
+
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        self.require_server([self.model])
+        return self
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.prompts), self.limit)
+        if count is None:
+            return Forecast(None)
+        return Forecast(count * self.per_prompt, {"completions.jsonl": count * self.per_prompt})
+
+    def run(self, context: Context) -> SampleFigures:
+        read = files.load_prompts(self.prompts, limit=self.limit)
+        sampled = sample_completions(
+            context.connect(self.model, self.server_options),
+            read.rows,
+            per_prompt=self.per_prompt,
+            sampling=self.sampling.at(context.seed),
+            source=context.named(self.model),
+            progress=context.progress,
+        )
+        by_id = {prompt.id: prompt for prompt in read.rows}
+        prompts = [by_id[completion.prompt_id] for completion in sampled.completions]
+        files.write_completions(context.folder / "completions.jsonl", prompts, sampled.completions)
+        files.write_records(context.folder / "completions.records.jsonl", sampled.completions)
+        return SampleFigures(prompts=len(read.rows), **drawn(sampled), rows=Rows.of(read.report))
+
+
+def drawn(sampled: Sampled) -> dict[str, object]:
+    """Numbers of completions, of those cut at the token limit, and of problems."""
+    return {
+        "completions": len(sampled.completions),
+        "truncated": sum(c.finish_reason == "length" for c in sampled.completions),
+        "problems": dict(Counter(str(missing.problem) for missing in sampled.unanswered)),
+    }

@@ -1,0 +1,136 @@
+"""``score``: a judge's score of each completion (d-RLAIF's expected rating, a rubric, good–bad, or a ranking)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field, model_validator
+
+from aifeedback import files, records
+from aifeedback.errors import RecipeError
+from aifeedback.feedback.rank import Design, RankScorer
+from aifeedback.feedback.rubric import RubricScorer
+from aifeedback.feedback.spec import JudgeSpec, judge_from_options, rating_alone
+from aifeedback.config import Cli
+from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.protocols import Scorer
+from aifeedback.refs import Ref
+from aifeedback.steps import connect
+from aifeedback.steps.connect import JudgeCard
+
+
+class ScoreFigures(Figures):
+    scores: int
+    """Completions with a known score."""
+    mean_value: float | None = None
+    """Mean reward in [−1, 1]."""
+    mean_expected: float | None = None
+    """Mean expected rating on the judge's own scale."""
+    problems: dict[str, int]
+    judge: JudgeCard
+    rows: Rows
+
+
+class Score(Step):
+    """Score completions with a judge model; writes scores.jsonl, scored.jsonl and, under a rubric, criteria.jsonl."""
+
+    kind: ClassVar[str] = "score"
+    main: ClassVar[str] = "scored.jsonl"
+    Figures = ScoreFigures
+    completions: Annotated[Ref, Cli(("--data", "--completions"), metavar="FILE")]
+    """Completions to score."""
+    judge: Annotated[JudgeSpec, Cli(flatten=(JudgeSpec,))]
+    """Who scores."""
+    rank: Design | None = None
+    """Judge the responses to each prompt in pairs (all pairs, or a tournament) and score by the fitted win rate."""
+    rounds: int = Field(default=2, ge=1)
+    """Rounds of a tournament; each response meets two others in a round."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many completions."""
+    batch: Annotated[int, Cli(is_hidden=True)] = Field(default=256, ge=1)
+    """Completions that are judged, and journalled, together; responses to one prompt stay together."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rates_alone(cls, values: Any) -> Any:
+        """Without ``rank`` a judge rates each response alone, so that its default prompt is a rating prompt."""
+        if not isinstance(values, dict) or "judge" not in values or values.get("rank"):
+            return values
+        return {**values, "judge": rating_alone(values["judge"])}
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Score:
+        judge = {"by": "pairs" if given.get("rank") else "ratings", **given.get("judge", {})}
+        judge = judge_from_options(judge)
+        if "members" in judge:
+            raise RecipeError("a panel cannot score", key="--judge", fix="give a single --judge and --prompt")
+        return super().from_options({**given, "judge": judge}, chosen)
+
+    def requires(self) -> Iterator[str]:
+        if self.rank:
+            yield "scipy"
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.completions), self.limit)
+        return Forecast(None if count is None or self.rank else count * self.judge.calls_per_score)
+
+    def run(self, context: Context) -> ScoreFigures:
+        read = files.read_completions(self.completions, limit=self.limit)
+        scores, criteria = self._scores(read, context)
+        files.write_records(context.folder / "scores.jsonl", scores)
+        files.write_completions(context.folder / "scored.jsonl", read.prompts, read.rows, scores)
+        if criteria:
+            files.write_records(context.folder / "criteria.jsonl", criteria)
+        known = [s.value for s in scores if s.value is not None]
+        expected = [s.expected for s in scores if s.expected is not None and not self.rank]
+        return ScoreFigures(
+            scores=len(known),
+            mean_value=sum(known) / len(known) if known else None,
+            mean_expected=sum(expected) / len(expected) if expected else None,
+            problems=dict(Counter(str(s.problem) for s in scores if s.problem is not None)),
+            judge=connect.judge_card(self.judge, context),
+            rows=Rows.of(read.report),
+        )
+
+    def _scores(
+        self, read: files.Completions, context: Context
+    ) -> tuple[list[records.Score], list[records.Score]]:
+        """The score of each completion in file order, and under a rubric those of its criteria."""
+        scorer = self._scorer(context)
+        scores: dict[int, records.Score] = {}
+        criteria: list[records.Score] = []
+        batch = connect.batch_for(self.judge, context, self.batch)
+        for positions in _by_prompt([prompt.id for prompt in read.prompts], batch):
+            prompts, completions = [read.prompts[i] for i in positions], [read.rows[i] for i in positions]
+            if isinstance(scorer, RubricScorer):
+                found = scorer.score_all(prompts, completions)
+                criteria += [score for column in found.by_criterion.values() for score in column]
+                scores |= zip(positions, found.total, strict=True)
+            else:
+                scores |= zip(positions, scorer.score(prompts, completions), strict=True)
+            context.progress(len(scores), len(read.rows), {})
+        return [scores[i] for i in range(len(read.rows))], criteria
+
+    def _scorer(self, context: Context) -> Scorer:
+        if self.rank is None:
+            return connect.scorer(self.judge, context)
+        return RankScorer(
+            connect.labeler(self.judge, context), design=self.rank, rounds=self.rounds, seed=context.seed
+        )
+
+
+def _by_prompt(prompt_ids: Sequence[str], batch: int) -> Iterator[list[int]]:
+    """Positions of the completions in groups of at least ``batch`` that never split the responses to one prompt."""
+    positions: dict[str, list[int]] = {}
+    for position, prompt_id in enumerate(prompt_ids):
+        positions.setdefault(prompt_id, []).append(position)
+    group: list[int] = []
+    for own in positions.values():
+        group += own
+        if len(group) >= batch:
+            yield group
+            group = []
+    if group:
+        yield group

@@ -1,0 +1,61 @@
+"""``sft``: supervised fine-tuning on completions, or on the preferred responses of comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+from aifeedback import files
+from aifeedback.config import Cli
+from aifeedback.errors import FileError
+from aifeedback.pipeline.step import Context, Rows
+from aifeedback.records import Completion, Prompt
+from aifeedback.refs import Ref
+from aifeedback.steps.trained import Trained, TrainFigures
+from aifeedback.train.settings import SftConfig
+
+
+class Sft(Trained):
+    """Fine-tune a model on completions, or on the preferred responses of comparisons; writes policy/."""
+
+    kind: ClassVar[str] = "sft"
+    main: ClassVar[str] = "policy"
+    Figures = TrainFigures
+    data: Annotated[Ref, Cli(metavar="FILE")]
+    """Prompts with completions, or comparisons with human or AI labels."""
+    train: Annotated[SftConfig, Cli(flatten=(SftConfig,))] = SftConfig()
+    """Settings of the trainer."""
+
+    def run(self, context: Context) -> TrainFigures:
+        from aifeedback.train.rows import SftRow
+        from aifeedback.train.sft import train_sft
+
+        pairs, rows = demonstrations(self.data, context.seed)
+        result = train_sft(
+            self.model.folder(),
+            [SftRow(prompt, completion) for prompt, completion in pairs],
+            self.seeded(self.train, context),
+            context.result("policy"),
+            progress=context.progress,
+        )
+        return TrainFigures.of(result, file=rows)
+
+
+def demonstrations(path: str, seed: int) -> tuple[Sequence[tuple[Prompt, Completion]], Rows]:
+    """Prompts with completions; of a file of comparisons, the preferred responses by its labels (``p_first``, else the
+    human ones). Raises FileError where there is neither."""
+    try:
+        read = files.read_completions(path)
+    except FileError as not_completions:
+        try:
+            judged: list[Any] = files.read_judged(path, seed)
+        except FileError:
+            raise not_completions from None
+        preferred = []
+        for row in judged:
+            p = row.p_first if row.p_first is not None else row.human_p_first
+            if p is not None and p != 0.5:
+                preferred.append((row.comparison.prompt, row.comparison.first if p > 0.5 else row.comparison.second))
+        skipped = {"without a preference": len(judged) - len(preferred)} if len(preferred) < len(judged) else {}
+        return preferred, Rows(read=len(judged), kept=len(preferred), skipped=skipped)
+    return list(zip(read.prompts, read.rows, strict=True)), Rows.of(read.report)

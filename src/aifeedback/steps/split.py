@@ -1,0 +1,60 @@
+"""``split``: hold prompts out for evaluation."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from aifeedback import files
+from aifeedback.config import Cli
+from aifeedback.errors import FileError
+from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.refs import Ref
+
+
+class SplitFigures(Figures):
+    train: int
+    test: int
+    rows: Rows | None = None
+
+
+class Split(Step):
+    """Split a prompt file by seed; writes train.jsonl and test.jsonl."""
+
+    kind: ClassVar[str] = "split"
+    main: ClassVar[str] = "train.jsonl"
+    Figures = SplitFigures
+    prompts: Annotated[Ref, Cli(("--data", "--prompts"), metavar="FILE")]
+    """Prompts in any known format."""
+    test: int = Field(default=400, ge=1)
+    """Prompts held out for evaluation; at most half of the file."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use at most this many prompts."""
+    columns: Annotated[dict[str, str] | None, Cli(("--column",), metavar="OURS=THEIRS")] = None
+    """Column names of an unusual file, ours=theirs. Repeat for several."""
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        count = at_most(rows.get(self.prompts), self.limit)
+        if count is None:
+            return Forecast(0)
+        test = min(self.test, count // 2)
+        return Forecast(0, {"train.jsonl": count - test, "test.jsonl": test})
+
+    def run(self, context: Context) -> SplitFigures:
+        read = files.load_prompts(self.prompts, columns=self.columns, limit=self.limit)
+        if len(read.rows) < 2:
+            raise FileError("needs at least two different prompts", file=self.prompts)
+        test, train = held_out(read.rows, self.test, context.seed)
+        files.write_records(context.folder / "train.jsonl", train)
+        files.write_records(context.folder / "test.jsonl", test)
+        return SplitFigures(train=len(train), test=len(test), rows=Rows.of(read.report))
+
+
+def held_out(rows: Sequence[Any], count: int, seed: int) -> tuple[list[Any], list[Any]]:
+    """(held out, rest): ``count`` rows drawn by seed, at most half of them; the rest keeps its order."""
+    count = min(count, len(rows) // 2)
+    chosen = set(random.Random(seed).sample(range(len(rows)), count))
+    return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]

@@ -1,0 +1,47 @@
+"""What the training steps share: the model to start from, the trainer's settings, and what every trainer reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from aifeedback.config import Cli
+from aifeedback.pipeline.step import Context, Figures, Rows, Step
+from aifeedback.refs import ModelRef
+
+
+class TrainFigures(Figures):
+    """What every trainer reports (``training/result.json`` has it too)."""
+
+    steps: int
+    rows: int
+    """Rows trained on."""
+    skipped: Mapping[str, int] = {}
+    """Rows left out, by reason."""
+    seconds_per_step: float
+    tokens_per_s: float
+    peak_memory_mb: float
+    figures: Mapping[str, float] = {}
+    """Last value of every logged metric."""
+    stopped: str | None = None
+    """Why it ended before its last planned step."""
+    file: Rows | None = None
+    """Rows of the data file."""
+
+    @classmethod
+    def of(cls, result: Any, **more: Any) -> Any:
+        return cls(**result.model_dump(exclude={"folder", "identity"}), **more)
+
+
+class Trained(Step):
+    """Root of the training steps."""
+
+    model: Annotated[ModelRef, Cli(metavar="MODEL")]
+    """Model to start from: hf:DIR_OR_ID or lab:NAME."""
+
+    def seeded(self, settings: Any, context: Context) -> Any:
+        """A trainer's settings, with the run's seed unless one is set."""
+        return settings if "seed" in settings.model_fields_set else settings.model_copy(update={"seed": context.seed})
+
+    def requires(self) -> Any:
+        yield from ("torch", "transformers", "accelerate")

@@ -1,0 +1,50 @@
+"""Folders, JSON files and digests on disk: written whole or not at all, checked before anything is spent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from aifeedback.errors import RecipeError
+
+
+def make_folder(path: Path) -> Path:
+    """Creates it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):  # permissions alone do not tell: /proc denies root what they allow
+            return path
+    except OSError as failed:
+        blocked = next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
+        why = f"{blocked} is a file" if blocked else (failed.strerror or str(failed)).lower()
+        what = "cannot write to the folder" if path.is_dir() else "cannot create the folder"
+    fix = "give another place: a folder, or a file in one; results end in .jsonl or .parquet"
+    raise RecipeError(f"{what}: {why}", file=path, fix=fix)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Whole or not at all: a killed process leaves the old file."""
+    make_folder(path.parent)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 over a file, or over a folder's files by name: what the fingerprint of an input rests on."""
+    hashed = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.is_file())
+    for file in files:
+        hashed.update(str(file.relative_to(path) if path.is_dir() else file.name).encode())
+        with file.open("rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                hashed.update(block)
+    return hashed.hexdigest()[:16]
