@@ -36,7 +36,7 @@ class Cli(NamedTuple):
 class Config(BaseModel):
     """Root of every settings class: frozen, unknown keys refused, defaults checked."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 C = TypeVar("C", bound=Config)

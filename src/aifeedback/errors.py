@@ -1,15 +1,15 @@
 """What can go wrong, as one tree. Each message says what, where (file, row, key) and what to do.
 
 AIFeedbackError
-├── InputError          what the user gave is wrong; found before the first model call; exit code 2
+├── InputError          what the user gave is wrong; detected before the first model call; exit code 2
 │   ├── FileError       a data file: path, row, column
 │   ├── RecipeError     a recipe or setting: file, key
 │   ├── StandardsError  a constitution, rubric or judge prompt: file, key
 │   └── ModelError      a model URI or folder that cannot be used
 ├── MissingExtra        an optional dependency is not installed; exit code 2
 ├── JournalError        the journal is damaged or was edited; exit code 3
-├── JudgeUnavailable    the judge stayed dead for its whole retry budget; exit code 4
-└── TrainingError       a training run cannot go on (a rank died, loss is not finite); exit code 5
+├── JudgeUnavailable    judge unreachable after all retries; exit code 4
+└── TrainingError       a training run cannot continue (a rank died, loss is not finite); exit code 5
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ class JournalError(AIFeedbackError):
 
 
 class JudgeUnavailable(AIFeedbackError):
-    """The judge stayed unreachable for its whole retry budget; carries the last cause."""
+    """Judge unreachable after all retries; carries the last cause."""
 
     exit_code = 4
 
 
 class TrainingError(AIFeedbackError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
     exit_code = 5

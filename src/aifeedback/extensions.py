@@ -16,9 +16,7 @@ from typing import Any
 
 from aifeedback.errors import InputError
 
-GROUPS = tuple(
-    f"aifeedback.{name}" for name in ("steps", "probes", "formats", "models", "advantages", "rewards")
-)
+GROUPS = tuple(f"aifeedback.{name}" for name in ("steps", "probes", "formats", "models", "advantages", "rewards"))
 
 
 def find(group: str, name: str) -> Any:

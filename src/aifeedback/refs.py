@@ -252,6 +252,19 @@ def refs_in(value: Any) -> Iterator[Ref]:
             yield from refs_in(item)
 
 
+def steps_named(value: Any) -> Iterator[str]:
+    """The ids of the steps whose files plain settings (as YAML has them) name."""
+    if isinstance(value, str) and (found := _STEP.match(value)):
+        yield found["step"]
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from steps_named(key)
+            yield from steps_named(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from steps_named(item)
+
+
 def problems_of(refs: Iterator[Ref]) -> list[str]:
     """What is wrong with those that come from outside the run, each once."""
     found: dict[str, None] = {}

@@ -9,21 +9,39 @@ import warnings
 import typer
 
 from aifeedback import __version__
-from aifeedback.cli import evidence, lab, planning, rating, runs, serving, standards, steps, train
+from aifeedback.cli import audit, calibrate, lab, plan, rate, recipes, serve, standards
+from aifeedback.cli.lazy import TrainVerbs, Verbs
 from aifeedback.errors import AIFeedbackError
 
 app = typer.Typer(
     name="aifeedback",
+    cls=Verbs,
     help="Reinforcement learning from AI feedback: principles and a judge in; labels, rewards, a policy, evidence out.",
+    epilog="Start with: aifeedback demo. Every command says its options and an example with --help.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
-for group in (runs, steps, evidence, rating, planning, serving):
+for group in (recipes, audit, calibrate, rate, plan, serve):
     group.add_to(app)
-app.add_typer(train.app, name="train", help="One training step on files: sft, reward, dpo, rl.")
-app.add_typer(standards.app, name="standards", help="Look at, check and compare constitutions and judge prompts.")
-app.add_typer(lab.app, name="lab", help="The built-in offline world: build, list and sample it.")
+train = typer.Typer(cls=TrainVerbs, no_args_is_help=True)
+
+
+@train.callback()
+def _train() -> None:
+    pass
+
+
+app.add_typer(train, name="train", help="Train on files: sft, reward, dpo, rl.", rich_help_panel="Training")
+app.add_typer(
+    standards.app,
+    name="standards",
+    help="Look at, check and compare constitutions and judge prompts.",
+    rich_help_panel="Feedback",
+)
+app.add_typer(
+    lab.app, name="lab", help="Build, list and sample the built-in offline world.", rich_help_panel="Whole runs"
+)
 
 
 def _version(show: bool) -> None:
@@ -56,9 +74,9 @@ def main() -> None:
 
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
         sys.exit(error.exit_code)
-    except SystemExit as ended:  # how typer ends after Ctrl-C, without a word
+    except SystemExit as ended:  # typer prints nothing after Ctrl-C
         if ended.code == STOPPED:
-            sys.stderr.write("\nstopped; what was answered is kept: run the same command to go on\n")
+            sys.stderr.write("\nInterrupted; finished calls are saved. Rerun to resume.\n")
         raise
 
 
@@ -66,8 +84,8 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     """A warning as one line for the user of a command, without the place in the code that it comes from."""
     from rich.console import Console
 
-    told = " ".join(str(message).split())
-    Console(stderr=True, soft_wrap=True).print(f"[yellow]![/] {_escaped(told)}", highlight=False)
+    text = " ".join(str(message).split())
+    Console(stderr=True, soft_wrap=True).print(f"[yellow]![/] {_escaped(text)}", highlight=False)
 
 
 def _escaped(text: str) -> str:

@@ -1,37 +1,41 @@
-"""What `aifeedback compare` prints: policies against the reference, ranking and matrix, harm, what was taken off."""
+"""What `aifeedback compare` prints: policies against the reference, ranking and matrix, harm, what was removed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from aifeedback.audit.ranking import ranking_part
 from aifeedback.audit.story import display
 from aifeedback.cli.terminal import brief_estimate, console, estimate, table
+from aifeedback.pipeline.step import Measured
+from aifeedback.steps.compare import CompareFigures
+from aifeedback.steps.safety import SafetyStandings
 
 EXTRAPOLATES = ("extrapolates", "not estimable")
 """How a note begins that says that a length-controlled figure is not to be leant on."""
 
 
-def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
+def show_comparison(figures: CompareFigures) -> None:
     """Every table that there are figures for, policies by the names they were given; details are in the report."""
-    given = {display(name): name for name in figures["policies"]}
+    reference = figures.reference
+    given = {display(name): name for name in figures.policies}
     rows = [
         (
             f"{name}, drawn again" if name == reference else name,
-            _percent(row["win_rate"]),
-            _percent(row["length_controlled"]),
-            _number(row["mean_length"]),
+            _percent(row.win_rate),
+            _percent(row.length_controlled),
+            "–" if row.mean_length is None else f"{row.mean_length:.0f}",
         )
-        for name, row in figures["policies"].items()
+        for name, row in figures.policies.items()
     ]
-    table(f"win rate against {reference}, %", ("policy", "win rate", "at equal length", "characters"), rows)
-    for name, row in figures["policies"].items():
-        for note in (row["length_controlled"] or {}).get("notes", ()):
+    table(f"win rate against {reference}, %", ("policy", "win rate", "length-controlled", "characters"), rows)
+    for name, row in figures.policies.items():
+        for note in row.length_controlled.notes if row.length_controlled else ():
             if note.startswith(EXTRAPOLATES):
-                console.print(f"[yellow]![/] {name}, at equal length: {note}", highlight=False)
-    _independence(figures["independence"])
-    if found := ranking_part(figures):
+                console.print(f"[yellow]![/] {name}, length-controlled: {note}", highlight=False)
+    verified = "[green]✓ verified[/]" if figures.independence.verified else "[red]✗ unverified[/]"
+    console.print(f"{verified}: {figures.independence.reason}")
+    if found := ranking_part(figures.as_json()):
         header = ("policy", "strength", *(f"vs {given[place.label]}" for place in found.places))
         rows = [
             (given[place.label],
@@ -43,33 +47,25 @@ def show_comparison(figures: Mapping[str, Any], reference: str) -> None:
         table("ranking: Bradley–Terry log-odds, and win rate in % (* certainly not 50, Holm)", header, rows)
         for note in found.notes:
             console.print(f"[yellow]![/] {note}")
-    if safety := figures.get("safety"):
-        _safety(safety)
-    for name, row in figures["policies"].items():
-        if (taken := row.get("tidied") or {}).get("changed"):
-            answers = "1 answer" if taken["changed"] == 1 else f"{taken['changed']:,} answers"
-            console.print(f"{name}: {taken['characters']:,} trailing characters taken off {answers}")
+    if figures.safety:
+        _safety(figures.safety)
+    for name, row in figures.policies.items():
+        if row.tidied.get("changed"):
+            responses = "1 response" if row.tidied["changed"] == 1 else f"{row.tidied['changed']:,} responses"
+            console.print(f"{name}: {row.tidied['characters']:,} trailing characters removed from {responses}")
 
 
-def _independence(told: Mapping[str, Any]) -> None:
-    mark = "[green]✓ verified[/]" if told["verified"] else "[red]✗ unverified[/]"
-    console.print(f"{mark}: {told['reason']}")
-
-
-def _safety(told: Mapping[str, Any]) -> None:
+def _safety(safety: SafetyStandings) -> None:
     columns = ("harmless", "over-refusal", "under-refusal", "helpful")
     rows = []
-    for policy, by_judge in told["policies"].items():
-        row = by_judge[told["judge"]]
+    for policy, by_judge in safety.policies.items():
+        row = by_judge[str(safety.judge)]
         refusal = row.get("refusal") or {}
         parts = (row["harmless_all"], refusal.get("over_refusal"), refusal.get("under_refusal"), row["helpful"])
         rows.append((policy, *(_percent(part) for part in parts)))
-    table(f"harm and refusal, %, by {told['judge']}", ("policy", *columns), rows)
+    table(f"harm and refusal, %, by {safety.judge}", ("policy", *columns), rows)
 
 
-def _percent(value: Mapping[str, Any] | None) -> str:
-    return "–" if value is None or value.get("value") is None else estimate(value, 100)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.0f}"
+def _percent(value: Any) -> str:
+    plain = value.model_dump() if isinstance(value, Measured) else value
+    return "–" if plain is None or plain.get("value") is None else estimate(plain, 100)

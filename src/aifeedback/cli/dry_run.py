@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aifeedback.cli.single import require
 from aifeedback.cli.terminal import console, table
+from aifeedback.errors import RecipeError
+from aifeedback.feedback.spec import JudgeSpec
+from aifeedback.pipeline.step import Step
+from aifeedback.refs import ModelRef, problems_of
 
 SAMPLE = 100
 """Prompts rendered for the estimate, spread evenly over the file."""
@@ -30,16 +33,30 @@ class Estimate(NamedTuple):
     cap_usd: float | None
 
 
+def show_forecast_of(step: Step, seed: int) -> None:
+    """One prompt and the forecast of a labelling or scoring step; of any other step its calls."""
+    if step.kind == "label":
+        show_label_forecast(step, seed)
+    elif step.kind == "score":
+        show_score_forecast(step, seed)
+    else:
+        from aifeedback.pipeline.forecast import rows_of
+
+        _require(step)
+        calls = step.forecast(rows_of(step)).calls
+        console.print("model calls: " + ("unknown before the run" if calls is None else f"{calls:,}"))
+
+
 def show_label_forecast(stage: Any, seed: int) -> None:
     """For a ``Label`` stage with one judge or a panel."""
     from aifeedback import files
 
     members = getattr(stage.judge, "members", None) or [stage.judge]
-    _require(stage, members)
+    _require(stage)
     read = files.read_comparisons(
         stage.comparisons, seed, columns=stage.columns, criterion=stage.criterion, limit=stage.limit
     )
-    asked = [member for member in members if _is_asked(member)]
+    asked = [member for member in members if _is_readable(member)]
 
     def prompts(judge: Any) -> Iterable[str]:
         show = _shower(judge, seed)
@@ -54,7 +71,7 @@ def show_score_forecast(stage: Any, seed: int) -> None:
     from aifeedback.feedback.pairing import by_prompt
     from aifeedback.records import Comparison
 
-    _require(stage, [stage.judge])
+    _require(stage)
     read = files.read_completions(stage.completions, limit=stage.limit)
     items: list[Any] = list(zip(read.prompts, read.rows, strict=True))
     per_item = stage.judge.calls_per_score
@@ -69,7 +86,7 @@ def show_score_forecast(stage: Any, seed: int) -> None:
         ]
         per_item = stage.judge.calls_per_pair
     show = _shower(stage.judge, seed)
-    asked = [stage.judge] if _is_asked(stage.judge) else []
+    asked = [stage.judge] if _is_readable(stage.judge) else []
     _show(asked, lambda _: map(show, _spread(items)), lambda _: per_item, len(items), "items", read.report)
 
 
@@ -77,34 +94,29 @@ def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) 
     """From sampled prompts to the whole job. With rationales half of the calls write one and half read after one."""
     from aifeedback.models.budget import price_of
     from aifeedback.models.wire import Usage
-    from aifeedback.stages.resolve import judge_prompt
 
     calls = items * calls_per_item
     tokens_in = calls * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN
     tokens_out = float(calls)
     if judge.rationale:
-        written = judge.rationale.max_tokens or judge_prompt(judge.prompt).rationale_max_tokens
+        written = judge.rationale.max_tokens or judge.prompt.load().rationale_max_tokens
         tokens_in += calls / 2 * written
         tokens_out = calls / 2 * (written + 1)
-    scheme, _, name = judge.model.partition(":")
-    price = price_of(name, judge.server.get("prices")) if scheme == "openai" else None
+    price = price_of(judge.model.name, judge.server_options.get("prices")) if judge.model.is_served else None
     cost = price.of(Usage(math.ceil(tokens_in), math.ceil(tokens_out))) if price else None
     return Estimate(f"{judge.model} {judge.prompt}", calls, tokens_in, tokens_out, cost, judge.spend_cap_usd)
 
 
-def _require(stage: Any, members: Iterable[Any]) -> None:
+def _require(step: Step) -> None:
     """Everything but the models themselves must be there."""
-    models = {member.model for member in members}
-    require(name for name in stage.inputs() if name not in models)
+    if found := problems_of(ref for ref in step.inputs() if not isinstance(ref, ModelRef)):
+        raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
 
 
-def _is_asked(judge: Any) -> bool:
-    from aifeedback.stages.judges import NO_PROMPT
-
-    if judge.model.partition(":")[0] not in NO_PROMPT:
-        return True
-    console.print(f"{judge.model} is asked nothing in words")
-    return False
+def _is_readable(judge: JudgeSpec) -> bool:
+    if not judge.model.is_readable:
+        console.print(f"{judge.model} reads no prompt")
+    return judge.model.is_readable
 
 
 def _show(
@@ -160,10 +172,9 @@ class _StandIn:
 
     def __init__(self, model: str) -> None:
         from aifeedback.protocols import ModelCard
-        from aifeedback.stages.inputs import input_path
 
         self.card = ModelCard(uri=model, revision="", family="")
-        folder = input_path(model)
+        folder = ModelRef(model).path
         is_local = folder is not None and folder.is_dir()
         self.has_chat_template = _has_template(folder) if is_local and folder else model.startswith("openai:")
 
@@ -179,15 +190,14 @@ def _shower(judge: Any, seed: int) -> Callable[[Any], str]:
     """A function from a comparison, or a (prompt, completion), to the first prompt that the judge would read."""
     from aifeedback.feedback.judge import JudgeLabeler
     from aifeedback.feedback.score import JudgeScorer, ScoreSettings
-    from aifeedback.stages.resolve import judge_prompt, principles
-    from aifeedback.standards.rubric import Rubric
+    from aifeedback.steps.connect import principles
 
     model: Any = _StandIn(judge.model)
-    prompt = judge_prompt(judge.prompt, judge.shots, judge.shots_seed)
+    prompt = judge.prompt.load(judge.shots, judge.shots_seed)
     if judge.by == "pairs":
         labeler = JudgeLabeler(model, prompt, judge.settings(seed), principles=principles(judge, seed))
         return lambda comparison: _text(labeler.example(comparison))
-    wording = Rubric.load(judge.rubric).rating_wordings()[0] if judge.rubric else None
+    wording = judge.rubric.load().rating_wordings()[0] if judge.rubric else None
     settings = ScoreSettings(rationale=judge.rationale, chat=judge.chat, seed=seed)
     scorer = JudgeScorer(model, prompt, settings, wording=wording)
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aifeedback.cli.single import FILES, Destination
 from aifeedback.cli.terminal import console
 from aifeedback.errors import RecipeError
+from aifeedback.pipeline.command import FILES, Destination
 
 FORMS = ("rows", "trl", "dataset")
 COLUMNS = {
     "prompt": "text, or a list of messages",
     "first, second": "the two responses in storage order, which is drawn by seed and says nothing about quality",
-    "chosen, rejected": "the response with the larger probability, and the other; empty where the label is not known",
-    "p_first": "probability in [0, 1] that `first` is better, averaged over both orders; empty where not known",
+    "chosen, rejected": "the response with the larger probability, and the other; empty where the label is unknown",
+    "p_first": "probability in [0, 1] that `first` is better, averaged over both orders; empty where unknown",
     "chosen_probability": "the larger of p_first and 1 − p_first",
     "judge": "who labelled: model and judge prompt",
     "position_gap": "P(first) when shown first minus P(first) when shown second, in [−1, 1]; 0 is blind to position",
-    "problem": "why the label is not known",
+    "problem": "why the label is unknown",
     "human_p_first": "people's verdict about storage order, where the input had one",
 }
 

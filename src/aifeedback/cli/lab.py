@@ -73,10 +73,10 @@ def pairs(
 ) -> None:
     """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""
     from aifeedback import files
-    from aifeedback.cli.record import require_same_content
     from aifeedback.errors import InputError
     from aifeedback.lab import people, samples
     from aifeedback.lab.talk import samples as talk
+    from aifeedback.pipeline.command import require_same_content
     from aifeedback.storage import make_folder
 
     if task not in ("summaries", "talk") or (refusals and task != "talk"):
@@ -109,12 +109,12 @@ def build(
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the model folders go.")] = Path("runs/lab"),
 ) -> None:
     """Trains the lab's models from scratch, exactly as the shipped ones were trained."""
-    from aifeedback.cli.terminal import one_bar
+    from aifeedback.cli.terminal import progress_line
     from aifeedback.lab import zoo
     from aifeedback.lab.build import build as build_models
     from aifeedback.storage import make_folder
 
     make_folder(out)
-    with one_bar("lab build") as progress:
+    with progress_line("lab build") as progress:
         build_models(names or zoo.names(), out, progress=progress)
     console.print(f"→ [bold]{out}[/]")

@@ -81,13 +81,13 @@ def check(
     """Every fault at once; with a judge, each principle's own test cases; with data, redundancy and conflicts."""
     from aifeedback.feedback.inspection import inspect
     from aifeedback.feedback.trials import labeler_for
+    from aifeedback.refs import ConstitutionRef
     from aifeedback.storage import write_json
-    from aifeedback.stages.judges import constitution_file
 
     if data is not None and judge is None:
         raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
     found = inspect(
-        constitution_file(constitution), _ask(judge, prompt, rationale, out, labeler_for), _comparisons(data)
+        ConstitutionRef(constitution).path, _ask(judge, prompt, rationale, out, labeler_for), _comparisons(data)
     )
     for finding in found.findings:
         console.print("[red]✗[/]", escape(str(finding)), highlight=False, soft_wrap=True)
@@ -117,16 +117,16 @@ def diff(
 ) -> None:
     """What changed between two versions; with a judge and data, which labels flip because of it."""
     from aifeedback.feedback.inspection import compare_versions, constitutional_judge
-    from aifeedback.storage import write_json
-    from aifeedback.stages.judges import constitution_file
+    from aifeedback.refs import ConstitutionRef
     from aifeedback.standards.constitution import Constitution
+    from aifeedback.storage import write_json
 
     if (judge is None) != (data is None):
         given, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
         raise StandardsError("flips need a judge and data", key=given, fix=f"give {other} as well")
     found = compare_versions(
-        Constitution.load(constitution_file(old)),
-        Constitution.load(constitution_file(new)),
+        Constitution.load(ConstitutionRef(old).path),
+        Constitution.load(ConstitutionRef(new).path),
         _ask(judge, prompt, rationale, out, constitutional_judge),
         _comparisons(data),
     )
@@ -144,17 +144,21 @@ def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) 
     """What asks the judge, or None without one."""
     if judge is None:
         return None
-    from aifeedback.cli.single import require
+    from aifeedback.errors import RecipeError
     from aifeedback.feedback.judge import JudgeSettings
     from aifeedback.feedback.rationale import Rationale as Thought
+    from aifeedback.pipeline.checks import modules_of, require_modules
+    from aifeedback.pipeline.step import Context
+    from aifeedback.refs import ModelRef, PromptRef, problems_of
     from aifeedback.storage import make_folder
-    from aifeedback.stages import Job
-    from aifeedback.stages.resolve import connect_model, judge_prompt
 
-    require([judge, f"prompt:{prompt}"])
+    refs = [ModelRef(judge), PromptRef(prompt)]
+    require_modules(modules_of(refs))
+    if problems := problems_of(iter(refs)):
+        raise RecipeError("\n  ".join(problems), fix="nothing was run; fix this first")
     make_folder(out)
-    model = connect_model(judge, Job(out, out / "journal.sqlite", out))
-    return make(model, judge_prompt(prompt), JudgeSettings(rationale=Thought() if rationale else None))
+    model = Context(out, out).connect(judge)
+    return make(model, refs[1].load(), JudgeSettings(rationale=Thought() if rationale else None))
 
 
 def _comparisons(data: Path | None) -> Any:

@@ -1,248 +1,211 @@
-"""sample, pair, label, score, revise, calibrate: a feedback step on files; running it again goes on where it stopped."""
+"""Commands made of steps: options from the settings, a progress line, the metrics, one verdict line."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from aifeedback.cli.options import Json, Limit, Seed, Workers
-from aifeedback.cli.single import Destination, run_stage
+from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, given_settings, options_of, with_parameters
+from aifeedback.steps import step_class
 
-OutFile = Annotated[Path, typer.Option("-o", "--out", help="A .jsonl or .parquet file, or a folder for everything.")]
-JUDGES = "hf:DIR_OR_ID, openai:NAME, fake:NAME, lab:NAME, rm:DIR."
-PROMPTS = "Judge prompt: a shipped name, lab:NAME, or a YAML file."
-JudgeName = Annotated[str, typer.Option(help=JUDGES)]
-PromptName = Annotated[str | None, typer.Option(help=PROMPTS)]
-Rubric = Annotated[str | None, typer.Option(help="Judge each of its criteria: a shipped name or a file.")]
-Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="Chain of thought before the verdict.")]
-Shots = Annotated[int | None, typer.Option(help="Exemplars to show, of those the prompt has.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="Any other setting of the judge: clamp=[0.4,0.6].")]
-BaseUrl = Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")]
-Prices = Annotated[Path | None, typer.Option(help="Price table (YAML); the shipped one when not given.")]
-SpendCap = Annotated[float | None, typer.Option(help="Most that the calls may cost.")]
-Columns = Annotated[list[str] | None, typer.Option("--column", help="OUR_NAME=THEIR_NAME for unusual files.")]
+KEYWORD, EMPTY = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 
 
-def add_to(app: typer.Typer) -> None:
-    for command in (sample, pair, label, score, revise, calibrate):
-        app.command()(command)
+class Verb(NamedTuple):
+    """One command: which step it runs, under which heading it stands, and what it prints in the list of commands."""
+
+    kind: str
+    summary: str
+    panel: str
+    out_help: str = "A .jsonl or .parquet file, or a folder for everything."
+    has_out: bool = True
+    default_out: str | None = None
 
 
-def sample(
-    model: Annotated[str, typer.Option(help="hf:DIR_OR_ID, openai:NAME, lab:NAME.")],
-    prompts: Annotated[Path, typer.Option(help="A file of prompts.")],
-    out: OutFile,
-    per_prompt: Annotated[int, typer.Option(help="Completions of each prompt.")] = 2,
-    temperature: float = 0.9,
-    max_new_tokens: int = 128,
-    base_url: BaseUrl = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    json_file: Json = None,
-) -> None:
-    """Draws completions from a model."""
-    from aifeedback.config import parse
-    from aifeedback.stages.feedback import Sample
+FEEDBACK, TRAINING, MEASURING = "Feedback", "Training", "Measurement"
+VERBS = {
+    "sample": Verb("sample", "Draw completions from a model.", FEEDBACK),
+    "pair": Verb("pair", "Pair completions of one prompt.", FEEDBACK),
+    "label": Verb("label", "Label pairs with a judge model.", FEEDBACK),
+    "score": Verb("score", "Score completions with a judge model.", FEEDBACK),
+    "revise": Verb("revise", "Critique and revise responses under a constitution.", FEEDBACK),
+    "evaluate": Verb(
+        "evaluate", "Measure a labelled file: agreement, calibration, win rate.", MEASURING, has_out=False
+    ),
+    "audit": Verb(
+        "audit",
+        "Audit judges: bias, agreement with people, attacks.",
+        MEASURING,
+        "A folder for findings, report and journal.",
+        default_out="runs/audit",
+    ),
+    "compare": Verb(
+        "compare",
+        "Compare policies on held-out prompts.",
+        MEASURING,
+        "A folder for responses, preferences, metrics and report.",
+    ),
+}
+TRAIN_VERBS = {
+    "sft": Verb("sft", "Fine-tune a model on completions.", TRAINING, "The model folder to write."),
+    "reward": Verb("reward_model", "Fit a reward model on soft labels.", TRAINING, "The model folder to write."),
+    "dpo": Verb("dpo", "Optimise a policy directly on soft preferences.", TRAINING, "The model folder to write."),
+    "rl": Verb("rl", "Train a policy by policy gradient with a KL penalty.", TRAINING, "The model folder to write."),
+}
+EXAMPLES = {
+    "sample": "aifeedback sample --model hf:DIR --prompts prompts.jsonl -o samples.jsonl",
+    "pair": "aifeedback pair --completions samples.jsonl -o pairs.jsonl",
+    "label": "aifeedback label --data pairs.jsonl --judge openai:NAME --base-url http://localhost:8000/v1 -o labels.jsonl",
+    "score": "aifeedback score --data samples.jsonl --judge hf:DIR -o scores.jsonl",
+    "revise": "aifeedback revise --data samples.jsonl --model hf:DIR --constitution harmless -o revised.jsonl",
+    "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",
+    "evaluate": "aifeedback evaluate --data labels.jsonl",
+    "compare": "aifeedback compare before=hf:DIR after=hf:NEW --prompts test.jsonl --judge hf:JUDGE -o comparison",
+    "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
+    "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
+    "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",
+    "train rl": "aifeedback train rl --policy hf:DIR --prompts prompts.jsonl --reward rm:reward-model -o policy",
+}
 
-    given = {
-        "model": model,
-        "prompts": str(prompts),
-        "per_prompt": per_prompt,
-        "limit": limit,
-        "sampling": {"temperature": temperature, "max_new_tokens": max_new_tokens},
-        "base_url": base_url,
-    }
-    stage = parse(Sample, given, prefix="--")
-    run_stage(stage, Destination(out, "completions.jsonl"), seed=seed, json_file=json_file)
+
+def command(name: str, verb: Verb) -> typer.Typer:
+    """A typer app of one command for a step."""
+    schema = step_class(verb.kind)
+    options = options_of(schema, schema.further)
+    parameters = [
+        inspect.Parameter(
+            option.parameter,
+            KEYWORD,
+            default=... if _is_required(option) else None,
+            annotation=Annotated[option.kind, option.info],
+        )
+        for option in options
+    ]
+    parameters = [p if p.default is not ... else p.replace(default=EMPTY) for p in parameters]
+    parameters += _common(name, verb, schema)
+
+    def run(**values: Any) -> None:
+        run_verb(name, verb, options, values)
+
+    run.__name__ = name.replace(" ", "_")
+    run.__doc__ = f"{inspect.cleandoc(schema.__doc__ or '')}\n\nExample: {EXAMPLES[name]}" if name in EXAMPLES else (
+        inspect.cleandoc(schema.__doc__ or "")
+    )  # fmt: skip
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command(name.rpartition(" ")[2])(with_parameters(run, parameters))
+    return app
 
 
-def pair(
-    completions: Annotated[Path, typer.Option(help="A file of completions, several per prompt.")],
-    out: OutFile,
-    every: Annotated[
-        bool, typer.Option("--all", help="Every two completions of a prompt, not only neighbours.")
-    ] = False,
-    limit: Limit = None,
-    seed: Seed = 0,
-    json_file: Json = None,
-) -> None:
-    """Puts completions of one prompt side by side, ready to be labelled."""
-    from aifeedback.stages.feedback import Pair
-
-    stage = Pair(completions=str(completions), per_prompt=None if every else 1, limit=limit)
-    run_stage(stage, Destination(out, "comparisons.jsonl"), seed=seed, json_file=json_file)
+def _is_required(option: Any) -> bool:
+    return option.kind is str or (isinstance(option.info, typer.models.ArgumentInfo))
 
 
-def label(
-    comparisons: Annotated[Path, typer.Option("--data", "--comparisons", help="Pairs in any known format.")],
-    judge: Annotated[list[str], typer.Option(help=f"{JUDGES} Several: a panel.")],
-    out: OutFile,
-    prompt: Annotated[list[str] | None, typer.Option(help=f"{PROMPTS} Several: a panel.")] = None,
-    constitution: Annotated[str | None, typer.Option(help="Judge by its principles: a shipped name or a file.")] = None,
-    use: Annotated[str | None, typer.Option(help="Principles: drawn, averaged or together.")] = None,
-    rubric: Rubric = None,
-    calibration: Annotated[str | None, typer.Option(help="Name or file of a map by `aifeedback calibrate`.")] = None,
-    by: Annotated[str, typer.Option(help="pairs, or ratings of each response alone.")] = "pairs",
-    orders: Annotated[str, typer.Option(help="both, or one drawn by seed.")] = "both",
-    average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
-    combine: Annotated[str, typer.Option(help="A panel's mean, its median, or a file of learned weights.")] = "mean",
-    rationale: Rationale = False,
-    samples: Annotated[int, typer.Option(min=1, help="Rationales per reading (self-consistency).")] = 1,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Of sampled rationales; 0 is greedy.")] = 0.0,
-    top_k: Annotated[int | None, typer.Option(min=1, help="Of sampled rationales.")] = None,
-    shots: Shots = None,
-    sets: Sets = None,
-    base_url: BaseUrl = None,
-    prices: Prices = None,
-    spend_cap_usd: SpendCap = None,
-    column: Columns = None,
-    criterion: Annotated[str | None, typer.Option(help="Which verdict, where a file has several.")] = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    seed: Seed = 0,
-    form: Annotated[
-        str, typer.Option("--format", help="rows (everything), trl (known labels only), dataset (folder with a card).")
-    ] = "rows",
-    engine: Annotated[str, typer.Option(help="local, or ray: several workers, on one machine or many.")] = "local",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print one rendered prompt and the forecast; no call.")
-    ] = False,
-    json_file: Json = None,
-) -> None:
-    """AI preferences with soft labels from log-probabilities, both orders; the file loads in TRL as it is."""
-    from aifeedback.cli.exports import Exports
-    from aifeedback.cli.judges import judging, label_stage
+def _common(name: str, verb: Verb, schema: Any) -> list[inspect.Parameter]:
+    found = [("sets", Sets, None)]
+    if verb.has_out:
+        out: Any = typer.Option("-o", "--out", help=verb.out_help, rich_help_panel=COMMON, metavar="PATH")
+        found.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
+    found.append(("seed", Seed, 0))
+    if name in ("label", "score", "audit"):
+        found.append(("workers", Workers, None))
+    if verb.has_out:
+        dry = typer.Option(
+            "--dry-run", help="Print the forecast, and one prompt if there is a judge; no call.", rich_help_panel=COMMON
+        )
+        found.append(("dry_run", Annotated[bool, dry], False))
+    if name == "label":
+        form = typer.Option("--format", help="rows; trl: TRL's columns only; dataset: a Hugging Face dataset folder.")
+        found.append(("form", Annotated[str, form], "rows"))
+    found.append(("json_file", Json, None))
+    return [inspect.Parameter(key, KEYWORD, annotation=kind, default=default) for key, kind, default in found]
 
-    thought = {"samples": samples, "temperature": temperature, "top_k": top_k} if rationale else None
-    how = {
-        "constitution": constitution, "use": use, "rubric": rubric, "by": by, "orders": orders, "average": average,
-        "rationale": thought, "shots": shots, "base_url": base_url, "spend_cap_usd": spend_cap_usd,
-    }  # fmt: skip
-    spec = judging(judge, prompt, how, sets=sets, prices=prices, combine=combine, calibration=calibration)
-    export = Exports.of(form, out)
-    stage = label_stage(
-        engine,
-        workers,
-        comparisons=str(comparisons),
-        judge=spec,
-        limit=limit,
-        columns=_columns(column),
-        criterion=criterion,
+
+def run_verb(name: str, verb: Verb, options: Sequence[Any], values: dict[str, Any]) -> None:
+    """The body of every generated command."""
+    schema = step_class(verb.kind)
+    given = given_settings(schema, options, values, values.get("sets"))
+    step = schema.from_options(given.settings, given.chosen)
+    if values.get("dry_run"):
+        from aifeedback.cli.dry_run import show_forecast_of
+
+        show_forecast_of(step, values["seed"])
+        return
+    run_one(
+        step,
+        command=name,
+        out=values.get("out"),
+        seed=values["seed"],
+        json_file=values["json_file"],
+        workers=values.get("workers", 1),
+        form=values.get("form", "rows"),
     )
-    if dry_run:
-        from aifeedback.cli.dry_run import show_label_forecast
-
-        show_label_forecast(stage, seed)
-        return
-    run_stage(stage, export.destination, seed=seed, json_file=json_file, workers=workers)
-    export.write(stage)
 
 
-def score(
-    completions: Annotated[Path, typer.Option("--data", "--completions", help="A file of completions.")],
-    judge: JudgeName,
-    out: OutFile,
-    prompt: PromptName = None,
-    rubric: Rubric = None,
-    rank: Annotated[str | None, typer.Option(help="Rank the answers to each prompt: all pairs, or tournament.")] = None,
-    rounds: Annotated[int, typer.Option(help="Of a tournament.")] = 2,
-    rationale: Rationale = False,
-    shots: Shots = None,
-    sets: Sets = None,
-    base_url: BaseUrl = None,
-    prices: Prices = None,
-    spend_cap_usd: SpendCap = None,
-    limit: Limit = None,
-    workers: Workers = None,
-    seed: Seed = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print one rendered prompt and the forecast; no call.")
-    ] = False,
-    json_file: Json = None,
-) -> None:
-    """A judge's expected 1–10 score of each completion; by criteria (--rubric), good–bad, or as a ranking (--rank)."""
-    from aifeedback.cli.judges import judge_spec
-    from aifeedback.config import parse
-    from aifeedback.stages.feedback import Score
+def run_one(
+    step: Any,
+    *,
+    command: str,
+    out: Path | None,
+    seed: int,
+    json_file: Path | None = None,
+    workers: int | None = 1,
+    form: str = "rows",
+) -> Any:
+    """Run a step with a progress line, hand its result over, print its metrics and its verdict."""
+    from aifeedback.cli.exports import Exports
+    from aifeedback.cli.show import show_figures_of, show_verdict
+    from aifeedback.cli.terminal import console, progress_line
+    from aifeedback.pipeline.checks import require
+    from aifeedback.pipeline.command import Destination, run_step
+    from aifeedback.pipeline.step import Context
+    from aifeedback.storage import write_json
 
-    how = {
-        "rubric": rubric, "by": "pairs" if rank else "ratings", "rationale": {} if rationale else None, "shots": shots,
-        "base_url": base_url, "spend_cap_usd": spend_cap_usd,
-    }  # fmt: skip
-    spec = judge_spec(judge, prompt, how, sets=sets, prices=prices)
-    given = {"completions": str(completions), "judge": spec, "rank": rank, "rounds": rounds, "limit": limit}
-    stage = parse(Score, given, prefix="--")
-    if dry_run:
-        from aifeedback.cli.dry_run import show_score_forecast
+    if out is None:
+        require(step)
+        with progress_line(command) as progress:
+            figures = step.run(Context(Path(), Path(), seed=seed, progress=progress))
+        show_figures_of(step.kind, figures, json_file)
+        show_verdict(figures)
+        return figures
+    exports = Exports.of(form, out) if command == "label" else None
+    destination = exports.destination if exports else Destination(out, step.main)
+    with progress_line(command) as progress:
+        done = run_step(step, destination, command=command, seed=seed, workers=workers, progress=progress)
+    if done.extends is not None:
+        console.print(f"[dim]extends the first {done.extends:,}; finished calls were not repeated[/]")
+    if done.was_done:
+        console.print("[dim]Already complete with these settings; no calls made.[/]")
+    show_figures_of(step.kind, done.figures, json_file)
+    if step.kind == "compare":
+        from aifeedback.audit.report import write_report
 
-        show_score_forecast(stage, seed)
-        return
-    run_stage(stage, Destination(out, "scored.jsonl"), seed=seed, json_file=json_file, workers=workers)
-
-
-def revise(
-    completions: Annotated[Path, typer.Option("--data", "--completions", help="Responses to improve.")],
-    model: Annotated[str, typer.Option(help="Who criticises and rewrites: hf:DIR_OR_ID, openai:NAME.")],
-    out: OutFile,
-    constitution: Annotated[str, typer.Option(help="A shipped constitution's name or a file.")] = "harmless",
-    rounds: Annotated[int, typer.Option(min=1, help="At most so many rounds, each under another principle.")] = 2,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.7,
-    helpful: Annotated[Path | None, typer.Option(help="Helpful completions to mix in.")] = None,
-    helpful_share: Annotated[float, typer.Option(help="Share of the training data that is helpful data.")] = 0.0,
-    base_url: BaseUrl = None,
-    limit: Limit = None,
-    seed: Seed = 0,
-    json_file: Json = None,
-) -> None:
-    """Critique and revision under a constitution; training data for `train sft` comes out."""
-    from aifeedback.config import parse
-    from aifeedback.stages.revise import Revise
-
-    given = {
-        "completions": str(completions),
-        "model": model,
-        "constitution": constitution,
-        "settings": {"rounds": rounds, "temperature": temperature},
-        "helpful": str(helpful) if helpful else None,
-        "helpful_share": helpful_share,
-        "limit": limit,
-        "base_url": base_url,
-    }
-    stage = parse(Revise, given, prefix="--")
-    run_stage(stage, Destination(out, "sft.jsonl"), seed=seed, json_file=json_file)
+        summary = {"title": "Comparison of policies", "seed": seed, "reference": step.reference}
+        figures = done.figures.as_json()
+        kept = {key: figures[key] for key in ("policies", "head_to_head")}
+        stages = {"compare": {"kind": "compare", **done.spent._asdict(), "figures": figures}}
+        report = write_report({**summary, **done.spent._asdict(), **kept, "stages": stages}, destination.folder)
+        console.print(f"report: [bold]{report}[/]", soft_wrap=True)
+    if step.kind == "audit":
+        console.print(f"report: [bold]{destination.folder / 'report.html'}[/]", soft_wrap=True)
+    show_spent(done.spent)
+    beside = f"  [dim](records and journal in {destination.folder})[/]" if destination.is_file else ""
+    console.print(f"→ [bold]{done.result}[/]{beside}", soft_wrap=True)
+    if exports:
+        exports.write(step)
+    if json_file and step.kind in ("compare", "audit"):
+        write_json(json_file, done.figures.as_json())
+    show_verdict(done.figures)
+    return done.figures
 
 
-def calibrate(
-    labelled: Annotated[Path, typer.Option("--data", "--labelled", help="A labelled file with people's verdicts.")],
-    out: Annotated[str, typer.Option("-o", "--out", help="NAME, kept with the judge, or NAME.json.")],
-    kind: Annotated[str, typer.Option(help="temperature, platt or isotonic; weights: of a panel.")] = "temperature",
-    figure: Annotated[Path | None, typer.Option(help="Draw the reliability figure here (.svg).")] = None,
-    seed: Seed = 0,
-    json_file: Json = None,
-) -> None:
-    """Fits a map from a judge's confidence to how often people agree; cross-validated error before and after."""
-    from aifeedback.cli.calibrating import fit_map, fit_panel
-    from aifeedback.cli.terminal import console, show_figures
+def show_spent(spent: Any) -> None:
+    """Calls, tokens and cost as the journal has them."""
+    from aifeedback.cli.terminal import console
 
-    if kind == "weights":
-        path, figures = fit_panel(labelled, out, seed)
-    else:
-        path, figures = fit_map(labelled, out, kind, seed, figure)
-    show_figures(figures, json_file)
-    console.print(f"→ [bold]{path}[/]")
-
-
-def _columns(pairs: list[str] | None) -> dict[str, str] | None:
-    from aifeedback.errors import RecipeError
-
-    mapped = {}
-    for pair in pairs or []:
-        ours, equals, theirs = pair.partition("=")
-        if not equals:
-            raise RecipeError(
-                f"--column {pair!r} is not OUR_NAME=THEIR_NAME", fix="for example --column prompt=question"
-            )
-        mapped[ours] = theirs
-    return mapped or None
+    if spent.calls:
+        cost = f", ${spent.cost_usd:,.4f}" if spent.cost_usd else ""
+        console.print(f"[dim]{spent.calls:,} model calls, {spent.tokens:,} tokens{cost}[/]")

@@ -9,54 +9,40 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.table import Table
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Column, Table
 
 console = Console(highlight=False)
 
 
 def bars() -> Progress:
-    """Bars with rate, time left and a few figures; on a pipe, one line per finished stage instead."""
+    """One line per running stage: counter, time, time left, then metrics; on a pipe, one line per finished stage."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description:<16}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        TextColumn("[dim]{task.fields[figures]}"),
+        TextColumn("{task.description}"),
+        TextColumn("{task.fields[count]}"),
+        TextColumn("[dim]{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
         console=console,
         disable=not console.is_terminal,
     )
 
 
 class RunWatcher:
-    """A runner.Watcher that draws one bar per running stage."""
+    """A runner.Watcher that draws one line per running stage."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.tasks: dict[str, TaskID] = {}
 
     def started(self, stage_id: str) -> None:
-        self.tasks[stage_id] = self.progress.add_task(stage_id, total=None, rate="", figures="")
+        self.tasks[stage_id] = self.progress.add_task(stage_id, total=None, count="starting", figures="")
         if not console.is_terminal:
             console.print(f"· {stage_id}")
 
     def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None:
-        task = self.tasks[stage_id]
-        self.progress.update(
-            task, completed=done, total=total or None, rate=_rate(self.progress, task), figures=brief(figures)
-        )
+        task = self.progress.tasks[self.progress.task_ids.index(self.tasks[stage_id])]
+        count = counted(done, total, task.elapsed or 0.0)
+        self.progress.update(task.id, completed=done, total=total or None, count=count, figures=brief(figures))
 
     def finished(self, stage_id: str, *, seconds: float, skipped: bool) -> None:
         if stage_id in self.tasks:
@@ -65,17 +51,26 @@ class RunWatcher:
         console.print(f"[green]✓[/] {stage_id:<18} {note}")
 
 
-def _rate(progress: Progress, task: TaskID) -> str:
-    speed = progress.tasks[progress.task_ids.index(task)].speed
-    return f"{speed:.1f}/s" if speed else ""
+def counted(done: int, total: int, elapsed_s: float) -> str:
+    """'12/90 · 0:13 · ~1:20 left'; before the first item 'starting' and the time."""
+    if not total or not done:
+        return f"starting · {clock(elapsed_s)}"
+    left = "" if done >= total else f" · ~{clock(elapsed_s / done * (total - done))} left"
+    return f"{done:,}/{total:,} · {clock(elapsed_s)}{left}"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @contextmanager
-def one_bar(title: str) -> Iterator[Any]:
+def progress_line(title: str) -> Iterator[Any]:
     """A protocols.Progress for a single step."""
     with bars() as progress:
         watcher = RunWatcher(progress)
-        watcher.tasks[title] = progress.add_task(title, total=None, rate="", figures="")
+        watcher.tasks[title] = progress.add_task(title, total=None, count="starting", figures="")
 
         def advance(done: int, total: int, figures: Mapping[str, float]) -> None:
             watcher.advanced(title, done, total, figures)
@@ -83,8 +78,14 @@ def one_bar(title: str) -> Iterator[Any]:
         yield advance
 
 
+FIRST = ("reward", "kl", "length", "loss", "unknown")
+"""Metrics that come first in the progress line."""
+
+
 def brief(figures: Mapping[str, Any]) -> str:
-    return "  ".join(f"{key} {value:.3g}" for key, value in list(figures.items())[:4] if isinstance(value, int | float))
+    numbers = {key: value for key, value in figures.items() if isinstance(value, int | float)}
+    ordered = sorted(numbers, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST))
+    return "  ".join(f"{key} {numbers[key]:.3g}" for key in ordered[:4])
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence[str] = ()) -> None:
@@ -108,12 +109,12 @@ def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, titl
     """
     shown = {key: value for key, value in figures.items() if key not in DETAILS or not isinstance(value, Mapping)}
     shown |= shown.pop("figures", {})
-    table(title, ("figure", "value"), [(key, value) for key, value in flatten(shown)])
+    table(title, ("metric", "value"), [(key, value) for key, value in flatten(shown)])
     if json_file:
         from aifeedback.storage import write_json
 
         write_json(json_file, figures)
-        console.print(f"[dim]figures → {json_file}[/]")
+        console.print(f"[dim]metrics → {json_file}[/]")
 
 
 def flatten(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -125,7 +126,9 @@ def flatten(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from flatten(value, f"{name}.")
         elif isinstance(value, float):
             yield name, f"{value:.4g}"
-        elif isinstance(value, str | int | bool) or value is None:
+        elif value is None:
+            continue
+        elif isinstance(value, str | int | bool):
             first, *more = str(value).splitlines() or [""]
             yield name, first[:60] + ("…" if more or len(first) > 60 else "")
         elif isinstance(value, Sequence) and len(value) <= 6:
@@ -135,7 +138,7 @@ def flatten(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 def estimate(value: Mapping[str, Any], scale: float = 1.0) -> str:
     """'0.71 [0.66, 0.75] n=400'."""
     if value.get("value") is None:
-        return f"not known, n={value.get('n', 0)}"
+        return f"unknown, n={value.get('n', 0)}"
     low, high = value.get("low"), value.get("high")
     interval = f" [{low * scale:.3g}, {high * scale:.3g}]" if low is not None and high is not None else ""
     return f"{value['value'] * scale:.3g}{interval} n={value.get('n', '?')}"

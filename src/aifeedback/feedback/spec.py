@@ -24,13 +24,16 @@ class Served(Config):
     """Address of an OpenAI-compatible server."""
     spend_cap_usd: Annotated[float | None, Cli(panel=SERVER, metavar="USD")] = Field(default=None, gt=0.0)
     """Stop before spending more than this (USD), earlier starts with the same journal included."""
+    prices: Annotated[Ref | None, Cli(panel=SERVER, metavar="FILE")] = None
+    """Price table (YAML); the shipped one by default."""
     server: Annotated[dict[str, Any], Cli(is_hidden=True)] = Field(default_factory=dict)
     """Further server options by name: concurrency, requests_per_minute, readout, prices … (docs/servers.md)."""
 
     @property
     def server_options(self) -> dict[str, Any]:
         """What ``models.connect`` takes for a server; what was not set is left to its default."""
-        own = {"base_url": self.base_url, "cap_usd": self.spend_cap_usd}
+        prices = str(self.prices) if self.prices else None
+        own = {"base_url": self.base_url, "cap_usd": self.spend_cap_usd, "prices": prices}
         return {**self.server, **{name: value for name, value in own.items() if value is not None}}
 
     def require_server(self, models: Iterable[ModelRef]) -> None:
@@ -66,7 +69,7 @@ class JudgeSpec(Served, JudgeSettings):
     """Principles drawn for each pair; as the constitution says by default."""
     rubric: Annotated[RubricRef | None, Cli(panel="Judge", metavar="NAME")] = None
     """Weighted criteria, each judged alone: a shipped rubric's name or a YAML file."""
-    hidden_mass: float = Field(default=0.0, ge=0.0, lt=1.0)
+    hidden_mass: Annotated[float, Cli(panel="Judge")] = Field(default=0.0, ge=0.0, lt=1.0)
     """Ratings: labels that a server hides count as 0 where all of them together hold at most this much probability."""
     calibration: Annotated[str | None, Cli(panel="Judge", metavar="NAME")] = None
     """A calibration map fitted for this very judge (`aifeedback calibrate`): its name or file."""
@@ -92,7 +95,9 @@ class JudgeSpec(Served, JudgeSettings):
         if self.rubric and self.constitution:
             raise ValueError("a judge goes by a rubric or by a constitution, not by both")
         if self.by == "ratings" and self.constitution:
-            raise ValueError("constitution: ratings cannot use one; give criteria to rate by (--rubric), or judge pairs")
+            raise ValueError(
+                "constitution: ratings cannot use one; give criteria to rate by (--rubric), or judge pairs"
+            )
         if self.by == "ratings" and self.clamp:
             raise ValueError("clamp: it bounds the preference of a judge of pairs, not of ratings")
         self.require_server([self.model])
@@ -143,7 +148,8 @@ class JudgeSpec(Served, JudgeSettings):
 class PanelSpec(Config):
     """Several judges, or one model under several prompts, as one."""
 
-    members: tuple[JudgeSpec, ...] = Field(min_length=2)
+    members: Annotated[tuple[JudgeSpec, ...], Cli(is_hidden=True)] = Field(min_length=2)
+    """The judges, two or more."""
     combine: Annotated[Literal["mean", "median"], Cli(panel="Judge")] = "mean"
     """How a panel's preferences become one; a file of learned weights is given by --weights."""
     weights: Annotated[Ref | None, Cli(panel="Judge", metavar="FILE")] = None

@@ -16,18 +16,16 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
-
-from pydantic import Field
+from typing import Any, NamedTuple
 
 from aifeedback.errors import AIFeedbackError, JudgeUnavailable, MissingExtra, RecipeError
+from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec
+from aifeedback.pipeline.runner import digest_ref
+from aifeedback.pipeline.step import Context
 from aifeedback.records import Comparison, Preference, content_id
-from aifeedback.runner import digest_input
+from aifeedback.refs import refs_in
+from aifeedback.steps import connect
 from aifeedback.storage import make_folder
-from aifeedback.stages import resolve
-from aifeedback.stages.base import Job
-from aifeedback.stages.feedback import Label
-from aifeedback.stages.judges import JudgeSpec, Judging, PanelSpec
 from aifeedback.store import Entry, Journal
 
 _BYTES = ("key", "prompt_hash")
@@ -40,74 +38,83 @@ class Done(NamedTuple):
     calls: list[Entry]
 
 
-class RayLabel(Label):
-    """``Label`` on Ray. It joins the cluster that RAY_ADDRESS names, or starts one on this machine."""
+def label_on_ray(
+    judge: JudgeSpec | PanelSpec,
+    comparisons: Sequence[Comparison],
+    context: Context,
+    *,
+    batch: int,
+    gpus_each: float | None = None,
+) -> list[Preference]:
+    """The labels of ``comparisons``, in order, from the cluster that RAY_ADDRESS names or one started on this machine.
 
-    kind: ClassVar[str] = "label"
-    workers: int | None = Field(default=None, ge=1)
-    """Workers at a time; as many as the cluster has GPUs (CPUs where it has none) when not given."""
-    gpus_each: float | None = Field(default=None, ge=0.0)
-    """GPUs of a worker; 1 for a local model on a cluster with GPUs, else 0, when not given."""
-
-    def labels(self, comparisons: Sequence[Comparison], job: Job) -> list[Preference]:
-        """Raises RecipeError for a spend cap, which no worker can keep for the others."""
-        if any(member.spend_cap_usd is not None for member in members(self.judge)):
-            raise RecipeError(
-                "a spend cap cannot be kept over several workers",
-                key="--spend-cap-usd",
-                fix="use one process: it keeps a whole fleet of servers busy (docs/scaling.md)",
-            )
-        folder = job.folder / "batches"
-        make_folder(folder)
-        batches = batch_ids(self.judge, job.seed, _batches(comparisons, self.batch))
-        waiting = {key: some for key, some in batches.items() if not (folder / f"{key}.json").is_file()}
-        done = len(comparisons) - sum(map(len, waiting.values()))
-        job.progress(done, len(comparisons), {})
-        for key, labelled in self._asked(waiting, job):
-            store(folder / f"{key}.json", labelled)
-            done += len(waiting[key])
-            job.progress(done, len(comparisons), {})
-        found = [load(folder / f"{key}.json") for key in batches]
-        with Journal(job.journal) as journal:
-            for labelled in found:
-                _journal(journal, labelled.calls)
-        return [preference for labelled in found for preference in labelled.preferences]
-
-    def _asked(self, waiting: dict[str, Sequence[Comparison]], job: Job) -> Iterator[tuple[str, Done]]:
-        """The batches as they are finished, in any order; each once."""
-        if not waiting:
-            return
-        ray = _ray()
-        if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        is_local = any(member.model.startswith(("hf:", "lab:")) for member in members(self.judge))
-        each = self.gpus_each if self.gpus_each is not None else float(is_local and gpus > 0)
-        most = int(gpus / each) if each else int(ray.cluster_resources().get("CPU", 1))
-        workers = min(self.workers or max(most, 1), len(waiting))
-        rows = [{"key": key, "comparisons": [c.model_dump_json() for c in some]} for key, some in waiting.items()]
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        asked = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Worker,
-            fn_constructor_args=(self.judge.model_dump(mode="json"), job.seed, os.getcwd()),
-            batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-            num_cpus=0 if each else 1,
-            num_gpus=each,
-            max_restarts=-1,
-            max_task_retries=-1,
+    ``context.workers``: workers at a time; None: as many as the cluster has GPUs (CPUs where it has none).
+    ``gpus_each``: GPUs of a worker; None: 1 for a local model on a cluster with GPUs, else 0.
+    Raises RecipeError for a spend cap, which no worker can keep for the others.
+    """
+    if any(member.spend_cap_usd is not None for member in members(judge)):
+        raise RecipeError(
+            "a spend cap cannot be kept over several workers",
+            key="--spend-cap-usd",
+            fix="use one process: it keeps a whole fleet of servers busy (docs/scaling.md)",
         )
-        open_batches = set(waiting)
-        try:
-            for row in asked.iter_rows():
-                if row["key"] in open_batches:
-                    open_batches.remove(row["key"])
-                    yield row["key"], parsed(row["done"])
-        except ray.exceptions.RayError as failed:
-            raise _own(failed) from None
-        if open_batches:
-            raise JudgeUnavailable(f"Ray gave up {len(open_batches)} batches\n  → run the same command to go on")
+    folder = context.folder / "batches"
+    make_folder(folder)
+    batches = batch_ids(judge, context.seed, _batches(comparisons, batch))
+    waiting = {key: some for key, some in batches.items() if not (folder / f"{key}.json").is_file()}
+    done = len(comparisons) - sum(map(len, waiting.values()))
+    context.progress(done, len(comparisons), {})
+    for key, labelled in _run(judge, waiting, context, gpus_each):
+        store(folder / f"{key}.json", labelled)
+        done += len(waiting[key])
+        context.progress(done, len(comparisons), {})
+    stored = [load(folder / f"{key}.json") for key in batches]
+    with Journal(context.journal, step=context.step) as journal:
+        for labelled in stored:
+            _journal(journal, labelled.calls)
+    return [preference for labelled in stored for preference in labelled.preferences]
+
+
+def _run(
+    judge: JudgeSpec | PanelSpec,
+    waiting: dict[str, Sequence[Comparison]],
+    context: Context,
+    gpus_each: float | None,
+) -> Iterator[tuple[str, Done]]:
+    """The batches as they are finished, in any order; each once."""
+    if not waiting:
+        return
+    ray = _ray()
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    is_local = any(member.model.is_local for member in members(judge))
+    each = gpus_each if gpus_each is not None else float(is_local and gpus > 0)
+    most = int(gpus / each) if each else int(ray.cluster_resources().get("CPU", 1))
+    workers = min(context.workers or max(most, 1), len(waiting))
+    rows = [{"key": key, "comparisons": [c.model_dump_json() for c in some]} for key, some in waiting.items()]
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    labelled = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Worker,
+        fn_constructor_args=(judge.model_dump(mode="json"), context.seed, os.getcwd()),
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=0 if each else 1,
+        num_gpus=each,
+        max_restarts=-1,
+        max_task_retries=-1,
+    )
+    open_batches = set(waiting)
+    try:
+        for row in labelled.iter_rows():
+            if row["key"] in open_batches:
+                open_batches.remove(row["key"])
+                yield row["key"], parsed(row["done"])
+    except ray.exceptions.RayError as failed:
+        raise _own(failed) from None
+    if open_batches:
+        raise JudgeUnavailable(f"Ray gave up {len(open_batches)} batches\n  → rerun the same command to resume")
 
 
 class Worker:
@@ -130,11 +137,11 @@ def label_batch(judge: JudgeSpec | PanelSpec, seed: int, comparisons: Sequence[C
     """Labels with a journal that lives as long as the batch; its calls are handed back."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        job = Job(place, place / "journal.sqlite", place, seed)
-        preferences = resolve.labeler(judge, job).label(comparisons)
-        if not job.journal.exists():
+        context = Context(place, place, seed=seed)
+        preferences = connect.labeler(judge, context).label(comparisons)
+        if not context.journal.exists():
             return Done(preferences, [])
-        with Journal(job.journal) as journal:
+        with Journal(context.journal) as journal:
             return Done(preferences, [row.entry for row in journal.rows()])
 
 
@@ -145,7 +152,7 @@ def members(judge: JudgeSpec | PanelSpec) -> tuple[JudgeSpec, ...]:
 def batch_ids(judge: Judging, seed: int, batches: Iterable[Sequence[Comparison]]) -> dict[str, Sequence[Comparison]]:
     """Batches by id. Ids are equal only where the same judge would be asked about the same comparisons: the content of
     its model, prompt, principles and calibration counts, and not their names alone."""
-    made_of = {name: digest_input(name) for name in resolve.outside_judge(judge)}
+    made_of = {str(ref): digest_ref(ref) for ref in refs_in(judge)}
     who = judge.model_dump(mode="json"), made_of, seed
     return {content_id("ray batch", *who, [c.id for c in some]): some for some in batches}
 
@@ -190,7 +197,7 @@ def _own(failed: BaseException) -> AIFeedbackError:
         if isinstance(cause, AIFeedbackError):
             return cause
         cause = getattr(cause, "cause", None) or cause.__cause__
-    return JudgeUnavailable(f"a Ray worker failed: {failed}\n  → run the same command to go on")
+    return JudgeUnavailable(f"a Ray worker failed: {failed}\n  → rerun the same command to resume")
 
 
 def _ray() -> Any:

@@ -64,19 +64,21 @@ def reward_function(
         from aifeedback.train.rewards import name_of
 
         return TrlReward(reward, name=name_of(reward), eos_ids=frozenset())
-    from aifeedback.stages.base import Job
-    from aifeedback.stages.rewards import reward_function as build
+    from aifeedback.pipeline.step import Context
+    from aifeedback.steps.rewards import reward_function as build
 
     spec = _spec(reward, judge)
     folder = Path(journal).parent if journal else Path(tempfile.mkdtemp(prefix="aifeedback-"))
     file = Path(journal) if journal else folder / "journal.sqlite"
-    return TrlReward(build(spec, Job(folder, file, folder, seed)), name=reward, eos_ids=frozenset())
+    return TrlReward(
+        build(spec, Context(folder, folder, seed=seed, journal_name=file.name)), name=reward, eos_ids=frozenset()
+    )
 
 
 def _spec(reward: str, judge: dict[str, Any]) -> Any:
     from aifeedback.config import parse
-    from aifeedback.stages.inputs import input_problem
-    from aifeedback.stages.rewards import RewardSpec
+    from aifeedback.refs import problems_of, refs_in
+    from aifeedback.steps.rewards import RewardSpec
 
     if reward.startswith("judge:"):
         given: dict[str, Any] = {"judge": {"model": reward.partition(":")[2], **judge}}
@@ -85,9 +87,8 @@ def _spec(reward: str, judge: dict[str, Any]) -> Any:
     else:
         given = {"source": reward}
     spec = parse(RewardSpec, given, prefix="reward.")
-    problems = [problem for name in spec.inputs() if (problem := input_problem(name))]
-    if problems:
-        raise RecipeError("\n  ".join(problems), key="reward", fix="correct this first; nothing was run")
+    if problems := problems_of(refs_in(spec)):
+        raise RecipeError("\n  ".join(problems), key="reward", fix="fix this first; nothing was run")
     return spec
 
 

@@ -1,29 +1,40 @@
-"""How many model calls a recipe will make, told before the first one from the files it names."""
+"""Forecast how many model calls a recipe will make, from the files it names."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from aifeedback.errors import InputError
-from aifeedback.recipe import Recipe
+from aifeedback.pipeline.recipe import Recipe
+from aifeedback.pipeline.step import Step
+from aifeedback.refs import Ref
+
+TABLES = (".jsonl", ".gz", ".json", ".csv", ".parquet")
 
 
 def forecast(recipe: Recipe) -> dict[str, int | None]:
-    """Stage id → calls of models; None where a file that decides it is not there yet or has no known length."""
+    """Stage id → calls of models; None where a file that decides it does not exist yet or has no known length."""
     rows: dict[str, int] = {}
     calls: dict[str, int | None] = {}
-    for step in recipe.steps:
-        rows |= {name: count for name in step.stage.inputs() if (count := _rows(name)) is not None}
-        told = step.stage.forecast(rows)
-        calls[step.id] = told.calls
-        rows |= {f"@{step.id}/{file}": count for file, count in told.leaves.items()}
+    for stage in recipe.stages:
+        rows |= rows_of(stage.step)
+        found = stage.step.forecast(rows)
+        calls[stage.id] = found.calls
+        rows |= {f"@{stage.id}/{file}": count for file, count in found.leaves.items()}
     return calls
 
 
-def _rows(name: str) -> int | None:
-    """Rows of an outside data file; None for models and for what cannot be read."""
-    from aifeedback.files import place_of, read_rows
+def rows_of(step: Step) -> dict[str, int]:
+    """Rows of every outside data file that a step reads, where they can be counted."""
+    return {str(ref): count for ref in step.inputs() if (count := _rows(ref)) is not None}
 
-    path = place_of(name)
-    if not path.is_file() or path.suffix not in (".jsonl", ".gz", ".json", ".csv", ".parquet"):
+
+def _rows(ref: Ref) -> int | None:
+    """Rows of an outside data file; None for models and for what cannot be read."""
+    from aifeedback.files import read_rows
+
+    path = ref.path if type(ref) is Ref else None
+    if not isinstance(path, Path) or not path.is_file() or path.suffix not in TABLES:
         return None
     try:
         return sum(1 for _ in read_rows(path))

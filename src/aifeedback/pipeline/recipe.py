@@ -28,9 +28,9 @@ from pydantic import Field
 
 from aifeedback.config import Config, describe, parse
 from aifeedback.errors import RecipeError
-from aifeedback.stages import Stage, stage_class
+from aifeedback.pipeline.step import Step
+from aifeedback.steps import step_class
 
-REFERENCE = re.compile(r"^@([A-Za-z0-9_-]+)(?:/(.+))?$")
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -63,11 +63,13 @@ class Variant(Config):
     """As ``--set`` would: setting or STAGE.KEY → value."""
 
 
-class Step(NamedTuple):
-    """One stage with its settings filled in; ``needs`` are the ids it waits for."""
+class Stage(NamedTuple):
+    """One step of a recipe with its settings filled in; ``needs`` are the ids it waits for."""
 
     id: str
-    stage: Stage
+    kind: str
+    """As the recipe names it."""
+    step: Step
     needs: tuple[str, ...]
     settings: Mapping[str, Any]
 
@@ -78,14 +80,14 @@ class Recipe(NamedTuple):
     seed: int
     workers: int
     settings: Mapping[str, Any]
-    steps: tuple[Step, ...]
+    stages: tuple[Stage, ...]
     summary: Mapping[str, str]
     missing: tuple[str, ...] = ()
     """Required settings that were not given."""
 
     def resolved(self) -> dict[str, Any]:
         """What runs, with nothing left to fill in: written into the run folder."""
-        stages = [{"id": s.id, "stage": s.stage.kind, **s.stage.model_dump(mode="json")} for s in self.steps]
+        stages = [{"id": s.id, "stage": s.kind, **s.step.model_dump(mode="json")} for s in self.stages]
         return {
             "name": self.name,
             "description": self.description,
@@ -141,15 +143,15 @@ def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
             settings[key] = value
         else:
             problems.append(f"--set {key}: no such setting; known: {', '.join([*settings, 'STAGE.KEY'])}")
-    steps = list(_steps(recipe.stages, settings, per_stage, problems))
-    _check_order(steps, problems)
+    stages = list(_stages(recipe.stages, settings, per_stage, problems))
+    _check_order(stages, problems)
     if problems:
-        raise RecipeError("\n  ".join(problems), file=path, fix="correct these, then `aifeedback check` shows the rest")
+        raise RecipeError("\n  ".join(problems), file=path, fix="fix these, then run `aifeedback check`")
     seed = int(settings["seed"])
-    kept = {step.id for step in steps}
+    kept = {stage.id for stage in stages}
     summary = {key: where for key, where in recipe.summary.items() if where.split(".")[0] in kept}
     missing = tuple(name for name in recipe.required if not settings.get(name))
-    return Recipe(recipe.name, recipe.description, seed, workers, settings, tuple(steps), summary, missing)
+    return Recipe(recipe.name, recipe.description, seed, workers, settings, tuple(stages), summary, missing)
 
 
 def _read_yaml(path: Path) -> Mapping[str, Any]:
@@ -166,12 +168,12 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return raw
 
 
-def _steps(
+def _stages(
     stages: Sequence[Mapping[str, Any]],
     settings: Mapping[str, Any],
     overrides: Mapping[str, Mapping[str, Any]],
     problems: list[str],
-) -> Iterator[Step]:
+) -> Iterator[Stage]:
     for index, entry in enumerate(stages):
         values = dict(entry)
         kind = values.pop("stage", None)
@@ -181,25 +183,24 @@ def _steps(
             values = fill(values, settings)
             if not values.pop("when", True):
                 continue
-            schema = stage_class(str(kind))
-            stage = schema.model_validate(merge(values, nest(overrides.get(stage_id, {}))))
+            schema = step_class(str(kind))
+            step = schema.model_validate(merge(values, nest(overrides.get(stage_id, {}))))
         except KeyError as unknown:
             problems.append(f"{where}: {unknown.args[0]}")
         except ValueError as invalid:
             errors = getattr(invalid, "errors", list)()
             problems += [f"{where}: {describe(e, schema)}" for e in errors] or [f"{where}: {invalid}"]
         else:
-            needs = sorted({match for match in references(stage.model_dump()) if match})
-            yield Step(stage_id, stage, tuple(needs), values)
+            yield Stage(stage_id, str(kind), step, tuple(step.needs()), values)
 
 
-def _check_order(steps: Sequence[Step], problems: list[str]) -> None:
+def _check_order(stages: Sequence[Stage], problems: list[str]) -> None:
     seen: set[str] = set()
-    for step in steps:
-        if step.id in seen:
-            problems.append(f"stage id '{step.id}' is used twice")
-        problems += [f"{step.id}: '@{need}' is not an earlier stage" for need in step.needs if need not in seen]
-        seen.add(step.id)
+    for stage in stages:
+        if stage.id in seen:
+            problems.append(f"duplicate stage id '{stage.id}'")
+        problems += [f"{stage.id}: '@{need}' is not an earlier stage" for need in stage.needs if need not in seen]
+        seen.add(stage.id)
 
 
 def fill(value: Any, settings: Mapping[str, Any]) -> Any:
@@ -241,39 +242,6 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
         both_map = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = merge(merged[key], value) if both_map else value
     return merged
-
-
-def locate(value: Any, folder: Path) -> Any:
-    """Replaces every ``@id/file`` inside a stage's settings by its path in the run folder."""
-    if isinstance(value, Mapping):
-        return {locate(key, folder): locate(item, folder) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [locate(item, folder) for item in value]
-    if isinstance(value, str) and (match := _match(value)):
-        prefix, stage_id, rest = match
-        return prefix + str(folder / "stages" / stage_id / rest)
-    return value
-
-
-def _match(value: str) -> tuple[str, str, str] | None:
-    """('hf:', 'sft', 'policy') for 'hf:@sft/policy'."""
-    head, colon, tail = value.partition(":")
-    prefix, reference = (head + colon, tail) if colon and tail.startswith("@") else ("", value)
-    found = REFERENCE.match(reference)
-    return (prefix, found[1], found[2] or "") if found else None
-
-
-def references(value: Any) -> Iterator[str]:
-    """The ids of the stages whose files these settings name, ``@id/file``."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from references(key)
-            yield from references(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from references(item)
-    elif isinstance(value, str) and (match := _match(value)):
-        yield match[1]
 
 
 def assign(text: str) -> tuple[str, Any]:

@@ -53,10 +53,6 @@ class RunFolder:
     def done(self, stage_id: str) -> dict[str, Any] | None:
         return read_json(self.stage(stage_id) / "done.json")
 
-    def is_done(self, stage_id: str, fingerprint: str) -> bool:
-        done = self.done(stage_id)
-        return done is not None and done["fingerprint"] == fingerprint
-
     def prepare(self, stage_id: str, fingerprint: str) -> Path:
         """The stage's folder: kept where the same stage was interrupted, emptied where settings or inputs changed."""
         folder = self.stage(stage_id)
@@ -90,6 +86,8 @@ class RunFolder:
             "seed": recipe["seed"],
             "versions": versions(),
             "seconds": {stage_id: done["seconds"] for stage_id, done in finished.items()},
+            "calls": sum(done["calls"] for done in finished.values()),
+            "tokens": sum(done["tokens"] for done in finished.values()),
             "cost_usd": sum(done["cost_usd"] for done in finished.values()),
             "stages": finished,
         }

@@ -1,4 +1,4 @@
-"""Runs a recipe: what is done is skipped, what is independent runs side by side, what is interrupted continues.
+"""Run a recipe: finished stages are skipped, independent ones run side by side, interrupted ones resume.
 
 Each stage runs in a worker process with one torch thread (two torch threads on two shared cores are slower than two
 processes), so results do not depend on how many run at once. A worker whose parent died ends itself.
@@ -23,14 +23,18 @@ from typing import Any, NamedTuple, Protocol
 import yaml
 
 from aifeedback.errors import AIFeedbackError, RecipeError
-from aifeedback.recipe import Recipe, Step, locate
+from aifeedback.pipeline import checks
+from aifeedback.pipeline.recipe import Recipe, Stage
+from aifeedback.pipeline.run_folder import RunFolder
+from aifeedback.pipeline.step import Context, Step
 from aifeedback.records import content_id
-from aifeedback.storage import RunFolder, digest, write_json
-from aifeedback.stages import Job, stage_class
+from aifeedback.refs import Ref
+from aifeedback.steps import step_class
+from aifeedback.storage import digest, write_json
 
 
 class Watcher(Protocol):
-    """Is told what happens; the terminal's progress bars are one."""
+    """Receives what happens; the terminal's progress bars are one."""
 
     def started(self, stage_id: str) -> None: ...
     def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None: ...
@@ -48,7 +52,7 @@ class _Task(NamedTuple):
 
 
 def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
-    """Runs every stage that is not done; returns the manifest. The first failure ends the run after telling which."""
+    """Run every stage that is not done; returns the manifest. Stops at the first failed stage and names it."""
     place = RunFolder(folder)
     with place.locked():
         resolved = recipe.resolved()
@@ -56,14 +60,15 @@ def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
             yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
         prints = fingerprints(recipe)
-        waiting: dict[str, Step] = {}
+        waiting: dict[str, Stage] = {}
         done: set[str] = set()
-        for step in recipe.steps:
-            if place.is_done(step.id, prints[step.id]) and all(need in done for need in step.needs):
-                done.add(step.id)
-                watcher.finished(step.id, seconds=place.done(step.id)["seconds"], skipped=True)  # type: ignore[index]
+        for stage in recipe.stages:
+            before = place.done(stage.id)
+            if before and before["fingerprint"] == prints[stage.id] and all(need in done for need in stage.needs):
+                done.add(stage.id)
+                watcher.finished(stage.id, seconds=before["seconds"], skipped=True)
             else:
-                waiting[step.id] = step
+                waiting[stage.id] = stage
         if waiting:
             _Execution(recipe, place, prints, watcher).all(waiting, done)
         return place.write_manifest(resolved)
@@ -76,7 +81,7 @@ class _Execution:
         self.recipe, self.place, self.prints, self.watcher = recipe, place, prints, watcher
         self.running: dict[Future[dict[str, Any]], str] = {}
 
-    def all(self, waiting: dict[str, Step], done: set[str]) -> None:
+    def all(self, waiting: dict[str, Stage], done: set[str]) -> None:
         context = multiprocessing.get_context("spawn")
         events: Any = context.Queue()
         workers = min(self.recipe.workers, len(waiting))
@@ -98,25 +103,25 @@ class _Execution:
                 _stop(pool)
                 raise
 
-    def _submit_ready(self, pool: ProcessPoolExecutor, waiting: dict[str, Step], done: set[str]) -> None:
-        for stage_id, step in list(waiting.items()):
+    def _submit_ready(self, pool: ProcessPoolExecutor, waiting: dict[str, Stage], done: set[str]) -> None:
+        for stage in list(waiting.values()):
             if len(self.running) >= self.recipe.workers:
                 return
-            if all(need in done for need in step.needs):
-                del waiting[stage_id]
-                folder = self.place.prepare(stage_id, self.prints[stage_id])
-                settings = locate(step.stage.model_dump(), self.place.path.absolute())
+            if all(need in done for need in stage.needs):
+                del waiting[stage.id]
+                folder = self.place.prepare(stage.id, self.prints[stage.id])
+                run = self.place.path.absolute()
                 task = _Task(
-                    stage_id,
-                    step.stage.kind,
-                    settings,
-                    self.prints[stage_id],
+                    stage.id,
+                    stage.kind,
+                    stage.step.within(run).model_dump(mode="json", exclude_unset=True),
+                    self.prints[stage.id],
                     folder.absolute(),
-                    self.place.path.absolute(),
+                    run,
                     self.recipe.seed,
                 )
-                self.watcher.started(stage_id)
-                self.running[pool.submit(_work, task)] = stage_id
+                self.watcher.started(stage.id)
+                self.running[pool.submit(_work, task)] = stage.id
 
     def _drain(self, events: Any) -> None:
         while True:
@@ -130,29 +135,26 @@ class _Execution:
 def fingerprints(recipe: Recipe) -> dict[str, str]:
     """Of every stage, by id."""
     found: dict[str, str] = {}
-    for step in recipe.steps:
-        found[step.id] = fingerprint(step.stage, recipe.seed, {need: found[need] for need in step.needs})
+    for stage in recipe.stages:
+        found[stage.id] = fingerprint(stage.step, recipe.seed, {need: found[need] for need in stage.needs})
     return found
 
 
-def fingerprint(stage: Any, seed: int, above: Mapping[str, str], outside: Mapping[str, str] | None = None) -> str:
-    """A digest of everything a stage's result depends on: kind, settings, seed, inputs (``outside``, its ``digests``,
+def fingerprint(step: Step, seed: int, above: Mapping[str, str], outside: Mapping[str, str] | None = None) -> str:
+    """A digest of everything a step's result depends on: kind, settings, seed, inputs (``outside``, its ``digests``,
     where they are known already), and ``above``, the fingerprints of the stages it waits for."""
-    known = digests(stage) if outside is None else outside
-    return content_id(stage.kind, stage.model_dump(mode="json"), seed, known, above, code_digest())
+    known = digests(step) if outside is None else outside
+    return content_id(step.kind, step.model_dump(mode="json"), seed, known, above, code_digest())
 
 
-def digests(stage: Any) -> dict[str, str]:
-    """Every outside input by name, with its digest."""
-    return {name: digest_input(name) for name in stage.inputs()}
+def digests(step: Step) -> dict[str, str]:
+    """Every outside input by name, with its digest; the name itself where there is nothing local to digest."""
+    return {str(ref): digest_ref(ref) for ref in step.inputs()}
 
 
-def digest_input(name: str) -> str:
-    """Of an outside file, folder or model; the name itself where nothing lies here to be digested."""
-    from aifeedback.stages.inputs import input_path
-
-    path = input_path(name)
-    return digest(path) if path and path.exists() else name
+def digest_ref(ref: Ref) -> str:
+    path = ref.path
+    return digest(path) if path and path.exists() else str(ref)
 
 
 @cache
@@ -160,11 +162,11 @@ def code_digest() -> str:
     """Digest of the package's own code, less what only shows results: a changed implementation is a changed stage."""
     package = Path(str(importlib.import_module("aifeedback").__file__)).parent
     code = (f for f in sorted(package.rglob("*")) if f.suffix in (".py", ".cpp", ".hpp"))
-    sources = [f for f in code if f.relative_to(package).parts[0] not in ONLY_SHOWS]
+    sources = [f for f in code if ONLY_SHOWS.isdisjoint(f.relative_to(package).parts)]
     return content_id([[str(f.relative_to(package)), digest(f)] for f in sources])
 
 
-ONLY_SHOWS = ("cli", "audit", "rating", "integrations", "summary.py", "trace.py")
+ONLY_SHOWS = {"cli", "audit", "rating", "integrations", "summary.py", "provenance.py"}
 
 
 def _begin(events: Any, parent: int) -> None:
@@ -197,10 +199,10 @@ def _work(task: _Task) -> dict[str, Any]:
             last = now
             events.put((task.stage_id, done, total, dict(figures)))
 
-    stage = stage_class(task.kind).model_validate(task.settings)
-    job = Job(task.folder, task.run / "journal.sqlite", task.run, task.seed, progress)
+    step = step_class(task.kind).model_validate(task.settings)
+    context = Context(task.folder, task.run, step=task.stage_id, seed=task.seed, progress=progress)
     try:
-        outcome = stage.run(job)
+        figures = step.run(context)
     except AIFeedbackError:
         raise
     except Exception as unexpected:
@@ -211,17 +213,15 @@ def _work(task: _Task) -> dict[str, Any]:
         "fingerprint": task.fingerprint,
         "kind": task.kind,
         "seconds": round(time.perf_counter() - started, 3),
-        "calls": outcome.calls,
-        "tokens": outcome.tokens,
-        "cost_usd": outcome.cost_usd,
-        "figures": outcome.figures,
+        **context.spent()._asdict(),
+        "figures": figures.as_json(),
     }
     write_json(task.folder / "done.json", record)
     return record
 
 
 class StageFailed(AIFeedbackError):
-    """A stage broke in a way nobody foresaw; the message names the file with the details."""
+    """An unexpected error in a stage; the message names the file with the details."""
 
 
 def _result(future: Future[dict[str, Any]], stage_id: str) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def _result(future: Future[dict[str, Any]], stage_id: str) -> dict[str, Any]:
         raise
     except Exception as broken:  # a killed worker, an error that could not be pickled
         raise StageFailed(
-            f"stage '{stage_id}': its worker ended ({broken!r})\n  → run the same command to go on"
+            f"stage '{stage_id}': its worker ended ({broken!r})\n  → run the same command to resume"
         ) from None
 
 
@@ -242,19 +242,17 @@ def _stop(pool: ProcessPoolExecutor) -> None:
 
 
 def check_inputs(recipe: Recipe) -> list[str]:
-    """Every required setting, outside file, folder or model that is not there, and every wrong trainer setting."""
-    from aifeedback.stages.inputs import input_problem
-
+    """Every required setting, outside file, folder or model that is missing, and every wrong setting of a step."""
     if recipe.missing:
         return [f"setting '{name}' is needed: --set {name}=…" for name in recipe.missing]
     found: dict[str, None] = {}
-    for step in recipe.steps:
-        found |= {f"{step.id}: {problem}": None for problem in step.stage.problems()}
-        found |= {f"{step.id}: {p}": None for name in step.stage.inputs() if (p := input_problem(name))}
+    for stage in recipe.stages:
+        found |= {f"{stage.id}: {problem}": None for problem in checks.problems(stage.step)}
     return list(found)
 
 
 def require_inputs(recipe: Recipe) -> None:
-    problems = check_inputs(recipe)
-    if problems:
-        raise RecipeError("\n  ".join(problems), fix="nothing was run; correct these first")
+    """Raises MissingExtra or RecipeError, with every problem, before anything runs."""
+    if problems := check_inputs(recipe):
+        raise RecipeError("\n  ".join(problems), fix="nothing was run; fix these first")
+    checks.require_modules(name for stage in recipe.stages for name in checks.modules(stage.step))

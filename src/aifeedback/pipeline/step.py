@@ -8,10 +8,10 @@ tokens and cost are read from the journal and are no figures.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,6 +19,15 @@ from aifeedback.config import Config, parse
 from aifeedback.errors import InputError
 from aifeedback.protocols import Model, Progress, silent
 from aifeedback.refs import Ref, refs_in
+from aifeedback.store.journal import Spent
+
+
+class Verdict(NamedTuple):
+    """One line for people: how good the result is, what it means, what to do."""
+
+    level: Literal["ok", "watch", "bad"]
+    meaning: str
+    action: str = ""
 
 
 class Figures(BaseModel):
@@ -28,6 +37,10 @@ class Figures(BaseModel):
 
     def as_json(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_none=True)
+
+    def verdict(self) -> Verdict | None:
+        """What the last line of the command says; None where there is nothing to judge."""
+        return None
 
 
 class Measured(BaseModel):
@@ -97,6 +110,18 @@ class Context:
         """A model's URI for a record: relative to the run folder, so that a run elsewhere gives the same records."""
         return uri.replace(f"{self.run}{os.sep}", "")
 
+    def spent(self) -> Spent:
+        """Calls, tokens and cost of this step, read from the run's journal and from those of its own folder."""
+        from aifeedback.store import Journal
+
+        total = Spent()
+        own = sorted(self.folder.glob("journal-*.sqlite"))
+        for path, step in [(self.journal, self.step), *((path, None) for path in own)]:
+            if path.is_file():
+                with Journal(path) as journal:
+                    total += journal.spent(step)
+        return total
+
     def connect(self, name: str, server: Mapping[str, Any] | None = None) -> Model:
         """A model with the run's journal in front of it; a second call in the same process does not load it again."""
         from aifeedback.steps.connect import connect_model
@@ -112,6 +137,8 @@ class Step(Config):
     main: ClassVar[str] = "figures.json"
     """The file or folder that a command's -o names."""
     Figures: ClassVar[type[Figures]] = Figures
+    further: ClassVar[tuple[type[BaseModel], ...]] = ()
+    """Settings classes whose fields are options of the command too; ``from_options`` says what they mean."""
 
     def run(self, context: Context) -> Figures:
         """Reads records, calls functions, writes records."""
@@ -148,7 +175,7 @@ class Step(Config):
         return type(self).model_validate(_within(self, run))
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Self:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Self:
         """The step that a command's options describe: ``given`` by setting, nested; ``chosen`` came by --set."""
         return parse(cls, given, prefix="--", by_set=chosen)
 

@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from aifeedback.errors import FileError
-from aifeedback.recipe import references
-from aifeedback.storage import RunFolder, write_json
+from aifeedback.pipeline.run_folder import RunFolder
+from aifeedback.refs import steps_named
+from aifeedback.storage import write_json
 
 
 def summarise(folder: Path) -> dict[str, Any]:
@@ -19,7 +20,7 @@ def summarise(folder: Path) -> dict[str, Any]:
     recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
         raise FileError(
-            "no recipe.yaml: this is no run folder",
+            "not a run folder (recipe.yaml is missing)",
             file=folder,
             fix="give the folder of a recipe's run; compare and audit write their report by themselves",
         )
@@ -32,17 +33,20 @@ def summarise(folder: Path) -> dict[str, Any]:
         "seed": recipe["seed"],
         "versions": manifest.get("versions", {}),
         "seconds": {**manifest.get("seconds", {}), "total": sum(manifest.get("seconds", {}).values())},
+        "calls": manifest.get("calls", 0),
+        "tokens": manifest.get("tokens", 0),
         "cost_usd": manifest.get("cost_usd", 0.0),
     }
     for key, where in recipe.get("summary", {}).items():
         put(summary, key, find(stages, where))
-    needs = {step["id"]: set(references(step)) for step in recipe["stages"]}
+    needs = {stage["id"]: set(steps_named(stage)) for stage in recipe["stages"]}
     summary["stages"] = {
         stage_id: {
             "kind": done["kind"],
             "used_by": [other for other in needs if stage_id in needs[other]],
             "calls": done["calls"],
             "tokens": done["tokens"],
+            "cost_usd": done["cost_usd"],
             "figures": done["figures"],
         }
         for stage_id, done in stages.items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -30,7 +30,7 @@ class Audit(Step):
     Figures = AuditFigures
     judges: Annotated[
         dict[str, JudgeSpec],
-        Cli(flatten=(JudgeSpec,), is_argument=True, metavar="JUDGE"),
+        Cli(flatten=(JudgeSpec,), is_argument=True, metavar="JUDGE", panel="Judge"),
     ] = Field(min_length=1)
     """Judges to audit side by side."""
     data: Annotated[Ref, Cli(("--data", "--comparisons"), metavar="FILE")]
@@ -43,7 +43,7 @@ class Audit(Step):
     """Use at most this many pairs."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Audit:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Audit:
         how = dict(given.get("judges", {}))
         models, prompts = how.pop("model", []), how.pop("prompt", None) or [None]
         judges = {

@@ -68,7 +68,9 @@ class Calibrate(Step):
         folder = folder if folder.is_dir() else labelled.parent
         path = folder / "preferences.jsonl"
         if not path.is_file():
-            raise FileError("the members' judgements are missing", file=path, fix="give the output of `aifeedback label`")
+            raise FileError(
+                "the members' judgements are missing", file=path, fix="give the output of `aifeedback label`"
+            )
         preferences = files.read_records(path, Preference)
         rows = [row.values for row in files.read_rows(folder / "labelled.jsonl")]
         human = {row["comparison_id"]: row["human_p_first"] for row in rows}

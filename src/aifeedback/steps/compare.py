@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -66,7 +66,7 @@ class Ranking(Figures):
     high: list[float | None]
     n: int
     method: str
-    notes: list[str] = []
+    notes: tuple[str, ...] = ()
     matrix: dict[str, dict[str, Measured]]
 
 
@@ -143,11 +143,13 @@ class Compare(Served, Step):
         return [JudgeRef(name) for name in names if name]
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Compare:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Compare:
         given = dict(given)
         policies = dict(_named_policy(text) for text in given.get("policies") or [])
         if len(policies) < len(given.get("policies") or []):
-            raise RecipeError("two policies have the same name", key="POLICIES", fix="name them: one=hf:DIR other=hf:DIR")
+            raise RecipeError(
+                "two policies have the same name", key="POLICIES", fix="name them: one=hf:DIR other=hf:DIR"
+            )
         if len(policies) < 2:
             raise RecipeError("a comparison needs two policies", key="POLICIES", fix="give NAME=hf:DIR twice or more")
         how = {**given.pop("judges", {})}
@@ -197,7 +199,9 @@ class Compare(Served, Step):
         for name, given in completions.items():
             other = again if name == self.reference else completions[self.reference]
             by_judge: dict[str, Match] = {}
-            for judge, spec in self.judges.items() if other is not None else ():
+            for judge, spec in self.judges.items():
+                if other is None:
+                    break
                 by_judge[judge] = Match.judged(spec, judge, name, read.rows, given, other, context)
                 by_evaluator[judge] += by_judge[judge].preferences
             if headline in by_judge and name != self.reference:

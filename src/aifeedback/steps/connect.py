@@ -178,7 +178,7 @@ class JudgeCard(Figures):
     prompt: PromptCard | None = None
     rubric: str | None = None
     constitution: str | None = None
-    settings: dict[str, Any] = {}
+    settings: Mapping[str, Any] = {}
 
 
 _FAMILIES = {"gold": "oracle", "people": "people", "rm": "reward model"}

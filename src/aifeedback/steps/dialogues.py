@@ -87,7 +87,9 @@ class Dialogues(Step):
         pairs = samples.comparisons(self.heldout, split="test", seed=seed)
         truth = [p.p_first for p in TalkGold().label(pairs)]
         files.write_labelled(context.folder / "heldout.jsonl", _as_if_people(pairs, truth))
-        return DialoguesFigures(**{name: getattr(self, name) for name in ("train", "test", "sft", "helpful", "heldout")})
+        return DialoguesFigures(
+            **{name: getattr(self, name) for name in ("train", "test", "sft", "helpful", "heldout")}
+        )
 
 
 def _as_if_people(pairs: Sequence[Any], truth: Sequence[float | None]) -> list[files.LabelledRow]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -29,11 +30,11 @@ class Dpo(Trained):
     """Further labelled files → weight of their rows."""
     reference: Annotated[ModelRef | None, Cli(metavar="MODEL")] = None
     """Reference policy; the starting model by default."""
-    train: Annotated[DpoConfig, Cli(flatten=(DpoConfig,))] = DpoConfig()
+    train: Annotated[DpoConfig, Cli(flatten=(DpoConfig,), panel="Trainer")] = DpoConfig()
     """Settings of the trainer."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Any = ()) -> Dpo:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Dpo:
         return super().from_options(one_or_mixed(given), chosen)
 
     def run(self, context: Context) -> TrainFigures:

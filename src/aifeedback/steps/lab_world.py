@@ -9,8 +9,8 @@ from pydantic import Field
 
 from aifeedback import files
 from aifeedback.files import LabelledRow
-from aifeedback.records import Comparison
 from aifeedback.pipeline.step import Context, Figures, Forecast, Step
+from aifeedback.records import Comparison
 
 
 class LabWorldFigures(Figures):

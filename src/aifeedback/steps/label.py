@@ -7,15 +7,15 @@ this module reads pairs, asks the judge and writes what it said.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from aifeedback import files
+from aifeedback.config import Cli
 from aifeedback.feedback.panel import disagreement
 from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, judge_from_options
-from aifeedback.config import Cli
 from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference
@@ -64,7 +64,7 @@ class Label(Step):
     Figures = LabelFigures
     comparisons: Annotated[Ref, Cli(("--data", "--comparisons"), metavar="FILE")]
     """Pairs in any known format."""
-    judge: Annotated[Judging, Cli(flatten=(JudgeSpec, PanelSpec))]
+    judge: Annotated[Judging, Cli(flatten=(JudgeSpec, PanelSpec), panel="Judge")]
     """Who judges."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many pairs."""
@@ -74,13 +74,17 @@ class Label(Step):
     """Which human verdict to use, where a file has several."""
     batch: Annotated[int, Cli(is_hidden=True)] = Field(default=256, ge=1)
     """Comparisons that are judged, and journalled, together."""
+    engine: Literal["local", "ray"] = "local"
+    """local: this process. ray: the workers of a Ray cluster (docs/scaling.md)."""
+    gpus_each: Annotated[float | None, Cli(is_hidden=True)] = Field(default=None, ge=0.0)
+    """ray: GPUs of a worker; 1 for a local model on a cluster with GPUs, else 0, by default."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Label:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Label:
         return super().from_options({**given, "judge": judge_from_options(given.get("judge", {}))}, chosen)
 
     def requires(self) -> Iterator[str]:
-        yield from ("scipy", "statsmodels")
+        yield from ("ray",) if self.engine == "ray" else ()
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.comparisons), self.limit)
@@ -97,11 +101,19 @@ class Label(Step):
         files.write_labelled(context.folder / "labelled.jsonl", files.labelled(read, preferences))
         prompts = [comparison.prompt.id for comparison in read.rows]
         return label_figures(preferences, read.human, prompts).model_copy(
-            update={**judged_by(self.judge, context), "principles": _principles(self.judge), "rows": Rows.of(read.report)}
+            update={
+                **judged_by(self.judge, context),
+                "principles": _principles(self.judge),
+                "rows": Rows.of(read.report),
+            }
         )
 
     def labels(self, comparisons: Sequence[Comparison], context: Context) -> list[Preference]:
-        """The labels, in order; where the work is done elsewhere, this is what differs."""
+        """The labels, in order."""
+        if self.engine == "ray":
+            from aifeedback.integrations.ray import label_on_ray
+
+            return label_on_ray(self.judge, comparisons, context, batch=self.batch, gpus_each=self.gpus_each)
         batch = connect.batch_for(self.judge, context, self.batch)
         return label_all(connect.labeler(self.judge, context), comparisons, context, batch)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from aifeedback import files
-from aifeedback.feedback.pairing import pair_completions
 from aifeedback.config import Cli
+from aifeedback.feedback.pairing import pair_completions
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
 from aifeedback.refs import Ref
 
@@ -52,7 +52,7 @@ class Pair(Step):
         return PairFigures(comparisons=len(made), skipped=paired.skipped, rows=Rows.of(read.report))
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Any = ()) -> Pair:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Pair:
         if given.get("per_prompt") == "all":
             given = {**given, "per_prompt": None}
         return super().from_options(given, chosen)

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Self
 from pydantic import Field, model_validator
 
 from aifeedback import files
+from aifeedback.config import Cli
 from aifeedback.feedback.revise import Reviser, ReviseSettings, helpful_rows, sft_rows
 from aifeedback.feedback.spec import Served
-from aifeedback.config import Cli
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
 from aifeedback.refs import ConstitutionRef, ModelRef, PromptRef, Ref
 from aifeedback.steps.connect import JudgeCard, model_card

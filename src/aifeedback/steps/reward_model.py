@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -41,11 +42,11 @@ class RewardModel(Trained):
     """Completions of the SFT policy whose mean reward becomes 0."""
     centre_limit: int | None = Field(default=None, ge=1)
     """Use at most this many completions for that mean."""
-    train: Annotated[RewardModelConfig, Cli(flatten=(RewardModelConfig,))] = RewardModelConfig()
+    train: Annotated[RewardModelConfig, Cli(flatten=(RewardModelConfig,), panel="Trainer")] = RewardModelConfig()
     """Settings of the trainer."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Any = ()) -> RewardModel:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> RewardModel:
         return super().from_options(one_or_mixed(given), chosen)
 
     def run(self, context: Context) -> RewardModelFigures:

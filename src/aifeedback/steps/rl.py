@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -13,14 +13,27 @@ from aifeedback.config import Cli, Config
 from aifeedback.feedback.spec import JudgeSpec, Served
 from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows
 from aifeedback.records import Prompt
-from aifeedback.refs import ModelRef, Ref
+from aifeedback.refs import ModelRef, PromptRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.rewards import RewardSpec, reward_function
 from aifeedback.steps.trained import Trained, TrainFigures
 from aifeedback.train.settings import GuardConfig, RLConfig
 
-MONITOR = "Monitoring"
+MONITOR, REWARD = "Monitoring", "Judge as reward"
+
+
+class RewardOptions(Served):
+    """Options of the command that are about a judge reward and its monitor; a recipe writes them into ``reward``."""
+
+    prompt: Annotated[PromptRef, Cli(("--judge-prompt",), panel=REWARD, metavar="NAME")] = PromptRef("rating")
+    """Rating prompt of a judge reward."""
+    rationale: Annotated[bool, Cli(("--rationale", "--cot"), panel=REWARD)] = False
+    """Let the judge reason before it scores."""
+    monitor_prompt: Annotated[PromptRef | None, Cli(panel=MONITOR, metavar="NAME")] = None
+    """Judge prompt for --monitor."""
+    monitor_every: Annotated[int, Cli(panel=MONITOR)] = Field(default=20, ge=1)
+    """Steps between two evaluations of --monitor."""
 
 
 class Monitor(Config):
@@ -53,7 +66,7 @@ class Choice(Figures):
 class RlFigures(TrainFigures):
     choice: Choice | None = None
     reward: str
-    judges: dict[str, JudgeCard] = {}
+    judges: Mapping[str, JudgeCard] = {}
     """Judges whose score is the reward."""
     watched_by: str | None = None
 
@@ -72,6 +85,7 @@ class Rl(Trained):
     kind: ClassVar[str] = "rl"
     main: ClassVar[str] = "policy"
     Figures = RlFigures
+    further: ClassVar = (RewardOptions,)
     model: Annotated[ModelRef, Cli(("--policy", "--model"), metavar="MODEL")]
     """Policy to start from: hf:DIR_OR_ID or lab:NAME."""
     prompts: Annotated[Ref, Cli(("--prompts", "--data"), metavar="FILE")]
@@ -82,17 +96,17 @@ class Rl(Trained):
     """Use at most this many prompts."""
     engine: Literal["own", "trl"] = "own"
     """own, or trl: TRL's RLOO trainer with the same rewards."""
-    train: Annotated[RLConfig, Cli(flatten=(RLConfig,))] = RLConfig()
+    train: Annotated[RLConfig, Cli(flatten=(RLConfig,), panel="Trainer")] = RLConfig()
     """Settings of the trainer."""
-    monitor: Annotated[Monitor | None, Cli(flatten=(Monitor,))] = None
+    monitor: Annotated[Monitor | None, Cli(flatten=(Monitor,), panel=MONITOR)] = None
     """An independent measure while the policy trains."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Rl:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Rl:
         given = dict(given)
         judge = {key: given.pop(key) for key in _JUDGE_REWARD if key in given}
         reward = str(given.get("reward", ""))
-        if judge.get("model") is None and reward.startswith("judge:"):
+        if reward.startswith("judge:"):
             given["reward"] = {"judge": {"model": reward.partition(":")[2], **judge}}
         if monitor := given.get("monitor"):
             monitor = dict(monitor)
@@ -187,9 +201,7 @@ class Rl(Trained):
             config,
             seed=context.seed,
         )
-        rates = {
-            name: Measured(value=rate, low=low, high=high) for name, (rate, low, high) in chosen.win_rates.items()
-        }
+        rates = {name: Measured(value=rate, low=low, high=high) for name, (rate, low, high) in chosen.win_rates.items()}
         return Choice(chosen=chosen.folder.name, candidates=rates, n=chosen.n)
 
     def _guard_config(self, *, seed: int) -> GuardConfig:

@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, field_validator, model_validator
 
 from aifeedback import files
-from aifeedback.config import Cli
 from aifeedback.errors import RecipeError
 from aifeedback.feedback.safety import Assessment, Assessor, JudgeAssessor
 from aifeedback.feedback.spec import JudgeSpec, Served

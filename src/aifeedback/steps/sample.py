@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from aifeedback import files
 from aifeedback.config import Cli, Config
-from aifeedback.feedback.sample import Sampled, sample_completions
+from aifeedback.feedback.sample import sample_completions
 from aifeedback.feedback.spec import Served
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
 from aifeedback.records import Sampling
@@ -90,13 +90,10 @@ class Sample(Served, Step):
         prompts = [by_id[completion.prompt_id] for completion in sampled.completions]
         files.write_completions(context.folder / "completions.jsonl", prompts, sampled.completions)
         files.write_records(context.folder / "completions.records.jsonl", sampled.completions)
-        return SampleFigures(prompts=len(read.rows), **drawn(sampled), rows=Rows.of(read.report))
-
-
-def drawn(sampled: Sampled) -> dict[str, object]:
-    """Numbers of completions, of those cut at the token limit, and of problems."""
-    return {
-        "completions": len(sampled.completions),
-        "truncated": sum(c.finish_reason == "length" for c in sampled.completions),
-        "problems": dict(Counter(str(missing.problem) for missing in sampled.unanswered)),
-    }
+        return SampleFigures(
+            prompts=len(read.rows),
+            completions=len(sampled.completions),
+            truncated=sum(c.finish_reason == "length" for c in sampled.completions),
+            problems=dict(Counter(str(missing.problem) for missing in sampled.unanswered)),
+            rows=Rows.of(read.report),
+        )

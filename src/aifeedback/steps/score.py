@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
 from aifeedback import files, records
+from aifeedback.config import Cli
 from aifeedback.errors import RecipeError
 from aifeedback.feedback.rank import Design, RankScorer
 from aifeedback.feedback.rubric import RubricScorer
 from aifeedback.feedback.spec import JudgeSpec, judge_from_options, rating_alone
-from aifeedback.config import Cli
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
 from aifeedback.protocols import Scorer
 from aifeedback.refs import Ref
@@ -41,7 +41,7 @@ class Score(Step):
     Figures = ScoreFigures
     completions: Annotated[Ref, Cli(("--data", "--completions"), metavar="FILE")]
     """Completions to score."""
-    judge: Annotated[JudgeSpec, Cli(flatten=(JudgeSpec,))]
+    judge: Annotated[JudgeSpec, Cli(flatten=(JudgeSpec,), panel="Judge")]
     """Who scores."""
     rank: Design | None = None
     """Judge the responses to each prompt in pairs (all pairs, or a tournament) and score by the fitted win rate."""
@@ -61,7 +61,7 @@ class Score(Step):
         return {**values, "judge": rating_alone(values["judge"])}
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Sequence[str] = ()) -> Score:
+    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Score:
         judge = {"by": "pairs" if given.get("rank") else "ratings", **given.get("judge", {})}
         judge = judge_from_options(judge)
         if "members" in judge:
@@ -94,9 +94,7 @@ class Score(Step):
             rows=Rows.of(read.report),
         )
 
-    def _scores(
-        self, read: files.Completions, context: Context
-    ) -> tuple[list[records.Score], list[records.Score]]:
+    def _scores(self, read: files.Completions, context: Context) -> tuple[list[records.Score], list[records.Score]]:
         """The score of each completion in file order, and under a rubric those of its criteria."""
         scorer = self._scorer(context)
         scores: dict[int, records.Score] = {}
@@ -116,9 +114,7 @@ class Score(Step):
     def _scorer(self, context: Context) -> Scorer:
         if self.rank is None:
             return connect.scorer(self.judge, context)
-        return RankScorer(
-            connect.labeler(self.judge, context), design=self.rank, rounds=self.rounds, seed=context.seed
-        )
+        return RankScorer(connect.labeler(self.judge, context), design=self.rank, rounds=self.rounds, seed=context.seed)
 
 
 def _by_prompt(prompt_ids: Sequence[str], batch: int) -> Iterator[list[int]]:

@@ -23,7 +23,7 @@ class Sft(Trained):
     Figures = TrainFigures
     data: Annotated[Ref, Cli(metavar="FILE")]
     """Prompts with completions, or comparisons with human or AI labels."""
-    train: Annotated[SftConfig, Cli(flatten=(SftConfig,))] = SftConfig()
+    train: Annotated[SftConfig, Cli(flatten=(SftConfig,), panel="Trainer")] = SftConfig()
     """Settings of the trainer."""
 
     def run(self, context: Context) -> TrainFigures:

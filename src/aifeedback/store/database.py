@@ -22,6 +22,8 @@ CREATE TABLE calls (
 CREATE UNIQUE INDEX one_answer ON calls(key) WHERE is_final = 1;
 CREATE INDEX failed ON calls(key) WHERE is_final = 0;
 """
+_STEPS = "CREATE TABLE IF NOT EXISTS steps (seq INTEGER PRIMARY KEY, step TEXT NOT NULL)"
+"""Call → id of the step that made it; journals written before this table existed get it when they are opened."""
 COLUMNS = (
     "seq, kind, key, setting, prompt_hash, outcome, answer, raw, prompt_tokens, completion_tokens, cost_usd, seconds, "
     "at, is_final, digest, link"
@@ -64,6 +66,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute("PRAGMA cache_size = -16000")
     if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         _create(db, path)
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'steps'").fetchone():
+        db.execute(_STEPS)
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version != SCHEMA_VERSION:
         raise JournalError(

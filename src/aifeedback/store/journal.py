@@ -45,11 +45,23 @@ class Totals(NamedTuple):
     """Outcome → number of calls, without ``ok``."""
 
 
+class Spent(NamedTuple):
+    """Calls, failed ones included, and what they took."""
+
+    calls: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+    def __add__(self, other: Any) -> Spent:  # type: ignore[override]
+        return Spent(*(one + more for one, more in zip(self, other, strict=True)))
+
+
 class Journal:
     """Opens or creates the journal at ``path``; raises JournalError where the file is damaged or something else."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], *, step: str = "") -> None:
+        """``step``: id of the step that makes the calls; it is kept beside each of them, outside the chain."""
+        self.path, self.step = Path(path), step
         self._lock = threading.RLock()
         self._pid = -1
         self._db: sqlite3.Connection | None = None
@@ -132,6 +144,15 @@ class Journal:
             problems = db.execute("SELECT outcome, COUNT(*) FROM calls WHERE outcome <> 'ok' GROUP BY outcome")
             return Totals(*sums, problems=dict(sorted(problems)))
 
+    def spent(self, step: str | None = None) -> Spent:
+        """Sums over the calls of one step, or of all of them."""
+        query = "SELECT COUNT(*), COALESCE(SUM(prompt_tokens + completion_tokens), 0), COALESCE(SUM(cost_usd), 0.0) "
+        with self._guard():
+            if step is None:
+                return Spent(*self._connection().execute(f"{query} FROM calls").fetchone())
+            joined = f"{query} FROM calls JOIN steps ON steps.seq = calls.seq WHERE steps.step = ?"
+            return Spent(*self._connection().execute(joined, (step,)).fetchone())
+
     def spent_usd(self, model: str) -> float:
         """What all calls of one model (its URI) cost, failed ones included."""
         with self._guard():
@@ -200,6 +221,7 @@ class Journal:
             if entry.is_final:
                 standing[entry.key] = stamped
         db.executemany(f"INSERT INTO calls ({COLUMNS}) VALUES ({','.join('?' * 16)})", rows)
+        db.executemany("INSERT INTO steps (seq, step) VALUES (?, ?)", [(row[0], self.step) for row in rows])
         return [standing[entry.key] if entry.is_final else entry for entry in entries]
 
     def _setting_id(self, db: sqlite3.Connection, body: str) -> tuple[int, bytes]:

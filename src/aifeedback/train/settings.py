@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,28 +14,28 @@ class OptimConfig(Config):
 
     optimizer: Literal["adafactor", "adamw"] = "adafactor"
     """Adafactor is the published choice and keeps almost no state; AdamW often needs fewer steps from scratch."""
-    learning_rate: float = Field(1e-5, gt=0.0)
+    learning_rate: Annotated[float, Cli(("--lr", "--learning-rate"))] = Field(default=1e-5, gt=0.0)
     """Peak of the schedule. 1e-5 is the published value for large models; tiny ones want 1e-4..3e-3."""
     schedule: Literal["constant", "linear", "cosine", "trapezoid"] = "constant"
     """How the rate falls after warm-up; all but constant reach zero after the last step."""
-    decay_share: float = Field(0.4, gt=0.0, le=1.0)
+    decay_share: float = Field(default=0.4, gt=0.0, le=1.0)
     """trapezoid: the last share of all steps, over which the rate falls linearly; constant before."""
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the rate rises linearly from zero."""
-    weight_decay: float = Field(0.0, ge=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
     """Decoupled decay per unit of learning rate, on matrices only."""
-    max_grad_norm: float | None = Field(1.0, gt=0.0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0.0)
     """Gradients longer than this are scaled down to it; None is off."""
 
 
 class LoraSettings(Config):
     """Which adapters are trained instead of the weights."""
 
-    rank: int = Field(16, ge=1)
+    rank: int = Field(default=16, ge=1)
     """Width of the low-rank product."""
-    alpha: float = Field(32.0, gt=0.0)
+    alpha: float = Field(default=32.0, gt=0.0)
     """The product is scaled by alpha/rank."""
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Dropout before the adapter."""
     targets: tuple[str, ...] | None = None
     """Names of the linear layers to adapt; None takes all of them but the output head."""
@@ -44,11 +44,11 @@ class LoraSettings(Config):
 class LoopConfig(OptimConfig):
     """What every kind of training has in common."""
 
-    steps: int | None = Field(None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     """Optimizer steps; None takes as many as ``epochs`` need."""
-    epochs: float = Field(1.0, gt=0.0)
+    epochs: float = Field(default=1.0, gt=0.0)
     """Passes over the data where ``steps`` is not given."""
-    forward_tokens: int = Field(16_384, ge=1)
+    forward_tokens: int = Field(default=16_384, ge=1)
     """Most tokens in one forward pass of one process; a larger batch is accumulated over several."""
     seed: int = 0
     """Seeds data order, new weights, dropout and sampling."""
@@ -58,11 +58,11 @@ class LoopConfig(OptimConfig):
     """Trains low-rank adapters instead of all weights; the saved folder has them merged."""
     shard: bool = False
     """Shards weights over processes (FSDP2) instead of copying them (DDP)."""
-    checkpoint_every: int = Field(100, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(1, ge=1)
+    keep_checkpoints: int = Field(default=1, ge=1)
     """How many of the newest checkpoints stay on disk during the run."""
-    evaluate_every: int | None = Field(None, ge=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations on held-out rows; None evaluates once, at the end."""
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where figures go besides metrics.jsonl."""
@@ -71,11 +71,11 @@ class LoopConfig(OptimConfig):
 class RowConfig(LoopConfig):
     """Settings of training on rows of a file."""
 
-    batch: int = Field(32, ge=1)
+    batch: int = Field(default=32, ge=1)
     """Rows per optimizer step, over all processes together."""
-    max_prompt_tokens: int = Field(1024, ge=1)
+    max_prompt_tokens: int = Field(default=1024, ge=1)
     """Rows with a longer prompt are left out and counted."""
-    max_completion_tokens: int = Field(128, ge=1)
+    max_completion_tokens: int = Field(default=128, ge=1)
     """Rows with a longer completion (EOS included) are left out and counted."""
     balance_by: str | None = None
     """A tag of the prompt: every value of it is drawn equally often."""
@@ -90,14 +90,14 @@ class RewardModelConfig(RowConfig):
 
     epochs: float = 2.0
     """Passes over the data where ``steps`` is not given."""
-    patience: int | None = Field(None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
     """Stops after this many evaluations without better held-out loss or accuracy; None never."""
 
 
 class DpoConfig(RowConfig):
     """Settings of ``train_dpo``."""
 
-    beta: float = Field(0.1, gt=0.0)
+    beta: float = Field(default=0.1, gt=0.0)
     """How strongly the policy is held to the reference; larger holds more."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
     """sigmoid is DPO; ipo regresses the log-ratio on ±1/(2β), which hard labels cannot push to infinity."""

@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from aifeedback.cli import record
-from aifeedback.cli.options import Json, Limit, Seed
-from aifeedback.cli.steps import Columns, _columns
+from aifeedback.cli.options import Columns, Json, Limit, Seed, columns
+from aifeedback.pipeline import command as record
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(rate)
+    app.command(rich_help_panel="People")(rate)
 
 
 def rate(
@@ -41,18 +40,18 @@ def rate(
     json_file: Json = None,
 ) -> None:
     """Opens the rating page, one secret link per person, until Ctrl-C; then exports and says how well people agreed."""
-    from aifeedback.cli.terminal import console, one_bar
+    from aifeedback.cli.terminal import console, progress_line
     from aifeedback.errors import RecipeError
     from aifeedback.rating import RatingBook, export, read_task, serve
 
     if not export_only and not rater:
         raise RecipeError("nobody is named to rate", key="--rater", fix="for example --rater anna --rater ben")
-    task = read_task(data, seed=seed, limit=limit, columns=_columns(column), harmful=harmful)
+    task = read_task(data, seed=seed, limit=limit, columns=columns(column), harmful=harmful)
     console.print(f"[dim]{task.told}[/]")
     book = out / "ratings.sqlite"
     if not export_only:
         console.print(f"{len(task.items):,} items. Each person opens their own link, which is a secret; Ctrl-C ends.")
-        with one_bar("rated") as progress:
+        with progress_line("rated") as progress:
             serve(
                 task.items,
                 rater or [],
@@ -77,7 +76,7 @@ def rate(
     finally:
         ledger.close()
     _show(found.summary, json_file)
-    record.leave(out, record.Told("rate", {"data": str(data), "question": question}, seed, {}, str(out)))
+    record.leave(out, record.Record("rate", {"data": str(data), "question": question}, seed, {}, str(out)))
     console.print(
         f"→ [bold]{out / 'labelled.jsonl'}[/]: {found.labelled:,} pairs with a verdict; ratings.jsonl beside it"
     )

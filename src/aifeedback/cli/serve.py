@@ -11,27 +11,29 @@ from aifeedback.cli.terminal import console
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(serve)
+    app.command(rich_help_panel="Serving")(serve)
 
 
 def serve(
     reward: Annotated[str, typer.Argument(help="rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL.")],
     prompt: Annotated[str, typer.Option(help="Rating prompt of a judge.")] = "rating",
-    rationale: Annotated[bool, typer.Option("--rationale", "--cot", help="The judge thinks first.")] = False,
+    rationale: Annotated[
+        bool, typer.Option("--rationale", "--cot", help="Let the judge reason before it scores.")
+    ] = False,
     host: Annotated[str, typer.Option(help="Any address but loopback needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8300,
     token: Annotated[str | None, typer.Option(help="First part of every path.", envvar="AIFEEDBACK_TOKEN")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")] = Path("runs/serve"),
 ) -> None:
-    """POST /score (verl, anything), POST /get_reward (OpenRLHF), GET /health; listens on this machine only."""
-    from aifeedback.cli.single import require
-    from aifeedback.cli.train import reward_spec
+    """Serve a reward over HTTP for verl, OpenRLHF, TRL and others: POST /score, POST /get_reward, GET /health."""
     from aifeedback.config import parse
-    from aifeedback.errors import MissingExtra
+    from aifeedback.errors import MissingExtra, RecipeError
     from aifeedback.integrations.serve import ServeConfig, create_app, require_token
+    from aifeedback.pipeline.checks import modules_of, require_modules
+    from aifeedback.pipeline.step import Context
+    from aifeedback.refs import problems_of, refs_in
+    from aifeedback.steps.rewards import reward_from_options, reward_function
     from aifeedback.storage import make_folder
-    from aifeedback.stages import Job
-    from aifeedback.stages.rewards import reward_function
 
     try:
         import uvicorn
@@ -41,11 +43,14 @@ def serve(
 
     config = parse(ServeConfig, {"host": host, "port": port, "token": token}, prefix="--")
     require_token(config)
-    spec = reward_spec(reward, prompt, rationale)
-    require(spec.inputs())
+    spec = reward_from_options(reward, prompt, rationale)
+    refs = list(refs_in(spec))
+    require_modules(modules_of(refs))
+    if problems := problems_of(iter(refs)):
+        raise RecipeError("\n  ".join(problems), fix="nothing was served; fix this first")
     make_folder(out)
     with listening(host, port) as door:
-        function = reward_function(spec, Job(out, out / "journal.sqlite", out))
+        function = reward_function(spec, Context(out, out))
         app = create_app(function, config)
         shown, open_port = f"[{host}]" if ":" in host else host, door.getsockname()[1]
         told = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"

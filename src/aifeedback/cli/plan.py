@@ -10,7 +10,7 @@ from aifeedback.cli.options import Json
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command()(plan)
+    app.command(rich_help_panel="Measurement")(plan)
 
 
 def plan(
@@ -41,7 +41,7 @@ def plan(
     usd_per_1k_output: Annotated[float, typer.Option(help="Price of 1,000 tokens that it writes.")] = 0.06,
     json_file: Json = None,
 ) -> None:
-    """RLHF, RLAIF or hybrid, RL or DPO; the human labels that the evidence needs; the cost of each way."""
+    """Plan whose feedback to use: RLHF, RLAIF or a hybrid, the human labels needed as evidence, the cost of each."""
     from aifeedback.cli.terminal import console, table
     from aifeedback.config import parse
     from aifeedback.evaluate import Constraints

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aifeedback.cli import record
 from aifeedback.cli.terminal import console, show_figures, table
 from aifeedback.errors import FileError
-from aifeedback.storage import RunFolder, read_json
+from aifeedback.pipeline import command
+from aifeedback.pipeline.command import Record
+from aifeedback.pipeline.run_folder import RunFolder
+from aifeedback.storage import read_json
 
 HOLDS = {
     "report.html": "the report, one file that opens offline",
@@ -26,7 +28,7 @@ HOLDS = {
     "revisions.jsonl": "every critique and revision",
     "trl.jsonl": "the known labels in TRL's columns",
     "ratings.jsonl": "every rating, one line each",
-    "ratings.sqlite": "the book of ratings",
+    "ratings.sqlite": "the ratings with their history",
     "model.safetensors": "the trained weights: the folder loads in transformers",
     "README.md": "the model's card",
     "training/metrics.jsonl": "every training step",
@@ -80,15 +82,15 @@ def run_folder(place: Path) -> Path:
 
 def show_run(folder: Path) -> None:
     """Raises FileError where neither a recipe nor a command left anything."""
-    manifest, told = RunFolder(folder).manifest, record.read(folder)
+    manifest, record = RunFolder(folder).manifest, command.read(folder)
     if manifest:
         _show_stages(folder, manifest)
-    elif told is not None:
-        _show_job(folder, told)
+    elif record is not None:
+        _show_job(folder, record)
     else:
-        raise FileError("no run lies here", file=folder, fix="give a folder that has a manifest.json or a command.json")
+        raise FileError("not a run", file=folder, fix="give a folder that has a manifest.json or a command.json")
     _show_files(folder)
-    hints = list(_hints(folder, told))
+    hints = list(_hints(folder, record))
     if hints:
         console.print("\nnext:")
     for hint in hints:
@@ -102,24 +104,15 @@ def _show_stages(folder: Path, manifest: Mapping[str, Any]) -> None:
     table("", ("stage", "kind", "seconds", "calls"), rows, text=("kind",))
 
 
-def _show_job(folder: Path, told: record.Told) -> None:
-    console.print(f"[bold]{told.command}[/]  seed {told.seed} → {told.result}")
-    settings = [(key, record.brief(value)) for key, value in record.main_settings(told)]
+def _show_job(folder: Path, record: Record) -> None:
+    console.print(f"[bold]{record.command}[/]  seed {record.seed} → {record.result}")
+    settings = [(key, command.brief(value)) for key, value in command.main_settings(record)]
     table("", ("setting", "value"), settings, text=("value",))
     figures = next((found for name in FIGURES if (found := read_json(folder / name)) is not None), None)
     if figures is None:
-        console.print("[yellow]![/] not finished: the same command goes on")
-    elif told.command == "compare":
-        from aifeedback.cli.comparing import show_comparison
-
-        show_comparison(figures, str(told.settings["reference"]))
-    elif told.command == "audit":
-        from aifeedback.cli.auditing import show_findings
-
-        for judge in figures["judges"]:
-            show_findings(judge)
+        console.print("[yellow]![/] not finished: rerun the same command to resume")
     else:
-        show_figures(figures)
+        show_figures_of(record.command, figures)
 
 
 def _show_files(folder: Path) -> None:
@@ -129,12 +122,12 @@ def _show_files(folder: Path) -> None:
     table("", ("file", "what it holds"), there, text=("what it holds",))
 
 
-def _hints(folder: Path, told: record.Told | None) -> Iterator[str]:
-    if told is not None and _is_finished(folder):
-        main = folder / MAIN.get(told.command, "")
-        out = main if told.command in MAIN and not Path(told.result).is_file() else told.result
-        known = {"out": out, "folder": folder, "model": told.settings.get("model", "hf:DIR")}
-        yield from (line.format(**known) for line in NEXT.get(told.command, ()))
+def _hints(folder: Path, record: Record | None) -> Iterator[str]:
+    if record is not None and _is_finished(folder):
+        main = folder / MAIN.get(record.command, "")
+        out = main if record.command in MAIN and not Path(record.result).is_file() else record.result
+        known = {"out": out, "folder": folder, "model": record.settings.get("model", "hf:DIR")}
+        yield from (line.format(**known) for line in NEXT.get(record.command, ()))
     item = _an_item(folder)
     if item:
         yield f"aifeedback show {folder} {item}   (any id in its .jsonl files)"
@@ -146,7 +139,7 @@ def _is_finished(folder: Path) -> bool:
 
 def _an_item(folder: Path) -> str | None:
     """The first id that `show RUN ITEM` would find."""
-    from aifeedback.trace import IDS, record_files
+    from aifeedback.pipeline.provenance import IDS, record_files
 
     for path in record_files(folder):
         with path.open(encoding="utf-8") as lines:
@@ -155,3 +148,30 @@ def _an_item(folder: Path) -> str | None:
         if found:
             return str(found[0])
     return None
+
+
+def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> None:
+    """A step's figures as a person reads them: tables of their own for compare and audit, else name and value."""
+    if kind == "compare":
+        from aifeedback.cli.comparing import show_comparison
+        from aifeedback.steps.compare import CompareFigures
+
+        show_comparison(figures if isinstance(figures, CompareFigures) else CompareFigures.model_validate(figures))
+    elif kind == "audit":
+        from aifeedback.cli.audit import show_findings
+
+        for judge in figures["judges"] if isinstance(figures, Mapping) else figures.judges:
+            show_findings(judge)
+    else:
+        show_figures(figures if isinstance(figures, Mapping) else figures.as_json(), json_file)
+
+
+def show_verdict(figures: Any) -> None:
+    """The last line of a command: ✓ ! ✗, what it means, what to do next."""
+    verdict = figures.verdict()
+    if verdict is None:
+        return
+    mark = {"ok": "[green]✓[/]", "watch": "[yellow]![/]", "bad": "[red]✗[/]"}[verdict.level]
+    console.print(f"{mark} {verdict.meaning}", highlight=False, soft_wrap=True)
+    if verdict.action:
+        console.print(f"  → {verdict.action}", markup=False, highlight=False, soft_wrap=True)

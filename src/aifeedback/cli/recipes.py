@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aifeedback.cli.options import Json
+from aifeedback.cli.options import Json, Seed
 from aifeedback.cli.terminal import RunWatcher, bars, console, table
 from aifeedback.errors import RecipeError
 from aifeedback.pipeline.run_folder import RunFolder
@@ -18,11 +18,11 @@ Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; r
 
 def add_to(app: typer.Typer) -> None:
     for command in (demo, run, check, show):
-        app.command()(command)
+        app.command(rich_help_panel="Whole runs")(command)
 
 
 def demo(
-    seed: Annotated[int, typer.Option(min=0, help="Every random choice depends on it.")] = 0,
+    seed: Seed = 0,
     out: Out = None,
     short: Annotated[
         bool, typer.Option("--short", help="A minute instead of four: too small for firm figures.")
@@ -30,8 +30,8 @@ def demo(
     sets: Sets = None,
     json_file: Json = None,
 ) -> None:
-    """The whole main job on the built-in lab: three ways to align a policy, measured; ends in report.html."""
-    from aifeedback.recipe import assign, load
+    """Align a small policy three ways in the built-in lab, compare the results, and write report.html."""
+    from aifeedback.pipeline.recipe import assign, load
 
     overrides = {"seed": seed, **dict(assign(text) for text in sets or [])}
     recipe = load("demo-short" if short else "demo", overrides)
@@ -44,18 +44,18 @@ def run(
     out: Out = None,
     json_file: Json = None,
 ) -> None:
-    """Runs a recipe; the same command continues a stopped run and skips what is done."""
-    from aifeedback.recipe import assign, load
+    """Run a recipe; rerun the same command to resume."""
+    from aifeedback.pipeline.recipe import assign, load
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
     _execute(loaded, out or Path("runs") / loaded.name, json_file)
 
 
 def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
-    from aifeedback import runner
     from aifeedback.audit.report import write_report
+    from aifeedback.pipeline import runner
+    from aifeedback.pipeline.summary import summarise
     from aifeedback.storage import write_json
-    from aifeedback.summary import summarise
 
     runner.require_inputs(recipe)
     _require_own(folder, recipe.name)
@@ -109,8 +109,8 @@ def check(recipe: str, sets: Sets = None) -> None:
     """Shows a recipe's settings and all that they fill in, names every problem at once, and forecasts its model calls."""
     import yaml
 
-    from aifeedback.recipe import assign, load
-    from aifeedback.runner import check_inputs
+    from aifeedback.pipeline.recipe import assign, load
+    from aifeedback.pipeline.runner import check_inputs
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
     console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
@@ -127,17 +127,17 @@ def check(recipe: str, sets: Sets = None) -> None:
 
 def show_forecast(loaded: Any) -> None:
     """One line per stage: model calls as far as the files tell, and what the stage waits for."""
-    from aifeedback.forecast import forecast
+    from aifeedback.pipeline.forecast import forecast
 
     found = forecast(loaded)
     rows = [
         (
-            step.id,
-            step.stage.kind,
-            "not known yet" if found[step.id] is None else f"{found[step.id]:,}",
-            ", ".join(step.needs) or "–",
+            stage.id,
+            stage.kind,
+            "not known yet" if found[stage.id] is None else f"{found[stage.id]:,}",
+            ", ".join(stage.needs) or "–",
         )
-        for step in loaded.steps
+        for stage in loaded.stages
     ]
     known = [calls for calls in found.values() if calls is not None]
     rows.append(("all", "", f"{sum(known):,}" + ("" if len(known) == len(found) else " and more"), ""))
@@ -149,8 +149,8 @@ def show(
     item: Annotated[str, typer.Argument(help="An id or its beginning: comparison, completion, prompt.")] = "",
 ) -> None:
     """What a run did, its figures and files; with an id one item, from prompt to verdict: both orders, log-probabilities."""
-    from aifeedback.cli.overview import run_folder, show_run
-    from aifeedback.trace import trace
+    from aifeedback.cli.show import run_folder, show_run
+    from aifeedback.pipeline.provenance import trace
 
     place = run_folder(folder)
     if item:

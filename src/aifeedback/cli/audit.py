@@ -1,0 +1,67 @@
+"""audit verify, report; and how an audit is printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aifeedback.cli.terminal import console, table
+
+STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "unknown": "dim"}
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command("audit verify", rich_help_panel="Measurement")(verify)
+    app.command(rich_help_panel="Whole runs")(report)
+
+
+def verify(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="Run folders or journal files.")] = None,
+) -> None:
+    """Check that no model call of a run was changed since it was written."""
+    from aifeedback.errors import FileError
+    from aifeedback.store import Journal
+
+    if not runs:
+        raise FileError("no run given", fix="aifeedback audit verify RUN, for example runs/demo")
+    for run in runs:
+        path = Path(run) / "journal.sqlite" if Path(run).is_dir() else Path(run)
+        if not path.is_file():
+            raise FileError("no journal", file=path, fix="give a run folder or a journal file")
+        with Journal(path) as journal:
+            head = journal.verify()
+        console.print(
+            f"[green]✓[/] {path}: {head.rows:,} calls, unchanged since they were written; head {head.link[:16]}"
+        )
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="RUN")],
+) -> None:
+    """Write summary.json and report.html of a run again."""
+    from aifeedback.audit.report import write_report
+    from aifeedback.pipeline.summary import summarise
+
+    path = write_report(summarise(folder), folder)
+    console.print(f"report: [bold]{path}[/]", soft_wrap=True)
+
+
+def show_findings(audit: Mapping[str, Any]) -> None:
+    """One judge's audit, as ``audit.json`` holds it: a line per probe."""
+    from aifeedback.audit.judge_report import FEW_PAIRS, MARKS
+
+    rows = [(f"[{STYLES[f['level']]}]{MARKS[f['level']]}[/] {f['probe']}", _sentence(f)) for f in audit["findings"]]
+    title = f"{audit['judge']}: {audit['pairs']:,} pairs, {audit['asked']:,} questions, {audit['seconds']:.0f} s"
+    table(title, ("  probe", "finding"), rows, text=("finding",))
+    few = f" {audit['pairs']} pairs are few: only a gross fault could show." if audit["pairs"] < FEW_PAIRS else ""
+    console.print(f"[dim]✗ serious, ! to watch, ✓ no significant fault, ? not measured.{few}[/]")
+
+
+def _sentence(finding: Mapping[str, Any]) -> str:
+    """The sentence; after a share its interval and n, which sentences about points hold themselves."""
+    if finding["unit"] != "share" or finding["low"] is None or finding["high"] is None:
+        return finding["sentence"]
+    return f"{finding['sentence']} [dim]({100 * finding['low']:.0f}–{100 * finding['high']:.0f} %, n = {finding['n']:,})[/]"
