@@ -49,7 +49,7 @@ bench: setup
 
 # The documentation site, in site/index.html. A broken link or an unknown module fails the build.
 docs: setup
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 format: setup
 	$(BIN)/ruff format src tests bench
