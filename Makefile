@@ -10,7 +10,7 @@ TORCH ?=
 UV_FLAGS := --compile-bytecode -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
 SEED ?= 0
 
-.PHONY: setup demo demo-short test check format bench campaign test-server clean
+.PHONY: setup demo demo-short test check format bench campaign test-server docs clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -47,9 +47,13 @@ campaign: setup
 bench: setup
 	for file in bench/*.py; do $(BIN)/python $$file || exit 1; done
 
+# The documentation site, in site/index.html. A broken link or an unknown module fails the build.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: setup
 	$(BIN)/ruff format src tests bench
 	$(BIN)/ruff check --fix src tests bench
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site
