@@ -14,7 +14,7 @@ from aifeedback import files
 from aifeedback.cli import app
 from aifeedback.errors import FileError
 from aifeedback.files.catalogue import KNOWN
-from aifeedback.stages.inputs import input_path, input_problem
+from aifeedback.refs import input_path, input_problem
 
 PAIR = {"input": "Name a colour.", "output_1": "Blue.", "output_2": "Seven.", "label": 1}
 

@@ -13,8 +13,8 @@ import pytest
 from aifeedback import recipe, runner
 from aifeedback.audit.report import report_run
 from aifeedback.lab import zoo
-from aifeedback.stages.revise import Revise
-from aifeedback.summary import summarise
+from aifeedback.steps.revise import Revise
+from aifeedback.pipeline.summary import summarise
 from small_models import bpe_llama
 
 TOY = {
@@ -61,7 +61,7 @@ def test_by_default_it_runs_in_the_lab_and_ones_own_models_bring_their_own_promp
 
 
 def test_the_labs_constitutions_are_files_behind_a_name() -> None:
-    from aifeedback.stages.inputs import input_path
+    from aifeedback.refs import input_path
 
     path = input_path("constitution:lab:harmless")
     assert path is not None

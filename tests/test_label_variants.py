@@ -14,7 +14,7 @@ from aifeedback import files
 from aifeedback.cli import app
 from aifeedback.errors import AIFeedbackError, RecipeError, StandardsError
 from aifeedback.records import Preference, Score
-from aifeedback.stages.judges import JudgeSpec, PanelSpec
+from aifeedback.feedback.spec import JudgeSpec, PanelSpec
 
 PAIRS = 30
 ANSWERS = 4
@@ -284,14 +284,14 @@ def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
 
 
 def test_who_a_judge_is_is_asked_of_its_own_server(tmp_path: Path) -> None:
-    from aifeedback.stages import Job, resolve
+    from aifeedback.pipeline.step import Context, resolve
     from models.stub import StubServer, answer
 
     with StubServer(answer) as server:
         judge = JudgeSpec(model="openai:stub", base_url=server.url)
-        job = Job(tmp_path, tmp_path / "journal.sqlite", tmp_path)
-        assert resolve.who(judge, job)[1] == "openai:stub"
-        assert server.url in resolve.revision(judge, job)
+        context = Context(tmp_path, tmp_path)
+        assert connect.judge_card(judge, context).uri == "openai:stub"
+        assert server.url in connect.judge_card(judge, context).revision
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_who_a_judge_is_is_asked_of_its_own_server(tmp_path: Path) -> None:
 )
 def test_a_wrong_setting_is_named_as_the_user_wrote_it(judge: dict[str, Any], key: str) -> None:
     from aifeedback.config import parse
-    from aifeedback.stages.feedback import Label
+    from aifeedback.steps.label import Label
 
     with pytest.raises(RecipeError) as told:
         parse(Label, {"comparisons": "x.jsonl", "judge": judge})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from aifeedback import files, recipe, runner
-from aifeedback.summary import summarise
+from aifeedback.pipeline.summary import summarise
 from small_models import bpe_llama
 
 ROWS = 120

@@ -16,7 +16,7 @@ import pytest
 from aifeedback import recipe, runner
 from aifeedback.errors import AIFeedbackError, RecipeError
 from aifeedback.pipeline.run_folder import RunFolder
-from aifeedback.summary import summarise
+from aifeedback.pipeline.summary import summarise
 
 TEXT = """
 name: tiny

@@ -18,7 +18,7 @@ from aifeedback.cli import app
 from aifeedback.errors import RecipeError
 from aifeedback.models import fake
 from aifeedback.records import Problem
-from aifeedback.stages import resolve
+from aifeedback.steps import connect
 from models.stub import Request, Response, StubServer, answer
 
 PAIRS = 6
@@ -153,7 +153,7 @@ def test_a_critique_that_was_left_open_is_asked_again(tmp_path: Path, monkeypatc
     asked = ["revise", "--data", "answers.jsonl", "--model", "fake:longer", "-o", "sft.jsonl"]
 
     def problems() -> dict[str, int]:
-        resolve.forget_models()
+        connect.release_models()
         result = CliRunner().invoke(app, asked, catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return json.loads(Path("sft.jsonl.run/figures.json").read_text())["problems"]

@@ -16,8 +16,8 @@ import pytest
 from aifeedback.evaluate import prediction_powered_win_rate
 from aifeedback.lab import people, samples
 from aifeedback.records import Comparison
-from aifeedback.stages import Job, resolve
-from aifeedback.stages.judges import JudgeSpec
+from aifeedback.pipeline.step import Context, resolve
+from aifeedback.feedback.spec import JudgeSpec
 
 HUMAN, AI, DRAWS = 200, 5000, 500
 
@@ -37,7 +37,7 @@ def labels(pairs: int, folder: Path, *, raters: int, evidence: bool, seed: int =
     """What people and the lab's judge say of the same held-out pairs."""
     made = [longer_first(c) for c in samples.comparisons(pairs, split="test", seed=seed)]
     how = {"prompt": "lab:rating", "by": "ratings", "rationale": True} if evidence else {"prompt": "lab:pairwise"}
-    judge = resolve.labeler(JudgeSpec.model_validate({"model": "lab:judge", **how}), Job(folder, folder / "j", folder))
+    judge = connect.labeler(JudgeSpec.model_validate({"model": "lab:judge", **how}), Context(folder, folder))
     said = [p for start in range(0, pairs, 250) for p in judge.label(made[start : start + 250])]
     human = people.SimulatedPeople(seed, raters=raters).label(made)
     return Labels(*(np.array([p.p_first for p in column], dtype=float) for column in (human, said)))

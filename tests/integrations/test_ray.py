@@ -15,9 +15,9 @@ from aifeedback import files
 from aifeedback.errors import AIFeedbackError, ModelError, RecipeError
 from aifeedback.integrations.ray import Done, RayLabel, batch_ids, label_batch, load, store
 from aifeedback.records import Comparison, Completion, Preference, Prompt
-from aifeedback.stages import Job
-from aifeedback.stages.feedback import Label
-from aifeedback.stages.judges import JudgeSpec
+from aifeedback.pipeline.step import Context
+from aifeedback.steps.label import Label
+from aifeedback.feedback.spec import JudgeSpec
 from aifeedback.standards import shelf
 from aifeedback.store import Journal
 from models.stub import Request, Response, StubServer, answer
@@ -37,9 +37,9 @@ def written(folder: Path) -> Path:
     return path
 
 
-def job(folder: Path, progress: Any = lambda *_: None) -> Job:
+def context(folder: Path, progress: Any = lambda *_: None, workers: int | None = 1) -> Context:
     folder.mkdir(exist_ok=True)
-    return Job(folder, folder / "journal.sqlite", folder, 0, progress)
+    return Context(folder, folder, progress=progress, workers=workers)
 
 
 def test_stored_batches_are_of_this_very_judge(tmp_path: Path) -> None:

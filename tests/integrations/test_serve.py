@@ -97,7 +97,7 @@ def test_an_open_address_without_a_token_is_told_before_anything_is_loaded(
     def too_early(*_: object, **__: object) -> None:
         raise AssertionError("the reward was loaded")
 
-    monkeypatch.setattr("aifeedback.stages.rewards.reward_function", too_early)
+    monkeypatch.setattr("aifeedback.steps.rewards.reward_function", too_early)
     command = ["serve", "judge:fake:noisy", "--host", "0.0.0.0", "--port", "0", "-o", str(tmp_path)]
     with pytest.raises(RecipeError, match=r"open to other machines\n  → set a token"):
         CliRunner().invoke(app, command, catch_exceptions=False, env={"AIFEEDBACK_TOKEN": None})

@@ -23,9 +23,9 @@ from aifeedback.models.fake import FakeModel
 from aifeedback.models.spread import HELPED_FROM, Spread, _serve
 from aifeedback.protocols import ModelCard, PromptLike
 from aifeedback.records import Sampling
-from aifeedback.stages import Job, resolve
-from aifeedback.stages.feedback import Label, Score
-from aifeedback.stages.judges import JudgeSpec, PanelSpec
+from aifeedback.pipeline.step import Context, resolve
+from aifeedback.steps.label import Label, Score
+from aifeedback.feedback.spec import JudgeSpec, PanelSpec
 from aifeedback.store import Journal
 
 LABELS = ["1", "2"]
@@ -228,14 +228,14 @@ def is_alive(pid: int) -> bool:
 def test_a_real_model_gives_the_same_bits_in_two_processes(tmp_path: Path) -> None:
     """Also through the names of the command line; batches of two, so that the other process takes some."""
     prompts = [f"post : {word} . summary 1 : a . summary 2 : b . preferred summary =" for word in "abcdefghijklmnop"]
-    one = resolve.connect_model("lab:judge", Job(tmp_path, tmp_path / "one.sqlite", tmp_path))
-    two = resolve.connect_model("lab:judge", Job(tmp_path, tmp_path / "two.sqlite", tmp_path, workers=2))
+    one = connect.connect_model("lab:judge", Context(tmp_path, tmp_path, journal_name="one.sqlite"))
+    two = connect.connect_model("lab:judge", Context(tmp_path, tmp_path, journal_name="two.sqlite", workers=2))
     assert isinstance(two, Journaled)
     assert isinstance(two.model, Spread)
     with closing(ready(two.model)):
         one.batch = two.batch = 2  # type: ignore[attr-defined]
         assert two.read_labels(prompts, LABELS) == one.read_labels(prompts, LABELS)
-    resolve.forget_models()
+    connect.release_models()
 
 
 def test_how_many_processes_suit_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -278,13 +278,13 @@ def test_label_and_score_ask_enough_at_once_and_leave_the_same_files(
         for stage in stages:
             folder = tmp_path / f"{stage.kind}{workers}"
             folder.mkdir()
-            stage.run(Job(folder, folder / "journal.sqlite", folder, workers=workers))
+            stage.run(Context(folder, folder, workers=workers))
     assert calls == [3, 2]  # 520 readings and 260, in one call each
     for name in ("label/preferences.jsonl", "label/labelled.jsonl", "score/scores.jsonl", "score/scored.jsonl"):
         kind, _, file = name.partition("/")
         one, two = ((tmp_path / f"{kind}{workers}" / file).read_bytes() for workers in (1, 2))
         assert one == two
-    resolve.forget_models()
+    connect.release_models()
 
 
 @pytest.mark.parametrize(("told", "expected"), [(None, 1), (2, 2)])
@@ -299,7 +299,7 @@ def test_members_of_a_panel_stay_in_one_process_unless_told_otherwise(
         return FakeModel("noisy" if len(seen) == 1 else "longer")
 
     monkeypatch.setattr(resolve, "connect_model", connect)
-    job = Job(tmp_path, tmp_path / "journal.sqlite", tmp_path, workers=told)
-    resolve.labeler(panel, job)
+    context = Context(tmp_path, tmp_path, workers=told)
+    connect.labeler(panel, context)
     assert seen == [expected, expected]
-    assert resolve.asked_together(panel, job, 256) == 256
+    assert connect.batch_for(panel, context, 256) == 256

@@ -19,7 +19,7 @@ from aifeedback.feedback.trials import Coverage, Flips, Overlap, PrincipleResult
 from aifeedback.models.calls import Limits
 from aifeedback.models.endpoint import ServerSettings
 from aifeedback.records import Problem
-from aifeedback.stages.judges import JudgeSpec, PanelSpec
+from aifeedback.feedback.spec import JudgeSpec, PanelSpec
 from aifeedback.standards import lint, shelf
 from aifeedback.standards.constitution import Case, Constitution, Principle
 from aifeedback.standards.judge import JudgePrompt

@@ -19,7 +19,7 @@ from aifeedback import files
 from aifeedback.engine.encoding import encode_completion, encode_prompt
 from aifeedback.files import LabelledRow
 from aifeedback.records import Completion, Prompt
-from aifeedback.stages.data import held_out, human_rows
+from aifeedback.steps.split import held_out, human_rows
 from aifeedback.train.dpo import DpoConfig, train_dpo
 from aifeedback.train.lora import LoraSettings
 from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model, wilson

@@ -10,7 +10,7 @@ import pytest
 
 from aifeedback import recipe, runner
 from aifeedback.audit.report import report_run
-from aifeedback.summary import summarise
+from aifeedback.pipeline.summary import summarise
 
 WORLD = {"world.sft": 40, "world.prompts": 24, "world.heldout": 12, "test": 8, "sft.train.steps": 1}
 RL = {"steps": 2, "prompts_per_step": 2, "zscore_samples": 4, "evaluate_every": 1}

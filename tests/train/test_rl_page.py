@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aifeedback.stages.rewards import RewardSpec
+from aifeedback.steps.rewards import RewardSpec
 from aifeedback.stages.training import Monitor
 from aifeedback.train.guard import GuardConfig
 from aifeedback.train.loop import LoopConfig

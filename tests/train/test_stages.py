@@ -13,8 +13,8 @@ from aifeedback import files
 from aifeedback.files import LabelledRow
 from aifeedback.models import local
 from aifeedback.records import Prompt
-from aifeedback.stages import Job
-from aifeedback.stages.rewards import RewardSpec
+from aifeedback.pipeline.step import Context
+from aifeedback.steps.rewards import RewardSpec
 from aifeedback.stages.training import Dpo, RewardModelStage, Rl
 from aifeedback.train import folders, reinforce
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import click
+from typer import _click as click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
