@@ -28,7 +28,7 @@ import torch
 from aifeedback.integrations.trl import run_rloo
 from aifeedback.records import Prompt
 from aifeedback.train.reinforce import train_rl
-from aifeedback.train.rl_config import RLConfig
+from aifeedback.train.settings import RLConfig
 from train import SIZES, product_rate, save_model
 
 PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 16, 4, 64, 32

@@ -31,10 +31,11 @@ import torch
 
 from aifeedback.records import Comparison, Completion, Prompt
 from aifeedback.train import dpo
-from aifeedback.train.dpo import DpoConfig, train_dpo
-from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
+from aifeedback.train.dpo import train_dpo
+from aifeedback.train.reward_model import fit_reward_model
 from aifeedback.train.rows import PairRow, SftRow
-from aifeedback.train.sft import SftConfig, train_sft
+from aifeedback.train.settings import DpoConfig, RewardModelConfig, SftConfig
+from aifeedback.train.sft import train_sft
 
 SIZES = {
     "1M": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "vocab_size": 1024},

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from aifeedback import recipe, runner
 from aifeedback.audit.report import report_run
 from aifeedback.lab import zoo
-from aifeedback.steps.revise import Revise
+from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.summary import summarise
+from aifeedback.steps.revise import Revise
 from small_models import bpe_llama
 
 TOY = {

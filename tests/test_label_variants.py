@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 from aifeedback import files
 from aifeedback.cli import app
 from aifeedback.errors import AIFeedbackError, RecipeError, StandardsError
-from aifeedback.records import Preference, Score
 from aifeedback.feedback.spec import JudgeSpec, PanelSpec
+from aifeedback.records import Preference, Score
+from aifeedback.steps import connect
 
 PAIRS = 30
 ANSWERS = 4
@@ -284,7 +285,7 @@ def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
 
 
 def test_who_a_judge_is_is_asked_of_its_own_server(tmp_path: Path) -> None:
-    from aifeedback.pipeline.step import Context, resolve
+    from aifeedback.pipeline.step import Context
     from models.stub import StubServer, answer
 
     with StubServer(answer) as server:

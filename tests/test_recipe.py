@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback import recipe
 from aifeedback.cli import app
 from aifeedback.errors import RecipeError
+from aifeedback.pipeline import recipe
 
 TEXT = """
 name: tiny
@@ -31,20 +31,20 @@ def written(folder: Path, text: str = TEXT) -> Path:
 
 def test_settings_fill_in_with_their_own_type(tmp_path: Path) -> None:
     loaded = recipe.load(written(tmp_path))
-    label = loaded.steps[0].stage
+    label = loaded.stages[0].stage
     assert label.limit == 4
     assert label.judge.model == "fake:longer"
-    assert loaded.steps[1].needs == ("labels",)
+    assert loaded.stages[1].needs == ("labels",)
 
 
 def test_overrides_reach_settings_stage_keys_and_the_seed(tmp_path: Path) -> None:
     loaded = recipe.load(
-        written(tmp_path), {"judge": "fake:first", "seed": 7, "model.train.steps": 2, "labels.limit": 9}
+        written(tmp_path), {"judge": "fake:first", "seed": 7, "model.train.stages": 2, "labels.limit": 9}
     )
     assert loaded.seed == 7
-    assert loaded.steps[0].stage.judge.model == "fake:first"
-    assert loaded.steps[0].stage.limit == 9
-    assert loaded.steps[1].stage.train == {"steps": 2}
+    assert loaded.stages[0].step.judge.model == "fake:first"
+    assert loaded.stages[0].step.limit == 9
+    assert loaded.stages[1].step.train == {"steps": 2}
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
 
 def test_a_stage_with_an_empty_condition_is_left_out(tmp_path: Path) -> None:
     text = TEXT.replace("n: 4}", 'n: 4, extra: ""}').replace("{id: model,", '{id: model, when: "${extra}",')
-    assert [step.id for step in recipe.load(written(tmp_path, text)).steps] == ["labels"]
-    assert len(recipe.load(written(tmp_path, text), {"extra": True}).steps) == 2
+    assert [step.id for step in recipe.load(written(tmp_path, text)).stages] == ["labels"]
+    assert len(recipe.load(written(tmp_path, text), {"extra": True}).stages) == 2
 
 
 def test_references_become_paths_of_the_run(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_references_become_paths_of_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(recipe.shipped()))
 def test_shipped_recipes_are_valid(name: str) -> None:
     loaded = recipe.load(name)
-    assert loaded.steps
+    assert loaded.stages
     for key, where in loaded.summary.items():
-        assert where.split(".")[0] in {step.id for step in loaded.steps}, key
+        assert where.split(".")[0] in {step.id for step in loaded.stages}, key
 
 
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_defaults_that_go_with_a_setting_hold_once_it_is_given_and_give_way_to_o
 def test_references_in_keys_are_filled_in_and_waited_for(tmp_path: Path) -> None:
     mixed = TEXT.replace('data: "@labels/labelled.jsonl"}', 'data: FILE, mix: {"@labels/labelled.jsonl": 0.5}}')
     loaded = recipe.load(written(tmp_path, mixed))
-    assert loaded.steps[1].needs == ("labels",)
-    located = recipe.locate(loaded.steps[1].stage.model_dump(), tmp_path)
+    assert loaded.stages[1].needs == ("labels",)
+    located = recipe.locate(loaded.stages[1].step.model_dump(), tmp_path)
     assert located["mix"] == {str(tmp_path / "stages" / "labels" / "labelled.jsonl"): 0.5}
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from aifeedback import recipe, runner
 from aifeedback.errors import AIFeedbackError, RecipeError
+from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.pipeline.summary import summarise
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -76,8 +76,9 @@ def describe(
     """One pydantic error as a sentence; an unknown key gets the nearest valid one."""
     key = _key(problem, prefix, by_set)
     if problem["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(str(problem["loc"][-1]), list(schema.model_fields), n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(schema.model_fields)}"
+        known = list(_nested(schema, problem["loc"][:-1]).model_fields)
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
         return f"unknown key '{key}'{hint}"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
@@ -89,6 +90,22 @@ def describe(
     told = repr(problem["input"])
     where = f"'{key}' = {told}" if len(told) <= LONGEST_SHOWN else f"'{key}'"
     return f"{where}: {message}"
+
+
+def _nested(schema: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel]:
+    """The settings class at a path of keys; the outer one where the path leads to no class."""
+    for part in loc:
+        if isinstance(part, int) or str(part).startswith("(") or part not in schema.model_fields:
+            continue
+        found = _model_in(schema.model_fields[part].annotation)
+        schema = found or schema
+    return schema
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
 
 
 def faults(invalid: ValidationError) -> list[Any]:

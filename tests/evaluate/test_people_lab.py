@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from aifeedback.evaluate import prediction_powered_win_rate
-from aifeedback.lab import people, samples
-from aifeedback.records import Comparison
-from aifeedback.pipeline.step import Context, resolve
 from aifeedback.feedback.spec import JudgeSpec
+from aifeedback.lab import people, samples
+from aifeedback.pipeline.step import Context
+from aifeedback.records import Comparison
+from aifeedback.steps import connect
 
 HUMAN, AI, DRAWS = 200, 5000, 500
 

@@ -13,12 +13,12 @@ import pytest
 
 from aifeedback import files
 from aifeedback.errors import AIFeedbackError, ModelError, RecipeError
-from aifeedback.integrations.ray import Done, RayLabel, batch_ids, label_batch, load, store
-from aifeedback.records import Comparison, Completion, Preference, Prompt
-from aifeedback.pipeline.step import Context
-from aifeedback.steps.label import Label
 from aifeedback.feedback.spec import JudgeSpec
+from aifeedback.integrations.ray import Done, batch_ids, label_batch, load, store
+from aifeedback.pipeline.step import Context
+from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.standards import shelf
+from aifeedback.steps.label import Label
 from aifeedback.store import Journal
 from models.stub import Request, Response, StubServer, answer
 
@@ -112,11 +112,11 @@ def test_a_killed_worker_costs_only_its_calls_in_flight(cluster: None, tmp_path:
             "judge": {"model": "openai:stub", "base_url": server.url, "server": {"concurrency": 8}},
             "batch": BATCH,
         }
-        alone = Label(**settings).run(job(tmp_path / "alone"))
+        alone = Label(**settings).run(context(tmp_path / "alone"))
         single = server.count
-        spread = RayLabel(**settings, workers=2).run(job(tmp_path / "spread", kill_one))
+        spread = Label(**settings, engine="ray").run(context(tmp_path / "spread", kill_one, workers=2))
         asked = server.count - single
-        again = RayLabel(**settings, workers=2).run(job(tmp_path / "spread"))
+        again = Label(**settings, engine="ray").run(context(tmp_path / "spread", workers=2))
         repeated = server.count - single - asked
     assert killed
     one, two = (files.read_records(tmp_path / name / "preferences.jsonl", Preference) for name in ("alone", "spread"))
@@ -135,7 +135,7 @@ def test_a_killed_worker_costs_only_its_calls_in_flight(cluster: None, tmp_path:
 def test_a_worker_s_own_error_comes_out_as_it_is(cluster: None, tmp_path: Path) -> None:
     settings = {"comparisons": str(written(tmp_path)), "judge": "fake:nobody"}
     with pytest.raises(AIFeedbackError, match="nobody"):
-        RayLabel(**settings).run(job(tmp_path / "run"))
+        Label(**settings, engine="ray").run(context(tmp_path / "run"))
 
 
 def comparison(n: int) -> Comparison:
@@ -155,7 +155,7 @@ def test_a_batch_brings_its_calls_along(tmp_path: Path) -> None:
 def test_a_spend_cap_is_refused(tmp_path: Path) -> None:
     judge = {"model": "openai:gpt-4", "spend_cap_usd": 1.0, "base_url": "http://127.0.0.1:9/v1"}
     with pytest.raises(RecipeError, match="several workers"):
-        RayLabel(comparisons=str(written(tmp_path)), judge=judge).run(job(tmp_path / "run"))
+        Label(comparisons=str(written(tmp_path)), judge=judge, engine="ray").run(context(tmp_path / "run"))
 
 
 def test_the_worker_s_error_is_found_inside_ray_s() -> None:

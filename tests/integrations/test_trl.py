@@ -16,7 +16,7 @@ from tiny import goodness, save_llama, words
 from aifeedback.errors import InputError, RecipeError
 from aifeedback.integrations.trl import TrlReward, reward_function, run_rloo
 from aifeedback.records import Prompt
-from aifeedback.train.rl_config import RLConfig
+from aifeedback.train.settings import RLConfig
 
 
 def evens(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float | None]:

@@ -17,15 +17,16 @@ from typing import Any
 
 import pytest
 
+from aifeedback.feedback.spec import JudgeSpec, PanelSpec
 from aifeedback.models import local
 from aifeedback.models.cache import Journaled
 from aifeedback.models.fake import FakeModel
 from aifeedback.models.spread import HELPED_FROM, Spread, _serve
+from aifeedback.pipeline.step import Context, resolve
 from aifeedback.protocols import ModelCard, PromptLike
 from aifeedback.records import Sampling
-from aifeedback.pipeline.step import Context, resolve
+from aifeedback.steps import connect
 from aifeedback.steps.label import Label, Score
-from aifeedback.feedback.spec import JudgeSpec, PanelSpec
 from aifeedback.store import Journal
 
 LABELS = ["1", "2"]
@@ -294,8 +295,8 @@ def test_members_of_a_panel_stay_in_one_process_unless_told_otherwise(
     panel = PanelSpec(members=tuple(JudgeSpec(model=f"fake:{name}") for name in ("noisy", "longer")))
     seen: list[int | None] = []
 
-    def connect(_name: str, job: Job, **_options: object) -> FakeModel:
-        seen.append(job.workers)
+    def connected(_name: str, context: Context, **_options: object) -> FakeModel:
+        seen.append(context.workers)
         return FakeModel("noisy" if len(seen) == 1 else "longer")
 
     monkeypatch.setattr(resolve, "connect_model", connect)

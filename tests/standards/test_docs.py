@@ -15,11 +15,11 @@ from aifeedback.feedback.panel import Disagreement, LearnedWeights
 from aifeedback.feedback.rationale import Rationale
 from aifeedback.feedback.revise import ReviseSettings
 from aifeedback.feedback.score import ScoreSettings
+from aifeedback.feedback.spec import JudgeSpec, PanelSpec
 from aifeedback.feedback.trials import Coverage, Flips, Overlap, PrincipleResult
 from aifeedback.models.calls import Limits
 from aifeedback.models.endpoint import ServerSettings
 from aifeedback.records import Problem
-from aifeedback.feedback.spec import JudgeSpec, PanelSpec
 from aifeedback.standards import lint, shelf
 from aifeedback.standards.constitution import Case, Constitution, Principle
 from aifeedback.standards.judge import JudgePrompt

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from tiny import made_answers, made_pairs
 
-from aifeedback.train.dpo import DpoConfig, train_dpo
-from aifeedback.train.lora import LoraSettings
-from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
-from aifeedback.train.sft import SftConfig, train_sft
+from aifeedback.train.dpo import train_dpo
+from aifeedback.train.reward_model import fit_reward_model
+from aifeedback.train.settings import DpoConfig, LoraSettings, RewardModelConfig, SftConfig
+from aifeedback.train.sft import train_sft
 
 STEPS = 6
 # An odd batch and a small token limit: unequal shares, several micro-batches, and empty ones.

@@ -14,7 +14,7 @@ from tiny import goodness, words
 from aifeedback.records import Prompt
 from aifeedback.train.policy_gradient import Policy
 from aifeedback.train.reinforce import train_rl
-from aifeedback.train.rl_config import RLConfig
+from aifeedback.train.settings import RLConfig
 
 RUNS: dict[str, dict[str, Any]] = {
     "leave_one_out": {"samples_per_prompt": 3, "zscore_samples": 10, "missing_eos_penalty": 1.0},

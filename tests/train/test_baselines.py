@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from aifeedback.train.baselines import DECAY, BaselineName, LeaveOneOut, RunningMean, make_baseline
+from aifeedback.train.baselines import DECAY, LeaveOneOut, RunningMean, make_baseline
+from aifeedback.train.settings import BaselineName
 
 NAN = math.nan
 NAMES: tuple[BaselineName, ...] = ("none", "running_mean", "value", "leave_one_out")

@@ -12,11 +12,11 @@ import torch
 from tiny import made_answers, made_pairs, save_llama
 
 from aifeedback.errors import RecipeError, TrainingError
-from aifeedback.train.dpo import DpoConfig, train_dpo
-from aifeedback.train.lora import LoraSettings
-from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
+from aifeedback.train.dpo import train_dpo
+from aifeedback.train.reward_model import fit_reward_model
 from aifeedback.train.session import TrainResult
-from aifeedback.train.sft import SftConfig, train_sft
+from aifeedback.train.settings import DpoConfig, LoraSettings, RewardModelConfig, SftConfig
+from aifeedback.train.sft import train_sft
 
 STEPS = 50
 SETTINGS: dict[str, Any] = {

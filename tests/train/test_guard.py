@@ -17,7 +17,6 @@ from aifeedback.records import Comparison, Preference, Problem, Prompt
 from aifeedback.train import folders
 from aifeedback.train.guard import (
     Guard,
-    GuardConfig,
     candidates,
     choose,
     is_over_optimised,
@@ -27,6 +26,7 @@ from aifeedback.train.guard import (
     versus,
 )
 from aifeedback.train.reinforce import train_rl
+from aifeedback.train.settings import GuardConfig
 
 
 def line(step: int, reward: float, measure: float, *, se: float = 0.01, kl: float = 1.0, rep: float = 0.0) -> Any:

@@ -20,11 +20,11 @@ from aifeedback.engine.encoding import encode_completion, encode_prompt
 from aifeedback.files import LabelledRow
 from aifeedback.records import Completion, Prompt
 from aifeedback.steps.split import held_out, human_rows
-from aifeedback.train.dpo import DpoConfig, train_dpo
-from aifeedback.train.lora import LoraSettings
-from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model, wilson
+from aifeedback.train.dpo import train_dpo
+from aifeedback.train.reward_model import fit_reward_model, wilson
 from aifeedback.train.rows import SftRow
-from aifeedback.train.sft import SftConfig, train_sft
+from aifeedback.train.settings import DpoConfig, LoraSettings, RewardModelConfig, SftConfig
+from aifeedback.train.sft import train_sft
 from small_models import bpe_llama
 
 TRAIN = {"batch": 16, "optimizer": "adamw", "schedule": "linear", "warmup_steps": 5, "max_completion_tokens": 512}

@@ -13,7 +13,8 @@ from tiny import made_pairs
 
 from aifeedback.errors import MissingExtra
 from aifeedback.train.journal import Timing, Trail
-from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
+from aifeedback.train.reward_model import fit_reward_model
+from aifeedback.train.settings import RewardModelConfig
 
 
 def test_lines_after_the_checkpoint_are_dropped(tmp_path: Path) -> None:

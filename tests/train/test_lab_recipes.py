@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from aifeedback import recipe, runner
 from aifeedback.audit.report import report_run
+from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.summary import summarise
 
 WORLD = {"world.sft": 40, "world.prompts": 24, "world.heldout": 12, "test": 8, "sft.train.steps": 1}

@@ -8,9 +8,10 @@ import pytest
 import torch
 from tiny import made_answers, made_pairs
 
-from aifeedback.train.dpo import DpoConfig, train_dpo
-from aifeedback.train.reward_model import RewardModel, RewardModelConfig, fit_reward_model
-from aifeedback.train.sft import SftConfig, train_sft
+from aifeedback.train.dpo import train_dpo
+from aifeedback.train.reward_model import RewardModel, fit_reward_model
+from aifeedback.train.settings import DpoConfig, RewardModelConfig, SftConfig
+from aifeedback.train.sft import train_sft
 
 QUICK = {"optimizer": "adamw", "learning_rate": 3e-3, "batch": 8, "seed": 3}
 

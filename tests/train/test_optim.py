@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from aifeedback.train.optim import Adafactor, OptimConfig, build_optimizer, clip_gradients, rate
+from aifeedback.train.optim import Adafactor, build_optimizer, clip_gradients, rate
+from aifeedback.train.settings import OptimConfig
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

@@ -18,12 +18,12 @@ from torch import Tensor
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Prompt
 from aifeedback.train import folders
-from aifeedback.train.baselines import BaselineName
 from aifeedback.train.objective import Share
 from aifeedback.train.policy_gradient import PolicyObjective
 from aifeedback.train.reinforce import train_rl
-from aifeedback.train.rl_config import RLConfig, optimised_reward, other_form
+from aifeedback.train.rl_config import optimised_reward, other_form
 from aifeedback.train.rollout import Clock, EncodedPrompts, encode_prompts, score, uniforms
+from aifeedback.train.settings import BaselineName, RLConfig
 
 BASELINES: tuple[BaselineName, ...] = ("none", "running_mean", "value", "leave_one_out")
 EOS, LENGTH, VOCAB, TEMPERATURE, BETA = 3, 3, 4, 0.9, 0.2

@@ -12,14 +12,8 @@ from tiny import made_pairs
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Comparison, Completion, Problem, Prompt
 from aifeedback.train.ensemble import RewardEnsemble, fit_ensemble
-from aifeedback.train.reward_model import (
-    RewardModel,
-    RewardModelConfig,
-    accuracy,
-    centre,
-    fit_reward_model,
-    wilson,
-)
+from aifeedback.train.reward_model import RewardModel, accuracy, centre, fit_reward_model, wilson
+from aifeedback.train.settings import RewardModelConfig
 from aifeedback.train.stopping import plateau
 
 QUICK = {"optimizer": "adamw", "learning_rate": 3e-3, "batch": 8, "steps": 12}

@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from aifeedback.steps.rewards import RewardSpec
-from aifeedback.stages.training import Monitor
-from aifeedback.train.guard import GuardConfig
-from aifeedback.train.loop import LoopConfig
-from aifeedback.train.rl_config import RLConfig
+from aifeedback.steps.rl import Monitor
 from aifeedback.train.rollout import SampleFacts, step_figures
+from aifeedback.train.settings import GuardConfig, LoopConfig, RLConfig
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rl.md").read_text(encoding="utf-8")
 TOLD = {word for code in re.findall(r"`([^`\n]+)`", PAGE) for word in re.findall(r"[\w-]+", code)}

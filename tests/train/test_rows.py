@@ -81,7 +81,8 @@ def test_groups_by_tokens() -> None:
 
 
 def test_balanced_sampling_reaches_training(llama: Path, tmp_path: Path) -> None:
-    from aifeedback.train.objective import RowConfig, row_order
+    from aifeedback.train.objective import row_order
+    from aifeedback.train.settings import RowConfig
 
     rows = made_pairs(40)
     kept, _ = encode_pairs(folders.load_tokenizer(llama), rows, max_prompt_tokens=99, max_completion_tokens=99)
@@ -91,7 +92,8 @@ def test_balanced_sampling_reaches_training(llama: Path, tmp_path: Path) -> None
 
 
 def test_a_tag_that_no_prompt_has_cannot_balance(llama: Path) -> None:
-    from aifeedback.train.objective import RowConfig, row_order
+    from aifeedback.train.objective import row_order
+    from aifeedback.train.settings import RowConfig
 
     rows = made_pairs(4)
     kept, _ = encode_pairs(folders.load_tokenizer(llama), rows, max_prompt_tokens=99, max_completion_tokens=99)

@@ -10,12 +10,16 @@ import pytest
 from tiny import made_pairs, words
 
 from aifeedback import files
+from aifeedback.config import parse
+from aifeedback.errors import RecipeError
 from aifeedback.files import LabelledRow
 from aifeedback.models import local
-from aifeedback.records import Prompt
 from aifeedback.pipeline.step import Context
+from aifeedback.records import Prompt
+from aifeedback.steps.dpo import Dpo
+from aifeedback.steps.reward_model import RewardModel
 from aifeedback.steps.rewards import RewardSpec
-from aifeedback.stages.training import Dpo, RewardModelStage, Rl
+from aifeedback.steps.rl import Rl
 from aifeedback.train import folders, reinforce
 
 TRAIN = {"optimizer": "adamw", "learning_rate": 3e-3}
@@ -23,8 +27,8 @@ RL = {**TRAIN, "prompts_per_step": 4, "samples_per_prompt": 2, "max_new_tokens":
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Job:
-    return Job(tmp_path, tmp_path / "journal.sqlite", tmp_path)
+def context(tmp_path: Path) -> Context:
+    return Context(tmp_path, tmp_path)
 
 
 @pytest.fixture
@@ -53,7 +57,7 @@ def reward(tmp_path: Path) -> str:
 
 
 def test_dpo_is_held_to_the_reference_that_was_named(
-    llama: Path, labels: str, job: Job, monkeypatch: pytest.MonkeyPatch
+    llama: Path, labels: str, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Any] = []
 
@@ -64,16 +68,14 @@ def test_dpo_is_held_to_the_reference_that_was_named(
     monkeypatch.setattr("aifeedback.train.dpo.train_dpo", train)
     stage = Dpo(model=f"hf:{llama}", data=labels, reference="hf:elsewhere")
     assert "hf:elsewhere" in list(stage.inputs())
-    stage.run(job)
-    Dpo(model=f"hf:{llama}", data=labels).run(job)
+    stage.run(context)
+    Dpo(model=f"hf:{llama}", data=labels).run(context)
     assert given == ["elsewhere", None]
 
 
-@pytest.mark.parametrize(
-    ("kind", "trainer"), [(RewardModelStage, "reward_model.fit_reward_model"), (Dpo, "dpo.train_dpo")]
-)
+@pytest.mark.parametrize(("kind", "trainer"), [(RewardModel, "reward_model.fit_reward_model"), (Dpo, "dpo.train_dpo")])
 def test_hard_labels_are_what_is_trained_on(
-    kind: Any, trainer: str, llama: Path, labels: str, job: Job, monkeypatch: pytest.MonkeyPatch
+    kind: Any, trainer: str, llama: Path, labels: str, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[list[float | None]] = []
 
@@ -84,13 +86,13 @@ def test_hard_labels_are_what_is_trained_on(
     monkeypatch.setattr(f"aifeedback.train.{trainer}", note)
     for hard in (False, True):
         with pytest.raises(InterruptedError):
-            kind(model=f"hf:{llama}", data=labels, hard=hard).run(job)
+            kind(model=f"hf:{llama}", data=labels, hard=hard).run(context)
     soft, rounded = given
     assert set(rounded) <= {0.0, 1.0, None}
     assert rounded == [None if p == 0.5 else float(p > 0.5) for p in soft]
 
 
-def test_the_chosen_checkpoint_becomes_the_policy(llama: Path, prompts: str, reward: str, job: Job) -> None:
+def test_the_chosen_checkpoint_becomes_the_policy(llama: Path, prompts: str, reward: str, context: Context) -> None:
     stage = Rl(
         model=f"hf:{llama}",
         prompts=prompts,
@@ -99,15 +101,15 @@ def test_the_chosen_checkpoint_becomes_the_policy(llama: Path, prompts: str, rew
         train={**RL, "steps": 6, "evaluate_every": 2},
     )
     assert list(stage.problems()) == []
-    figures = stage.run(job).figures
-    chosen = figures["choice"]["chosen"]
-    rates = figures["choice"]["candidates"]
+    figures = stage.run(context)
+    assert figures.choice is not None
+    chosen, rates = figures.choice.chosen, figures.choice.candidates
     assert set(rates) == {"step-00000002", "step-00000004", "step-00000006"}
-    assert rates[chosen]["value"] == max(rate["value"] for rate in rates.values())
-    assert all(rate["low"] <= rate["value"] <= rate["high"] for rate in rates.values())
-    candidate = job.folder / "policy" / "training" / "candidates" / chosen
-    assert folders.weights_digest(job.folder / "policy") == folders.weights_digest(candidate)
-    assert stage.run(job).figures["choice"] == figures["choice"], "run again, it chooses the same"
+    assert rates[chosen].value == max(rate.value for rate in rates.values())
+    assert all(rate.low <= rate.value <= rate.high for rate in rates.values())
+    candidate = context.folder / "policy" / "training" / "candidates" / chosen
+    assert folders.weights_digest(context.folder / "policy") == folders.weights_digest(candidate)
+    assert stage.run(context).choice == figures.choice, "run again, it chooses the same"
 
 
 def test_a_choice_needs_evaluations(llama: Path, prompts: str, reward: str) -> None:
@@ -124,7 +126,11 @@ def test_a_wrong_guard_is_told_before_anything_runs(llama: Path, prompts: str, r
     def told(**guard: Any) -> str:
         watch = {"prompts": prompts, "judge": "fake:longer", "choose_on": prompts, "guard": guard}
         train = {**RL, "evaluate_every": 2}
-        return "\n".join(Rl(model=f"hf:{llama}", prompts=prompts, reward=reward, monitor=watch, train=train).problems())
+        values = {"model": f"hf:{llama}", "prompts": prompts, "reward": reward, "monitor": watch, "train": train}
+        try:
+            return "\n".join(parse(Rl, values).problems())
+        except RecipeError as wrong:
+            return str(wrong)
 
     assert told(patience=1) == ""
     assert "'monitor.guard.patiense'; did you mean 'patience'" in told(patiense=1)
@@ -132,7 +138,7 @@ def test_a_wrong_guard_is_told_before_anything_runs(llama: Path, prompts: str, r
 
 
 def test_a_judge_that_is_the_starting_checkpoint_is_loaded_once(
-    llama: Path, prompts: str, job: Job, monkeypatch: pytest.MonkeyPatch
+    llama: Path, prompts: str, context: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     references: list[Any] = []
     judges: list[Any] = []
@@ -151,7 +157,7 @@ def test_a_judge_that_is_the_starting_checkpoint_is_loaded_once(
     monkeypatch.setattr(local.LocalModel, "__init__", loaded)
     own = {"judge": {"model": f"hf:{llama}", "prompt": "rating"}}
     with pytest.raises(InterruptedError):
-        Rl(model=f"hf:{llama}", prompts=prompts, reward=own).run(job)
+        Rl(model=f"hf:{llama}", prompts=prompts, reward=own).run(context)
     assert len(judges) == 1
     assert references == judges
 

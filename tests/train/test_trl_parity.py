@@ -14,10 +14,11 @@ from tiny import words
 
 from aifeedback.records import Comparison, Completion, Prompt
 from aifeedback.train import losses
-from aifeedback.train.dpo import DpoConfig, train_dpo
-from aifeedback.train.reward_model import RewardModelConfig, fit_reward_model
+from aifeedback.train.dpo import train_dpo
+from aifeedback.train.reward_model import fit_reward_model
 from aifeedback.train.rows import PairRow, SftRow
-from aifeedback.train.sft import SftConfig, train_sft
+from aifeedback.train.settings import DpoConfig, RewardModelConfig, SftConfig
+from aifeedback.train.sft import train_sft
 
 trl = pytest.importorskip("trl")
 STEPS, ROWS = 4, 12

@@ -120,6 +120,8 @@ def _walk(
 
 def _option(name: str, field: Any, cli: Cli, path: tuple[str, ...], text: str) -> tuple[OptionOf, list[str]] | None:
     kind = _parsed(field.annotation)
+    if kind is None and cli.metavar:  # a short form that the settings class takes, such as a model's name
+        kind = str
     if cli.value is not None:
         kind = bool
     elif cli.is_repeated or _is_column_map(field.annotation, cli):
@@ -170,8 +172,6 @@ def _parsed(annotation: Any) -> Any:
         return list[str]
     if get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,):
         return list[str]
-    if isinstance(annotation, type) and annotation.__name__ == "RewardSpec":
-        return str
     return None
 
 

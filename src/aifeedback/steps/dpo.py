@@ -55,4 +55,4 @@ class Dpo(Trained):
             reference_dir=self.reference.folder() if self.reference else None,
             progress=context.progress,
         )
-        return TrainFigures.of(result)
+        return TrainFigures.of(result, are_steps_set=self.train.steps is not None)

@@ -76,6 +76,7 @@ class RewardModel(Trained):
             offset = centre(folder, read.prompts[few], read.rows[few])
         return RewardModelFigures.of(
             result,
+            are_steps_set=self.train.steps is not None,
             offset=offset,
             accuracy=_accuracy(result.figures),
             by_source=by_source if self.mix else None,

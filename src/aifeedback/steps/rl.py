@@ -145,6 +145,7 @@ class Rl(Trained):
         learned = self.learn(read.rows, context, context.result("policy"))
         return RlFigures.of(
             learned.result,
+            are_steps_set=self.train.steps is not None,
             choice=learned.choice,
             reward=learned.reward,
             judges={judge.model: connect.judge_card(judge, context) for judge in self.reward.judges()},

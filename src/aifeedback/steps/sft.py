@@ -38,7 +38,7 @@ class Sft(Trained):
             context.result("policy"),
             progress=context.progress,
         )
-        return TrainFigures.of(result, file=rows)
+        return TrainFigures.of(result, file=rows, are_steps_set=self.train.steps is not None)
 
 
 def demonstrations(path: str, seed: int) -> tuple[Sequence[tuple[Prompt, Completion]], Rows]:

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from pydantic import Field
+
 from aifeedback.config import Cli
-from aifeedback.pipeline.step import Context, Figures, Rows, Step
+from aifeedback.pipeline.step import Context, Figures, Rows, Step, Verdict
 from aifeedback.refs import ModelRef
+
+FEW_STEPS = 10
+"""A default batch is as large as a small file: a run that became so short is worth a warning."""
 
 
 class TrainFigures(Figures):
@@ -27,6 +32,19 @@ class TrainFigures(Figures):
     """Why it ended before its last planned step."""
     file: Rows | None = None
     """Rows of the data file."""
+
+    are_steps_set: bool = Field(default=True, exclude=True)
+    """Whether the number of steps was chosen, and not made by the size of the data."""
+
+    def verdict(self) -> Verdict | None:
+        if self.stopped:
+            return Verdict("watch", f"Stopped early: {self.stopped}.")
+        if self.are_steps_set or self.steps >= FEW_STEPS:
+            return None
+        made = "1 step was" if self.steps == 1 else f"{self.steps} steps were"
+        return Verdict(
+            "watch", f"{made} made of {self.rows:,} rows, which teaches little.", "Give --steps, or smaller batches."
+        )
 
     @classmethod
     def of(cls, result: Any, **more: Any) -> Any:

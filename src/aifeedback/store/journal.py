@@ -221,7 +221,7 @@ class Journal:
             if entry.is_final:
                 standing[entry.key] = stamped
         db.executemany(f"INSERT INTO calls ({COLUMNS}) VALUES ({','.join('?' * 16)})", rows)
-        db.executemany("INSERT INTO steps (seq, step) VALUES (?, ?)", [(row[0], self.step) for row in rows])
+        db.executemany("INSERT OR REPLACE INTO steps (seq, step) VALUES (?, ?)", [(row[0], self.step) for row in rows])
         return [standing[entry.key] if entry.is_final else entry for entry in entries]
 
     def _setting_id(self, db: sqlite3.Connection, body: str) -> tuple[int, bytes]:

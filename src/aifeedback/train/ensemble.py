@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 from aifeedback.protocols import Progress, PromptLike, silent
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
-from aifeedback.train.reward_model import RewardModel, RewardModelConfig, fit_reward_model
+from aifeedback.train.reward_model import RewardModel, fit_reward_model
 from aifeedback.train.rows import Pair
 from aifeedback.train.session import TrainResult
+from aifeedback.train.settings import RewardModelConfig
 
 
 def fit_ensemble(

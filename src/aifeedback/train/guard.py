@@ -24,7 +24,6 @@ from aifeedback.records import Comparison, Completion, Prompt
 from aifeedback.train import folders
 from aifeedback.train.policy_gradient import Policy
 from aifeedback.train.reward_model import Accuracy, accuracy, wilson
-from aifeedback.train.rl_config import RLConfig
 from aifeedback.train.rollout import (
     Rollout,
     as_rewards,
@@ -35,7 +34,7 @@ from aifeedback.train.rollout import (
     score,
     uniforms,
 )
-from aifeedback.train.settings import GuardConfig
+from aifeedback.train.settings import GuardConfig, RLConfig
 
 
 class Guard:

@@ -30,7 +30,7 @@ from aifeedback.train.baselines import Value, make_baseline
 from aifeedback.train.loop import Loss, Plan
 from aifeedback.train.losses import policy_gradient_loss, value_loss
 from aifeedback.train.objective import Share
-from aifeedback.train.rl_config import RLConfig, optimised_reward
+from aifeedback.train.rl_config import optimised_reward
 from aifeedback.train.rollout import (
     Clock,
     EncodedPrompts,
@@ -47,6 +47,7 @@ from aifeedback.train.rollout import (
     whole_model,
 )
 from aifeedback.train.rows import Order
+from aifeedback.train.settings import RLConfig
 
 UNSCORED_STEPS = 3
 """The run stops when this many steps in a row had no sample that could be used: the judge is dead, not unlucky."""

@@ -19,13 +19,14 @@ from aifeedback.train import folders, loop
 from aifeedback.train.objective import Share, share_of
 from aifeedback.train.policy_gradient import Hook, Policy, PolicyObjective
 from aifeedback.train.rewards import name_of
-from aifeedback.train.rl_config import RLConfig, other_form
+from aifeedback.train.rl_config import other_form
 from aifeedback.train.rollout import (
     Clock,
     encode_prompts,
     whole_model,
 )
 from aifeedback.train.session import Session, Title, TrainResult
+from aifeedback.train.settings import RLConfig
 
 
 def train_rl(

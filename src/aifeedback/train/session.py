@@ -11,7 +11,8 @@ from aifeedback.errors import RecipeError
 from aifeedback.protocols import Progress
 from aifeedback.records import Record, content_id
 from aifeedback.train import checkpoint, folders, loop, lora
-from aifeedback.train.loop import LoopConfig, Outcome
+from aifeedback.train.loop import Outcome
+from aifeedback.train.settings import LoopConfig
 
 NOT_IDENTITY = {"checkpoint_every", "keep_checkpoints", "trackers"}
 """Settings that may change between two starts of one run."""
