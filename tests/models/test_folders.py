@@ -41,28 +41,22 @@ def test_missing_and_reshaped_weights_are_named(tmp_path: Path) -> None:
 
 
 def test_a_saved_reward_model_and_a_folder_without_a_layer_are_refused_by_both_loaders(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
     from safetensors.torch import load_file, save_file
-    from transformers import AutoModelForSequenceClassification, LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForSequenceClassification
 
     from aifeedback.models.local import load
     from aifeedback.train.folders import load_policy
-    from small_models import word_tokenizer  # type: ignore[attr-defined]
+    from small_models import bpe_llama, llama_config
 
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, tie_word_embeddings=False,
-    )  # fmt: skip
-    reward, policy = tmp_path / "reward", tmp_path / "policy"
-    config.num_labels, config.pad_token_id = 1, 0
+    policy = bpe_llama(tmp_path / "policy", ["some words to learn"] * 20, vocabulary=300, width=16, layers=1)
+    reward = bpe_llama(tmp_path / "reward", ["some words to learn"] * 20, vocabulary=300, width=16, layers=1)
+    config = llama_config(300, width=16, layers=1, num_labels=1)
     AutoModelForSequenceClassification.from_config(config).save_pretrained(reward)
-    LlamaForCausalLM(config).save_pretrained(policy)
     weights = load_file(policy / "model.safetensors")
-    del weights["lm_head.weight"]
+    lacking = next(name for name in weights if "down_proj" in name)
+    del weights[lacking]
     save_file(weights, policy / "model.safetensors", metadata={"format": "pt"})
-    for folder, message in ((reward, "rm:"), (policy, r"lm_head\.weight")):
-        word_tokenizer().save_pretrained(folder)
+    for folder, message in ((reward, "rm:"), (policy, "down_proj")):
         for loader in (load, load_policy):
             with pytest.raises(ModelError, match=message):
                 loader(str(folder))
