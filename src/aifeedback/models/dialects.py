@@ -270,7 +270,7 @@ ABORTED = frozenset(
     "error abort aborted cancelled canceled cancel network_error timeout overloaded interrupted failed failure"
     " insufficient_system_resource disconnected exception pause_turn malformed_function_call error_limit".split()
 )
-_ENDS = {word: end for end, words in FINISH.items() for word in words}
+_ENDS: dict[str, End] = {word: end for end, words in FINISH.items() for word in words}
 
 
 def end_of(first: Mapping[str, Any]) -> End | None:
