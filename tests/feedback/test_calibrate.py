@@ -157,3 +157,21 @@ def test_a_calibration_of_another_judge_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"name": "x"}')
     with pytest.raises(StandardsError, match="key 'judge' is missing"):
         Calibration.load("x", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("after", "worse"),
+    [
+        ({"ece_after": 0.18}, ("calibration error 0.1 → 0.18",)),
+        ({"log_loss_after": 0.7}, ("log loss 0.6 → 0.7",)),
+        ({"brier_after": 0.3}, ("Brier score 0.2 → 0.3",)),
+        ({}, ()),
+    ],
+)
+def test_a_map_that_does_worse_on_held_out_pairs_names_by_what(after: dict, worse: tuple) -> None:
+    fit = fitted("temperature", 100).fit
+    figures = {
+        "ece_before": 0.1, "ece_after": 0.05, "log_loss_before": 0.6, "log_loss_after": 0.5, "brier_before": 0.2,
+        "brier_after": 0.1, **after,
+    }  # fmt: skip
+    assert fit.model_copy(update=figures).worse == worse

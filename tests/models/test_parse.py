@@ -142,10 +142,16 @@ def test_what_is_called_better_is_a_choice_whatever_is_said_of_the_other(reply: 
     assert parse_label(reply, ["1", "2"]) == Parsed("2")
 
 
-def test_a_cut_off_answer_counts_only_by_a_finished_first_line() -> None:
+def test_a_cut_off_answer_counts_only_by_a_finished_first_line_after_its_thinking() -> None:
     assert parse_score("Rating: 1", finish_reason="length") == Parsed(None, Problem.TRUNCATED)
     assert parse_score("Rating: 7 because it is", finish_reason="length") == Parsed(None, Problem.TRUNCATED)
-    assert parse_score("Rating: 7\nIt is", finish_reason="length") == Parsed(7.0)
+    assert parse_score("Rating: 7\nIt is", finish_reason="length") == Parsed(None, Problem.TRUNCATED)
+    assert parse_score("<think>5?</think>\nRating: 7\nIt is", finish_reason="length") == Parsed(7.0)
+    assert parse_score("Rating: 5?\n</think>\nRating: 7\nIt is", finish_reason="length") == Parsed(7.0)
+    assert parse_score("<think>5?</think>\nRating: 7", finish_reason="length") == Parsed(None, Problem.TRUNCATED)
+    assert parse_score("<think>5?\nRating: 7\nor", finish_reason="length") == Parsed(None, Problem.TRUNCATED)
+    for thinking in ("Preferred response: 1\nWait, let me check", "1\nThe dose", "Verdict: 1\n\nThe user wants"):
+        assert parse_label(thinking, ["1", "2"], finish_reason="length") == Parsed(None, Problem.TRUNCATED)
     assert parse_label("I prefer Response 1 for style, but", ["1", "2"], finish_reason="length").value is None
 
 

@@ -45,7 +45,11 @@ def test_a_started_answer_is_continued_as_the_server_can() -> None:
 
 def test_sampling_is_sent_as_it_is() -> None:
     fields = wire.sampling_fields(Sampling(temperature=0.3, top_k=40, max_new_tokens=7, stop=("\n",)), 5)
-    assert fields == {"max_tokens": 7, "temperature": 0.3, "top_p": 1.0, "seed": 5, "top_k": 40, "stop": ["\n"]}
+    assert fields == {"max_tokens": 7, "temperature": 0.3, "seed": 5, "top_k": 40, "stop": ["\n"]}
+    assert wire.sampling_fields(Sampling(top_p=0.9, max_new_tokens=7), 5) == {"max_tokens": 7, "top_p": 0.9, "seed": 5}
+    assert wire.sampling_fields(Sampling(temperature=0.0, max_new_tokens=7), 5) == {"max_tokens": 7, "temperature": 0.0}
+    own = wire.sampling_fields(Sampling(max_new_tokens=7), 5, has_own_defaults=True)
+    assert own == {"max_tokens": 7, "temperature": 1.0, "top_p": 1.0, "seed": 5}, "else the server's own would count"
     assert "top_k" not in wire.sampling_fields(Sampling(), 5)
 
 

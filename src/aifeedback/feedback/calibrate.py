@@ -63,6 +63,18 @@ class Fit(Config):
     reliability_before: tuple[Reliability, ...]
     reliability_after: tuple[Reliability, ...]
 
+    @property
+    def worse(self) -> tuple[str, ...]:
+        """The measures by which held-out pairs fare worse with the map than without; empty for a map to be used."""
+        measures = {
+            "calibration error": (self.ece_before, self.ece_after),
+            "log loss": (self.log_loss_before, self.log_loss_after),
+            "Brier score": (self.brier_before, self.brier_after),
+        }
+        return tuple(
+            f"{name} {before:.3g} → {after:.3g}" for name, (before, after) in measures.items() if after > before
+        )
+
 
 class Calibration(Config):
     """A fitted map, stored as JSON beside the judge that it belongs to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -42,14 +43,15 @@ def write_rationales(
 ) -> list[RationaleText]:
     """One rationale per request, in order; requests with the same sample number share one call of the model.
 
-    A rationale that hit its length limit is used as it is: the verdict is read after it all the same.
+    A rationale that hit its length limit is used as it is: the verdict is read after it all the same. One that goes on
+    to state the verdict by itself is cut there, since the forced ending follows.
     """
     answers: dict[int, RationaleText] = {}
     for sample in sorted(set(samples)):
         chosen = [i for i, number in enumerate(samples) if number == sample]
         replies = model.reply([requests[i] for i in chosen], _sampling(prompt, settings, sample, seed))
         for i, reply in zip(chosen, replies, strict=True):
-            answers[i] = RationaleText(reply.text.strip(), reply.problem, reply.call_id)
+            answers[i] = RationaleText(before_verdict(reply.text, prompt).strip(), reply.problem, reply.call_id)
     return [answers[i] for i in range(len(requests))]
 
 
@@ -59,6 +61,33 @@ def _sampling(prompt: JudgePrompt, settings: Rationale, sample: int, seed: int) 
         top_k=settings.top_k,
         top_p=None,
         max_new_tokens=settings.max_tokens or prompt.rationale_max_tokens,
-        stop=prompt.rationale_stop,
+        stop=default_stops(prompt),
         seed=derived_seed(seed, "rationale", sample),
     )
+
+
+def default_stops(prompt: JudgePrompt) -> tuple[str, ...]:
+    """Where a rationale ends: the prompt's own stops, else the first words of its ending.
+
+    Examples teach "rationale, then verdict", so a base model writes its verdict, and further samples, before the forced
+    ending comes.
+    """
+    words = _ending_words(prompt)
+    return prompt.rationale_stop or ((words,) if words else ())
+
+
+def before_verdict(text: str, prompt: JudgePrompt) -> str:
+    """The part of a rationale before a line that begins as the prompt's ending does, whatever its capitals and marks."""
+    words = re.findall(r"\w+", _ending_words(prompt))
+    if not words or prompt.rationale_stop:
+        return text
+    spaced = r"[^\w\n]+".join(map(re.escape, words))
+    ending = rf"^[^\w\n]*{spaced}[^\w\n]*[=:]"
+    found = re.search(ending, text, re.IGNORECASE | re.MULTILINE)
+    return text[: found.start()] if found else text
+
+
+def _ending_words(prompt: JudgePrompt) -> str:
+    """What the ending's last line says, up to where the label stands: "Preferred Response=" or "Rating:"."""
+    lines = [line.strip() for line in prompt.ending.split("\n") if line.strip()]
+    return lines[-1] if lines and re.fullmatch(r"[^={}]*\w\s*[=:]", lines[-1]) else ""

@@ -22,6 +22,8 @@ from aifeedback.store import prompt_hash
 T = TypeVar("T")
 NO_VOTES = -1e9
 """log of a share of 0 votes: its exponential is exactly 0, and unlike −inf it stays itself in JSON."""
+NO_VOTE = frozenset({Problem.EMPTY, Problem.REFUSED, Problem.TRUNCATED, Problem.UNREADABLE})
+"""Problems of one written verdict; another one may well be readable."""
 PATHS: Mapping[wire.Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
 
 
@@ -43,8 +45,11 @@ class Asker:
         continuing: wire.Continuing,
         caller: Caller,
         spending: Spending,
+        *,
+        has_own_defaults: bool = False,
     ) -> None:
-        self.name, self.settings = name, settings
+        """``has_own_defaults``: the server samples by settings of its own where a request names none."""
+        self.name, self.settings, self.has_own_defaults = name, settings, has_own_defaults
         self.continuing: wire.Continuing = continuing
         self.caller, self.spending = caller, spending
 
@@ -59,7 +64,7 @@ class Asker:
                 started = pending.pop(0)
                 fields = wire.prompt_fields(job.prompt, api, self.continuing, started)
                 answer = await self._call(
-                    {**fields, **wire.readout_fields(api, self.settings.top)},
+                    {**fields, **wire.readout_fields(api, self.settings.top, has_own_defaults=self.has_own_defaults)},
                     api,
                     lambda found: wire.top_table(wire.choice(found), api),
                     job,
@@ -69,7 +74,7 @@ class Asker:
                 if wire.can_continue(api, self.continuing):
                     pending += to_follow(answer.value, label_set, started)
         except CallFailed as failed:
-            return _unread(job, len(label_set.labels), failed, tally)
+            return self._unread(job, len(label_set.labels), failed, tally)
         logprobs = label_logprobs(tables, label_set)
         seen = [value for value in logprobs if value is not None]
         reading = Reading(
@@ -99,8 +104,8 @@ class Asker:
             try:
                 answer = await self._sample(job, sampling.model_copy(update={"seed": number}), tally)
             except CallFailed as failed:
-                if failed.problem not in (Problem.EMPTY, Problem.REFUSED):
-                    return _unread(job, len(labels), failed, tally)
+                if failed.problem not in NO_VOTE:
+                    return self._unread(job, len(labels), failed, tally)
                 problems[failed.problem] += 1
                 continue
             said.append(answer.value.text)
@@ -110,6 +115,8 @@ class Asker:
             else:
                 problems[parsed.problem or Problem.UNREADABLE] += 1
         raw = {**tally.raw(), "said": said}
+        if problems and (cut := problems[Problem.TRUNCATED]):
+            raw.setdefault("causes", []).append(f"{cut} of {rounds} verdicts hit the token limit; raise answer_tokens")
         if not votes:
             return Answered(job.index, _unknown(len(labels), problems.most_common(1)[0][0], tally), tally.seconds, raw)
         reading = Reading(
@@ -136,7 +143,15 @@ class Asker:
             cost_usd=tally.purse.cost_usd,
             problem=problem,
         )
-        return Answered(job.index, reply, tally.seconds, tally.raw())
+        return Answered(job.index, reply, tally.seconds, tally.raw(), stays_open=self._is_doubtful(problem))
+
+    def _unread(self, job: Job, labels: int, failed: CallFailed, tally: _Tally) -> Answered:
+        unknown = _unknown(labels, failed.problem, tally)
+        return Answered(job.index, unknown, tally.seconds, tally.raw(), stays_open=self._is_doubtful(failed.problem))
+
+    def _is_doubtful(self, problem: Problem | None) -> bool:
+        """Whether a refusal for length may be about the settings: no prompt was accepted yet."""
+        return problem is Problem.TOO_LONG and self.caller.answered == 0
 
     def _tally(self, job: Job) -> _Tally:
         return _Tally(Purse(self.spending, job.characters))
@@ -147,7 +162,7 @@ class Asker:
         seed = int.from_bytes(drawn[:4], "big") >> 1
         fields = wire.prompt_fields(job.prompt, api, self.continuing)
         return await self._call(
-            {**fields, **wire.sampling_fields(sampling, seed)},
+            {**fields, **wire.sampling_fields(sampling, seed, has_own_defaults=self.has_own_defaults)},
             api,
             lambda found: wire.text(wire.choice(found), api),
             job,
@@ -159,7 +174,9 @@ class Asker:
     ) -> Answer[T]:
         max_tokens = fields["max_tokens"]
         body = {"model": self.name, **fields, **self.settings.extra_body}
-        body[self.settings.max_tokens_name] = body.pop("max_tokens")
+        if self.settings.max_tokens_name != "max_tokens":
+            body.setdefault(self.settings.max_tokens_name, body.pop("max_tokens"))
+        body = {name: value for name, value in body.items() if value is not None}
         try:
             answer = await self.caller.post(
                 PATHS[api],
@@ -207,7 +224,3 @@ def _unknown(labels: int, problem: Problem, tally: _Tally) -> Reading:
     return Reading(
         logprobs=(None,) * labels, prompt_tokens=purse.prompt_tokens, cost_usd=purse.cost_usd, problem=problem
     )
-
-
-def _unread(job: Job, labels: int, failed: CallFailed, tally: _Tally) -> Answered:
-    return Answered(job.index, _unknown(labels, failed.problem, tally), tally.seconds, tally.raw())

@@ -34,7 +34,9 @@ class Price(Config):
     """For the part of a prompt that the server found in its cache; as ``input`` where not given."""
 
     def of(self, usage: Usage) -> float:
-        """The cost of a call; unknown token counts count as 0."""
+        """The cost of a call: as the server reports it, else by tokens; unknown token counts count as 0."""
+        if usage.cost_usd is not None:
+            return usage.cost_usd
         cached = min(usage.cached_tokens, usage.prompt_tokens or 0)
         cheap = self.input if self.cached_input is None else self.cached_input
         fresh = (usage.prompt_tokens or 0) - cached
@@ -89,6 +91,8 @@ class Spending:
         self.price, self.cap_usd, self.spent_usd = price, cap_usd, spent_usd
         self.reserved_usd = 0.0
         self._metered_calls = self._metered_characters = self._metered_tokens = self._metered_answers = 0
+        self._most_answer_tokens = 0
+        self._was_billed = False
         self._settled = asyncio.Event()
 
     @property
@@ -96,15 +100,17 @@ class Spending:
         return self._metered_characters / self._metered_tokens if self._metered_tokens else FIRST_GUESS
 
     def estimate(self, characters: int, max_tokens: int) -> Usage:
-        """Upper estimate of what one call uses."""
-        return Usage(int(characters / self.characters_per_token) + 16, max_tokens)
+        """Upper estimate of what one call uses. Thinking may pass ``max_tokens``, so the longest answer yet counts."""
+        answer = max(max_tokens, self._most_answer_tokens)
+        return Usage(int(characters / self.characters_per_token) + 16, answer)
 
     async def reserve(self, amount_usd: float) -> bool:
         """Sets money aside for a call; False where that would pass the cap, and the call must not be made.
 
-        While other calls hold reservations, which mostly turn out smaller, it waits for them to be settled.
+        While other calls hold reservations, which mostly turn out smaller, it waits for them to be settled. Before any
+        call was billed, one goes alone: it shows what an answer uses, thinking included.
         """
-        while self.cap_usd is not None and self.spent_usd + self.reserved_usd + amount_usd > self.cap_usd:
+        while self.cap_usd is not None and not self._is_free(amount_usd):
             if self.reserved_usd <= 1e-12:
                 return False
             self._settled.clear()
@@ -112,14 +118,21 @@ class Spending:
         self.reserved_usd += amount_usd
         return True
 
+    def _is_free(self, amount_usd: float) -> bool:
+        assert self.cap_usd is not None
+        is_within = self.spent_usd + self.reserved_usd + amount_usd <= self.cap_usd
+        return is_within and (self._was_billed or self.reserved_usd <= 1e-12)
+
     def settle(self, reserved_usd: float, cost_usd: float) -> None:
         """Replaces a reservation by the true cost."""
         self.reserved_usd = max(0.0, self.reserved_usd - reserved_usd)
         self.spent_usd += cost_usd
+        self._was_billed = self._was_billed or cost_usd > 0.0
         self._settled.set()
 
     def meter(self, usage: Usage, characters: int) -> None:
-        """Learns from a call how many tokens its characters were."""
+        """Learns from a call how many tokens its characters were, and how long answers get."""
+        self._most_answer_tokens = max(self._most_answer_tokens, usage.completion_tokens or 0)
         if usage.prompt_tokens and characters:
             self._metered_calls += 1
             self._metered_characters += characters
@@ -149,12 +162,16 @@ class Purse:
 
     async def open(self, max_tokens: int) -> bool:
         """Reserves for one attempt; False where the cap forbids it."""
+        price, amount = self.spending.price, 0.0
         self._estimate = self.spending.estimate(self.characters, max_tokens)
-        price = self.spending.price
-        amount = 0.0 if price is None else price.of(self._estimate)
-        if not await self.spending.reserve(amount):
-            return False
-        self._reserved_usd = amount
+        while price is not None and (dearer := price.of(self._estimate)) > amount:
+            # What was learned while waiting for a turn may make the call dearer than what was reserved for it.
+            self.spending.settle(self._reserved_usd, 0.0)
+            self._reserved_usd, amount = 0.0, dearer
+            if not await self.spending.reserve(amount):
+                return False
+            self._reserved_usd = amount
+            self._estimate = self.spending.estimate(self.characters, max_tokens)
         return True
 
     def close(self, usage: Usage | None = None, *, was_answered: bool = True) -> None:
@@ -168,7 +185,7 @@ class Purse:
             self.prompt_tokens += used.prompt_tokens
             self.completion_tokens += used.completion_tokens or 0
             self.spending.meter(used, self.characters)
-        cost = 0.0 if price is None else price.of(used)
+        cost = (used.cost_usd or 0.0) if price is None else price.of(used)
         self.cost_usd += cost
         self.spending.settle(self._reserved_usd, cost)
         self._reserved_usd = 0.0

@@ -34,6 +34,8 @@ class Answered(NamedTuple):
     seconds: float = 0.0
     raw: dict[str, Any] | None = None
     """What the server sent beyond the answer; kept in the journal only."""
+    stays_open: bool = False
+    """Asked again by a later run whatever its problem, which may be one of the settings rather than of the question."""
 
 
 @runtime_checkable
@@ -203,7 +205,7 @@ def _entry(kind: str, key: bytes, setting: str, hashed: bytes, answered: Answere
         completion_tokens=getattr(answer, "completion_tokens", 0),
         cost_usd=answer.cost_usd,
         seconds=answered.seconds,
-        is_final=answer.problem not in OPEN,
+        is_final=answer.problem not in OPEN and not answered.stays_open,
     )
 
 

@@ -22,6 +22,7 @@ from pydantic import Field
 from aifeedback.config import Config
 from aifeedback.errors import AIFeedbackError, JudgeUnavailable, MissingExtra, ModelError
 from aifeedback.models.budget import Purse
+from aifeedback.models.dialects import setting_for, speaks_of_length
 from aifeedback.models.wire import Unusable, Usage, payload
 from aifeedback.models.wire import usage as usage_of
 from aifeedback.records import Problem
@@ -32,7 +33,7 @@ except ModuleNotFoundError as missing:
     raise MissingExtra("aiohttp", "server") from missing
 
 T = TypeVar("T")
-TRANSIT = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.NO_LOGPROBS, Problem.BAD_LOGPROBS})
+TRANSIT = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.NO_LOGPROBS})
 """Problems that say something about the server rather than about the question."""
 _RETRIED = frozenset({408, 409, 425, 429})
 _DOOR = {
@@ -41,13 +42,9 @@ _DOOR = {
     403: "access is forbidden",
     404: "the server does not know this model or address",
 }
-_TOO_LONG = re.compile(
-    r"context (?:length|window|size)|too (?:long|many tokens|large)|maximum.{0,40}(?:length|tokens)"
-    r"|exceeds?.{0,60}(?:length|limit|tokens|window)",
-    re.I,
-)
 _POLICY = re.compile(r"content[_ ](?:filter|policy|management)|safety system|ResponsibleAI", re.I)
 _MOST_BYTES = 16_000_000
+NO_LOGPROBS_FIX = "set readout to 'votes' or 'parsed' for this server"
 _CLOSED_AFTER = 3
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk|rk)-[A-Za-z0-9*_.-]{6,}|(?i:bearer)\s+\S+")
 
@@ -128,9 +125,22 @@ class Pace:
 class Caller:
     """Sends JSON to one server. Raises JudgeUnavailable or ModelError where there is no point in going on."""
 
-    def __init__(self, base_url: str, key: str | None, limits: Limits) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        key: str | None,
+        limits: Limits,
+        *,
+        headers: Mapping[str, str] | None = None,
+        query: str = "",
+    ) -> None:
+        """``headers`` go with every request, the one that carries the key included; ``query`` ends every address."""
         self.base_url, self.limits, self.pace = base_url.rstrip("/"), limits, Pace(limits)
-        self._key = key
+        self._key, self._query = key, query
+        self._sent_headers = {"Content-Type": "application/json", **(headers or {})}
+        self._last_failed: _Failed | None = None
+        self.listed: tuple[str, ...] = ()
+        """Names of the models that the server lists, where it was asked."""
         self._session: aiohttp.ClientSession | None = None
         self._failed_in_a_row = self._refused_in_a_row = 0
         self.answered = self.retries = 0
@@ -183,16 +193,19 @@ class Caller:
         """One attempt, status and body; raises OSError or TimeoutError where the server is not reached."""
         try:
             async with self._open().get(
-                self.base_url + path, headers=self._headers(), allow_redirects=False
+                self.base_url + path + self._query, headers=self._sent_headers, allow_redirects=False
             ) as response:
                 return response.status, await response.read()
         except aiohttp.ClientError as error:
             raise OSError(str(error)) from error
 
     async def raise_if_dead(self) -> None:
-        """After a job in which nothing was answered: raises JudgeUnavailable if the server is not even reached."""
+        """After a job in which nothing was answered: raises JudgeUnavailable if the server is not even reached, and
+        ModelError if it answers, but never with log-probabilities."""
         if self._failed_in_a_row == 0:
             return
+        if self.answered == 0 and self._last_failed is not None and self._last_failed.problem is Problem.NO_LOGPROBS:
+            raise ModelError(f"{self.base_url}: {self.redacted(self._last_failed.cause)}", fix=NO_LOGPROBS_FIX)
         try:
             status, _ = await asyncio.wait_for(self.get("/models"), 10.0)
         except (OSError, TimeoutError, ValueError) as error:
@@ -213,7 +226,7 @@ class Caller:
         was_answered = True
         try:
             async with self._open().post(
-                self.base_url + path, data=data, headers=self._headers(), allow_redirects=False
+                self.base_url + path + self._query, data=data, headers=self._sent_headers, allow_redirects=False
             ) as response:
                 was_answered = response.status == 200
                 body = await _limited(response)
@@ -242,14 +255,17 @@ class Caller:
             if wait_s is not None:
                 self._hold(wait_s, cause)
             return _Failed(Problem.SERVER_ERROR, cause, wait_s=wait_s)
-        if status in (400, 413, 422) and (status == 413 or _TOO_LONG.search(said)):
+        if status in (400, 413, 422) and (status == 413 or speaks_of_length(said)):
             return _Failed(Problem.TOO_LONG, cause, tries=1)
         if status == 400 and _POLICY.search(said):
             return _Failed(Problem.REFUSED, cause, tries=1)
         self._refused_in_a_row += 1
         if self.answered == 0 and self._refused_in_a_row >= _CLOSED_AFTER:
             what = _DOOR.get(status, "the server refuses the request")
-            raise ModelError(f"{self.base_url}: {what} ({self.redacted(cause)})", fix=_hint(status, said))
+            fix = _hint(status, said)
+            if status == 404 and self.listed:
+                fix = f"the server lists {', '.join(self.listed[:8])}: name one of them, or check the base URL"
+            raise ModelError(f"{self.base_url}: {what} ({self.redacted(cause)})", fix=fix)
         return _Failed(Problem.SERVER_ERROR, cause, tries=None if status in _DOOR else 3)
 
     def _hold(self, wait_s: float, cause: str) -> None:
@@ -263,6 +279,7 @@ class Caller:
         return max(jittered, failed.wait_s or 0.0)
 
     def _note_failure(self, failed: _Failed) -> None:
+        self._last_failed = failed
         if failed.problem not in TRANSIT:
             self._failed_in_a_row = 0
             return
@@ -275,7 +292,7 @@ class Caller:
 
     def _dead(self, cause: str, problem: Problem | None = None) -> AIFeedbackError:
         if problem is Problem.NO_LOGPROBS and self.answered == 0:
-            return ModelError(f"{self.base_url}: {cause}", fix="set readout to 'votes' or 'parsed' for this server")
+            return ModelError(f"{self.base_url}: {cause}", fix=NO_LOGPROBS_FIX)
         return JudgeUnavailable(
             f"{self.base_url}: {cause}\n  → everything answered is kept; run the same command again"
         )
@@ -290,12 +307,6 @@ class Caller:
                 auto_decompress=True,
             )
         return self._session
-
-    def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        return headers
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -337,8 +348,5 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
 def _hint(status: int, said: str) -> str:
     if status in _DOOR:
         return "check the key in the environment, the model's name and the base URL"
-    if "logprobs" in said:
-        return "set top to the number the server allows, or readout to 'votes'"
-    if "max_completion_tokens" in said:
-        return "set max_tokens_name to 'max_completion_tokens'"
-    return "compare the request (--dry-run shows one) with what the server accepts"
+    found = setting_for(said)
+    return found or "compare the request (--dry-run shows one) with what the server accepts"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -50,7 +51,11 @@ class ServerSettings(Config):
     """How the chat endpoint continues a started answer (models.wire); auto goes by what the server says it is."""
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     extra_body: dict[str, Any] = Field(default_factory=dict)
-    """Further fields of every request."""
+    """Further fields of every request; null leaves a field out (``{seed: null}``)."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Further headers of every request. ``$NAME`` as a value is read from the environment variable NAME."""
+    api_version: str | None = None
+    """Azure: sent as ``api-version`` with every request, and the key as ``api-key``."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is in no setting, log or record."""
     revision: str | None = None
@@ -96,15 +101,44 @@ def key_of(settings: ServerSettings) -> str | None:
     return key
 
 
-def described(body: bytes, name: str) -> dict[str, Any] | None:
-    """What ``GET /models`` says about a model, as far as it does not change with every restart; None: not readable."""
+def headers_of(settings: ServerSettings, key: str | None) -> dict[str, str]:
+    """The headers of every request, with the key in the form that the server takes. Raises ModelError for a header
+    that names an environment variable that is not set."""
+    headers = {}
+    if key is not None:
+        headers = {"api-key": key} if settings.api_version else {"Authorization": f"Bearer {key}"}
+    for name, value in settings.headers.items():
+        if value.startswith("$"):
+            found = os.environ.get(value[1:])
+            if found is None:
+                what = f"the environment variable {value[1:]} is not set"
+                raise ModelError(what, key=f"headers.{name}", fix=f"export {value[1:]}=…")
+            value = found
+        headers[name] = value
+    return headers
+
+
+def listed(body: bytes) -> list[dict[str, Any]] | None:
+    """The models that ``GET /models`` lists; None: not readable."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):
         return None
     entries = answer.get("data") if isinstance(answer, dict) else None
-    named = (e for e in entries if isinstance(e, dict) and e.get("id") == name) if isinstance(entries, list) else ()
-    found = next(iter(named), None)
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+def described(models: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """What a server says about a model, as far as it does not change with every restart; empty where it is not listed.
+
+    The only model of a server is the one that answers, whatever name it is given: ``id`` says how it is listed.
+    """
+    found = next((entry for entry in models if entry["id"] == name), None)
+    by_other_name = found is None and len(models) == 1
+    if by_other_name:
+        found = models[0]
     if found is None:
         return {}
     meta = found.get("meta") if isinstance(found.get("meta"), dict) else {}
@@ -113,6 +147,7 @@ def described(body: bytes, name: str) -> dict[str, Any] | None:
         "owned_by": str(found.get("owned_by", "")),
         "root": str(found.get("root") or ""),
         "context_window": window if isinstance(window, int) and window > 0 else None,
+        **({"id": found["id"]} if by_other_name else {}),
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.errors import MissingExtra, ModelError
+from aifeedback.models.folders import check_is_generator, check_weights
 from aifeedback.models.readings import as_array, checked, unknown
 from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
 from aifeedback.records import Problem, Sampling
@@ -49,13 +50,15 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, eith
     folder = _folder(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = getattr(torch, dtype) if dtype else _precision(device)
+    check_is_generator(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=precision)
-    except (OSError, ValueError, KeyError) as unusable:
+        model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=precision, output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as unusable:
         raise ModelError(
             f"not a causal language model: {unusable}", file=folder, fix="give a folder saved with save_pretrained"
         ) from unusable
+    check_weights(folder, info)
     return LocalModel(model.to(device).eval(), tokenizer, uri=f"hf:{name}", folder=folder, either_space=either_space)
 
 

@@ -7,9 +7,10 @@ Used only where a server gives no log-probabilities. Two tiers of evidence:
 2. *Inline*: "I would give it 7 out of 10 because …", "Response 2 is better". Only where nothing is plain, and only if
    all of them agree.
 
-Anything negated, conditional, approximate, said of something else, out of range or on another scale is no evidence, or
-ends the reading. The rules are English; an answer in another language is read where it follows tier 1, and is abstained
-from otherwise. The patterns are in ``phrases``.
+Thinking is taken out first (``dialects``), and an answer that may still be thinking is not read. Anything negated,
+conditional, approximate, said of something else, out of range or on another scale is no evidence, or ends the reading.
+The rules are English; an answer in another language is read where it follows tier 1, and is abstained from otherwise.
+The patterns are in ``phrases``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from aifeedback.models import phrases
+from aifeedback.models import dialects, phrases
 from aifeedback.models.phrases import Forms, label_forms, score_forms
 from aifeedback.records import FinishReason, Problem
 
@@ -53,11 +54,16 @@ def parse_label(text: str, labels: Sequence[str], *, finish_reason: FinishReason
 
 
 def _parse(text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
-    plain = phrases.plain(text)
+    answer = dialects.spoken(text)
+    if answer.text is None:
+        return Parsed(None, Problem.UNREADABLE)
+    plain = phrases.plain(answer.text)
     if finish_reason == "length":
-        # The conclusion may be what was cut off, and "1" may be half of "10": only a finished first line counts.
+        # The conclusion may be what was cut off, "1" may be half of "10", and without a mark that closes it all of it
+        # may be thinking that the chat template opened: only a finished first line after such a mark counts.
         first, newline, _ = plain.lstrip().partition("\n")
-        return (_agreed(_stated(first, forms)) if newline else None) or Parsed(None, Problem.TRUNCATED)
+        is_whole = bool(newline) and answer.blocks > 0
+        return (_agreed(_stated(first, forms)) if is_whole else None) or Parsed(None, Problem.TRUNCATED)
     if not plain.strip():
         return Parsed(None, Problem.EMPTY)
     parsed = _agreed(_stated(plain, forms))

@@ -61,11 +61,9 @@ _WRAPPING = " \t\f\v#{}[]()<>|$,;:'"
 
 
 def plain(text: str) -> str:
-    """Without thinking, mark-up and invisible characters; boxes and tags become headings."""
+    """The text without mark-up and invisible characters; boxes and tags become headings."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("’", "'").replace("‘", "'")
     text = re.sub(r"[^\S\n]+", " ", _INVISIBLE.sub("", text))
-    if "<think" in text or "</think>" in text:
-        text = text.rpartition("</think>")[2] if "</think>" in text else ""
     text = _BOX.sub("\n final answer: \\g<1>\\g<2> \n", text)
     text = _TAG.sub("\n\\1: \\2\n", text)
     text = re.sub(r'["“”„«»]', "", text)

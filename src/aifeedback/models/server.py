@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import numpy as np
 
@@ -23,7 +24,18 @@ from aifeedback.models.background import Background, Stream
 from aifeedback.models.budget import Forecast, Spending, price_of
 from aifeedback.models.cache import Answered
 from aifeedback.models.calls import Caller, Limits
-from aifeedback.models.endpoint import Readout, ServerSettings, checked_url, continuing_of, described, family_of, key_of
+from aifeedback.models.dialects import OWN_DEFAULTS
+from aifeedback.models.endpoint import (
+    Readout,
+    ServerSettings,
+    checked_url,
+    continuing_of,
+    described,
+    family_of,
+    headers_of,
+    key_of,
+    listed,
+)
 from aifeedback.models.fake import as_text
 from aifeedback.models.readings import as_array
 from aifeedback.models.schedule import Schedule
@@ -58,7 +70,14 @@ class ServerModel:
     def __init__(self, name: str, settings: ServerSettings | None = None) -> None:
         self.name, self.settings = name, settings or ServerSettings()
         self._url = checked_url(self.settings.base_url)
-        self._caller = Caller(self._url, key_of(self.settings), self.settings.limits)
+        key = key_of(self.settings)
+        self._caller = Caller(
+            self._url,
+            key,
+            self.settings.limits,
+            headers=headers_of(self.settings, key),
+            query=f"?{urlencode({'api-version': self.settings.api_version})}" if self.settings.api_version else "",
+        )
         self.spending = Spending(
             price_of(name, self.settings.prices), cap_usd=self.settings.cap_usd, spent_usd=self.settings.spent_usd
         )
@@ -84,9 +103,9 @@ class ServerModel:
         """Asks the server once what it runs, unless ``probe`` is off. Raises JudgeUnavailable where none is reached."""
         found = self._reported()
         return ModelCard(
-            uri=f"openai:{self.name}",
+            uri=f"openai:{found.get('id', self.name)}",
             revision=f"{self._url} {self._digest(found)}",
-            family=self.settings.family or family_of(self.name),
+            family=self.settings.family or family_of(found.get("id", self.name)),
             context_window=self.settings.context_window or found.get("context_window"),
         )
 
@@ -99,8 +118,18 @@ class ServerModel:
     def _digest(self, reported: Mapping[str, Any]) -> str:
         """Everything beside the prompt that bears on an answer."""
         own = self.settings.model_dump(
-            include={"api", "readout", "top", "either_space", "extra_body", "revision", "max_tokens_name"}
+            include={
+                "api",
+                "readout",
+                "top",
+                "either_space",
+                "extra_body",
+                "revision",
+                "max_tokens_name",
+            }
         )
+        if self.settings.api_version:
+            own["api_version"] = self.settings.api_version
         if self.readout != "logprobs":
             own |= self.settings.model_dump(include={"votes", "votes_temperature", "answer_tokens"})
         form = canonical([own, self.continuing, dict(reported)])
@@ -122,9 +151,10 @@ class ServerModel:
                 cause = self._caller.redacted(str(error) or type(error).__name__)
                 continue
             if status == 200:
-                found = described(body, self.name)
-                if found is not None:
-                    return found
+                models = listed(body)
+                if models is not None:
+                    self._caller.listed = tuple(model["id"] for model in models)
+                    return described(models, self.name)
             elif status < 500 and status not in (408, 425, 429):
                 return {}
             cause = f"HTTP {status}"
@@ -163,7 +193,15 @@ class ServerModel:
         return self._stream(prompts, ask)
 
     def _asker(self) -> Asker:
-        return Asker(self.name, self.settings, self.continuing, self._caller, self.spending)
+        reported = self._reported()
+        return Asker(
+            reported.get("id", self.name),
+            self.settings,
+            self.continuing,
+            self._caller,
+            self.spending,
+            has_own_defaults=str(reported.get("owned_by", "")).lower() in OWN_DEFAULTS,
+        )
 
     def _stream(
         self, prompts: Sequence[PromptLike], ask: Callable[[Job], Coroutine[Any, Any, Answered]]

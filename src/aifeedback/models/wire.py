@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from aifeedback.engine.encoding import transcript
+from aifeedback.models import dialects
 from aifeedback.models.readings import SLACK
 from aifeedback.protocols import PromptLike
 from aifeedback.records import FinishReason, Message, Problem, Sampling
@@ -27,6 +28,9 @@ TOP = 20
 NEVER = -9000.0
 """Servers write about −9999 for 'not in the list' and for zero probability; neither is a reading."""
 MOST_TOKENS = 10**9
+FEW = 3
+"""Tries for an answer that another try is unlikely to improve."""
+CUT = "the token limit was reached before any answer, in thinking that is not shown; raise answer_tokens"
 
 
 class Unusable(Exception):
@@ -43,6 +47,8 @@ class Usage(NamedTuple):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     cached_tokens: int = 0
+    cost_usd: float | None = None
+    """Where the server reports what the call cost."""
 
 
 class Text(NamedTuple):
@@ -94,20 +100,24 @@ def _plain(message: Message) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
 
-def readout_fields(api: Api, top: int) -> dict[str, Any]:
+NEUTRAL: Mapping[str, float] = {"temperature": 1.0, "top_p": 1.0}
+"""Sampling from the model's own distribution. Sent only to servers that would otherwise use settings of their own."""
+
+
+def readout_fields(api: Api, top: int, *, has_own_defaults: bool = False) -> dict[str, Any]:
     """One token, and the log-probabilities of its ``top`` likeliest. At temperature 1 they are the model's own, whether
     a server reports them before or after temperature; which token is drawn does not matter."""
     shown = {"logprobs": True, "top_logprobs": top} if api == "chat" else {"logprobs": top}
-    return {"max_tokens": 1, "temperature": 1.0, "top_p": 1.0, **shown}
+    return {"max_tokens": 1, **(NEUTRAL if has_own_defaults else {}), **shown}
 
 
-def sampling_fields(sampling: Sampling, seed: int) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "max_tokens": sampling.max_new_tokens,
-        "temperature": sampling.temperature,
-        "top_p": 1.0 if sampling.top_p is None else sampling.top_p,
-        "seed": seed,
-    }
+def sampling_fields(sampling: Sampling, seed: int, *, has_own_defaults: bool = False) -> dict[str, Any]:
+    """Only what the sampling sets beyond the neutral values, and a seed where there is anything to draw."""
+    wanted = {"temperature": sampling.temperature, "top_p": 1.0 if sampling.top_p is None else sampling.top_p}
+    fields: dict[str, Any] = {"max_tokens": sampling.max_new_tokens}
+    fields |= {name: value for name, value in wanted.items() if has_own_defaults or value != NEUTRAL[name]}
+    if sampling.temperature > 0:
+        fields["seed"] = seed
     if sampling.top_k is not None:
         fields["top_k"] = sampling.top_k
     if sampling.stop:
@@ -123,7 +133,7 @@ def payload(body: bytes) -> dict[str, Any]:
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        raise Unusable(Problem.SERVER_ERROR, f"the answer is not JSON: {_short(body)}") from None
+        raise Unusable(Problem.SERVER_ERROR, f"the answer is not JSON: {_short(body)}", tries=_tries(body)) from None
     if not isinstance(found, dict):
         raise Unusable(Problem.SERVER_ERROR, f"the answer is not a JSON object: {_short(body)}")
     if found.get("error"):
@@ -138,74 +148,150 @@ def choice(answer: Mapping[str, Any]) -> dict[str, Any]:
         raise Unusable(Problem.SERVER_ERROR, "the answer holds no choices")
     first = choices[0]
     message = first.get("message")
-    if first.get("finish_reason") == "content_filter" or (isinstance(message, dict) and message.get("refusal")):
+    broken = first.get("error") or (isinstance(message, dict) and message.get("error"))
+    if broken:
+        raise Unusable(Problem.SERVER_ERROR, f"the server reports for its answer: {str(broken)[:200]}")
+    end = dialects.end_of(first)
+    if end == "filtered" or (isinstance(message, dict) and message.get("refusal")):
         raise Unusable(Problem.REFUSED, "the model refused", tries=1)
+    if end == "aborted":
+        raise Unusable(Problem.SERVER_ERROR, f"the answer was aborted (finish_reason {_reason(first)})")
     return first
 
 
+def _reason(first: Mapping[str, Any]) -> str:
+    return repr(first.get("finish_reason", first.get("stop_reason")))[:60]
+
+
 def top_table(first: Mapping[str, Any], api: Api) -> dict[str, float]:
-    """Token text → log-probability at the first position; texts that several tokens share are summed.
+    """Token text → log-probability at the first position. An entry listed more than once counts once; texts that
+    several tokens share are summed.
 
     Raises Unusable (no_logprobs, bad_logprobs) unless the entries can all be probabilities of exclusive tokens.
     """
     logprobs = first.get("logprobs")
     if not isinstance(logprobs, dict):
-        raise Unusable(Problem.NO_LOGPROBS, "the server returned no log-probabilities")
+        raise Unusable(Problem.NO_LOGPROBS, "the server returned no log-probabilities", tries=FEW)
     entries = _chat_entries(logprobs) if api == "chat" or "content" in logprobs else _legacy_entries(logprobs)
     if not entries:
-        raise Unusable(Problem.NO_LOGPROBS, "the server returned an empty list of log-probabilities")
+        raise Unusable(Problem.NO_LOGPROBS, "the server returned an empty list of log-probabilities", tries=FEW)
+    try:
+        texts = dialects.token_texts(entries)
+    except dialects.UnknownTokens as unknown:
+        raise Unusable(Problem.BAD_LOGPROBS, str(unknown), tries=FEW) from None
     table: dict[str, float] = {}
-    for token, value in entries:
-        logprob = _real(value)
-        if not isinstance(token, str) or logprob is None or logprob > SLACK:
-            raise Unusable(Problem.BAD_LOGPROBS, f"not a log-probability: {token!r}: {str(value)[:40]}"[:200])
-        if logprob > NEVER and token:  # control tokens may be shown as empty texts
+    counted: set[tuple[Any, ...]] = set()
+    for entry, token in zip(entries, texts, strict=True):
+        logprob = _real(entry.logprob)
+        if logprob is None or logprob > SLACK:
+            what = f"not a log-probability: {entry.token!r}: {str(entry.logprob)[:40]}"[:200]
+            raise Unusable(Problem.BAD_LOGPROBS, what, tries=FEW)
+        identity = (str(entry.token), str(entry.bytes), round(logprob, 3))
+        if logprob > NEVER and token and identity not in counted:  # control tokens may be shown as empty texts
+            counted.add(identity)
             table[token] = add_logs(table.get(token), min(logprob, 0.0))
     if math.fsum(math.exp(value) for value in table.values()) > 1.0 + 10 * SLACK:
-        raise Unusable(Problem.BAD_LOGPROBS, "the probabilities sum to more than 1")
+        raise Unusable(Problem.BAD_LOGPROBS, "the probabilities sum to more than 1", tries=FEW)
     return table
 
 
-def _chat_entries(logprobs: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+def _chat_entries(logprobs: Mapping[str, Any]) -> list[dialects.Entry]:
     content = logprobs.get("content")
     if not isinstance(content, list) or not content or not isinstance(content[0], dict):
-        raise Unusable(Problem.NO_LOGPROBS, "the server returned no log-probabilities for its answer")
+        raise Unusable(Problem.NO_LOGPROBS, "the server returned no log-probabilities for its answer", tries=FEW)
     shown = content[0].get("top_logprobs")
     if not isinstance(shown, list):
-        raise Unusable(Problem.NO_LOGPROBS, "the server returned no top log-probabilities")
+        raise Unusable(Problem.NO_LOGPROBS, "the server returned no top log-probabilities", tries=FEW)
     if not all(isinstance(entry, dict) for entry in shown):
-        raise Unusable(Problem.BAD_LOGPROBS, "an entry of the top log-probabilities is not an object")
-    return [(entry.get("token"), entry.get("logprob")) for entry in shown]
+        raise Unusable(Problem.BAD_LOGPROBS, "an entry of the top log-probabilities is not an object", tries=FEW)
+    return [dialects.Entry(entry.get("token"), entry.get("logprob"), entry.get("bytes")) for entry in shown]
 
 
-def _legacy_entries(logprobs: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+def _legacy_entries(logprobs: Mapping[str, Any]) -> list[dialects.Entry]:
     shown = logprobs.get("top_logprobs")
     if not isinstance(shown, list) or not shown:
-        raise Unusable(Problem.NO_LOGPROBS, "the server returned no top log-probabilities")
+        raise Unusable(Problem.NO_LOGPROBS, "the server returned no top log-probabilities", tries=FEW)
     if not isinstance(shown[0], dict):
-        raise Unusable(Problem.BAD_LOGPROBS, "the top log-probabilities are not an object")
-    return list(shown[0].items())
+        raise Unusable(Problem.BAD_LOGPROBS, "the top log-probabilities are not an object", tries=FEW)
+    return [dialects.Entry(token, value) for token, value in shown[0].items()]
 
 
 def text(first: Mapping[str, Any], api: Api) -> Text:
     """The sampled text; raises Unusable where there is none."""
     message = first.get("message") if api == "chat" else first
-    found = message.get("content" if api == "chat" else "text") if isinstance(message, dict) else None
-    if not isinstance(found, str):
+    key = "content" if api == "chat" else "text"
+    if not isinstance(message, dict) or (key not in message and not _thoughts(message)):
         raise Unusable(Problem.SERVER_ERROR, "the answer holds no text")
+    found, end = _joined(message.get(key)), dialects.end_of(first)
+    if end is None:
+        cause = f"the answer does not say that it is finished (finish_reason {_reason(first)})"
+        raise Unusable(Problem.SERVER_ERROR, cause, tries=FEW)
+    if end == "tool":
+        raise Unusable(Problem.UNREADABLE, "the model called a tool and gave no answer", tries=1)
+    if found is None:
+        raise Unusable(Problem.SERVER_ERROR, "the answer holds no text", tries=FEW)
     if not found.strip():
-        raise Unusable(Problem.EMPTY, "the answer is empty", tries=3)
-    reason = first.get("finish_reason")
-    return Text(found, reason if reason in ("stop", "length") else "unknown")
+        if end == "length":
+            raise Unusable(Problem.TRUNCATED, CUT, tries=1)
+        raise Unusable(Problem.EMPTY, "the answer is empty", tries=FEW)
+    return Text(found, end if end in ("stop", "length") else "unknown")
+
+
+def _thoughts(message: Mapping[str, Any]) -> bool:
+    """Whether a message holds thinking in a field beside its content."""
+    return any(isinstance(message.get(key), str | list) for key in ("reasoning_content", "reasoning", "thinking"))
+
+
+def _joined(content: Any) -> str | None:
+    """Content as one text: a text, nothing ("" for null), or a list of parts of which those with text count."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list) or not all(isinstance(part, str | dict) for part in content):
+        return None
+    texts = []
+    for part in content:
+        if isinstance(part, str):
+            texts.append(part)
+        elif part.get("type", "text") in ("text", "output_text"):
+            inner = part.get("text")
+            value = inner.get("value") if isinstance(inner, dict) else inner
+            if not isinstance(value, str):
+                return None
+            texts.append(value)
+    return "".join(texts)
 
 
 def usage(answer: Mapping[str, Any]) -> Usage:
-    found = answer.get("usage")
-    if not isinstance(found, dict):
+    """What a call used. Answer tokens are whatever the total holds beyond the prompt where that is more than the server
+    counts as answer: some count thinking in the total only."""
+    fields = next((f for f in map(answer.get, ("usage", "usageMetadata")) if isinstance(f, dict)), None)
+    if fields is None:
         return Usage()
-    details = found.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
-    return Usage(_count(found.get("prompt_tokens")), _count(found.get("completion_tokens")), cached or 0)
+    merged = dict(fields)
+    for details in dialects.DETAILS:
+        if isinstance(fields.get(details), dict):
+            merged = {**fields[details], **merged}
+    counts = {what: _first_count(merged, names) for what, names in dialects.USAGE.items() if what != "cost"}
+    prompt, completion, total = counts["prompt"], counts["completion"], counts["total"]
+    if prompt is not None and "input_tokens" in fields and "prompt_tokens" not in fields:
+        prompt += sum(_count(merged.get(name)) or 0 for name in dialects.USAGE["beside"])
+    if prompt is None and total is not None and completion is not None and total >= completion:
+        prompt = total - completion
+    beyond = total - prompt if total is not None and prompt is not None else None
+    answers = [n for n in (completion, beyond, counts["thinking"]) if n is not None and n >= 0]
+    cost = next((c for name in dialects.USAGE["cost"] if (c := _dollars(fields.get(name))) is not None), None)
+    return Usage(prompt, max(answers) if answers else None, counts["cached"] or 0, cost)
+
+
+def _first_count(fields: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    return next((count for name in names if (count := _count(fields.get(name))) is not None), None)
+
+
+def _dollars(value: Any) -> float | None:
+    amount = _real(value.get("total_cost") if isinstance(value, dict) else value)
+    return amount if amount is not None and 0.0 < amount < 1e6 else None
 
 
 def _real(value: Any) -> float | None:
@@ -221,6 +307,11 @@ def _real(value: Any) -> float | None:
 def _count(value: Any) -> int | None:
     is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
     return value if is_count else None
+
+
+def _tries(body: bytes) -> int | None:
+    """A web page is what a wrong address answers, every time."""
+    return FEW if body.lstrip()[:1] == b"<" else None
 
 
 def _short(body: bytes) -> str:

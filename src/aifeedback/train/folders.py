@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from aifeedback.errors import ModelError
+from aifeedback.models.folders import check_is_generator, check_weights
 
 PAD_TOKEN = "<|pad|>"
 
@@ -37,13 +38,16 @@ def load_policy(folder: str | PathLike[str], *, dtype: torch.dtype = torch.float
     from transformers import AutoModelForCausalLM
 
     _check(folder)
+    check_is_generator(folder)
     try:
         with _quietly():
-            return AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True
+            model, info = AutoModelForCausalLM.from_pretrained(
+                str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, KeyError) as cause:
+    except (OSError, ValueError, KeyError, RuntimeError) as cause:
         raise ModelError(f"no causal language model can be loaded ({_first_line(cause)})", file=folder) from cause
+    check_weights(folder, info)
+    return model
 
 
 def load_scorer(folder: str | PathLike[str], *, seed: int | None, dtype: torch.dtype = torch.float32) -> Any:
