@@ -74,7 +74,8 @@ def _read_pairs(
     items: list[PairItem] = []
     place: dict[Identity, int] = {}
     votes: dict[int, int] = {}
-    for row in _joined(rows, shape):
+    joined = _joined(rows, shape)
+    for row in joined:
         indices.see(row.number, row.values)
         if limit is not None and len(items) >= limit:
             break
@@ -84,7 +85,7 @@ def _read_pairs(
         except RowFault as fault:
             ledger.skip_fault(row.number, fault)
     if not shape.is_numbered:
-        for row in rows:  # past the limit: what an index means is decided over the whole file
+        for row in joined:  # past the limit: what an index means is decided over the whole file
             indices.see(row.number, row.values)
         indices.close()
     return items, ledger.report()

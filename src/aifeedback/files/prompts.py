@@ -18,6 +18,7 @@ from aifeedback.files.text import (
     DIALOGUE_COLUMNS,
     PromptCell,
     as_messages,
+    has_turns,
     in_dialogue,
     is_messages,
     is_transcript,
@@ -199,7 +200,7 @@ def _prompt_cell(values: Mapping[str, Any]) -> PromptCell:
 
 def _is_pair_of_dialogues(values: Mapping[str, Any]) -> bool:
     cells = [values.get(key) for key in ("chosen", "rejected", "first", "second")]
-    return any(is_transcript(cell) or is_messages(cell) for cell in cells)
+    return any(has_turns(cell) or is_messages(cell) for cell in cells)
 
 
 def _named_prompt(values: Mapping[str, Any]) -> tuple[PromptCell | None, tuple[str, ...]]:

@@ -173,7 +173,7 @@ def _stored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
         p_first, by = _verdict(read_verdict(row.get(named), named, ONE_OR_TWO))
     sources = (name_in(row, "first_source"), name_in(row, "second_source"))
     prompt = need_prompt(row, "prompt")
-    one, other = side(row, "first", prompt), side(row, "second", prompt)
+    one, other = (side(row, key, prompt, empty_is_fine=True) for key in ("first", "second"))
     prompt, first, second = of_two_sides(prompt, one, other, ("first", "second"), row)
     yield Pair(prompt, first, second, p_first, by, sources, label=label)
 

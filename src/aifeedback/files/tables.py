@@ -363,9 +363,11 @@ def _tables(path: Path, part: str) -> list[Path]:
     parts = _parts(path)
     if not parts:
         raise FileError("no table in this folder", file=path, fix=f"it should hold {_readable()}")
-    if part in parts or (not part and len(parts) == 1):
-        return parts[part] if part in parts else next(iter(parts.values()))
+    if not part and len(parts) == 1:
+        return next(iter(parts.values()))
     if part:
+        if part in parts:
+            return parts[part]
         ending = [name for name in parts if name.rpartition("/")[2] == part or name.partition("/")[0] == part]
         if len(ending) == 1:
             return parts[ending[0]]

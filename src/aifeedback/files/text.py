@@ -189,6 +189,11 @@ def is_transcript(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("\n\nHuman:") and "\n\nAssistant:" in value
 
 
+def has_turns(value: Any) -> bool:
+    """Whether a text holds turns marked as in a transcript, wherever they begin."""
+    return isinstance(value, str) and ("\n\nHuman:" in value or "\n\nAssistant:" in value)
+
+
 def split_plain(one: str, other: str) -> tuple[str, str, str]:
     """The shared beginning up to its last white space, as TRL takes an implicit prompt, and the two rests."""
     end = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -212,7 +217,7 @@ def side(row: Mapping[str, Any], key: str, prompt: PromptCell | None, *, empty_i
         return transcript(str(value))
     if isinstance(value, str) and prompt is not None and not isinstance(prompt.content, str):
         text = value.strip()
-        if "\n\nHuman:" in text or "\n\nAssistant:" in text:  # it goes on with the turns of the prompt's transcript
+        if has_turns(text):  # it goes on with the turns of the prompt's transcript
             return transcript(text if _TURN.match(text) else f"Assistant: {text}")
     return need_text(row, key, empty_is_fine=empty_is_fine)
 
