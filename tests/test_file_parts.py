@@ -763,3 +763,17 @@ def test_the_preferred_responses_follow_the_label(tmp_path: Path) -> None:
     assert [c.text for c in load_preferred(jsonl(tmp_path / "y.jsonl", people)).rows] == ["yes"]
     with pytest.raises(FileError, match="no pair in this file has a preferred response"):
         load_preferred(jsonl(tmp_path / "z.jsonl", [{"prompt": "Q", "first": "a", "second": "b"}]))
+
+
+@pytest.mark.parametrize(("rows", "wanted", "test"), [(60, 200, 30), (60, 30, 30), (60, 20, 20), (3, 200, 1)])
+def test_a_test_split_smaller_than_its_setting_is_reported(tmp_path: Path, rows: int, wanted: int, test: int) -> None:
+    from aifeedback.stages.base import Job
+    from aifeedback.stages.data import Split
+
+    prompts = jsonl(tmp_path / "p.jsonl", [{"prompt": f"Q{n}"} for n in range(rows)])
+    split = Split(prompts=str(prompts), test=wanted)
+    figures = split.run(Job(tmp_path, tmp_path / "journal.sqlite", tmp_path, 0, lambda *_: None)).figures
+    assert split.forecast({str(prompts): rows}).leaves == {"train.jsonl": rows - test, "test.jsonl": test}
+    assert (figures["train"], figures["test"], figures.get("test_wanted")) == (
+        rows - test, test, wanted if test < wanted else None,
+    )  # fmt: skip

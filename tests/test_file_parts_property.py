@@ -181,7 +181,7 @@ def summarised(plant: Plant) -> Planted:
         {"post": plant.mark(), "title": plant.mark()},
         [{"text": f"{t} {plant.mark()}"} for t in ("yes", "no")],
     )
-    value, p_first = plant.verdict({0: 1.0, 1: 0.0, 1.0: 0.0})
+    value, p_first = plant.verdict({0: 1.0, 1: 0.0, "1.0": 0.0})
     return plant.done({"info": post, "summaries": summaries, "choice": value, **plant.beside()}, p_first)
 
 
@@ -246,7 +246,7 @@ def check_pairs(folder: Path, name: str, count: int, choose: Choose) -> int:
         texts = [*(m.content for m in pair.prompt.messages), pair.first.text, pair.second.text]
         missing = [mark for mark in plant.marks if not any(mark in text for text in texts)]
         assert not missing, (plant, texts)
-        assert pair.prompt.is_chat == plant.is_chat or (ending == "csv" and pair.prompt.is_chat), plant
+        assert pair.prompt.is_chat == plant.is_chat or (ending != "jsonl" and pair.prompt.is_chat), plant
         p_first = plant.p_first if pair.first.text.startswith("yes") or plant.p_first is None else 1.0 - plant.p_first
         assert human == p_first, (plant, human)
     labels = [Preference(comparison_id=pair.id, source="fake:x", p_first=0.75) for pair in read.rows]
@@ -254,12 +254,13 @@ def check_pairs(folder: Path, name: str, count: int, choose: Choose) -> int:
     write_labelled(out, labelled(read, labels))
     again = read_labelled(out)
     assert [row.comparison for row in again] == list(read.rows)
-    assert [row.human_p_first for row in again] == read.human
+    for row, human, plant in zip(again, read.human, kept, strict=True):
+        assert row.human_p_first == human, (plant, row)
     if out.suffix == ".jsonl":
         for pair, line in zip(read.rows, out.read_text().splitlines(), strict=True):
             row = json.loads(line)
             is_chat = pair.prompt.is_chat or pair.prompt.is_dialogue
-            assert all(isinstance(row[key], list) == is_chat for key in ("prompt", "chosen", "rejected"))
+            assert all(isinstance(row[key], list) == is_chat for key in ("prompt", "chosen", "rejected")), row
     return len(everything)
 
 

@@ -76,7 +76,8 @@ def _read_pairs(
     votes: dict[int, int] = {}
     joined = _joined(rows, shape)
     for row in joined:
-        indices.see(row.number, row.values)
+        if not shape.is_settled(row.values):
+            indices.see(row)
         if limit is not None and len(items) >= limit:
             break
         try:
@@ -86,7 +87,8 @@ def _read_pairs(
             ledger.skip_fault(row.number, fault)
     if not shape.is_numbered:
         for row in joined:  # past the limit: what an index means is decided over the whole file
-            indices.see(row.number, row.values)
+            if not shape.is_settled(row.values):
+                indices.see(row)
         indices.close()
     return items, ledger.report()
 

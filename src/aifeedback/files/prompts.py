@@ -19,6 +19,7 @@ from aifeedback.files.text import (
     PromptCell,
     as_messages,
     has_turns,
+    holds,
     in_dialogue,
     is_messages,
     is_transcript,
@@ -207,7 +208,10 @@ def _named_prompt(values: Mapping[str, Any]) -> tuple[PromptCell | None, tuple[s
     """The prompt under one of its usual names and the columns it was read from; None if there is none of them."""
     dialogue = next((c for c in DIALOGUE_COLUMNS if is_messages(values.get(c))), None)
     if dialogue:
-        return _up_to_the_last_request(values, dialogue), (dialogue,)
+        found = _up_to_the_last_request(values, dialogue)
+        if not is_blank(values.get("prompt")) and not holds(found.messages, need_prompt(values, "prompt").messages):
+            raise RowFault("is a dialogue that does not contain the prompt", dialogue)
+        return found, (dialogue,)
     if "messages" in values and isinstance(values["messages"], (list, tuple)):
         raise RowFault("should be a list of messages with role and content", "messages")
     if isinstance(values.get("turns"), list) and values["turns"]:

@@ -74,6 +74,8 @@ class Shape(NamedTuple):
     """What an index in them means, as p_first."""
     is_numbered: bool = True
     """Whether the columns themselves say which response has which index."""
+    is_settled: Callable[[Mapping[str, Any]], bool] = lambda row: False
+    """Whether a row has its verdict elsewhere, so that the columns of ``verdicts`` mean something else."""
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         return all(column in row for column in self.columns) and self.also(row)
@@ -168,6 +170,8 @@ def _stored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
         p_first, by = _probability(row, "human_p_first"), HUMAN
     elif not is_blank(row.get("p_first")):
         p_first, by = _probability(row, "p_first"), name_in(row, "judge", HUMAN)
+    elif _is_settled(row):
+        p_first, by = None, None
     else:
         named = next((key for key in LABELS if not is_blank(row.get(key))), "label")
         p_first, by = _verdict(read_verdict(row.get(named), named, ONE_OR_TWO))
@@ -176,6 +180,11 @@ def _stored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     one, other = (side(row, key, prompt, empty_is_fine=True) for key in ("first", "second"))
     prompt, first, second = of_two_sides(prompt, one, other, ("first", "second"), row)
     yield Pair(prompt, first, second, p_first, by, sources, label=label)
+
+
+def _is_settled(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one of ours, or has a probability: its other verdict columns are the input's own."""
+    return "comparison_id" in row or not is_blank(row.get("p_first")) or not is_blank(row.get("human_p_first"))
 
 
 def _label(row: Mapping[str, Any]) -> Stored | None:
@@ -348,7 +357,7 @@ def _strengths(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
         raise RowFault(f"should lie in [-3, 3], is {value}", strength)
     p_first = None if value is None else 0.5 if value == 0 else float(value < 0)
     tags = {} if value is None else {"strength": str(abs(int(value)))}
-    prompt = need_prompt(row, "context" if "context" in row else "prompt", tags=tags)
+    prompt = need_prompt(row, "context" if strength == "overall_preference" else "prompt", tags=tags)
     yield Pair(prompt, need_text(row, names[0]), need_text(row, names[1]), *_verdict(p_first))
 
 
@@ -433,6 +442,7 @@ SHAPES: tuple[Shape, ...] = (
         verdicts=LABELS,
         indices=ONE_OR_TWO,
         is_numbered=False,
+        is_settled=_is_settled,
     ),
     Shape(
         "summarize_from_feedback",

@@ -230,11 +230,11 @@ def in_dialogue(prompt: PromptCell | None, response: str | Messages, key: str) -
     if response[-1].role != "assistant":
         raise RowFault("should end with an assistant message", key)
     own, text = response[:-1], response[-1].content
-    if not own or _holds(before[len(before) - len(own) :], own):
+    if not own or holds(before[len(before) - len(own) :], own):
         return before, text
-    if not before or _holds(own, before):
+    if not before or holds(own, before):
         return own, text
-    if before[0].role == "system" and _holds(own, before[1:]):
+    if before[0].role == "system" and holds(own, before[1:]):
         return before[:1] + own, text
     if own[0].role == "assistant":
         return before + own, text
@@ -274,7 +274,7 @@ def _same(one: Messages, other: Messages) -> bool:
     )
 
 
-def _holds(whole: Messages, part: Messages) -> bool:
+def holds(whole: Messages, part: Messages) -> bool:
     """Whether ``part`` stands in ``whole``, message after message."""
     return any(_same(whole[i : i + len(part)], part) for i in range(len(whole) - len(part) + 1))
 
@@ -293,8 +293,8 @@ def with_context(row: Mapping[str, Any], prompt: PromptCell, own: Collection[str
         return prompt
     messages = prompt.messages
     for key in histories:
-        earlier = () if is_blank(row[key]) else _history(row[key], key)
-        if earlier and not _holds(messages, earlier):
+        earlier = () if is_blank(row[key]) or _is_in(row[key], messages) else _history(row[key], key)
+        if earlier and not holds(messages, earlier):
             head = 1 if messages[0].role == "system" else 0
             messages = messages[:head] + earlier + messages[head:]
     for key in systems:
@@ -306,8 +306,15 @@ def with_context(row: Mapping[str, Any], prompt: PromptCell, own: Collection[str
             raise RowFault("differs from the system message of the dialogue", key)
         if not known:
             messages = (Message(role="system", content=text), *messages)
-    # the columns are there in every row, so that every row is written in one form
+    if "comparison_id" in row and messages == prompt.messages:
+        return prompt  # written by us: the parts are in the prompt, which has its form
+    # every row of the file has the columns: all are written in one form, also those in which they are empty
     return prompt._replace(content=messages, is_chat=True)
+
+
+def _is_in(value: Any, messages: Messages) -> bool:
+    """Whether a text is one of the messages already: the format's own prompt, in a file that was written anew."""
+    return isinstance(value, str) and any(m.content.strip() == value.strip() for m in messages)
 
 
 def _history(value: Any, key: str) -> Messages:
@@ -355,8 +362,13 @@ def require_used(
         if key not in names or key in own or is_blank(row[key]):
             continue
         used = used or _squeezed("\n".join((*(content for _, content in prompt.turns), *(responses or ()))))
-        if key in ("tools", "functions") or any(part not in used for part in _parts(row[key])):
+        if key in ("tools", "functions") or not all(_occurs(part, used) for part in _parts(row[key])):
             raise RowFault("looks like a part of the conversation, and this format has no place for it", key)
+
+
+def _occurs(part: str, text: str) -> bool:
+    """Whether a part stands in a text as whole words."""
+    return part in text and re.search(rf"(?<!\w){re.escape(part)}(?!\w)", text) is not None
 
 
 def _parts(value: Any) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 from aifeedback.errors import FileError
 from aifeedback.files.cells import is_blank, kind_of
 from aifeedback.files.report import RowFault
+from aifeedback.files.tables import Row
 
 ONE_OR_TWO: Mapping[int, float] = {1: 1.0, 2: 0.0}
 ZERO_OR_ONE: Mapping[int, float] = {0: 1.0, 1: 0.0}
@@ -78,17 +79,17 @@ class Indices:
         self.file, self.columns, self.indices = file, tuple(columns), indices or {}
         self._seen: dict[str, set[int]] = {}
 
-    def see(self, number: int, row: Mapping[str, Any]) -> None:
+    def see(self, row: Row) -> None:
         """Raises FileError at an index that the format's convention does not have."""
         for column in self.columns:
-            value = row.get(column)
+            value = row.values.get(column)
             index = int(value) if isinstance(value, bool) else as_index(value)
             if index is None:
                 continue
             if isinstance(value, bool) or (index in _PLAUSIBLE and index not in self.indices):
                 shown = str(value).lower() if isinstance(value, bool) else str(index)
                 raise self._ambiguous(
-                    f"holds {shown}, which could mean either response{self._expected()}", column, number
+                    f"holds {shown}, which could mean either response{self._expected()}", column, row.number
                 )
             self._seen.setdefault(column, set()).add(index)
 

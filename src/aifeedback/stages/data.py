@@ -34,7 +34,7 @@ class Split(Stage):
         count = at_most(rows.get(self.prompts), self.limit)
         if count is None:
             return Forecast(0)
-        test = min(self.test, count // 2)
+        test = held_out_size(self.test, count)
         return Forecast(0, {"train.jsonl": count - test, "test.jsonl": test})
 
     def run(self, job: Job) -> Outcome:
@@ -44,12 +44,23 @@ class Split(Stage):
         test, train = held_out(read.rows, self.test, job.seed)
         files.write_records(job.folder / "train.jsonl", train)
         files.write_records(job.folder / "test.jsonl", test)
-        return Outcome({"train": len(train), "test": len(test), "rows": account(read.report)})
+        figures = {"train": len(train), "test": len(test), **reduced("test", self.test, len(test))}
+        return Outcome({**figures, "rows": account(read.report)})
+
+
+def held_out_size(wanted: int, rows: int) -> int:
+    """How many of ``rows`` are held out: as many as wanted, at most half."""
+    return min(wanted, rows // 2)
+
+
+def reduced(name: str, wanted: int, size: int) -> dict[str, int]:
+    """``{name}_wanted`` for the figures of a step that held out less than its settings ask for."""
+    return {f"{name}_wanted": wanted} if size < wanted else {}
 
 
 def held_out(rows: Sequence[Any], count: int, seed: int) -> tuple[list[Any], list[Any]]:
     """(held out, rest): ``count`` rows drawn by seed, at most half of them; the rest keeps its order."""
-    count = min(count, len(rows) // 2)
+    count = held_out_size(count, len(rows))
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]
 
@@ -76,7 +87,7 @@ class Pairs(Stage):
         count = at_most(rows.get(self.data), self.limit)
         if count is None:
             return Forecast(0)
-        test = min(self.heldout, count // 2)
+        test = held_out_size(self.heldout, count)
         parts = {"train.jsonl": count - test, "prompts.jsonl": count - test, "heldout.jsonl": test, "test.jsonl": test}
         return Forecast(0, parts)
 
@@ -100,7 +111,8 @@ class Pairs(Stage):
             if row.human_p_first is not None and row.human_p_first != 0.5
         ]
         files.write_completions(job.folder / "sft.jsonl", [p for p, _ in best], [c for _, c in best])
-        return Outcome({"train": len(train), "heldout": len(test), "sft": len(best), "rows": account(read.report)})
+        figures = {"train": len(train), "heldout": len(test), **reduced("heldout", self.heldout, len(test_prompts))}
+        return Outcome({**figures, "sft": len(best), "rows": account(read.report)})
 
 
 def human_rows(read: Comparisons) -> list[LabelledRow]:
