@@ -306,7 +306,7 @@ def check_completions(folder: Path, count: int, choose: Choose) -> int:
 
 @pytest.mark.parametrize("name", [*FORMATS, "completions"])
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 def test_nothing_that_is_read_is_lost_in_silence(
     tmp_path_factory: pytest.TempPathFactory, name: str, seed: int
 ) -> None:
