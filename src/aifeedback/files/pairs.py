@@ -12,7 +12,7 @@ from aifeedback.errors import FileError
 from aifeedback.files.report import Ledger, ReadReport, RowFault
 from aifeedback.files.shapes import SHAPES, Pair, Shape, shape_of
 from aifeedback.files.tables import Row, read_rows
-from aifeedback.files.text import PromptCell, require_used, with_context
+from aifeedback.files.text import PARTS_OF_A_PAIR, PromptCell, require_used, with_context
 from aifeedback.files.verdicts import Indices
 from aifeedback.records import Comparison, Completion, content_id
 
@@ -120,6 +120,8 @@ def _read(row: Mapping[str, Any], shape: Shape, criterion: str | None) -> list[P
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as cause:
         raise RowFault(f"does not read as {shape.name}: {str(cause)[:200]}") from None
     parts = row["_rows"][0] if "_rows" in row else row
+    if PARTS_OF_A_PAIR.isdisjoint(parts):
+        return pairs
     placed = [pair._replace(prompt=with_context(parts, pair.prompt, shape.columns)) for pair in pairs]
     responses = [text for pair in placed for text in (pair.first, pair.second)]
     for pair in placed[:1]:

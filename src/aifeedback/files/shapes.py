@@ -132,12 +132,19 @@ def _alternatives(row: Mapping[str, Any], key: str) -> Sequence[Any]:
     return value if is_list else (value,)  # type: ignore[return-value]
 
 
+_SCORES = tuple(
+    (form.format("chosen"), form.format("rejected"))
+    for form in ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}", "{}_avg_rating")
+)
+
+
 def _verdict_of_scores(row: Mapping[str, Any]) -> tuple[float, str]:
     """People's verdict, unless both responses carry a score: then a model chose, and equal scores are a tie."""
-    for names in ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}", "{}_avg_rating"):
-        better, worse = number(row, names.format("chosen")), number(row, names.format("rejected"))
-        if better is not None and worse is not None:
-            return (0.5 if better == worse else 1.0), f"scores ({names.format('chosen')})"
+    for one, other in _SCORES:
+        if one in row and other in row:
+            better, worse = number(row, one), number(row, other)
+            if better is not None and worse is not None:
+                return (0.5 if better == worse else 1.0), f"scores ({one})"
     return 1.0, HUMAN
 
 

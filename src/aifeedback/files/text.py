@@ -32,7 +32,7 @@ HISTORY_COLUMNS = ("history", "chat_history", "conversation_history")
 DIALOGUE_COLUMNS = ("conversations", "messages", "conversation", "dialogue", "dialog", "turns")
 _REQUEST_COLUMNS = ("context", "input", "instruction", "question", "query", "documents", "tools", "functions")
 _PARTS_OF_A_REQUEST = frozenset((*SYSTEM_COLUMNS, *HISTORY_COLUMNS, *_REQUEST_COLUMNS))
-_PARTS_OF_A_PAIR = _PARTS_OF_A_REQUEST | frozenset(DIALOGUE_COLUMNS)
+PARTS_OF_A_PAIR = _PARTS_OF_A_REQUEST | frozenset(DIALOGUE_COLUMNS)
 _BESIDE_TEXT = ("tool_calls", "function_call", "tools", "images", "audio", "reasoning_content", "reasoning",
                 "thinking")  # fmt: skip
 """Parts of a message that a record of plain text cannot hold."""
@@ -245,6 +245,8 @@ def of_two_sides(
     prompt: PromptCell | None, one: str | Messages, other: str | Messages, keys: tuple[str, str], row: Mapping[str, Any]
 ) -> tuple[PromptCell, str, str]:
     """The prompt that two responses share, and the responses. Dialogues must agree in all but their last turn."""
+    if prompt is not None and isinstance(one, str) and isinstance(other, str):
+        return prompt, one, other
     (shared, first), (also, second) = in_dialogue(prompt, one, keys[0]), in_dialogue(prompt, other, keys[1])
     if not _same(shared, also):
         if prompt is None and (not shared or not also or not _same(shared[:1], also[:1])):
@@ -354,7 +356,7 @@ def require_used(
 
     Without ``responses`` only parts of the request count, not whole dialogues, which may end in one.
     """
-    names = _PARTS_OF_A_REQUEST if responses is None else _PARTS_OF_A_PAIR
+    names = _PARTS_OF_A_REQUEST if responses is None else PARTS_OF_A_PAIR
     if names.isdisjoint(row):
         return
     used = ""
