@@ -222,14 +222,14 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "wrong columns": ("x.jsonl", b'{"promt": "Q", "first": "a", "second": "b"}\n', "row 1, key 'prompt'.*promt, first, second"),
     "mixed types": ("x.jsonl", b'{"prompt": 7, "first": "a", "second": "b"}\n', r"row 1, key 'prompt': should be text or messages, is a number \(7\)"),
     "empty strings": ("x.jsonl", b'{"prompt": "Q", "first": "", "second": " "}\n', "row 1, key 'first': is empty"),
-    "equal answers": ("x.jsonl", b'{"prompt": "Q", "first": "a", "second": "a"}\n', "row 1: both answers are the same"),
+    "equal answers": ("x.jsonl", b'{"prompt": "Q", "first": "a", "second": "a"}\n', "row 1: both responses are the same"),
     "not UTF-8": ("x.jsonl", b'{"prompt": "\xff\xfe", "first": "a", "second": "b"}\n', "row 1: not valid UTF-8"),
     "lone surrogate": ("x.jsonl", b'{"prompt": "\\ud800", "first": "a", "second": "b"}\n', "row 1: not valid UTF-8"),
     "over-long row": ("x.jsonl", b'{"prompt": "' + b"x" * 4_000_001 + b'"}\n', "row 1: longer than 4,000,000 characters"),
     "no JSON": ("x.jsonl", b"prompt: Q\n", "row 1: not valid JSON"),
     "list of texts": ("x.json", b'["a", "b"]', "row 1: a row must be an object, this is text"),
     "cut JSON": ("x.json", b'[{"prompt": "Q", ', "not valid JSON"),
-    "unknown ending": ("x.docx", b"PK", "the ending '.docx' is none that can be read"),
+    "unknown ending": ("x.docx", b"PK", "unsupported file type '.docx'"),
     "cut gzip": ("x.jsonl.gz", gzip.compress(b"{}" * 100)[:20], "cannot be read"),
     "no Parquet": ("x.parquet", b"PAR1 nothing", "not a Parquet file"),
     "headless CSV": ("x.csv", b"prompt,,second\nQ,a,b\n", "the first line must name every column"),
@@ -237,7 +237,7 @@ BROKEN: dict[str, tuple[str, bytes, str]] = {
     "no shared prompt": ("x.jsonl", b'{"chosen": "\\n\\nHuman: a\\n\\nAssistant: x", "rejected": "\\n\\nHuman: b\\n\\nAssistant: y"}\n', "share no Assistant turn"),
     "wrong label": ("x.jsonl", b'{"prompt": "Q", "first": "a", "second": "b", "label": "left"}\n', "row 1, key 'label': holds 'left'"),
     "impossible probability": ("x.jsonl", b'{"prompt": "Q", "first": "a", "second": "b", "p_first": 1.5}\n', "row 1, key 'p_first'.*in \\[0, 1\\]"),
-    "duplicated ids": ("x.jsonl", b"".join(b'{"id": 1, "prompt": "Q%d", "first": "a", "second": "b"}\n' % i for i in range(4)), "row 2, key 'id': stands in an earlier row"),
+    "duplicated ids": ("x.jsonl", b"".join(b'{"id": 1, "prompt": "Q%d", "first": "a", "second": "b"}\n' % i for i in range(4)), "row 2, key 'id': duplicate .first in row 1.: '1'"),
     "unknown role": ("x.jsonl", b'{"prompt": [{"role": "robot", "content": "x"}], "first": "a", "second": "b"}\n', "unknown role 'robot'"),
 }  # fmt: skip
 
@@ -284,7 +284,7 @@ def test_records_are_read_strictly(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     assert write_records(path, answers) == 2
     assert read_records(path, Completion) == answers
-    with pytest.raises(FileError, match="row 1.*is no Comparison"):
+    with pytest.raises(FileError, match="row 1.*not a Comparison"):
         read_records(path, Comparison)
 
 
@@ -384,7 +384,7 @@ def test_prompts_are_known_by_their_columns(tmp_path: Path, name: str) -> None:
 def test_each_prompt_is_read_once_and_the_repeats_are_counted(tmp_path: Path) -> None:
     loaded = load_prompts(jsonl(tmp_path / "p.jsonl", [{"prompt": p} for p in "aabab"]))
     assert [p.text for p in loaded.rows] == ["a", "b"]
-    assert loaded.report.reasons == {"the same prompt stands in an earlier row": 3}
+    assert loaded.report.reasons == {"duplicate prompt": 3}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from enum import StrEnum
 from json.encoder import encode_basestring
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Role = Literal["system", "user", "assistant"]
@@ -89,6 +89,8 @@ class Prompt(Record):
     messages: tuple[Message, ...]
     reference: str | None = None
     tags: Mapping[str, str] = Field(default_factory=dict)
+    is_chat: bool = False
+    """Whether it came as a message list: files write it as one again, even if it is a single user message."""
 
     @classmethod
     def of(
@@ -97,20 +99,33 @@ class Prompt(Record):
         *,
         reference: str | None = None,
         tags: Mapping[str, str] | None = None,
+        is_chat: bool = False,
     ) -> Self:
-        """The id depends on the messages alone, so the same prompt is the same record in every file."""
+        """The id depends on the messages alone, so the same prompt has the same id in every file."""
         if isinstance(prompt, str):
             messages = (Message(role="user", content=prompt),)
         else:
             messages = tuple(Message.model_validate(m, from_attributes=True) for m in prompt)
-        return cls(
-            id=prompt_id((m.role, m.content) for m in messages), messages=messages, reference=reference, tags=tags or {}
-        )
+        identity = prompt_id((m.role, m.content) for m in messages)
+        return cls(id=identity, messages=messages, reference=reference, tags=tags or {}, is_chat=is_chat)
+
+    @model_serializer(mode="wrap")
+    def _without_default_form(self, as_dict: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave ``is_chat`` out where it is false: files of plain prompts stay as they were."""
+        cells = as_dict(self)
+        if not self.is_chat:
+            cells.pop("is_chat", None)
+        return cells
+
+    @property
+    def is_dialogue(self) -> bool:
+        """Whether one user message is not the whole of it, so that plain text could not hold it."""
+        return len(self.messages) != 1 or self.messages[0].role != "user"
 
     @property
     def text(self) -> str:
         """The prompt as people and judges read it: plain for one user message, a transcript otherwise."""
-        if len(self.messages) == 1 and self.messages[0].role == "user":
+        if not self.is_dialogue:
             return self.messages[0].content
         return "\n\n".join(f"{m.role.capitalize()}: {m.content}" for m in self.messages)
 

@@ -149,10 +149,9 @@ class PolicyRef(ModelRef):
     @property
     def is_file(self) -> bool:
         """Whether it names a file of responses."""
-        from aifeedback.files.tables import TABLE_SUFFIXES
+        from aifeedback import files
 
-        suffixes = Path(self.removesuffix(".gz")).suffixes
-        return not self.scheme and bool(suffixes) and suffixes[-1] in TABLE_SUFFIXES
+        return not self.scheme and files.is_table(str(self))
 
     @property
     def path(self) -> Path | None:

@@ -2,8 +2,12 @@
 
 from aifeedback.files.comparisons import (
     Comparisons,
+    Labelled,
     LabelledRow,
     labelled,
+    load_judged,
+    load_labelled,
+    load_preferred,
     read_comparisons,
     read_judged,
     read_labelled,
@@ -20,16 +24,21 @@ from aifeedback.files.prompts import (
     write_records,
 )
 from aifeedback.files.report import ReadReport, Skipped
-from aifeedback.files.tables import place_of, place_problem, read_rows, write_rows
+from aifeedback.files.tables import is_table, place_of, place_problem, read_rows, write_rows
 
 __all__ = [
     "Comparisons",
     "Completions",
+    "Labelled",
     "LabelledRow",
     "Prompts",
     "ReadReport",
     "Skipped",
+    "is_table",
     "labelled",
+    "load_judged",
+    "load_labelled",
+    "load_preferred",
     "load_prompts",
     "place_of",
     "place_problem",

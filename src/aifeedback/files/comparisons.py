@@ -11,18 +11,22 @@ from pydantic import Field
 
 from aifeedback.errors import FileError
 from aifeedback.files.pairs import PairItem, read_pairs
-from aifeedback.files.report import ReadReport
+from aifeedback.files.prompts import Completions
+from aifeedback.files.report import ReadReport, Skipped
 from aifeedback.files.shapes import HUMAN
 from aifeedback.files.tables import write_rows
+from aifeedback.files.text import is_messages
 from aifeedback.records import Comparison, Preference, Probability, Problem, Record
 
-_ADDED = ("prompt", "first", "second", "chosen", "rejected", "p_first", "chosen_probability", "judge", "position_gap",
-          "problem", "human_p_first", "first_source", "second_source", "comparison_id", "tags",
-          "reference")  # fmt: skip
+_PAIR = frozenset(("prompt", "first", "second", "chosen", "rejected", "human_p_first", "first_source", "second_source",
+                   "tags", "reference"))  # fmt: skip
+"""Columns of the input that the pair itself holds."""
+_LABEL = frozenset(("p_first", "chosen_probability", "judge", "position_gap", "problem", "comparison_id"))
+"""Columns that a label adds; a file's own columns of these names are kept under ``input_NAME``."""
 
 
 class LabelledRow(Record):
-    """One line of a labelled file: the comparison, what a labeler said, what people said, the input's own columns."""
+    """One line of a labelled file: the comparison, its label, the human verdict, the input's own columns."""
 
     comparison: Comparison
     p_first: Probability | None
@@ -30,12 +34,14 @@ class LabelledRow(Record):
     position_gap: float | None = None
     problem: Problem | None = None
     human_p_first: Probability | None = None
-    """The verdict of people that came with the input, about storage order; None where there is none."""
+    """The human verdict of the input, about storage order; None if it has none."""
+    stored_as_chat: bool = False
+    """Whether the input had ``first`` and ``second`` as message lists, so that they are written as such."""
     extra: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class Rows(Sequence[Comparison]):
-    """Comparisons that are made when they are first asked for: their ids cost as much as reading the file does."""
+    """Comparisons made on first access: their ids cost as much as reading the file does."""
 
     def __init__(self, items: Sequence[PairItem]) -> None:
         self._items = items
@@ -65,12 +71,12 @@ class Comparisons(NamedTuple):
 
     rows: Sequence[Comparison]
     human: list[float | None]
-    """People's verdict as p_first: 1 the first, 0 the second, 0.5 a tie, several votes their mean; None: not known."""
+    """The human verdict as p_first: 1 the first, 0 the second, 0.5 a tie, several votes their mean; None: unknown."""
     report: ReadReport
     inputs: list[Mapping[str, Any]]
     """The row as it stood in the file."""
     recorded: list[tuple[float, str] | None]
-    """A model's verdict that the file carries: (p_first, who said so); None where there is none."""
+    """A model's verdict that the file carries: (p_first, the model); None if there is none."""
 
 
 def read_comparisons(
@@ -81,11 +87,11 @@ def read_comparisons(
     criterion: str | None = None,
     limit: int | None = None,
 ) -> Comparisons:
-    """Reads pairs of any known format. Raises FileError where the file as a whole cannot be used.
+    """Read pairs of any known format. Raises FileError where the file as a whole cannot be used.
 
     ``columns`` maps our names to the file's (``{"prompt": "question", "first": "a", "second": "b"}``); ``criterion``
-    picks the verdict where a file has several ("safer" in PKU-SafeRLHF, an attribute in HelpSteer2); ``limit`` is the
-    most comparisons to read. Where the file puts the better answer first, ``seed`` draws each pair's storage order.
+    picks the verdict if a file has several ("safer" in PKU-SafeRLHF, an attribute in HelpSteer2); ``limit`` is the
+    most comparisons to read. If the file puts the better response first, ``seed`` draws each pair's storage order.
     """
     items, report = read_pairs(path, seed, columns, criterion, limit)
     return Comparisons(
@@ -102,54 +108,102 @@ def read_comparisons(
     )
 
 
-def read_labelled(
+class Labelled(NamedTuple):
+    """A file of labels: its rows, and what became of each row of the file."""
+
+    rows: list[LabelledRow]
+    report: ReadReport
+
+
+def load_labelled(
     path: str | Path, seed: int = 0, *, columns: Mapping[str, str] | None = None, criterion: str | None = None
-) -> list[LabelledRow]:
-    """Reads labels: a file of ``write_labelled``, or any comparisons file that carries a verdict, people's included.
+) -> Labelled:
+    """Read labels: a file of ``write_labelled``, or any comparisons file that carries a verdict, human ones included.
 
     A row without one has ``p_first`` None and a problem. Raises FileError as ``read_comparisons`` does.
     """
-    items, _ = read_pairs(path, seed, columns, criterion, None)
-    return [_as_labelled(item) for item in items]
+    items, report = read_pairs(path, seed, columns, criterion, None)
+    return Labelled([_as_labelled(item) for item in items], report)
 
 
-def read_judged(path: str | Path, seed: int = 0) -> list[LabelledRow]:
-    """As ``read_labelled``, of a model's verdicts: people are no judge of themselves. A row without one is unknown.
+def read_labelled(
+    path: str | Path, seed: int = 0, *, columns: Mapping[str, str] | None = None, criterion: str | None = None
+) -> list[LabelledRow]:
+    """``load_labelled(...).rows``: the labels alone."""
+    return load_labelled(path, seed, columns=columns, criterion=criterion).rows
 
-    Raises FileError where no row carries a model's verdict.
+
+def load_judged(path: str | Path, seed: int = 0) -> Labelled:
+    """As ``load_labelled``, of a model's verdicts only; a row without one is unknown.
+
+    Pairs with empty or equal responses stay in: they were judged, and their verdicts count. Raises FileError if no
+    row carries a model's verdict.
     """
+    items, report = read_pairs(path, seed, None, None, None, with_verdict=True)
     rows = [
         row.model_copy(update={"p_first": None, "problem": Problem.MISSING}) if _is_people(row.judge) else row
-        for row in read_labelled(path, seed)
+        for row in map(_as_labelled, items)
     ]
     if all(row.p_first is None and row.problem in (None, Problem.MISSING) for row in rows):
         raise FileError("no model verdict in this file", file=path, fix="run `aifeedback label` first")
-    return rows
+    return Labelled(rows, report)
+
+
+def read_judged(path: str | Path, seed: int = 0) -> list[LabelledRow]:
+    """``load_judged(...).rows``: the labels alone."""
+    return load_judged(path, seed).rows
+
+
+def load_preferred(path: str | Path, seed: int = 0) -> Completions:
+    """Read the preferred response of each labelled pair, by ``p_first`` as DPO and reward models follow it.
+
+    Ties and unknown labels prefer none: their rows are skipped and counted. Raises FileError if no pair has a winner.
+    """
+    items, report = read_pairs(path, seed, None, None, None)
+    kept: list[tuple[LabelledRow, Mapping[str, Any]]] = []
+    skipped = list(report.skipped)
+    for item in items:
+        row = _as_labelled(item)
+        if row.p_first is not None and row.p_first != 0.5:
+            kept.append((row, item.row))
+        else:
+            reason = "is a tie, so neither response is preferred" if row.p_first is not None else "is unknown"
+            skipped.append(Skipped(row=item.number, key="p_first", reason=reason))
+    if not kept:
+        raise FileError("no pair in this file has a preferred response", file=path, fix="run `aifeedback label` first")
+    pairs = [row.comparison for row, _ in kept]
+    return Completions(
+        [pair.prompt for pair in pairs],
+        [pair.first if row.p_first > 0.5 else pair.second for pair, (row, _) in zip(pairs, kept, strict=True)],  # type: ignore[operator]
+        report.model_copy(update={"kept": len(kept), "skipped": tuple(sorted(skipped, key=lambda s: s.row))}),
+        [values for _, values in kept],
+    )
 
 
 def _is_people(judge: str) -> bool:
-    """Whether a verdict is people's, be they simulated by the lab."""
+    """Whether a verdict comes from people, including the lab's simulated ones."""
     return judge == HUMAN or judge.startswith("people:")
 
 
 def labelled(comparisons: Comparisons | Sequence[Comparison], preferences: Sequence[Preference]) -> list[LabelledRow]:
-    """Joins comparisons and what a labeler said about them, in order; ids must agree."""
+    """Join comparisons with a labeler's preferences about them, in order; ids must agree."""
     if isinstance(comparisons, Comparisons):
         rows, human, inputs = comparisons.rows, comparisons.human, comparisons.inputs
     else:
         rows, human, inputs = comparisons, [None] * len(comparisons), [{}] * len(comparisons)
     joined = []
-    for comparison, said, known, row in zip(rows, preferences, human, inputs, strict=True):
-        if said.comparison_id != comparison.id:
-            raise ValueError(f"preference for {said.comparison_id} stands beside comparison {comparison.id}")
+    for comparison, preference, known, row in zip(rows, preferences, human, inputs, strict=True):
+        if preference.comparison_id != comparison.id:
+            raise ValueError(f"preference for {preference.comparison_id} stands beside comparison {comparison.id}")
         joined.append(
             LabelledRow(
                 comparison=comparison,
-                p_first=said.p_first,
-                judge=said.source,
-                position_gap=said.position_gap,
-                problem=said.problem,
+                p_first=preference.p_first,
+                judge=preference.source,
+                position_gap=preference.position_gap,
+                problem=preference.problem,
                 human_p_first=known,
+                stored_as_chat=is_messages(row.get("first")),
                 extra=_extra(row),
             )
         )
@@ -157,33 +211,30 @@ def labelled(comparisons: Comparisons | Sequence[Comparison], preferences: Seque
 
 
 def write_labelled(path: str | Path, rows: Iterable[LabelledRow], *, only_known: bool = False) -> int:
-    """Writes labelled rows as JSONL, JSONL.gz or Parquet; returns how many.
+    """Write labelled rows as JSONL, JSONL.gz or Parquet; return how many.
 
     Rows without a label stay in the file with ``chosen`` and ``rejected`` null and their problem named; trainers must
-    drop them, or ``only_known`` leaves them out here. One file is either all text or all messages.
+    drop them, or ``only_known`` leaves them out here. Each row keeps the form of its input: text, or messages.
     """
     rows = [row for row in rows if row.p_first is not None or not only_known]
-    conversational = any(_is_dialogue(row) for row in rows)
     schema = dict.fromkeys(("p_first", "chosen_probability", "position_gap", "human_p_first"), "double")
-    schema |= dict.fromkeys(("problem", "judge", "first", "second"), "string")
-    return write_rows(path, (_as_cells(row, conversational) for row in rows), schema=schema)
+    schema |= dict.fromkeys(("problem", "judge"), "string")
+    return write_rows(path, map(_as_cells, rows), schema=schema)
 
 
-def _as_cells(row: LabelledRow, conversational: bool) -> dict[str, Any]:
+def _as_cells(row: LabelledRow) -> dict[str, Any]:
     comparison, p_first = row.comparison, row.p_first
     prompt = comparison.prompt
     first, second = comparison.first.text, comparison.second.text
     chosen, rejected = (None, None) if p_first is None else (first, second) if p_first >= 0.5 else (second, first)
-    as_answer = (
-        (lambda text: text and [{"role": "assistant", "content": text}]) if conversational else (lambda text: text)
-    )
+    is_chat = prompt.is_chat or prompt.is_dialogue
     cells = {
         **row.extra,
-        "prompt": [m.model_dump() for m in prompt.messages] if conversational else prompt.text,
-        "first": first,
-        "second": second,
-        "chosen": as_answer(chosen),
-        "rejected": as_answer(rejected),
+        "prompt": [m.model_dump() for m in prompt.messages] if is_chat else prompt.text,
+        "first": _response(first, row.stored_as_chat),
+        "second": _response(second, row.stored_as_chat),
+        "chosen": _response(chosen, is_chat),
+        "rejected": _response(rejected, is_chat),
         "p_first": p_first,
         "chosen_probability": None if p_first is None else max(p_first, 1.0 - p_first),
         "judge": row.judge,
@@ -201,19 +252,17 @@ def _as_cells(row: LabelledRow, conversational: bool) -> dict[str, Any]:
     return cells
 
 
-def _is_dialogue(row: LabelledRow) -> bool:
-    messages = row.comparison.prompt.messages
-    return len(messages) != 1 or messages[0].role != "user"
+def _response(text: str | None, is_chat: bool) -> Any:
+    return [{"role": "assistant", "content": text}] if is_chat and text is not None else text
 
 
 def _as_labelled(item: PairItem) -> LabelledRow:
     row, pair = item.row, item.pair
     human = pair.p_first if pair.by == HUMAN else None
     judge, p_first, problem, gap = pair.by or "unknown", pair.p_first, None, None
-    if "p_first" in row and "judge" in row:  # written by write_labelled
-        judge, p_first = str(row["judge"]), row["p_first"]
-        gap = row.get("position_gap")
-        problem = Problem(row["problem"]) if row.get("problem") else None
+    if pair.label is not None:
+        p_first = pair.p_first if pair.by == pair.label.judge else pair.label.p_first
+        judge, gap, problem = pair.label.judge, pair.label.position_gap, pair.label.problem
     if p_first is None and problem is None:
         problem = Problem.MISSING
     return LabelledRow(
@@ -223,16 +272,24 @@ def _as_labelled(item: PairItem) -> LabelledRow:
         position_gap=gap,
         problem=problem,
         human_p_first=human,
-        extra=_extra(row),
+        stored_as_chat=is_messages(row.get("first")),
+        extra=_extra(row, is_labelled=pair.label is not None),
     )
 
 
-def _extra(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: plain(value) for key, value in row.items() if key not in _ADDED and key != "_rows"}
+def _extra(row: Mapping[str, Any], *, is_labelled: bool = False) -> dict[str, Any]:
+    """The input's own columns. Those of an earlier label give way to the new one."""
+    is_labelled = is_labelled or "comparison_id" in row
+    extra = {}
+    for key, value in row.items():
+        if key in _PAIR or key == "_rows" or (key in _LABEL and is_labelled):
+            continue
+        extra[f"input_{key}" if key in _LABEL else key] = plain(value)
+    return extra
 
 
 def plain(value: Any) -> Any:
-    """A cell as JSON can hold it: NaN becomes null, dates and other objects their text."""
+    """A cell as JSON can hold it: NaN becomes null, dates and other objects become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int, bool)):

@@ -12,14 +12,17 @@ from aifeedback.errors import FileError
 from aifeedback.files.report import Ledger, ReadReport, RowFault
 from aifeedback.files.shapes import SHAPES, Pair, Shape, shape_of
 from aifeedback.files.tables import Row, read_rows
-from aifeedback.records import Comparison, Completion, Prompt, content_id
+from aifeedback.files.text import PARTS_OF_A_PAIR, PromptCell, require_used, with_context
+from aifeedback.files.verdicts import Indices
+from aifeedback.records import Comparison, Completion, content_id
 
-COLUMNS = ("prompt", "first", "second", "chosen", "rejected", "label", "p_first", "completion", "reference", "id",
-           "topic", "language", "group", "first_source", "second_source", "judge")  # fmt: skip
+COLUMNS = ("prompt", "first", "second", "chosen", "rejected", "label", "p_first", "human_p_first", "completion",
+           "system", "history", "reference", "id", "topic", "language", "group", "first_source", "second_source",
+           "judge")  # fmt: skip
 """The names that a column map may give to a file's own columns."""
 
 Identity: TypeAlias = tuple[tuple[tuple[str, str], ...], frozenset[str]]
-"""A pair's prompt and two answers, in any order: rows that share it are votes on one pair."""
+"""A pair's prompt and two responses, in any order: rows that share it are votes on one pair."""
 
 
 class PairItem(NamedTuple):
@@ -27,6 +30,7 @@ class PairItem(NamedTuple):
 
     pair: Pair
     row: Mapping[str, Any]
+    number: int
 
     def comparison(self) -> Comparison:
         prompt, (one, other) = self.pair.prompt.record(), self.pair.sources
@@ -35,10 +39,18 @@ class PairItem(NamedTuple):
 
 
 def read_pairs(
-    path: str | Path, seed: int, columns: Mapping[str, str] | None, criterion: str | None, limit: int | None
+    path: str | Path,
+    seed: int,
+    columns: Mapping[str, str] | None,
+    criterion: str | None,
+    limit: int | None,
+    *,
+    with_verdict: bool = False,
 ) -> tuple[list[PairItem], ReadReport]:
+    """Read the pairs of a file. ``with_verdict`` keeps labelled pairs that nobody could judge anew: equal or empty
+    responses."""
     with _uncollected():
-        return _read_pairs(path, map_columns(path, read_rows(path), columns), seed, criterion, limit)
+        return _read_pairs(path, map_columns(path, read_rows(path), columns), seed, criterion, limit, with_verdict)
 
 
 @contextmanager
@@ -54,45 +66,72 @@ def _uncollected() -> Iterator[None]:
 
 
 def _read_pairs(
-    path: str | Path, rows: Iterator[Row], seed: int, criterion: str | None, limit: int | None
+    path: str | Path, rows: Iterator[Row], seed: int, criterion: str | None, limit: int | None, with_verdict: bool
 ) -> tuple[list[PairItem], ReadReport]:
     shape, rows = _recognise(path, rows, criterion)
     ledger = Ledger(path, shape.name)
+    indices = Indices(path, shape.verdicts, shape.indices)
     items: list[PairItem] = []
     place: dict[Identity, int] = {}
     votes: dict[int, int] = {}
-    for row in _joined(rows, shape):
+    joined = _joined(rows, shape)
+    for row in joined:
+        if not shape.is_settled(row.values):
+            indices.see(row)
         if limit is not None and len(items) >= limit:
             break
         try:
-            _keep(_pairs(row, shape, criterion, ledger), seed, row, items, place, votes, ledger)
+            pairs = _pairs(row, shape, criterion, ledger, with_verdict)
+            _keep(pairs, seed, row, items, place, votes, ledger)
         except RowFault as fault:
-            ledger.skip(row.number, fault.reason, fault.key)
+            ledger.skip_fault(row.number, fault)
+    if not shape.is_numbered:
+        for row in joined:  # past the limit: what an index means is decided over the whole file
+            if not shape.is_settled(row.values):
+                indices.see(row)
+        indices.close()
     return items, ledger.report()
 
 
-def _pairs(row: Row, shape: Shape, criterion: str | None, ledger: Ledger) -> list[Pair]:
+def _pairs(row: Row, shape: Shape, criterion: str | None, ledger: Ledger, with_verdict: bool) -> list[Pair]:
     if row.fault is not None:
         raise RowFault(row.fault)
     identity = row.values.get("id")
     if isinstance(identity, (str, int)) and (earlier := ledger.earlier(row.number, ("id", identity))):
-        raise RowFault(f"stands in an earlier row (row {earlier}) too: {identity!r}", "id")
+        raise RowFault(f"duplicate (first in row {earlier}): {str(identity)[:40]!r}", "id")
     missing = next((column for column in shape.columns if column not in row.values), None)
     if missing:
         raise RowFault("is missing", missing)
-    try:
-        pairs = list(shape.read(row.values, criterion))
-    except (KeyError, TypeError, AttributeError, ValueError) as cause:
-        raise RowFault(f"does not read as {shape.name}: {cause}") from None
+    pairs = _read(row.values, shape, criterion)
+    if not pairs:
+        raise RowFault("has fewer than two responses to compare")
+    if with_verdict and all(pair.p_first is not None or pair.label is not None for pair in pairs):
+        return pairs
     usable = [pair for pair in pairs if pair.first.strip() and pair.second.strip() and pair.first != pair.second]
-    if pairs and not usable:
+    if not usable:
         raise _unusable(pairs[0])
     return usable
 
 
+def _read(row: Mapping[str, Any], shape: Shape, criterion: str | None) -> list[Pair]:
+    """The pairs of a row, with all its parts. Raises RowFault."""
+    try:
+        pairs = list(shape.read(row, criterion))
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as cause:
+        raise RowFault(f"does not read as {shape.name}: {str(cause)[:200]}") from None
+    parts = row["_rows"][0] if "_rows" in row else row
+    if PARTS_OF_A_PAIR.isdisjoint(parts):
+        return pairs
+    placed = [pair._replace(prompt=with_context(parts, pair.prompt, shape.columns)) for pair in pairs]
+    responses = [text for pair in placed for text in (pair.first, pair.second)]
+    for pair in placed[:1]:
+        require_used(parts, pair.prompt, shape.columns, responses)
+    return placed
+
+
 def _unusable(pair: Pair) -> RowFault:
     if pair.first == pair.second:
-        return RowFault("both answers are the same")
+        return RowFault("both responses are the same")
     names = ("chosen", "rejected") if pair.shuffled else ("first", "second")
     return RowFault("is empty", names[0] if not pair.first.strip() else names[1])
 
@@ -106,7 +145,7 @@ def _keep(
     votes: dict[int, int],
     ledger: Ledger,
 ) -> None:
-    """Adds the row's pairs; a further vote of people on a known pair is averaged into it."""
+    """Add the row's pairs. A further vote of the same source is averaged in; a first verdict is adopted."""
     added = merged = 0
     for pair in pairs:
         pair = _stored(pair, seed)
@@ -114,28 +153,30 @@ def _keep(
         known = place.get(both)
         if known is None:
             place[both] = len(items)
-            items.append(PairItem(pair, row.values))
+            items.append(PairItem(pair, row.values, row.number))
             added += 1
-        elif pair.by is not None and pair.by == items[known].pair.by and pair.p_first is not None:
+        elif pair.p_first is not None and items[known].pair.by in (None, pair.by):
             old, count = items[known].pair, votes.get(known, 1)
             vote = pair.p_first if old.first == pair.first else 1.0 - pair.p_first
-            assert old.p_first is not None
-            mean = (old.p_first * count + vote) / (count + 1)
-            items[known] = PairItem(old._replace(p_first=mean), items[known].row)
-            votes[known] = count + 1
+            if old.p_first is None:
+                items[known] = items[known]._replace(pair=old._replace(p_first=vote, by=pair.by))
+            else:
+                mean = (old.p_first * count + vote) / (count + 1)
+                items[known] = items[known]._replace(pair=old._replace(p_first=mean))
+                votes[known] = count + 1
             merged += 1
     if added or merged:
         ledger.keep()
         ledger.merged += not added
     else:
-        ledger.skip(row.number, "the same pair stands in an earlier row", is_repeat=True)
+        ledger.skip(row.number, "duplicate pair", is_repeat=True)
 
 
 def _stored(pair: Pair, seed: int) -> Pair:
-    """The pair as it is stored: in an order drawn by ``seed`` where the file puts the better answer first."""
+    """The pair as it is stored: in an order drawn by ``seed`` if the file puts the better response first."""
     if not pair.shuffled:
         return pair
-    # the draw sees the unordered pair only, so the better answer's place says nothing about it
+    # the draw sees the unordered pair only, so the order reveals nothing about the better response
     ascending = int(content_id(seed, pair.prompt.id, sorted((pair.first, pair.second))), 16) % 2 == 1
     if (pair.first < pair.second) == ascending:
         return pair
@@ -144,7 +185,7 @@ def _stored(pair: Pair, seed: int) -> Pair:
 
 
 def _recognise(path: str | Path, rows: Iterator[Row], criterion: str | None) -> tuple[Shape, Iterator[Row]]:
-    """The format, told by the first readable rows; the rows again, from the start."""
+    """The format, detected from the first readable rows; the rows again, from the start."""
     head: list[Row] = []
     for row in rows:
         head.append(row)
@@ -190,7 +231,7 @@ def map_columns(path: str | Path, rows: Iterator[Row], columns: Mapping[str, str
         return rows
     for ours in columns:
         if ours not in COLUMNS:
-            raise FileError("is no column that can be mapped", file=path, key=ours, fix=f"one of {', '.join(COLUMNS)}")
+            raise FileError("cannot be mapped", file=path, key=ours, fix=f"one of {', '.join(COLUMNS)}")
     head: list[Row] = []
     first = None
     for row in rows:
@@ -214,7 +255,7 @@ def map_columns(path: str | Path, rows: Iterator[Row], columns: Mapping[str, str
 
 
 def _joined(rows: Iterator[Row], shape: Shape) -> Iterator[Row]:
-    """Rows as the shape wants them: HelpSteer2 needs neighbours of one prompt together."""
+    """Rows as the format needs them: in HelpSteer2, neighbours of one prompt together."""
     if shape.columns != ("_rows",):
         yield from rows
         return
@@ -233,7 +274,7 @@ def _joined(rows: Iterator[Row], shape: Shape) -> Iterator[Row]:
 
 def _grouped(group: list[Row]) -> Row:
     if len(group) < 2:
-        return group[0]._replace(fault="stands alone: its prompt has no second answer beside it")
+        return group[0]._replace(fault="is the only response to its prompt, so it makes no pair")
     return Row(group[0].number, {"_rows": [row.values for row in group]})
 
 
@@ -247,10 +288,10 @@ def _chain(head: list[Row], rest: Iterator[Row]) -> Iterator[Row]:
     yield from rest
 
 
-def prompt_of(row: Mapping[str, Any]) -> Prompt | None:
-    """The prompt of a row in a comparisons format; None where it is in none. Raises RowFault."""
+def prompt_of(row: Mapping[str, Any]) -> PromptCell | None:
+    """The prompt of a row in a comparisons format, whole; None if it is in none. Raises RowFault."""
     shape = shape_of(_as_group(row))
     if shape is None or shape.columns == ("_rows",):
         return None
-    pair = next(iter(shape.read(row, None)), None)
-    return pair.prompt.record() if pair else None
+    pair = next(iter(_read(row, shape, None)), None)
+    return pair.prompt if pair else None

@@ -9,18 +9,27 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from aifeedback.errors import FileError
+from aifeedback.files.cells import is_blank, is_missing
 from aifeedback.files.pairs import map_columns, prompt_of
 from aifeedback.files.report import Ledger, ReadReport, RowFault
+from aifeedback.files.shapes import request
 from aifeedback.files.tables import Row, read_rows, write_rows
 from aifeedback.files.text import (
-    answer_text,
+    DIALOGUE_COLUMNS,
+    PromptCell,
     as_messages,
+    has_turns,
+    holds,
+    in_dialogue,
     is_messages,
     is_transcript,
     need_prompt,
     need_text,
+    placed,
+    require_used,
     row_tags,
-    transcript,
+    side,
+    with_context,
 )
 from aifeedback.records import Completion, Prompt, Record
 
@@ -39,7 +48,7 @@ class Prompts(NamedTuple):
 
 
 class Completions(NamedTuple):
-    """Answers and what they answer; all lists run parallel."""
+    """Responses and their prompts; all lists are parallel."""
 
     prompts: list[Prompt]
     rows: list[Completion]
@@ -48,7 +57,7 @@ class Completions(NamedTuple):
 
 
 def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> Prompts:
-    """Reads each different prompt of a file once, in order; a file of comparisons gives its prompts.
+    """Read each different prompt of a file once, in order; a file of comparisons gives its prompts.
 
     Known: ``prompt`` (text, transcript or messages), ``instruction`` and ``input``, ``question``, ``messages`` (up to
     the last user turn), ``turns`` (the first), Prompt records. Raises FileError where the file cannot be used.
@@ -62,10 +71,10 @@ def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, 
         try:
             prompt = _prompt(row)
         except RowFault as fault:
-            ledger.skip(row.number, fault.reason, fault.key)
+            ledger.skip_fault(row.number, fault)
             continue
         if earlier := ledger.earlier(row.number, prompt.id):
-            ledger.skip(row.number, f"the same prompt stands in an earlier row (row {earlier})", is_repeat=True)
+            ledger.skip(row.number, f"duplicate prompt (first in row {earlier})", is_repeat=True)
             continue
         ledger.keep()
         prompts.append(prompt)
@@ -87,11 +96,12 @@ def read_completions(
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
 ) -> Completions:
-    """Reads answers with their prompts. An empty answer is an answer and is kept.
+    """Read responses with their prompts. An empty response is a response and is kept.
 
     ``source`` says who wrote them; without it the columns ``source``, ``generator`` or ``model`` do, else 'data'.
-    Known: ``prompt``, ``completion`` (or ``response``, ``output``, ``answer``), ``messages`` that end with the
-    assistant, transcripts. Raises FileError where the file cannot be used.
+    Known: ``prompt``, ``completion`` (or ``response``, ``output``, ``answer``), ``messages`` or ``conversations``
+    that end with the assistant, transcripts; earlier turns and system messages become part of the prompt. Raises
+    FileError if the file cannot be used.
     """
     ledger = Ledger(path, "completions")
     prompts: list[Prompt] = []
@@ -103,7 +113,7 @@ def read_completions(
         try:
             prompt, text = _completion(row)
         except RowFault as fault:
-            ledger.skip(row.number, fault.reason, fault.key)
+            ledger.skip_fault(row.number, fault)
             continue
         who = source or next(
             (str(row.values[c]) for c in _SOURCE_COLUMNS if isinstance(row.values.get(c), str)), "data"
@@ -116,28 +126,27 @@ def read_completions(
 
 
 def write_completions(
-    path: str | Path, prompts: Iterable[Prompt], completions: Iterable[Completion], said: Iterable[Record] | None = None
+    path: str | Path,
+    prompts: Iterable[Prompt],
+    completions: Iterable[Completion],
+    beside: Iterable[Record] | None = None,
 ) -> int:
-    """Writes TRL's ``prompt``, ``completion`` and ``source``; one file is either all text or all messages.
+    """Write TRL's ``prompt``, ``completion`` and ``source``, as messages where the prompt came so or is a dialogue.
 
-    The columns of ``said``, one record per completion, come after them.
+    The columns of ``beside``, one record per completion, come after them.
     """
     pairs = list(zip(prompts, completions, strict=True))
-    conversational = any(len(p.messages) != 1 or p.messages[0].role != "user" for p, _ in pairs)
-    beside = [{} for _ in pairs] if said is None else [record.model_dump(mode="json") for record in said]
-    return write_rows(
-        path,
-        ({**_completion_cells(p, c, conversational), **more} for (p, c), more in zip(pairs, beside, strict=True)),
-    )
+    more = [{} for _ in pairs] if beside is None else [record.model_dump(mode="json") for record in beside]
+    return write_rows(path, ({**_completion_cells(p, c), **cells} for (p, c), cells in zip(pairs, more, strict=True)))
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> int:
-    """Writes any records as JSONL, one per line, in order; returns how many."""
+    """Write any records as JSONL, one per line, in order; return how many."""
     return write_rows(path, (record.model_dump(mode="json", exclude_defaults=False) for record in records))
 
 
 def read_records(path: str | Path, kind: type[R]) -> list[R]:
-    """Reads what ``write_records`` wrote. Strict: raises FileError at the first row that is no ``kind``."""
+    """Read what ``write_records`` wrote. Strict: raises FileError at the first row that is not a ``kind``."""
     records = []
     for row in read_rows(path):
         if row.fault:
@@ -147,7 +156,7 @@ def read_records(path: str | Path, kind: type[R]) -> list[R]:
         except ValidationError as invalid:
             problem = invalid.errors()[0]
             raise FileError(
-                f"is no {kind.__name__}: {problem['msg'].lower()}",
+                f"not a {kind.__name__}: {problem['msg'].lower()}",
                 file=path,
                 row=row.number,
                 key=".".join(map(str, problem["loc"])) or None,
@@ -156,10 +165,11 @@ def read_records(path: str | Path, kind: type[R]) -> list[R]:
     return records
 
 
-def _completion_cells(prompt: Prompt, completion: Completion, conversational: bool) -> dict[str, Any]:
+def _completion_cells(prompt: Prompt, completion: Completion) -> dict[str, Any]:
+    is_chat = prompt.is_chat or prompt.is_dialogue
     cells: dict[str, Any] = {
-        "prompt": [m.model_dump() for m in prompt.messages] if conversational else prompt.text,
-        "completion": [{"role": "assistant", "content": completion.text}] if conversational else completion.text,
+        "prompt": [m.model_dump() for m in prompt.messages] if is_chat else prompt.text,
+        "completion": [{"role": "assistant", "content": completion.text}] if is_chat else completion.text,
         "source": completion.source,
     }
     if prompt.tags:
@@ -172,54 +182,97 @@ def _completion_cells(prompt: Prompt, completion: Completion, conversational: bo
 def _prompt(row: Row) -> Prompt:
     if row.fault:
         raise RowFault(row.fault)
-    values = row.values
-    if isinstance(values.get("messages"), (list, tuple)):
-        return _prompt_of_messages(values)
+    return _prompt_cell(row.values).record()
+
+
+def _prompt_cell(values: Mapping[str, Any]) -> PromptCell:
+    """The prompt of a row, with the parts of it that have columns of their own. Raises RowFault."""
+    if _is_pair_of_dialogues(values) and (whole := prompt_of(values)) is not None:
+        return whole  # the dialogues may hold turns that the prompt's own column lacks
+    found, own = _named_prompt(values)
+    if found is None:
+        if (whole := prompt_of(values)) is not None:
+            return whole
+        raise RowFault("is missing", "prompt")
+    found = with_context(values, found, own)
+    require_used(values, found, own)
+    return found
+
+
+def _is_pair_of_dialogues(values: Mapping[str, Any]) -> bool:
+    cells = [values.get(key) for key in ("chosen", "rejected", "first", "second")]
+    return any(has_turns(cell) or is_messages(cell) for cell in cells)
+
+
+def _named_prompt(values: Mapping[str, Any]) -> tuple[PromptCell | None, tuple[str, ...]]:
+    """The prompt under one of its usual names and the columns it was read from; None if there is none of them."""
+    dialogue = next((c for c in DIALOGUE_COLUMNS if is_messages(values.get(c))), None)
+    if dialogue:
+        found = _up_to_the_last_request(values, dialogue)
+        if not is_blank(values.get("prompt")) and not holds(found.messages, need_prompt(values, "prompt").messages):
+            raise RowFault("is a dialogue that does not contain the prompt", dialogue)
+        return found, (dialogue,)
+    if "messages" in values and isinstance(values["messages"], (list, tuple)):
+        raise RowFault("should be a list of messages with role and content", "messages")
     if isinstance(values.get("turns"), list) and values["turns"]:
-        return Prompt.of(need_text({"turns": values["turns"][0]}, "turns"), tags=row_tags(values))
-    if "instruction" in values and isinstance(values.get("input"), str) and values["input"].strip():
-        return Prompt.of(f"{need_text(values, 'instruction')}\n\n{values['input']}", tags=row_tags(values))
-    if values.get("prompt") in (None, "", []) and (prompt := prompt_of(values)) is not None:
-        return prompt
+        first = need_text({"turns": values["turns"][0]}, "turns")
+        return PromptCell(first, row_tags(values)), ("turns",)
+    if is_missing(values.get("prompt")) and not is_blank(values.get("instruction")):
+        return request(values), ("instruction", "input")
+    is_empty = "prompt" in values and (is_missing(values["prompt"]) or values["prompt"] == [])
+    if is_empty and prompt_of(values) is not None:
+        return None, ()
     column = next((c for c in _PROMPT_COLUMNS if c in values), None)
     if column is None:
-        if (prompt := prompt_of(values)) is not None:
-            return prompt
-        raise RowFault("is missing", "prompt")
+        return None, ()
     tags = {"label": str(values["label"])} if {"label", "focus"} <= set(values) else None  # XSTest
-    return need_prompt(values, column, tags=tags).record()
+    return need_prompt(values, column, tags=tags), (column,)
 
 
-def _prompt_of_messages(values: Mapping[str, Any]) -> Prompt:
+def _up_to_the_last_request(values: Mapping[str, Any], column: str) -> PromptCell:
     """A dialogue up to its last user turn; a Prompt record is one."""
-    if not is_messages(values["messages"]):
-        raise RowFault("should be a list of messages with role and content", "messages")
-    messages = list(as_messages(values["messages"], "messages"))
+    messages = list(as_messages(values[column], column))
     while messages and messages[-1].role != "user":
         messages.pop()
     if not messages:
-        raise RowFault("has no user message", "messages")
+        raise RowFault("has no user message", column)
     reference = values.get("reference") if isinstance(values.get("reference"), str) else None
-    return Prompt.of(messages, reference=reference, tags=row_tags(values))
+    is_record = column == "messages" and "id" in values and "tags" in values
+    is_chat = bool(values.get("is_chat")) if is_record else True
+    return PromptCell(tuple(messages), row_tags(values), reference, is_chat)
 
 
 def _completion(row: Row) -> tuple[Prompt, str]:
+    """A prompt and its response: the last assistant turn, with everything before it in the prompt."""
     if row.fault:
         raise RowFault(row.fault)
     values = row.values
     column = next((c for c in _ANSWER_COLUMNS if c in values), None)
-    if column is None and "messages" in values:
-        if not is_messages(values["messages"]):
-            raise RowFault("should be a list of messages with role and content", "messages")
-        messages = as_messages(values["messages"], "messages")
-        return Prompt.of(messages[:-1], tags=row_tags(values)), answer_text(messages[-1:], "messages")
     if column is None:
-        raise RowFault("is missing", "completion")
+        column = next((c for c in DIALOGUE_COLUMNS if not is_blank(values.get(c))), None)
+        if column is None:
+            raise RowFault("is missing", "completion")
+        if not is_messages(values[column]):
+            raise RowFault("should be a list of messages with role and content", column)
     value = values[column]
-    if is_transcript(value) and values.get("prompt") in (None, ""):
-        turns = transcript(value)
-        return Prompt.of(turns[:-1], tags=row_tags(values)), answer_text(turns[-1:], column)
-    prompt = _prompt(row)
-    if is_messages(value):
-        return prompt, answer_text(as_messages(value, column)[-1:], column)
-    return prompt, need_text(values, column, empty_is_fine=True)
+    is_whole = column in DIALOGUE_COLUMNS or (is_transcript(value) and is_missing(values.get("prompt")))
+    asked = request(values, dialogues=()) if is_whole else _request_of(values)
+    response = side(values, column, asked, empty_is_fine=True)
+    dialogue, text = in_dialogue(asked, response, column)
+    if not dialogue:
+        raise RowFault("is missing", "prompt")
+    prompt = placed(asked, dialogue, not isinstance(response, str), values)
+    own = (column,) if is_whole else ()
+    prompt = with_context(values, prompt, own)
+    require_used(values, prompt, own, (text,))
+    return prompt.record(), text
+
+
+def _request_of(values: Mapping[str, Any]) -> PromptCell:
+    """What a response column answers. Raises RowFault."""
+    found, _ = _named_prompt(values)
+    if found is None:
+        found = prompt_of(values)
+    if found is None:
+        raise RowFault("is missing", "prompt")
+    return found

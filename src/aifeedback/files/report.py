@@ -1,4 +1,4 @@
-"""What became of every row of a file: kept, or skipped for a reason that a person can act on."""
+"""The account of a file's rows: each is kept, or skipped for a reason that a person can act on."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ MOST_BAD = 0.5
 
 
 class RowFault(Exception):
-    """This row cannot be used; ``key`` is the column at fault. Caught by the readers and counted."""
+    """This row cannot be used; ``key`` is the column at fault. Caught by the readers and counted.
 
-    def __init__(self, reason: str, key: str | None = None) -> None:
-        self.reason, self.key = reason, key
+    ``is_unsupported`` marks a sound row that a pair of plain texts cannot hold: not a sign of a broken file.
+    """
+
+    def __init__(self, reason: str, key: str | None = None, *, is_unsupported: bool = False) -> None:
+        self.reason, self.key, self.is_unsupported = reason, key, is_unsupported
         super().__init__(reason)
 
 
@@ -28,7 +31,9 @@ class Skipped(Record):
     key: str | None = None
     reason: str
     is_repeat: bool = False
-    """The same thing as an earlier row: left out, but no sign of a broken file."""
+    """The same thing as an earlier row: left out, but not a sign of a broken file."""
+    is_unsupported: bool = False
+    """Sound, but more than a pair of plain texts can hold: not a sign of a broken file either."""
 
 
 class ReadReport(Record):
@@ -47,7 +52,7 @@ class ReadReport(Record):
     @property
     def reasons(self) -> dict[str, int]:
         """Reason → number of rows, most frequent first."""
-        return dict(Counter(_told(s) for s in self.skipped).most_common())
+        return dict(Counter(_reason(s) for s in self.skipped).most_common())
 
     def sentence(self) -> str:
         text = f"{self.file}: {self.kept:,} of {self.rows:,} rows read ({self.shape})"
@@ -74,17 +79,21 @@ class Ledger:
         self.rows += 1
         self.skipped.append(Skipped(row=row, key=key, reason=reason, is_repeat=is_repeat))
 
+    def skip_fault(self, row: int, fault: RowFault) -> None:
+        self.rows += 1
+        self.skipped.append(Skipped(row=row, key=fault.key, reason=fault.reason, is_unsupported=fault.is_unsupported))
+
     def earlier(self, row: int, identity: Any) -> int | None:
         """The row that had this identity before, or None where it is new."""
         earlier = self._seen.setdefault(identity, row)
         return None if earlier == row else earlier
 
     def report(self) -> ReadReport:
-        """Raises FileError where nothing, or less than half of the file, could be used."""
+        """Raises FileError if nothing, or less than half of the file, could be used."""
         if not self.rows:
             raise FileError("the file has no rows", file=self.file, fix="give a file with at least one row")
-        broken = [skipped for skipped in self.skipped if not skipped.is_repeat]
-        if len(broken) > MOST_BAD * self.rows:
+        broken = [s for s in self.skipped if not s.is_repeat and (not s.is_unsupported or not self.kept)]
+        if len(broken) > MOST_BAD * self.rows or not self.kept:
             first = broken[0]
             others = f" ({len(broken):,} of {self.rows:,} rows cannot be used)" if len(broken) > 1 else ""
             raise FileError(
@@ -104,7 +113,7 @@ class Ledger:
         )
 
 
-def _told(skipped: Skipped) -> str:
+def _reason(skipped: Skipped) -> str:
     """The reason without its row number, so that equal causes count together."""
-    reason = skipped.reason.partition(" (row ")[0]
+    reason = skipped.reason.partition(" (first in row ")[0]
     return f"'{skipped.key}' {reason}" if skipped.key else reason

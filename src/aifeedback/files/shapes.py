@@ -1,33 +1,51 @@
-"""The formats of preference files, each known by its columns: one row in, pairs out. First match wins.
+"""The formats of preference files, each identified by its columns: one row in, pairs out. First match wins.
 
-A pair says which answer is better as ``p_first`` (a person's choice is 0 or 1, a tie 0.5, several votes their share)
-and who said so; ``None`` where the file does not say. ``shuffled`` asks for a storage order drawn by seed, because
-the file itself always puts the better one first.
+A pair says which response is better as ``p_first`` (a person's choice is 0 or 1, a tie 0.5, several votes their share)
+and whose verdict it is; ``None`` if the file does not say. ``shuffled`` requests a storage order drawn by seed, because
+the file itself always puts the better response first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import combinations
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations, product
 from typing import Any, NamedTuple
 
+from aifeedback.files.cells import is_blank, is_missing, kind_of, name_in, parsed
 from aifeedback.files.report import RowFault
-from aifeedback.files.tables import kind_of
 from aifeedback.files.text import (
+    DIALOGUE_COLUMNS,
+    Messages,
     PromptCell,
-    answer_text,
     as_messages,
     is_messages,
-    is_transcript,
     need_prompt,
     need_text,
+    of_two_sides,
     row_tags,
-    split_messages,
+    side,
     split_plain,
-    split_transcripts,
 )
+from aifeedback.files.verdicts import (
+    FIRST_IS_BETTER,
+    ONE_OR_TWO,
+    TIE_OR_NUMBER,
+    ZERO_OR_ONE,
+    read_verdict,
+)
+from aifeedback.records import Message, Problem
 
 HUMAN = "human"
+
+
+class Stored(NamedTuple):
+    """A label as ``write_labelled`` writes it, beside the verdict of people."""
+
+    p_first: float | None
+    judge: str
+    position_gap: float | None = None
+    problem: Problem | None = None
 
 
 class Pair(NamedTuple):
@@ -38,17 +56,26 @@ class Pair(NamedTuple):
     by: str | None = None
     sources: tuple[str, str] = ("data", "data")
     shuffled: bool = False
+    label: Stored | None = None
 
 
 class Shape(NamedTuple):
-    """One format: its name, the columns that give it away, and how a row of it is read."""
+    """One format: its name, the columns that identify it, and how a row of it is read."""
 
     name: str
     columns: tuple[str, ...]
     read: Callable[[Mapping[str, Any], str | None], Iterable[Pair]]
     also: Callable[[Mapping[str, Any]], bool] = lambda row: True
     criteria: Callable[[Mapping[str, Any]], Iterable[str]] = lambda row: ()
-    """Which verdicts there are to choose among, told by one row; none where a pair has only one."""
+    """Which verdicts one row offers to choose among; none if a pair has only one."""
+    verdicts: tuple[str, ...] = ()
+    """Columns whose verdict may be an index."""
+    indices: Mapping[int, float] | None = None
+    """What an index in them means, as p_first."""
+    is_numbered: bool = True
+    """Whether the columns themselves say which response has which index."""
+    is_settled: Callable[[Mapping[str, Any]], bool] = lambda row: False
+    """Whether a row has its verdict elsewhere, so that the columns of ``verdicts`` mean something else."""
 
     def fits(self, row: Mapping[str, Any]) -> bool:
         return all(column in row for column in self.columns) and self.also(row)
@@ -58,87 +85,131 @@ def shape_of(row: Mapping[str, Any]) -> Shape | None:
     return next((shape for shape in SHAPES if shape.fits(row)), None)
 
 
-def choice(value: Any, key: str, *, first: Iterable[Any], second: Iterable[Any], tie: Iterable[Any] = ()) -> float:
-    """A verdict as p_first; values are compared as lower-case text."""
-    told = str(value).strip().lower()
-    for options, p_first in ((first, 1.0), (second, 0.0), (tie, 0.5)):
-        if told in {str(option).lower() for option in options}:
-            return p_first
-    raise RowFault(f"holds '{told}', which names neither answer", key)
-
-
-def number(row: Mapping[str, Any], key: str) -> float:
+def number(row: Mapping[str, Any], key: str) -> float | None:
+    """A finite number; None where the cell holds nothing. Raises RowFault."""
     value = row.get(key)
-    if isinstance(value, bool) or value is None:
+    if is_blank(value):
+        return None
+    if isinstance(value, bool):
         raise RowFault(f"should be a number, is {kind_of(value)}", key)
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         raise RowFault(f"should be a number, is {str(value)[:40]!r}", key) from None
+    if not math.isfinite(found):
+        raise RowFault("should be a finite number", key)
+    return found
+
+
+def _verdict(p_first: float | None, by: str = HUMAN) -> tuple[float | None, str | None]:
+    """The fields ``p_first`` and ``by`` of a pair: nobody's verdict where there is none."""
+    return p_first, by if p_first is not None else None
 
 
 # ── pairs with a chosen and a rejected answer ─────────────────────────────────────────────────────────────────────
 
 
 def _chosen(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """TRL's columns: with or without a prompt, text or messages; RewardBench adds models and a subset."""
-    chosen, rejected = row.get("chosen"), row.get("rejected")
-    sources = (str(row.get("chosen_model") or "data"), str(row.get("rejected_model") or "data"))
-    if row.get("prompt") not in (None, "", []):
-        prompt = need_prompt(row, "prompt")
-        first, second = _answer(row, "chosen", prompt), _answer(row, "rejected", prompt)
-    elif is_transcript(chosen) and is_transcript(rejected):
-        shared, first, second = split_transcripts(str(chosen), str(rejected))
-        prompt = PromptCell(shared, row_tags(row))
-    elif is_messages(chosen) and is_messages(rejected):
-        shared, first, second = split_messages(
-            as_messages(chosen, "chosen"), as_messages(rejected, "rejected"), "chosen"
-        )
-        prompt = PromptCell(shared, row_tags(row))
-    else:
-        shared, first, second = split_plain(need_text(row, "chosen"), need_text(row, "rejected"))
-        prompt = PromptCell(shared, row_tags(row))
-    yield Pair(prompt, first, second, 1.0, HUMAN, sources, shuffled=True)
+    """TRL's columns: with or without a prompt, text or messages; RewardBench adds models, a subset and lists."""
+    prompt = request(row)
+    sources = tuple(name_in(row, f"{key}_model", name_in(row, f"{key}-model")) for key in ("chosen", "rejected"))
+    verdict = _verdict_of_scores(row)
+    for one, other in product(_alternatives(row, "chosen"), _alternatives(row, "rejected")):
+        cells = {**row, "chosen": one, "rejected": other}
+        better, worse = side(cells, "chosen", prompt), side(cells, "rejected", prompt)
+        if prompt is None and isinstance(better, str) and isinstance(worse, str):
+            shared, first, second = split_plain(better, worse)
+            found = PromptCell(shared, row_tags(row))
+        else:
+            found, first, second = of_two_sides(prompt, better, worse, ("chosen", "rejected"), cells)
+        yield Pair(found, first, second, *verdict, sources, shuffled=True)  # type: ignore[arg-type]
 
 
-def _answer(row: Mapping[str, Any], key: str, prompt: PromptCell) -> str:
-    """An answer cell; a message list may repeat the prompt in front of the answer."""
-    if not is_messages(row.get(key)):
-        return need_text(row, key)
-    messages = as_messages(row[key], key)
-    shared = len(prompt.turns)
-    if len(messages) > shared and PromptCell(messages[:shared]).turns == prompt.turns:
-        messages = messages[shared:]
-    elif len(messages) > 1 and messages[0].role != "assistant":
-        messages = messages[-1:]
-    return answer_text(messages, key)
+def _alternatives(row: Mapping[str, Any], key: str) -> Sequence[Any]:
+    """The responses of one side: one, or the several texts of RewardBench 2."""
+    value = row.get(key)
+    is_list = isinstance(value, (list, tuple)) and value and all(isinstance(text, str) for text in value)
+    return value if is_list else (value,)  # type: ignore[return-value]
+
+
+_SCORES = tuple(
+    (form.format("chosen"), form.format("rejected"))
+    for form in ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}", "{}_avg_rating")
+)
+
+
+def _verdict_of_scores(row: Mapping[str, Any]) -> tuple[float, str]:
+    """People's verdict, unless both responses carry a score: then a model chose, and equal scores are a tie."""
+    for one, other in _SCORES:
+        if one in row and other in row:
+            better, worse = number(row, one), number(row, other)
+            if better is not None and worse is not None:
+                return (0.5 if better == worse else 1.0), f"scores ({one})"
+    return 1.0, HUMAN
+
+
+def request(row: Mapping[str, Any], *, dialogues: Sequence[str] = DIALOGUE_COLUMNS) -> PromptCell | None:
+    """The prompt of a row under the names that files use for it; None if the row has none."""
+    if not is_missing(row.get("prompt")) and row["prompt"] != []:
+        return need_prompt(row, "prompt")
+    if not is_blank(row.get("instruction")):
+        return PromptCell(_instruction(row), row_tags(row))
+    column = next((c for c in ("question", "query") if not is_blank(row.get(c))), None)
+    column = column or next((c for c in dialogues if is_messages(row.get(c))), None)
+    return need_prompt(row, column) if column else None
 
 
 def _options(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    prompt, first, second = split_transcripts(need_text(row, "text_correct"), need_text(row, "text_incorrect"))
-    yield Pair(PromptCell(prompt, row_tags(row)), first, second, 1.0, HUMAN, shuffled=True)
+    keys = ("text_correct", "text_incorrect")
+    prompt, first, second = of_two_sides(None, side(row, keys[0], None), side(row, keys[1], None), keys, row)
+    yield Pair(prompt, first, second, 1.0, HUMAN, shuffled=True)
 
 
-# ── two answers in storage order, with or without a verdict ───────────────────────────────────────────────────────
+# ── two responses in storage order, with or without a verdict ─────────────────────────────────────────────────────
+
+LABELS = ("label", "winner", "preference", "choice")
 
 
 def _stored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """Ours: ``prompt``, ``first``, ``second``; a verdict, where there is one, is about storage order."""
-    by, p_first = None, None
-    if row.get("human_p_first") is not None:
-        by, p_first = HUMAN, number(row, "human_p_first")
-    elif row.get("p_first") is not None:
-        by, p_first = str(row.get("judge") or HUMAN), number(row, "p_first")
-    elif row.get("label") not in (None, ""):
-        by = HUMAN
-        p_first = choice(
-            row["label"], "label", first=("first", "1", "a"), second=("second", "2", "b"), tie=("tie", "0.5", "equal")
-        )
-    if p_first is not None and not 0.0 <= p_first <= 1.0:
-        raise RowFault(f"should be a probability in [0, 1], is {p_first}", "p_first")
+    """Ours: ``prompt``, ``first``, ``second``; a verdict, if there is one, is about storage order."""
+    label = _label(row)
+    if not is_blank(row.get("human_p_first")):
+        p_first, by = _probability(row, "human_p_first"), HUMAN
+    elif not is_blank(row.get("p_first")):
+        p_first, by = _probability(row, "p_first"), name_in(row, "judge", HUMAN)
+    elif _is_settled(row):
+        p_first, by = None, None
+    else:
+        named = next((key for key in LABELS if not is_blank(row.get(key))), "label")
+        p_first, by = _verdict(read_verdict(row.get(named), named, ONE_OR_TWO))
+    sources = (name_in(row, "first_source"), name_in(row, "second_source"))
     prompt = need_prompt(row, "prompt")
-    sources = (str(row.get("first_source") or "data"), str(row.get("second_source") or "data"))
-    yield Pair(prompt, _answer(row, "first", prompt), _answer(row, "second", prompt), p_first, by, sources)
+    one, other = (side(row, key, prompt, empty_is_fine=True) for key in ("first", "second"))
+    prompt, first, second = of_two_sides(prompt, one, other, ("first", "second"), row)
+    yield Pair(prompt, first, second, p_first, by, sources, label=label)
+
+
+def _is_settled(row: Mapping[str, Any]) -> bool:
+    """Whether a row is one of ours, or has a probability: its other verdict columns are the input's own."""
+    return "comparison_id" in row or not is_blank(row.get("p_first")) or not is_blank(row.get("human_p_first"))
+
+
+def _label(row: Mapping[str, Any]) -> Stored | None:
+    """The label of a file of ours; None if ``p_first`` and ``judge`` are missing or mean something else."""
+    if "p_first" not in row or not isinstance(row.get("judge"), str) or is_blank(row["judge"]):
+        return None
+    named = row.get("problem")
+    problem = Problem(named) if isinstance(named, str) and named in set(Problem) else None
+    p_first = _probability(row, "p_first")
+    gap = number(row, "position_gap") if p_first is not None else None
+    return Stored(p_first, row["judge"], gap, problem if p_first is None else None)
+
+
+def _probability(row: Mapping[str, Any], key: str) -> float | None:
+    p_first = number(row, key)
+    if p_first is not None and not 0.0 <= p_first <= 1.0:
+        raise RowFault(f"should be a probability in [0, 1], is {p_first}", key)
+    return p_first
 
 
 def _ours(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
@@ -146,9 +217,10 @@ def _ours(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     record = row["prompt"]
     if not isinstance(reference := record.get("reference"), str | None):
         raise RowFault(f"should be text, is {kind_of(reference)}", "reference")
-    prompt = PromptCell(as_messages(record["messages"], "prompt"), row_tags(record), reference)
+    messages = as_messages(record["messages"], "prompt")
+    prompt = PromptCell(messages, row_tags(record), reference, is_chat=bool(record.get("is_chat")))
     first, second = row["first"], row["second"]
-    sources = (str(first.get("source", "data")), str(second.get("source", "data")))
+    sources = (name_in(first, "source"), name_in(second, "source"))
     yield Pair(prompt, need_text(first, "text"), need_text(second, "text"), None, None, sources)
 
 
@@ -168,75 +240,119 @@ def _summaries(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     else:
         text = need_text(info, "article") + "\n\nTL;DR:"
     first, second = (need_text(summary, "text").strip() for summary in summaries)
-    sources = tuple(str(summary.get("policy") or "data") for summary in summaries)
-    p_first = choice(row.get("choice"), "choice", first=(0,), second=(1,))
-    yield Pair(PromptCell(text, tags), first, second, p_first, HUMAN, sources)  # type: ignore[arg-type]
+    sources = tuple(name_in(summary, "policy") for summary in summaries)
+    p_first = read_verdict(row.get("choice"), "choice", ZERO_OR_ONE)
+    yield Pair(PromptCell(text, tags), first, second, *_verdict(p_first), sources)  # type: ignore[arg-type]
 
 
 def _safe_pairs(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """PKU-SafeRLHF: ``better`` (default) or ``safer`` answer."""
+    """PKU-SafeRLHF: ``better`` (default) or ``safer`` response."""
     key = f"{criterion or 'better'}_response_id"
-    p_first = choice(row.get(key), key, first=(0,), second=(1,))
-    prompt = need_prompt(
-        row, "prompt", tags={"safe": f"{row.get('is_response_0_safe')}/{row.get('is_response_1_safe')}"}
-    )
-    sources = (str(row.get("response_0_source") or "data"), str(row.get("response_1_source") or "data"))
-    yield Pair(prompt, need_text(row, "response_0"), need_text(row, "response_1"), p_first, HUMAN, sources)
+    p_first = read_verdict(row.get(key), key, ZERO_OR_ONE)
+    safe = f"{row.get('is_response_0_safe')}/{row.get('is_response_1_safe')}"
+    prompt = need_prompt(row, "prompt", tags={"safe": safe})
+    sources = (name_in(row, "response_0_source"), name_in(row, "response_1_source"))
+    yield Pair(prompt, need_text(row, "response_0"), need_text(row, "response_1"), *_verdict(p_first), sources)
 
 
 def _votes(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """MT-bench and arena votes: two conversations whose user turns agree. Turn 2 is judged as the whole rest."""
-    a, b = as_messages(row["conversation_a"], "conversation_a"), as_messages(row["conversation_b"], "conversation_b")
-    last = 2 * int(number(row, "turn")) if row.get("turn") is not None else max(len(a), len(b))
-    prompt, first, second = split_messages(a[:last], b[:last], "conversation_a")
-    p_first = choice(
-        row.get("winner"),
-        "winner",
-        first=("model_a",),
-        second=("model_b",),
-        tie=("tie", "tie (bothbad)", "tie (inconsistent)"),
-    )
-    judge = str(row.get("judge") or HUMAN)
+    """MT-bench and arena votes: two conversations that agree in all but their last turn."""
+    keys = ("conversation_a", "conversation_b")
+    for key in keys:
+        if not is_messages(row[key]):
+            raise RowFault("should be a list of messages with role and content", key)
+    a, b = (as_messages(row[key], key) for key in keys)
+    turn = number(row, "turn")
+    if turn is not None:
+        a, b = a[: 2 * int(turn)], b[: 2 * int(turn)]
+    prompt, first, second = of_two_sides(None, a, b, keys, row)
+    judge = name_in(row, "judge", HUMAN)
     by = judge if "gpt" in judge.lower() or "claude" in judge.lower() else HUMAN
-    tags = row_tags(row) | ({"turn": str(row["turn"])} if row.get("turn") is not None else {})
-    yield Pair(PromptCell(prompt, tags), first, second, p_first, by, (str(row.get("model_a")), str(row.get("model_b"))))
+    tags = row_tags(row) | ({"turn": f"{turn:g}"} if turn is not None else {})
+    verdict = _verdict(read_verdict(row.get("winner"), "winner"), by)
+    yield Pair(prompt._replace(tags=tags), first, second, *verdict, (name_in(row, "model_a"), name_in(row, "model_b")))
+
+
+def _battles(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
+    """``response_a`` and ``response_b``; LMArena's battles hold lists of turns and one column per verdict."""
+    keys = ("response_a", "response_b")
+    requests, one, other = (_turns(row[key]) for key in ("prompt", *keys))
+    if requests is None or one is None or other is None:
+        prompt = need_prompt(row, "prompt")
+        prompt, first, second = of_two_sides(prompt, side(row, keys[0], prompt), side(row, keys[1], prompt), keys, row)
+    else:
+        a, b = (_alternating(requests, texts, key) for texts, key in zip((one, other), keys, strict=True))
+        prompt, first, second = of_two_sides(None, a, b, keys, row)
+        prompt = prompt._replace(is_chat=False) if len(requests) == 1 else prompt
+    sources = (name_in(row, "model_a"), name_in(row, "model_b"))
+    yield Pair(prompt, first, second, *_verdict(_winner(row)), sources)
+
+
+def _turns(value: Any) -> list[str] | None:
+    """The texts of a list of turns, also written as JSON; None for anything else."""
+    turns = parsed(value) if isinstance(value, str) and value.startswith("[") else value
+    return turns if isinstance(turns, list) and turns and all(isinstance(text, str) for text in turns) else None
+
+
+def _alternating(requests: Sequence[str], responses: Sequence[str], key: str) -> Messages:
+    if len(requests) != len(responses):
+        raise RowFault(f"should hold {len(requests)} turns like the prompt, holds {len(responses)}", key)
+    return tuple(
+        message
+        for request, response in zip(requests, responses, strict=True)
+        for message in (Message(role="user", content=request), Message(role="assistant", content=response))
+    )
+
+
+def _winner(row: Mapping[str, Any]) -> float | None:
+    """The verdict of one column, or of three that hold 1 for the verdict and 0 for the others."""
+    flags = [number(row, key) for key in ("winner_model_a", "winner_model_b", "winner_tie") if key in row]
+    if len(flags) < 3:
+        named = next((key for key in LABELS if not is_blank(row.get(key))), "winner")
+        return read_verdict(row.get(named), named)
+    if sorted(flag or 0.0 for flag in flags) != [0.0, 0.0, 1.0]:
+        if all(flag is None for flag in flags):
+            return None
+        raise RowFault("does not name one verdict together with winner_model_b and winner_tie", "winner_model_a")
+    return (1.0, 0.0, 0.5)[flags.index(1.0)]
 
 
 def _annotators(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """PandaLM: three people per pair; p_first is the mean of their votes, a tie counting half."""
-    votes = [
-        choice(row[key], key, first=(1,), second=(2,), tie=(0,)) for key in sorted(row) if key.startswith("annotator")
-    ]
-    sources = tuple(str(row.get("cmp_key") or "data_data").split("_", 1))
+    said = [read_verdict(row[key], key, TIE_OR_NUMBER) for key in sorted(row) if key.startswith("annotator")]
+    votes = [vote for vote in said if vote is not None]
+    one, _, other = name_in(row, "cmp_key", "data_data").partition("_")
     prompt = PromptCell(_instruction(row), row_tags(row))
-    p_first = sum(votes) / len(votes)
-    yield Pair(prompt, need_text(row, "response1"), need_text(row, "response2"), p_first, HUMAN, sources)  # type: ignore[arg-type]
+    verdict = _verdict(sum(votes) / len(votes) if votes else None)
+    yield Pair(prompt, need_text(row, "response1"), need_text(row, "response2"), *verdict, (one, other or "data"))
 
 
 def _instruction(row: Mapping[str, Any]) -> str:
+    """An instruction and what it is about, as Alpaca's and Dolly's rows have them."""
     instruction = need_text(row, "instruction")
-    extra = row.get("input")
-    return f"{instruction}\n\n{extra}" if isinstance(extra, str) and extra.strip() else instruction
+    extra = next((row[key] for key in ("input", "context") if not is_blank(row.get(key))), None)
+    return f"{instruction}\n\n{extra}" if isinstance(extra, str) else instruction
 
 
 def _labelled_outputs(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """LLMBar: an objective label, 1 or 2."""
-    p_first = choice(row["label"], "label", first=(1,), second=(2,))
-    prompt = PromptCell(need_text(row, "input"), row_tags(row))
-    yield Pair(prompt, need_text(row, "output_1"), need_text(row, "output_2"), p_first, HUMAN)
+    verdict = _verdict(read_verdict(row["label"], "label", ONE_OR_TWO))
+    request = _instruction(row) if not is_blank(row.get("instruction")) else need_text(row, "input")
+    prompt = PromptCell(request, row_tags(row))
+    yield Pair(prompt, need_text(row, "output_1"), need_text(row, "output_2"), *verdict)
 
 
 def _annotations(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """AlpacaEval: ``preference`` is 1 + P(output_2 is better), said by the annotator (a model)."""
-    p_first = None
-    if row.get("preference") is not None:
-        p_first = 2.0 - number(row, "preference")
-        if not 0.0 <= p_first <= 1.0:
-            raise RowFault(f"should lie in [1, 2], is {row['preference']}", "preference")
-    sources = (str(row.get("generator_1") or "data"), str(row.get("generator_2") or "data"))
-    by = str(row.get("annotator") or "annotator") if p_first is not None else None
-    prompt = PromptCell(need_text(row, "instruction"), row_tags(row))
-    yield Pair(prompt, need_text(row, "output_1"), need_text(row, "output_2"), p_first, by, sources)
+    """AlpacaEval: ``preference`` is 1 + P(output_2 is better), a model's verdict; ``label`` is a person's."""
+    preference = number(row, "preference")
+    if preference is not None and not 1.0 <= preference <= 2.0:
+        raise RowFault(f"should lie in [1, 2], is {row['preference']}", "preference")
+    sources = (name_in(row, "generator_1"), name_in(row, "generator_2"))
+    verdict = _verdict(None if preference is None else 2.0 - preference, name_in(row, "annotator", "annotator"))
+    if preference is None:
+        verdict = _verdict(read_verdict(row.get("label"), "label", ONE_OR_TWO))
+    prompt = PromptCell(_instruction(row), row_tags(row))
+    yield Pair(prompt, need_text(row, "output_1"), need_text(row, "output_2"), *verdict, sources)
 
 
 def _strengths(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
@@ -244,32 +360,45 @@ def _strengths(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     strength = next(key for key in ("overall_preference", "preference_strength") if key in row)
     names = ("response1", "response2") if "response1" in row else ("response_1", "response_2")
     value = number(row, strength)
-    if not -3 <= value <= 3:
+    if value is not None and not -3 <= value <= 3:
         raise RowFault(f"should lie in [-3, 3], is {value}", strength)
-    p_first = 0.5 if value == 0 else float(value < 0)
-    prompt = need_prompt(row, "context" if "context" in row else "prompt", tags={"strength": str(abs(int(value)))})
-    yield Pair(prompt, need_text(row, names[0]), need_text(row, names[1]), p_first, HUMAN)
+    p_first = None if value is None else 0.5 if value == 0 else float(value < 0)
+    tags = {} if value is None else {"strength": str(abs(int(value)))}
+    prompt = need_prompt(row, "context" if strength == "overall_preference" else "prompt", tags=tags)
+    yield Pair(prompt, need_text(row, names[0]), need_text(row, names[1]), *_verdict(p_first))
 
 
 def _rated(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """HelpSteer2 ratings: ``reader`` joins neighbouring rows of one prompt into ``_rows``; higher is better."""
+    """HelpSteer2 ratings: the reader joins neighbouring rows of one prompt into ``_rows``; higher is better."""
     key = criterion or "helpfulness"
     for one, other in combinations(row["_rows"], 2):
-        a, b = number(one, key), number(other, key)
-        p_first = 0.5 if a == b else float(a > b)
-        yield Pair(need_prompt(one, "prompt"), need_text(one, "response"), need_text(other, "response"), p_first, HUMAN)
+        verdict = _verdict(_higher(number(one, key), number(other, key)))
+        yield Pair(need_prompt(one, "prompt"), need_text(one, "response"), need_text(other, "response"), *verdict)
+
+
+def _higher(one: float | None, other: float | None) -> float | None:
+    """Which of two ratings is higher, as p_first; None where one of them is missing."""
+    if one is None or other is None:
+        return None
+    return 0.5 if one == other else float(one > other)
 
 
 def _scored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """UltraFeedback: every pair of answers; the scores are a model's (GPT-4), so no person's choice is claimed."""
+    """UltraFeedback: every pair of responses; the scores are a model's (GPT-4), so no person's choice is claimed."""
     prompt = PromptCell(need_text(row, "instruction"), row_tags(row) | {"source": str(row.get("source"))})
     key = criterion or "overall_score"
-    for one, other in combinations(row["completions"], 2):
-        a, b = _rating(one, key), _rating(other, key)
-        p_first = None if a is None or b is None else 0.5 if a == b else float(a > b)
-        sources = (str(one.get("model") or "data"), str(other.get("model") or "data"))
-        by = "gpt-4 (UltraFeedback)" if p_first is not None else None
-        yield Pair(prompt, need_text(one, "response"), need_text(other, "response"), p_first, by, sources)
+    for one, other in combinations(_completions(row), 2):
+        sources = (name_in(one, "model"), name_in(other, "model"))
+        verdict = _verdict(_higher(_rating(one, key), _rating(other, key)), "gpt-4 (UltraFeedback)")
+        yield Pair(prompt, need_text(one, "response"), need_text(other, "response"), *verdict, sources)
+
+
+def _completions(row: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    value = row["completions"]
+    value = parsed(value) if isinstance(value, str) else value
+    if not isinstance(value, (list, tuple)) or not all(isinstance(one, Mapping) for one in value):
+        raise RowFault("should be a list of responses with their scores", "completions")
+    return value
 
 
 def _rating(completion: Mapping[str, Any], key: str) -> float | None:
@@ -278,17 +407,16 @@ def _rating(completion: Mapping[str, Any], key: str) -> float | None:
     if value is None:
         value = ((completion.get("annotations") or {}).get(key) or {}).get("Rating")
     try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return None
+    return found if math.isfinite(found) else None
 
 
 def _references(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
-    """SHP: ``labels`` is 1 where the first answer has the higher score."""
-    p_first = choice(row["labels"], "labels", first=(1,), second=(0,))
-    yield Pair(
-        need_prompt(row, "history"), need_text(row, "human_ref_A"), need_text(row, "human_ref_B"), p_first, HUMAN
-    )
+    """SHP: ``labels`` is 1 where the first response has the higher score."""
+    verdict = _verdict(read_verdict(row["labels"], "labels", FIRST_IS_BETTER))
+    yield Pair(need_prompt(row, "history"), need_text(row, "human_ref_A"), need_text(row, "human_ref_B"), *verdict)
 
 
 def _safer(row: Mapping[str, Any]) -> Iterable[str]:
@@ -302,8 +430,9 @@ def _ratings(row: Mapping[str, Any]) -> Iterable[str]:
 
 
 def _scores(row: Mapping[str, Any]) -> Iterable[str]:
-    """UltraFeedback: every score of an answer, and every aspect it is rated on."""
-    first = row["completions"][0] if row["completions"] else {}
+    """UltraFeedback: every score of a response, and every aspect it is rated on."""
+    completions = _completions(row)
+    first = completions[0] if completions else {}
     return [*(key for key, value in first.items() if type(value) in (int, float)), *(first.get("annotations") or {})]
 
 
@@ -313,18 +442,54 @@ def _is_record(row: Mapping[str, Any]) -> bool:
 
 SHAPES: tuple[Shape, ...] = (
     Shape("comparison records", ("prompt", "first", "second"), _ours, _is_record),
-    Shape("prompt, first, second", ("prompt", "first", "second"), _stored),
-    Shape("summarize_from_feedback", ("info", "summaries", "choice"), _summaries),
-    Shape("PKU-SafeRLHF", ("prompt", "response_0", "response_1", "better_response_id"), _safe_pairs, criteria=_safer),
-    Shape("votes on conversations", ("conversation_a", "conversation_b", "winner"), _votes),
+    Shape(
+        "prompt, first, second",
+        ("prompt", "first", "second"),
+        _stored,
+        verdicts=LABELS,
+        indices=ONE_OR_TWO,
+        is_numbered=False,
+        is_settled=_is_settled,
+    ),
+    Shape(
+        "summarize_from_feedback",
+        ("info", "summaries", "choice"),
+        _summaries,
+        verdicts=("choice",),
+        indices=ZERO_OR_ONE,
+    ),
+    Shape(
+        "PKU-SafeRLHF",
+        ("prompt", "response_0", "response_1", "better_response_id"),
+        _safe_pairs,
+        criteria=_safer,
+        verdicts=("better_response_id", "safer_response_id"),
+        indices=ZERO_OR_ONE,
+    ),
+    Shape("votes on conversations", ("conversation_a", "conversation_b", "winner"), _votes, verdicts=("winner",)),
+    Shape("response_a, response_b", ("prompt", "response_a", "response_b"), _battles, verdicts=LABELS),
     Shape("PandaLM", ("instruction", "response1", "response2", "annotator1"), _annotators),
     Shape("HelpSteer3", ("context", "response1", "response2", "overall_preference"), _strengths),
     Shape("HelpSteer2 preference", ("prompt", "response_1", "response_2", "preference_strength"), _strengths),
     Shape("HelpSteer2", ("_rows",), _rated, criteria=_ratings),
-    Shape("LLMBar", ("input", "output_1", "output_2", "label"), _labelled_outputs),
-    Shape("AlpacaEval annotations", ("instruction", "output_1", "output_2"), _annotations),
+    Shape(
+        "LLMBar", ("input", "output_1", "output_2", "label"), _labelled_outputs, verdicts=("label",), indices=ONE_OR_TWO
+    ),
+    Shape(
+        "AlpacaEval annotations",
+        ("instruction", "output_1", "output_2"),
+        _annotations,
+        verdicts=("label",),
+        indices=ONE_OR_TWO,
+    ),
     Shape("UltraFeedback", ("instruction", "completions"), _scored, criteria=_scores),
-    Shape("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), _references),
+    Shape(
+        "SHP",
+        ("history", "human_ref_A", "human_ref_B", "labels"),
+        _references,
+        verdicts=("labels",),
+        indices=FIRST_IS_BETTER,
+    ),
     Shape("correct and incorrect dialogues", ("text_correct", "text_incorrect"), _options),
     Shape("chosen, rejected", ("chosen", "rejected"), _chosen),
 )

@@ -1,4 +1,4 @@
-"""Rows out of any container: JSONL (.gz), a JSON list, CSV, Parquet, a folder of those, a Hugging Face data set.
+"""Rows out of any container: JSONL, a JSON list, CSV, Parquet, Arrow, compressed or not, a folder, a hub data set.
 
 Nothing here knows what a row means. A row that cannot be read is yielded with its fault, so that the good rows of a
 partly bad file are not lost; a container that cannot be read at all raises FileError.
@@ -6,11 +6,14 @@ partly bad file are not lost; a container that cannot be read at all raises File
 
 from __future__ import annotations
 
+import bz2
+import codecs
 import contextlib
 import csv
 import gzip
 import io
 import json
+import lzma
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +22,21 @@ from typing import Any, NamedTuple
 
 from aifeedback.errors import FileError, MissingExtra
 from aifeedback.files import catalogue
+from aifeedback.files.cells import TornList, kind_of, unfolded
 from aifeedback.storage import make_folder
 
-TABLE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+TABLE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 MAX_ROW_CHARS = 4_000_000
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+(#[\w./-]+)?$")
+_HUB_ID = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+(#[\w./-]+)?$")
+_SPLITS = {
+    "train": "train", "training": "train", "test": "test", "testing": "test", "eval": "eval", "evaluation": "eval",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "dev",
+    "heldout": "heldout", "held_out": "heldout",
+}  # fmt: skip
+"""Words in a file's or folder's name that name a split → the split."""
+_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+"""Files that describe the tables beside them."""
 
 
 class Row(NamedTuple):
@@ -35,11 +48,12 @@ class Row(NamedTuple):
 
 
 def read_rows(path: str | Path) -> Iterator[Row]:
-    """Yields the rows of a file, a folder, a set known by name (``catalogue.py``) or a hub data set (``owner/name``,
-    ``owner/name#split``, ``owner/name#config/split``). Raises FileError where there is nothing to read."""
-    location = place_of(path)
+    """Yield the rows of a file, a folder, a set known by name (``catalogue.py``) or a hub data set (``owner/name``,
+    ``owner/name#split``, ``owner/name#config/split``). A folder takes ``#split`` too. Raises FileError where there is
+    nothing to read."""
+    location, part = _located(path)
     if location.is_dir():
-        return _folder(location)
+        return _folder(location, part)
     if location.is_file():
         return _file(location)
     known = catalogue.KNOWN.get(str(path))
@@ -49,24 +63,41 @@ def read_rows(path: str | Path) -> Iterator[Row]:
         return _loaded(known.hub.dataset, split=known.hub.split, data_dir=known.hub.folder)
     if is_hub_id(str(path)):
         return _hub(str(path))
-    raise FileError(
-        "no such file or folder", file=path, fix=f"give a file ending in {', '.join(TABLE_SUFFIXES)} (.gz allowed)"
-    )
+    raise FileError("no such file or folder", file=path, fix=f"give {_readable()}")
 
 
 def place_of(name: str | Path) -> Path:
-    """The file or folder that a name stands for: a path as it is, a known set's copy on this machine."""
+    """The file or folder that a name stands for: a path as it is, a folder without its ``#split``, a known set's copy
+    on this machine."""
+    return _located(name)[0]
+
+
+def _located(name: str | Path) -> tuple[Path, str]:
+    """The file or folder behind a name, and the part of a folder that it names after a '#'."""
     path = Path(name)
-    return path if path.exists() else catalogue.local_copy(str(name)) or path
+    if path.exists():
+        return path, ""
+    folder, hash_sign, part = str(name).partition("#")
+    if hash_sign and Path(folder).is_dir():
+        return Path(folder), part
+    return catalogue.local_copy(str(name)) or path, ""
 
 
 def is_hub_id(name: str) -> bool:
     return _HUB_ID.match(name) is not None and _suffix(Path(name)) not in TABLE_SUFFIXES
 
 
+def is_table(name: str | Path) -> bool:
+    """Whether a file's name ends in a format that can be read."""
+    return _suffix(Path(name)) in TABLE_SUFFIXES
+
+
 def place_problem(name: str) -> str | None:
-    """What is wrong with the name of a file, told without reading it; None where it can be tried."""
-    if place_of(name).exists():
+    """What is wrong with the name of a file, without reading it; None if it can be tried."""
+    location, part = _located(name)
+    if location.is_dir():
+        return _folder_problem(location, part)
+    if location.exists():
         return None
     known = catalogue.KNOWN.get(name)
     if known is not None:
@@ -77,7 +108,7 @@ def place_problem(name: str) -> str | None:
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], *, schema: Any = None) -> int:
-    """Writes rows as JSONL, JSONL.gz or Parquet by the file's ending, through a temporary file; returns how many."""
+    """Write rows as JSONL, JSONL.gz or Parquet by the file's ending, through a temporary file; return how many."""
     target = Path(path)
     make_folder(target.parent)
     temporary = target.with_name(target.name + ".part")
@@ -93,19 +124,25 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]], *, schema: A
 
 
 def _suffix(path: Path) -> str:
-    return path.with_suffix("").suffix.lower() if path.suffix == ".gz" else path.suffix.lower()
+    return Path(path.stem).suffix.lower() if path.suffix.lower() in COMPRESSED else path.suffix.lower()
+
+
+def _readable() -> str:
+    return f"a file ending in {', '.join(TABLE_SUFFIXES)} (compressed: {', '.join(COMPRESSED)})"
 
 
 def _file(path: Path) -> Iterator[Row]:
     suffix = _suffix(path)
-    if suffix == ".parquet":
-        return _parquet(path)
     if suffix not in TABLE_SUFFIXES:
         raise FileError(
-            f"the ending '{suffix or path.name}' is none that can be read",
+            f"unsupported file type '{suffix or path.name}'",
             file=path,
-            fix=f"use {', '.join(TABLE_SUFFIXES)} (.gz allowed)",
+            fix=f"save it as CSV, JSONL or Parquet: {_readable()}",
         )
+    if suffix in (".parquet", ".arrow"):
+        if path.suffix.lower() in COMPRESSED:
+            raise FileError("this format is compressed inside", file=path, fix="unpack the file and give the result")
+        return _parquet(path) if suffix == ".parquet" else _arrow(path)
     text = _text(path)
     if not text.strip():
         raise FileError("the file is empty", file=path, fix="give a file with at least one row")
@@ -119,14 +156,42 @@ def _file(path: Path) -> Iterator[Row]:
 def _text(path: Path) -> str:
     """The whole text; bytes that are not UTF-8 become surrogates, so that only their own rows are lost."""
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as cause:
+        data = _unpacked(path)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError) as cause:
         raise FileError(
             f"cannot be read: {cause}", file=path, fix="check the file; fetch it again if it was cut off"
         ) from None
-    return data.decode("utf-8-sig", "surrogateescape")
+    encoding = _encoding(data)
+    try:
+        return data.decode(encoding, "surrogateescape" if encoding == "utf-8-sig" else "strict")
+    except UnicodeDecodeError as cause:
+        raise FileError(f"not valid {encoding.upper()}: {cause.reason}", file=path, fix="save it as UTF-8") from None
+
+
+def _unpacked(path: Path) -> bytes:
+    suffix = path.suffix.lower()
+    if suffix == ".zst":
+        try:
+            import pyarrow
+        except ImportError:
+            raise MissingExtra("pyarrow", "hub") from None
+        with pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd") as stream:
+            return stream.read()
+    data = path.read_bytes()
+    unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}.get(suffix)
+    return unpack(data) if unpack else data
+
+
+def _encoding(data: bytes) -> str:
+    """UTF-8, unless the file begins as spreadsheets write UTF-16 or UTF-32."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    head = data[:200]
+    if len(head) > 3 and head[1::2].count(0) > 0.9 * len(head[1::2]):
+        return "utf-16-le"
+    return "utf-16-be" if len(head) > 3 and head[::2].count(0) > 0.9 * len(head[::2]) else "utf-8-sig"
 
 
 def _lines(text: str) -> Iterator[Row]:
@@ -141,8 +206,8 @@ def _lines(text: str) -> Iterator[Row]:
             continue
         try:
             value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as cause:
-            yield Row(number, {}, f"not valid JSON: {getattr(cause, 'msg', cause)}")
+        except (ValueError, RecursionError) as cause:  # ValueError: also an integer of thousands of digits
+            yield Row(number, {}, f"not valid JSON: {_json_fault(cause)}")
             continue
         yield checked(number, value, may_be_torn="\\u" in line)
 
@@ -150,12 +215,12 @@ def _lines(text: str) -> Iterator[Row]:
 def _json(path: Path, text: str) -> Iterator[Row]:
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as cause:
+    except (ValueError, RecursionError) as cause:
         if text.lstrip().startswith("{") and "\n{" in text:
             return _lines(text)
         line = getattr(cause, "lineno", None)
         raise FileError(
-            f"not valid JSON (line {line}): {getattr(cause, 'msg', cause)}",
+            f"not valid JSON{f' (line {line})' if line else ''}: {_json_fault(cause)}",
             file=path,
             fix="repair it, or save it as JSONL",
         ) from None
@@ -168,11 +233,24 @@ def _json(path: Path, text: str) -> Iterator[Row]:
     return (checked(number, row) for number, row in enumerate(value, 1))
 
 
+def _json_fault(cause: Exception) -> str:
+    if isinstance(cause, json.JSONDecodeError):
+        return cause.msg
+    return "too deeply nested" if isinstance(cause, RecursionError) else "holds a number of thousands of digits"
+
+
 def _csv(path: Path, text: str, delimiter: str) -> Iterator[Row]:
     csv.field_size_limit(MAX_ROW_CHARS)
+    delimiter = _delimiter(text, delimiter)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="\0more")
-    if not reader.fieldnames or any(not (name or "").strip() for name in reader.fieldnames):
+    names = [name or "" for name in reader.fieldnames or ()]
+    # pandas writes its row numbers as a first column without a name
+    has_index = len(names) > 1 and not names[0].strip() and _numbers_rows(text, delimiter)
+    if not names or any(not name.strip() for name in names[has_index:]):
         raise FileError("the first line must name every column", file=path, row=1, fix="add a header line")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise FileError("two columns have this name", file=path, row=1, key=twice, fix="rename one of them")
     number = 0
     while True:
         number += 1
@@ -185,8 +263,35 @@ def _csv(path: Path, text: str, delimiter: str) -> Iterator[Row]:
             continue
         if "\0more" in values or None in values.values():
             yield Row(number, {}, f"has {'more' if chr(0) + 'more' in values else 'fewer'} cells than the header")
-        else:
-            yield checked(number, values)
+            continue
+        if has_index:
+            del values[names[0]]
+        yield _unfolded(checked(number, values))
+
+
+def _delimiter(text: str, usual: str) -> str:
+    """What separates the columns: the character that splits the first line into most, the usual one if in doubt."""
+    head = text.lstrip("\r\n").partition("\n")[0].rstrip("\r")
+    return max((usual, ",", ";", "\t", "|"), key=lambda one: len(next(csv.reader([head], delimiter=one), [])))
+
+
+def _numbers_rows(text: str, delimiter: str) -> bool:
+    """Whether the first column counts the rows."""
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    with contextlib.suppress(csv.Error):
+        next(rows, None)
+        return all(row[0].strip().isdecimal() for row, _ in zip(rows, range(20), strict=False) if row)
+    return False
+
+
+def _unfolded(row: Row) -> Row:
+    """The row with lists of messages that are written as text turned into lists."""
+    if row.fault:
+        return row
+    try:
+        return row._replace(values=unfolded(dict(row.values)))
+    except TornList as torn:
+        return Row(row.number, {}, f"'{torn.args[0]}' looks like a list of messages and cannot be read as one")
 
 
 def _parquet(path: Path) -> Iterator[Row]:
@@ -200,24 +305,115 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise FileError(
             f"not a Parquet file: {cause}", file=path, fix="check the file; fetch it again if it was cut off"
         ) from None
-    return _numbered(row for batch in table.iter_batches(1024) for row in batch.to_pylist())
+    batches = (batch.to_pylist() for batch in table.iter_batches(1024))
+    return (_unfolded(row) for row in _numbered(row for batch in batches for row in batch))
 
 
-def _folder(path: Path) -> Iterator[Row]:
-    """A folder saved by ``datasets`` or one of tables, in the order of their names."""
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        datasets = _datasets()
-        loaded = datasets.load_from_disk(str(path))
-        if hasattr(loaded, "keys"):
-            loaded = loaded[_only_split(list(loaded), str(path))]
-        return _numbered(iter(loaded))
-    files = sorted(file for file in path.iterdir() if file.is_file() and _suffix(file) in TABLE_SUFFIXES)
-    if not files:
+def _arrow(path: Path) -> Iterator[Row]:
+    """Arrow's IPC format, as a file or as the stream that ``datasets`` saves."""
+    try:
+        import pyarrow
+        from pyarrow import ipc
+    except ImportError:
+        raise MissingExtra("pyarrow", "hub") from None
+    try:
+        with pyarrow.memory_map(str(path)) as source:
+            try:
+                table = ipc.open_file(source).read_all()
+            except pyarrow.ArrowInvalid:
+                source.seek(0)
+                table = ipc.open_stream(source).read_all()
+    except Exception as cause:  # pyarrow raises many kinds
         raise FileError(
-            "no table in this folder", file=path, fix=f"it should hold files ending in {', '.join(TABLE_SUFFIXES)}"
-        )
-    rows = (row for file in files for row in _file(file))
+            f"not an Arrow file: {cause}", file=path, fix="check the file; fetch it again if it was cut off"
+        ) from None
+    return (_unfolded(row) for row in _numbered(row for batch in table.to_batches() for row in batch.to_pylist()))
+
+
+def _folder(path: Path, part: str) -> Iterator[Row]:
+    """One part of a folder: a split saved by ``datasets``, or the tables of one configuration and split."""
+    if _is_saved(path):
+        loaded = _datasets().load_from_disk(str(path))
+        if hasattr(loaded, "keys"):
+            loaded = loaded[part if part in loaded else _only_split(list(loaded), str(path), part)]
+        elif part:
+            raise FileError(f"has no part '{part}'", file=path, fix=f"it holds one split: give {path}")
+        return _numbered(iter(loaded))
+    rows = (row for file in _tables(path, part) for row in _file(file))
     return (row._replace(number=number) for number, row in enumerate(rows, 1))
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a folder was saved by ``datasets``."""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+
+
+def _folder_problem(path: Path, part: str) -> str | None:
+    if _is_saved(path):
+        return None
+    try:
+        _tables(path, part)
+    except FileError as wrong:
+        return str(wrong)
+    return None
+
+
+def _tables(path: Path, part: str) -> list[Path]:
+    """The tables of one part of a folder, by name. Raises FileError that lists the parts if it has several."""
+    parts = _parts(path)
+    if not parts:
+        raise FileError("no table in this folder", file=path, fix=f"it should hold {_readable()}")
+    if not part and len(parts) == 1:
+        return next(iter(parts.values()))
+    if part:
+        if part in parts:
+            return parts[part]
+        ending = [name for name in parts if name.rpartition("/")[2] == part or name.partition("/")[0] == part]
+        if len(ending) == 1:
+            return parts[ending[0]]
+    names = ", ".join(name or "files that name no split" for name in parts)
+    example = min((name for name in parts if name), key=lambda name: ("train" not in name, name), default="")
+    raise FileError(
+        f"has no part '{part}'; its parts: {names}" if part else f"has several parts: {names}",
+        file=path,
+        fix=f"name one: {path}#{example}, or give one file" if example else f"give {path}, or one file",
+    )
+
+
+def _parts(path: Path) -> dict[str, list[Path]]:
+    """Part (``split``, ``config``, ``config/split``, or empty) → its tables. Tables of the folder itself come before
+    those below it, so that a copy of a hub data set is read as well as a folder of tables."""
+    tables = sorted(file for file in path.iterdir() if _holds_rows(file))
+    if not tables:
+        below = (file for file in path.rglob("*") if _holds_rows(file))
+        tables = sorted(file for file in below if not any(p.startswith(".") for p in file.relative_to(path).parts))
+    parts: dict[str, list[Path]] = {}
+    for file in tables:
+        parts.setdefault(_part_of(file.relative_to(path)), []).append(file)
+    return parts
+
+
+def _holds_rows(file: Path) -> bool:
+    return file.is_file() and is_table(file) and file.name not in _ABOUT
+
+
+def _part_of(file: Path) -> str:
+    """The configuration and the split that a path inside a folder names."""
+    split = _split_in(file.name.partition(".")[0])
+    config = []
+    for name in file.parts[:-1]:
+        if name.lower() in _SPLITS:
+            split = split or _SPLITS[name.lower()]
+        elif name != "data":
+            config.append(name)
+    return "/".join([*config, split] if split else config)
+
+
+def _split_in(stem: str) -> str:
+    """The split that a file's name gives as one of its words, such as train-00000-of-00002; empty if none."""
+    words = re.split(r"[-_. ]+", stem.lower())
+    words += ["heldout"] if {"held", "out"} <= set(words) else []
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "")
 
 
 def _hub(name: str) -> Iterator[Row]:
@@ -241,10 +437,11 @@ def _loaded(dataset: str, **which: str | None) -> Iterator[Row]:
     return _numbered(iter(loaded))
 
 
-def _only_split(splits: list[str], name: str) -> str:
-    if len(splits) == 1:
+def _only_split(splits: list[str], name: str, wanted: str = "") -> str:
+    if len(splits) == 1 and not wanted:
         return splits[0]
-    raise FileError(f"has several splits: {', '.join(splits)}", file=name, fix=f"name one: {name}#{splits[0]}")
+    what = f"has no split '{wanted}', but" if wanted else "has several splits:"
+    raise FileError(f"{what} {', '.join(splits)}", file=name, fix=f"name one: {name}#{splits[0]}")
 
 
 def _datasets() -> Any:
@@ -260,7 +457,7 @@ def _numbered(rows: Iterable[Any]) -> Iterator[Row]:
 
 
 def checked(number: int, value: Any, *, may_be_torn: bool = True) -> Row:
-    """A row as it came, or a faulty one where it is no object or holds text that cannot be written down again."""
+    """A row as it came, or a faulty one if it is not an object or holds text that cannot be encoded again."""
     if not isinstance(value, dict):
         return Row(number, {}, f"a row must be an object, this is {kind_of(value)}")
     if may_be_torn and _is_torn(value):
@@ -281,14 +478,6 @@ def _is_torn(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_is_torn(v) for v in value)
     return False
-
-
-def kind_of(value: Any) -> str:
-    """What a JSON value is, in plain words."""
-    names = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
-    if type(value) in (int, float):
-        return f"a number ({value})"
-    return names.get(type(value), type(value).__name__)
 
 
 def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]], *, compress: bool) -> int:
@@ -313,9 +502,17 @@ def _write_parquet(path: Path, rows: list[Mapping[str, Any]], schema: Any) -> in
     for name in columns:
         kind = (schema or {}).get(name)
         cells = [_filled(row.get(name)) for row in rows]
-        arrays[name] = pyarrow.array(cells, type=kind and pyarrow.type_for_alias(kind))
+        try:
+            arrays[name] = pyarrow.array(cells, type=kind and pyarrow.type_for_alias(kind))
+        except (pyarrow.ArrowException, OverflowError, TypeError):  # several types in one column, or a huge integer
+            arrays[name] = pyarrow.array([_as_text(cell) for cell in cells], type=pyarrow.string())
     parquet.write_table(pyarrow.table(arrays), path)
     return len(rows)
+
+
+def _as_text(cell: Any) -> str | None:
+    """A cell of a column that holds several types: text as it is, anything else as JSON."""
+    return cell if cell is None or isinstance(cell, str) else json.dumps(cell, ensure_ascii=False)
 
 
 def _filled(value: Any) -> Any:

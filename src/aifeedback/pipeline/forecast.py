@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from aifeedback.errors import InputError
 from aifeedback.pipeline.recipe import Recipe
 from aifeedback.pipeline.step import Step
 from aifeedback.refs import Ref
-
-TABLES = (".jsonl", ".gz", ".json", ".csv", ".parquet")
-
 
 def forecast(recipe: Recipe) -> dict[str, int | None]:
     """Stage id → calls of models; None where a file that decides it does not exist yet or has no known length."""
@@ -31,10 +26,10 @@ def rows_of(step: Step) -> dict[str, int]:
 
 def _rows(ref: Ref) -> int | None:
     """Rows of an outside data file; None for models and for what cannot be read."""
-    from aifeedback.files import read_rows
+    from aifeedback.files import is_table, read_rows
 
     path = ref.path if type(ref) is Ref else None
-    if not isinstance(path, Path) or not path.is_file() or path.suffix not in TABLES:
+    if path is None or not path.is_file() or not is_table(str(path)):
         return None
     try:
         return sum(1 for _ in read_rows(path))

@@ -11,12 +11,13 @@ from aifeedback import files
 from aifeedback.config import Cli
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
 from aifeedback.refs import Ref
-from aifeedback.steps.split import Split
+from aifeedback.steps.split import Split, held_out_size
 
 
 class DialoguesFigures(Figures):
     train: int
     test: int
+    test_wanted: int | None = None
     sft: int | None = None
     helpful: int | None = None
     heldout: int | None = None
@@ -65,7 +66,7 @@ class Dialogues(Step):
         count = at_most(rows.get(self.prompts), self.limit)
         if count is None:
             return Forecast(0)
-        test = min(self.test, count // 2)
+        test = held_out_size(self.test, count)
         return Forecast(0, {"train.jsonl": count - test, "test.jsonl": test})
 
     def run(self, context: Context) -> DialoguesFigures:

@@ -13,12 +13,14 @@ from aifeedback.files import Comparisons, LabelledRow
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
 from aifeedback.records import Preference, Problem, Prompt
 from aifeedback.refs import Ref
-from aifeedback.steps.split import held_out
+from aifeedback.steps.split import held_out, held_out_size
 
 
 class PairsFigures(Figures):
     train: int
     heldout: int
+    heldout_wanted: int | None = None
+    """Prompts that the settings ask for, where the file is too small for it."""
     sft: int
     rows: Rows
 
@@ -48,7 +50,7 @@ class Pairs(Step):
         count = at_most(rows.get(self.data), self.limit)
         if count is None:
             return Forecast(0)
-        test = min(self.heldout, count // 2)
+        test = held_out_size(self.heldout, count)
         parts = {"train.jsonl": count - test, "prompts.jsonl": count - test, "heldout.jsonl": test, "test.jsonl": test}
         return Forecast(0, parts)
 
@@ -72,7 +74,13 @@ class Pairs(Step):
             if row.human_p_first is not None and row.human_p_first != 0.5
         ]
         files.write_completions(context.folder / "sft.jsonl", [p for p, _ in best], [c for _, c in best])
-        return PairsFigures(train=len(train), heldout=len(test), sft=len(best), rows=Rows.of(read.report))
+        return PairsFigures(
+            train=len(train),
+            heldout=len(test),
+            heldout_wanted=self.heldout if len(test_prompts) < self.heldout else None,
+            sft=len(best),
+            rows=Rows.of(read.report),
+        )
 
 
 def human_rows(read: Comparisons) -> list[LabelledRow]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from aifeedback import files
 from aifeedback.config import Cli
@@ -48,14 +48,7 @@ def demonstrations(path: str, seed: int) -> tuple[Sequence[tuple[Prompt, Complet
         read = files.read_completions(path)
     except FileError as not_completions:
         try:
-            judged: list[Any] = files.read_judged(path, seed)
+            read = files.load_preferred(path, seed)
         except FileError:
             raise not_completions from None
-        preferred = []
-        for row in judged:
-            p = row.p_first if row.p_first is not None else row.human_p_first
-            if p is not None and p != 0.5:
-                preferred.append((row.comparison.prompt, row.comparison.first if p > 0.5 else row.comparison.second))
-        skipped = {"without a preference": len(judged) - len(preferred)} if len(preferred) < len(judged) else {}
-        return preferred, Rows(read=len(judged), kept=len(preferred), skipped=skipped)
     return list(zip(read.prompts, read.rows, strict=True)), Rows.of(read.report)

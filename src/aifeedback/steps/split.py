@@ -11,14 +11,22 @@ from pydantic import Field
 from aifeedback import files
 from aifeedback.config import Cli
 from aifeedback.errors import FileError
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, Verdict, at_most
 from aifeedback.refs import Ref
 
 
 class SplitFigures(Figures):
     train: int
     test: int
+    test_wanted: int | None = None
+    """What the settings ask for, where the file is too small for it."""
     rows: Rows | None = None
+
+    def verdict(self) -> Verdict | None:
+        if self.test_wanted is None:
+            return None
+        few = f"Only {self.test:,} of {self.test_wanted:,} test prompts were held out: at most half of the file."
+        return Verdict("watch", few, "Give more prompts, or set test to what is enough.")
 
 
 class Split(Step):
@@ -40,7 +48,7 @@ class Split(Step):
         count = at_most(rows.get(self.prompts), self.limit)
         if count is None:
             return Forecast(0)
-        test = min(self.test, count // 2)
+        test = held_out_size(self.test, count)
         return Forecast(0, {"train.jsonl": count - test, "test.jsonl": test})
 
     def run(self, context: Context) -> SplitFigures:
@@ -50,11 +58,17 @@ class Split(Step):
         test, train = held_out(read.rows, self.test, context.seed)
         files.write_records(context.folder / "train.jsonl", train)
         files.write_records(context.folder / "test.jsonl", test)
-        return SplitFigures(train=len(train), test=len(test), rows=Rows.of(read.report))
+        wanted = self.test if len(test) < self.test else None
+        return SplitFigures(train=len(train), test=len(test), test_wanted=wanted, rows=Rows.of(read.report))
+
+
+def held_out_size(wanted: int, rows: int) -> int:
+    """How many of ``rows`` are held out: as many as wanted, at most half."""
+    return min(wanted, rows // 2)
 
 
 def held_out(rows: Sequence[Any], count: int, seed: int) -> tuple[list[Any], list[Any]]:
     """(held out, rest): ``count`` rows drawn by seed, at most half of them; the rest keeps its order."""
-    count = min(count, len(rows) // 2)
+    count = held_out_size(count, len(rows))
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     return [row for i, row in enumerate(rows) if i in chosen], [row for i, row in enumerate(rows) if i not in chosen]
