@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, groups, known_rows, numbers, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import t_of
+from aifeedback.evaluate.intervals import NO_SPREAD, t_of
 from aifeedback.evaluate.logistic import LogisticFit, fit_logistic, score_test, sigmoid
-from aifeedback.evaluate.win import NO_SPREAD, size_notes
+from aifeedback.evaluate.win import size_notes
 
 LengthForm: TypeAlias = Literal["ratio", "log-ratio", "spline", "glm"]
 NEAR = 1.25
