@@ -15,7 +15,7 @@ import numpy as np
 from aifeedback.errors import InputError
 from aifeedback.evaluate.agreement import cohens_kappa
 from aifeedback.evaluate.calibration import brier, expected_calibration_error
-from aifeedback.evaluate.columns import Floats, Numbers, probabilities
+from aifeedback.evaluate.columns import Floats, Numbers, probabilities, shared_prompts
 from aifeedback.evaluate.estimate import Estimate, plain
 from aifeedback.evaluate.labels import Agreement, alignment
 from aifeedback.evaluate.length import LengthControlled, LengthForm, length_controlled_win_rate
@@ -50,7 +50,7 @@ def labelled(
     second: Sequence[str],
     human: Numbers | None = None,
     *,
-    prompts: Any = None,
+    prompts: Sequence[Any] | None = None,
     length_control: LengthForm = "ratio",
     confidence: float = 0.95,
 ) -> Labelled:
@@ -65,7 +65,7 @@ def labelled(
     empty = np.array([not (a.strip() and b.strip()) for a, b in zip(first, second, strict=True)], dtype=bool)
     values = np.where(same, 0.5, column)
     lengths = [np.array([len(text) if text.strip() else 0 for text in side]) for side in (first, second)]
-    shared: dict[str, Any] = {"prompts": prompts, "confidence": confidence}
+    shared: dict[str, Any] = {"prompts": None if prompts is None else shared_prompts(prompts), "confidence": confidence}
     counted = {
         "rows": len(values),
         "unknown": int(np.isnan(values).sum()),

@@ -133,6 +133,11 @@ class CalibratedLabeler:
     def name(self) -> str:
         return f"{self._labeler.name} calibrated by {self._calibration.name}"
 
+    @property
+    def asked(self) -> int | None:
+        """As the labeler's own: questions put to the model, without those that a journal answered."""
+        return getattr(self._labeler, "asked", None)
+
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         return [self._calibrated(preference) for preference in self._labeler.label(comparisons)]
 
