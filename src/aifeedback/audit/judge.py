@@ -36,6 +36,8 @@ class JudgeAudit:
     new_calls: int | None = None
     """Questions that were put to the model for this audit, without those that a journal answered; None where the judge
     does not count them."""
+    verdicts: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """Comparison id → p_first of the judge and of people; what ``audit.diff`` compares."""
     who: Mapping[str, Any] = field(default_factory=dict)
     """Model, family, version, prompt: what an auditor asks first."""
 
@@ -49,11 +51,9 @@ class JudgeAudit:
         return sorted(found, key=lambda f: (order[f.level], math.inf if math.isnan(f.p_adjusted) else f.p_adjusted))
 
     def as_dict(self) -> dict[str, Any]:
-        told = {
-            name: getattr(self, name)
-            for name in ("judge", "pairs", "unreadable", "asked", "new_calls", "seconds", "who")
-        }
-        return {**told, "findings": [finding.as_dict() for finding in self.findings]}
+        names = ("judge", "pairs", "unreadable", "asked", "new_calls", "seconds", "who", "verdicts")
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "findings": [finding.as_dict() for finding in self.findings]}
 
 
 def audit_judge(
@@ -127,6 +127,7 @@ def audit_judge(
         asked=len(comparisons) + sum(finding.calls for finding in findings),
         seconds=time.perf_counter() - started,
         new_calls=None if None in counts or None in before else sum(counts) - sum(before),  # type: ignore[arg-type]
+        verdicts={c.id: (p, h) for c, p, h in zip(comparisons, ground.p_first, ground.human, strict=True)},
         who=who or {},
     )
 
