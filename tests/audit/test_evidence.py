@@ -210,7 +210,11 @@ def test_two_audits_of_the_same_judge_and_of_other_pairs() -> None:
     assert (same.flips.value, same.is_changed, same.only_before) == (0.0, False, 0)
     assert "no probe changed" in same.sentence
     part = audit_judge(Judge(quality), where.comparisons[:50], where.human[:50], probes=["agreement"])
-    assert (diff(audit, part).pairs, diff(audit, part).only_before, diff(audit, part).missing) == (50, 30, ("slices", "tone"))
+    assert (diff(audit, part).pairs, diff(audit, part).only_before, diff(audit, part).missing) == (
+        50,
+        30,
+        ("slices", "tone"),
+    )
     silent = audit_judge(Judge(lambda c: None), where.comparisons, probes=["agreement"])
     assert math.isnan(diff(audit, silent).flips.value)
     other = audit_judge(Judge(quality), world(20, seed=9).comparisons, probes=["tone"])

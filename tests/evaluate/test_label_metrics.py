@@ -10,6 +10,7 @@ from aifeedback.evaluate import answered, labelled, preferred, win_rate
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_identical_responses_are_ties_and_count() -> None:
     # 6 wins and 4 pairs of identical responses: (6 + 4/2) / 10
     found = labelled([1.0] * 6 + [None] * 4, ["good"] * 6 + ["same"] * 4, ["bad"] * 6 + ["same"] * 4)
@@ -20,6 +21,7 @@ def test_identical_responses_are_ties_and_count() -> None:
     assert labelled([1.0], ["same"], ["same"]).win_rate_of_first.value == 0.5
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_an_empty_response_counts_with_its_label_and_has_no_length_ratio() -> None:
     found = labelled([1.0, 0.0, None, 0.5], ["long one", "", "x", "  "], ["short", "words", "y", ""])
     assert (found.rows, found.empty, found.unknown) == (4, 2, 1)

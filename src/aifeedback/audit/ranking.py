@@ -38,7 +38,7 @@ def ranking_part(figures: Mapping[str, Any]) -> RankingPart | None:
     if len(names) < FEWEST:
         return None
     matrix, n = told["matrix"], int(told["n"])
-    strengths = {
+    strengths: dict[str, Est | None] = {
         name: None if value is None else Est(value, low, high, n)
         for name, value, low, high in zip(names, told["value"], told["low"], told["high"], strict=True)
     }

@@ -73,9 +73,9 @@ def _binomial(share: float, n: float, alpha: float, method: str) -> Interval:
         from statsmodels.stats.proportion import proportion_confint
     except ImportError:
         raise MissingExtra("statsmodels", "stats") from None
-    low, high = proportion_confint(min(share * n, n), n, alpha, method)
+    ends: Any = proportion_confint(min(share * n, n), n, alpha, method)
     # the ends at 0 and 1 are exact; rounding would leave them a hair inside
-    return Interval(float(low) if share > 0 else 0.0, float(high) if share < 1 else 1.0)
+    return Interval(float(ends[0]) if share > 0 else 0.0, float(ends[1]) if share < 1 else 1.0)
 
 
 class MeanVariance(NamedTuple):

@@ -63,7 +63,7 @@ class Panel:
     def asked(self) -> int | None:
         """Questions put to the members' models, without those that a journal answered; None where one does not count."""
         counts = [getattr(member, "asked", None) for member in self._members]
-        return None if None in counts else sum(counts)  # pyright: ignore[reportArgumentType]
+        return None if None in counts else sum(count for count in counts if count is not None)
 
     @property
     def name(self) -> str:
