@@ -22,7 +22,7 @@ GROUPS = {
     "hacking": "What would a policy find that games it?",
     "refusal": "Does it refuse too much or too little?",
 }
-MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "unknown": "?"}
+MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "uninformative": "?", "unknown": "?"}
 STAND_INS = ("constants", "near_empty", "polite", "cautious")
 MOST_SLICES = 12
 FEW_PAIRS = 100

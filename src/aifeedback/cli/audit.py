@@ -10,7 +10,7 @@ import typer
 
 from aifeedback.cli.terminal import console, table
 
-STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "unknown": "dim"}
+STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "uninformative": "dim", "unknown": "dim"}
 
 
 def add_to(app: typer.Typer) -> None:
