@@ -217,11 +217,17 @@ def _agreed(path: Path | None, purpose: Any) -> list[Item]:
 
 
 def _show(summary: dict[str, Any], json_file: Path | None) -> None:
-    from aifeedback.cli.terminal import console, show_figures
+    from aifeedback.cli.terminal import console, estimate, show_figures
 
-    raters = summary["rater_quality"] or {}
-    brief = {key: value for key, value in summary.items() if value is not None and key != "rater_quality"}
-    show_figures(brief, None, "ratings")
+    raters, rates = summary["rater_quality"] or {}, (summary.get("win_rates") or {}).get("pairs", {})
+    apart = ("rater_quality", "win_rates")
+    show_figures({key: value for key, value in summary.items() if value is not None and key not in apart}, None, "ratings")
+    for names, one in rates.items():
+        console.print(
+            f"{names}: win rate by people {estimate(one['win_rate'])}, "
+            f"length-controlled {estimate(one['length_controlled'])}",
+            markup=False,
+        )
     for rater, one in raters.items():
         why = "; ".join(one["reasons"])
         console.print(f"{one['verdict']} {rater}{': ' if why else ''}{why}", markup=False)

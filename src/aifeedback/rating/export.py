@@ -107,7 +107,7 @@ def _of_model(recorded: tuple[float, str] | None, cells: Mapping[str, Any]) -> d
         return {}
     p_first = cells["p_first"]
     if p_first is None:
-        return {"p_first": None, "judge": judge, "problem": cells.get("problem") or Problem.MISSING}
+        return {"p_first": None, "judge": judge, "problem": Problem(cells.get("problem") or Problem.MISSING)}
     return {"p_first": float(p_first), "judge": judge, "problem": None, **_gap(cells)}
 
 
