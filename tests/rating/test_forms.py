@@ -92,9 +92,7 @@ def test_a_comment_without_a_choice_is_shown_again(tmp_path: Path) -> None:
 
 def test_ranks_given_are_shown_again_where_one_is_missing(tmp_path: Path) -> None:
     client = entered(desk(tmp_path, ranked()))
-    answer = client.post(
-        "/rate", data={**fields(client.get("/").text), "rank-0": "3", "rank-2": "1", "comment": "hm"}
-    )
+    answer = client.post("/rate", data={**fields(client.get("/").text), "rank-0": "3", "rank-2": "1", "comment": "hm"})
     assert "1 of 3 are missing" in answer.text
     assert checked(answer.text) == {("rank-0", "3"), ("rank-2", "1")}
     assert "hm</textarea>" in answer.text

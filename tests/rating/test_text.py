@@ -27,7 +27,7 @@ from .test_app import entered
         "<https://evil.example>",
         "[a][b]\n\n[b]: https://evil.example",
         "```<script>alert(1)</script>\n</code></pre><script>alert(2)</script>\n```",
-        "``` x\"onmouseover=alert(1)\ncode\n```",
+        '``` x"onmouseover=alert(1)\ncode\n```',
         "| a |\n|---|\n| <svg onload=alert(1)> |",
         "# <iframe src=//evil.example>",
         "&lt;script&gt; &#60;b&#62;",

@@ -221,7 +221,9 @@ def _show(summary: dict[str, Any], json_file: Path | None) -> None:
 
     raters, rates = summary["rater_quality"] or {}, (summary.get("win_rates") or {}).get("pairs", {})
     apart = ("rater_quality", "win_rates")
-    show_figures({key: value for key, value in summary.items() if value is not None and key not in apart}, None, "ratings")
+    show_figures(
+        {key: value for key, value in summary.items() if value is not None and key not in apart}, None, "ratings"
+    )
     for names, one in rates.items():
         console.print(
             f"{names}: win rate by people {estimate(one['win_rate'])}, "

@@ -25,7 +25,7 @@ FEW_GOLD = 10
 READING = 50.0
 """Characters per second, about 600 words a minute: who is faster has not read the texts."""
 RULES = (
-    f"✗ with at least {FEW} items: agreement not above chance (p > 0.05) and below the others' (adjusted p < 0.05)",
+    f"✗ with at least {FEW} items: agreement not above chance (p > 0.05) and below the others' (one-sided p < 0.05)",
     f"✗ with at least {FEW_GOLD} gold items: the interval of the share right reaches down to 0.5 and ends below 0.8",
     f"✗ with at least {FEW} decided pairs: the same position chosen in 90 % or more",
     "! below the others' agreement (adjusted p < 0.05), or not above chance with only one other rater",
@@ -288,10 +288,11 @@ def _judged(one: Mapping[str, Any]) -> tuple[str, list[str]]:
     below, agreement, position, gold = (one[key] for key in ("below_others", "agreement", "position", "gold"))
     p_above = one["above_chance_p"]
     at_chance = agreement is not None and agreement["n"] >= FEW and p_above is not None and p_above > 0.05
-    is_below = below is not None and below["n"] >= FEW and below["value"] < 0 and below["p_adjusted"] < 0.05
-    if at_chance and is_below:
+    is_lower = below is not None and below["n"] >= FEW and below["value"] < 0
+    # one at chance is not helped by a correction: both must hold, and a sound rater is far above chance
+    if at_chance and is_lower and below["p_value"] / 2 < 0.05:
         bad.append("agrees with the others no more than chance")
-    elif is_below:
+    elif is_lower and below["p_adjusted"] < 0.05:
         look.append("agrees with the others less than they do among themselves")
     elif at_chance and one["raters"] == 2:
         look.append("the two raters agree no more than chance: one of them, or the task, is unclear")
