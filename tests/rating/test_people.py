@@ -203,3 +203,27 @@ def test_rating_a_file_of_comparisons_ends_in_win_rates(tmp_path: Path) -> None:
     rate = json.loads((out / "summary.json").read_text())["win_rates"]["pairs"]["rl vs sft"]["win_rate"]
     assert (rate["value"], rate["n"]) == (pytest.approx(6.5 / 7), 7)
     assert "rl vs sft: win rate by people" in result.output
+
+
+def test_a_weighted_sample_gives_the_win_rate_and_the_agreement_of_the_whole(tmp_path: Path) -> None:
+    """Uncertain rows are half of the sample and a tenth of the file; people reverse the judge on them."""
+    rows = []
+    for i in range(200):
+        uncertain = i % 10 == 0
+        texts = {"first": f"one {i}", "second": f"other {i}", "first_source": "rl", "second_source": "sft"}
+        rows.append({"prompt": f"Q{i}", **texts, "p_first": 0.55 if uncertain else 0.95, "judge": "j"})
+    data, sample, out = tmp_path / "all.jsonl", tmp_path / "sample.jsonl", tmp_path / "out"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["draw", str(data), "-o", str(sample), "-n", "40", "--uncertain", "0.5"]
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    task = read_task(sample)
+    uncertain_prompts = {f"Q{i}" for i in range(0, 200, 10)}
+    verdicts = [(i, "second" if i.prompt.text in uncertain_prompts else "first") for i in task.items]
+    folder_of(out, [rated(item, "anna", choice) for item, choice in verdicts])
+    result = CliRunner().invoke(app, ["rate", str(sample), "-o", str(out), "--export", "--reference", "sft"])
+    assert result.exit_code == 0, (result.output, result.exception)
+    summary = json.loads((out / "summary.json").read_text())
+    one = summary["win_rates"]["pairs"]["rl vs sft"]
+    assert one["win_rate"]["value"] == pytest.approx(0.5)
+    assert one["weighted"]["value"] == pytest.approx(0.9)
+    assert summary["weighted_agreement"]["value"] == pytest.approx(0.9)

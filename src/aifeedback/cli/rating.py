@@ -226,7 +226,7 @@ def _show(summary: dict[str, Any], json_file: Path | None) -> None:
     )
     for names, one in rates.items():
         console.print(
-            f"{names}: win rate by people {estimate(one['win_rate'])}, "
+            f"{names}: win rate by people {estimate(one.get('weighted', one['win_rate']))}, "
             f"length-controlled {estimate(one['length_controlled'])}",
             markup=False,
         )

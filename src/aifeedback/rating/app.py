@@ -284,12 +284,12 @@ def _stranger(form: Mapping[str, str] | None = None) -> Response:
 def _next(desk: Desk, rater: str, *, saved: str = "", problem: str = "", lost: str = "") -> Page:
     """The next item, or thanks; after a calibration item, how it was decided."""
     waiting = desk.waiting(rater)
-    known = desk.item(rater, saved)
-    latest = desk.latest(rater, known) if known is not None else None
+    known = desk.item(rater, saved) if saved in desk.done(rater) else None
+    latest = desk.latest(rater, known) if known is not None and known.purpose == "calibration" else None
     around = {
         "problem": problem,
         "lost": lost,
-        "saved": saved if latest is not None else "",
+        "saved": saved if known is not None else "",
         "feedback": feedback(known, latest) if known is not None and latest is not None else None,
     }
     if not waiting:

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 from aifeedback import files
 from aifeedback.errors import FileError, InputError
 from aifeedback.rating.draw import draw
+from aifeedback.rating.task import STRATUM, WEIGHT
 from aifeedback.runs import make_folder
-
-WEIGHT, STRATUM = "sampling_weight", "sampling_stratum"
 
 
 class DrawnFile(NamedTuple):

@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 from aifeedback import files
 from aifeedback.files.shapes import HUMAN
+from aifeedback.rating.draw import weighted_mean
 from aifeedback.rating.items import Catalogue, Item, current, item_id
 from aifeedback.rating.people import PeopleLabeler, win_rates
 from aifeedback.rating.quality import rater_quality
 from aifeedback.rating.results import summarise
-from aifeedback.rating.task import Task
+from aifeedback.rating.task import Task, weight_of
 from aifeedback.records import Comparison, Preference, Problem, Rating, text_id
 from aifeedback.runs import make_folder, write_json
 
@@ -64,13 +65,29 @@ def export(
     else:
         file = out / "labelled.jsonl"
         rows = _of_pairs(task.pairs, people) if task.pairs is not None else _of_rankings(task.items, people)
+        summary["weighted_agreement"] = _weighted_agreement(rows)
         rows = [row for row in rows if row.human_p_first is not None]
         labelled = files.write_labelled(file, rows)
-        summary["win_rates"] = win_rates(task.meetings, people, reference=reference) or None
+        rates = win_rates(task.meetings, people, reference=reference, weights=task.weights)
+        summary["win_rates"] = rates or None
     summary["excluded"] = sorted(set(exclude))
     summary["rater_quality"] = rater_quality([*task.items, *gold], ratings) or None
     write_json(out / "summary.json", summary)
     return Exported(summary, labelled, summary["ratings_of_other_items"], file)
+
+
+def _weighted_agreement(rows: Sequence[files.LabelledRow]) -> dict[str, Any] | None:
+    """Of a sample of ``draw``: how often the judge in the file decides as people do, over all rows it stands for."""
+    weights = [weight_of(row.extra) for row in rows]
+    judged = [row.p_first if row.judge != SOURCE else None for row in rows]
+    known = [weight for weight in weights if weight is not None]
+    if not rows or len(known) < len(rows) or all(p is None for p in judged):
+        return None
+    agrees = [
+        None if p is None or h is None or h == 0.5 else 0.5 if p == 0.5 else float((p > 0.5) == (h > 0.5))
+        for p, h in zip(judged, (row.human_p_first for row in rows), strict=True)
+    ]
+    return weighted_mean(agrees, [weight for weight, _ in known], [stratum for _, stratum in known]).as_dict()
 
 
 def _of_pairs(pairs: files.Comparisons, people: PeopleLabeler) -> list[files.LabelledRow]:

@@ -162,24 +162,37 @@ def meetings(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> li
     ]
 
 
-def win_rates(comparisons: Sequence[Comparison], labeler: PeopleLabeler, *, reference: str = "") -> dict[str, Any]:
+def win_rates(
+    comparisons: Sequence[Comparison],
+    labeler: PeopleLabeler,
+    *,
+    reference: str = "",
+    weights: Sequence[tuple[float, str]] | None = None,
+) -> dict[str, Any]:
     """Win rates of every source against every other by people, raw and length-controlled, and a ranking of all.
 
     Identical responses count as ties. Where some of the different pairs have no verdict yet, ties count only as often
     as they occur among all pairs, not as often as they are known. The ``reference`` is second in each pair; without it
-    sources are in alphabetical order.
+    sources are in alphabetical order. ``weights`` has the sampling weight and the stratum of each comparison where they
+    are a sample of ``draw``; each pair of sources then also gets its ``weighted`` win rate, which is the one to report.
     """
     from aifeedback.evaluate import holm, rank_policies
 
     rows: dict[tuple[str, str], list[Comparison]] = defaultdict(list)
-    for comparison in comparisons:
+    weighted: dict[tuple[str, str], list[tuple[float, str]]] = defaultdict(list)
+    for place, comparison in enumerate(comparisons):
         one, other = comparison.first.source, comparison.second.source
         is_turned = one == reference or (other != reference and one > other)
-        rows[(other, one) if is_turned else (one, other)].append(comparison.swapped() if is_turned else comparison)
+        names = (other, one) if is_turned else (one, other)
+        rows[names].append(comparison.swapped() if is_turned else comparison)
+        weighted[names] += [] if weights is None else [weights[place]]
     said = {names: [p.p_first for p in labeler.label(pairs)] for names, pairs in rows.items()}
     figures: dict[str, dict[str, Any]] = {}
     for names, pairs in sorted(rows.items()):
-        figures[f"{names[0]} vs {names[1]}"] = _figures(pairs, said[names])
+        one = _figures(pairs, said[names])
+        if weights is not None:
+            one["weighted"] = _weighted(pairs, said[names], weighted[names])
+        figures[f"{names[0]} vs {names[1]}"] = one
     adjusted = holm([f["win_rate"]["p_value"] for f in figures.values()]) if figures else []
     for one, p in zip(figures.values(), adjusted, strict=True):
         one["win_rate"]["p_adjusted"] = None if math.isnan(p) else float(p)
@@ -218,6 +231,20 @@ def _figures(pairs: Sequence[Comparison], p_first: Sequence[float | None]) -> di
             prompts=prompts,
         ).as_dict()
     return {"win_rate": figures, "length_controlled": controlled, "identical": sum(is_same)}
+
+
+def _weighted(
+    pairs: Sequence[Comparison], p_first: Sequence[float | None], weights: Sequence[tuple[float, str]]
+) -> dict[str, Any]:
+    """Win rate over the rows that the sample stands for; identical pairs are a stratum, so that they are not
+    overcounted while others have no verdict yet."""
+    from aifeedback.rating.draw import weighted_mean
+
+    strata = [
+        f"{stratum} · identical" if pair.first.text == pair.second.text else stratum
+        for pair, (_, stratum) in zip(pairs, weights, strict=True)
+    ]
+    return weighted_mean(p_first, [weight for weight, _ in weights], strata).as_dict()
 
 
 def _with_ties(rate: Mapping[str, Any], ties: int, total: int) -> dict[str, Any]:

@@ -288,11 +288,11 @@ def _judged(one: Mapping[str, Any]) -> tuple[str, list[str]]:
     below, agreement, position, gold = (one[key] for key in ("below_others", "agreement", "position", "gold"))
     p_above = one["above_chance_p"]
     at_chance = agreement is not None and agreement["n"] >= FEW and p_above is not None and p_above > 0.05
-    is_lower = below is not None and below["n"] >= FEW and below["value"] < 0
-    # one at chance is not helped by a correction: both must hold, and a sound rater is far above chance
-    if at_chance and is_lower and below["p_value"] / 2 < 0.05:
+    lower = below if below is not None and below["n"] >= FEW and below["value"] < 0 else None
+    # no correction where both must hold: a sound rater is far above chance
+    if lower is not None and at_chance and lower["p_value"] / 2 < 0.05:
         bad.append("agrees with the others no more than chance")
-    elif is_lower and below["p_adjusted"] < 0.05:
+    elif lower is not None and lower["p_adjusted"] < 0.05:
         look.append("agrees with the others less than they do among themselves")
     elif at_chance and one["raters"] == 2:
         look.append("the two raters agree no more than chance: one of them, or the task, is unclear")

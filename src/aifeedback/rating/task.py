@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from aifeedback import files
 from aifeedback.errors import FileError
@@ -18,9 +18,13 @@ from aifeedback.records import Comparison, Completion, content_id
 
 ANSWER_COLUMNS = ("completion", "response", "output", "answer")
 PAIR_COLUMNS = ("first", "second", "chosen", "rejected", "response_a", "response_b")
+WEIGHT, STRATUM = "sampling_weight", "sampling_stratum"
 STORAGE_SEED = 0
 """Draws the storage order of pairs whose file puts the better response first. It is the same for every run: ratings
 must not depend on the seed of one sitting."""
+
+
+Weight: TypeAlias = tuple[float, str]
 
 
 class Task(NamedTuple):
@@ -33,6 +37,8 @@ class Task(NamedTuple):
     """Every two responses by different sources, those with the same text included: what win rates are about."""
     completions: files.Completions | None = None
     """Single responses as they were read."""
+    weights: list[Weight] | None = None
+    """Sampling weight and stratum of each of the ``meetings``, where the file is a sample of ``draw``."""
 
 
 def read_task(
@@ -56,7 +62,15 @@ def read_task(
     else:
         pairs = files.read_comparisons(path, STORAGE_SEED, columns=columns)
         items = items_of_comparisons(pairs.rows, harmful=harmful)
-        task = Task(items, pairs, pairs.report.sentence(), list(_meetings(path, columns)))
+        met = list(_meetings(path, columns))
+        weights = [weight for _, weight in met if weight is not None]
+        task = Task(
+            items,
+            pairs,
+            pairs.report.sentence(),
+            [comparison for comparison, _ in met],
+            weights=weights if met and len(weights) == len(met) else None,
+        )
     if not task.items:
         raise FileError(
             "no prompt has two different responses",
@@ -74,9 +88,9 @@ def sampled(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     return [item for item in items if item.id in drawn]
 
 
-def _meetings(path: str | Path, columns: Mapping[str, str] | None) -> Iterator[Comparison]:
-    """Pairs of every row whose responses have different sources: repeated and identical ones too, which
-    ``read_comparisons`` leaves out because no judge needs to see them."""
+def _meetings(path: str | Path, columns: Mapping[str, str] | None) -> Iterator[tuple[Comparison, Weight | None]]:
+    """Pairs of every row whose responses have different sources, each with its sampling weight: repeated and identical
+    ones too, which ``read_comparisons`` leaves out because no judge needs to see them."""
     for row in map_columns(path, files.read_rows(path), columns):
         shape = None if row.fault else shape_of(row.values)
         if shape is None:
@@ -89,7 +103,14 @@ def _meetings(path: str | Path, columns: Mapping[str, str] | None) -> Iterator[C
             if pair.sources[0] != pair.sources[1]:
                 prompt = pair.prompt.record()
                 first = Completion.of(prompt, pair.first, source=pair.sources[0])
-                yield Comparison.of(prompt, first, Completion.of(prompt, pair.second, source=pair.sources[1]))
+                second = Completion.of(prompt, pair.second, source=pair.sources[1])
+                yield Comparison.of(prompt, first, second), weight_of(row.values)
+
+
+def weight_of(row: Mapping[str, Any]) -> Weight | None:
+    """The sampling weight of a row of ``draw``, and its stratum."""
+    weight = row.get(WEIGHT)
+    return (float(weight), str(row.get(STRATUM))) if isinstance(weight, int | float) and weight >= 1 else None
 
 
 def _holds_answers(path: str | Path, columns: Mapping[str, str] | None) -> bool:
