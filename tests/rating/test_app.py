@@ -1,4 +1,4 @@
-"""R20: the rating page lets no one in, shows texts as texts, and stores one rating per person and item."""
+"""The rating page lets no one in, shows texts as texts, and stores one rating per rater and item."""
 
 from __future__ import annotations
 
