@@ -263,18 +263,34 @@ class Revision(Record):
 
 
 class Rating(Record):
-    """One person's answer about one item. Ranks start at 1; equal ranks are ties; None is 'cannot tell'."""
+    """One rater's verdict on one item. Ranks start at 1; equal ranks are ties; None is 'cannot tell'."""
 
     item_id: str
     rater: str
     choice: Literal["first", "second", "tie", "cannot_tell"] | None = None
     ranking: tuple[int, ...] | None = None
+    value: float | None = Field(default=None, allow_inf_nan=False)
+    """Of a single response: the score, or 1 for yes and 0 for no."""
+    asks: str | None = None
+    """What was asked about a single response: 'harmful', 'refused' or 'score'."""
     order_shown: tuple[int, ...]
-    """Storage index of the response shown at each place."""
+    """Storage index of the response shown at each position."""
     seconds: float | None = None
     at: str
     """UTC, ISO 8601."""
     comment: str | None = None
+    revision: int = Field(default=0, ge=0)
+    """0 for the first rating of an item; a correction is a new record with the next number."""
+    purpose: Literal["rating", "repeat", "gold", "calibration"] = "rating"
+    """Why the item was shown: only ratings count as verdicts, the rest measures the rater."""
+    prompt_id: str | None = None
+    answers: tuple[str, ...] = ()
+    """``text_id`` of each response in storage order: what 'first', 'second' and the ranking refer to."""
+
+
+def text_id(text: str) -> str:
+    """The id of a response's text, whoever wrote it."""
+    return content_id("text", text)
 
 
 def _known_or_explained(record: _Known, known: float | None) -> _Known:

@@ -1,4 +1,4 @@
-"""R20: the rating page lets no one in, shows texts as texts, and stores one rating per person and item."""
+"""The rating page lets no one in, shows texts as texts, and stores one rating per rater and item."""
 
 from __future__ import annotations
 
@@ -192,8 +192,8 @@ def test_answers_are_ranked_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_later_puts_an_item_last(tmp_path: Path) -> None:
     where = desk(tmp_path, pairs(2))
     client = entered(where)
-    first = fields(client.get("/").text)["item"]
-    assert fields(client.get(f"/?skip={first}").text)["item"] != first
+    form = fields(client.get("/").text)
+    assert fields(client.post("/skip", data=form).text)["item"] != form["item"]
 
 
 def test_rating_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_ratings_become_a_labelled_file(tmp_path: Path) -> None:
     rows = files.read_labelled(out / "labelled.jsonl")
     assert [row.human_p_first for row in rows] == [1.0, 0.0, 0.5, 0.5]
     assert [row.p_first for row in rows] == [1.0, 0.0, 0.5, 0.5]
-    assert rows[0].comparison.id == items[0].id
+    assert rows[0].extra["item_id"] == items[0].id
     assert summary["ratings"] == 8
     assert summary["cannot_tell"] == 1
     # three pairs both decided: two of three alike, chance agreement (2·1 + 1·2)/9 = 4/9, so κ = (2/3 − 4/9)/(5/9) = 0.4

@@ -1,33 +1,63 @@
-"""rate: people compare or rank answers on a page of this machine; their verdicts become a labelled file."""
+"""rate, draw: people compare, rank or score responses on a page of this machine; which rows they should see."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aifeedback.cli.options import Columns, Json, Limit, Seed, columns
+from aifeedback.cli.options import Columns, Json, Seed, columns
 from aifeedback.pipeline import command as record
+
+if TYPE_CHECKING:
+    from aifeedback.rating.items import Item, Route, Scale
 
 
 def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="People")(draw)
     app.command(rich_help_panel="People")(rate)
 
 
 def rate(
-    data: Annotated[Path, typer.Argument(metavar="FILE", help="Pairs in any known format, or completions to rank.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="A folder for the book of ratings and its exports.")],
-    rater: Annotated[list[str] | None, typer.Option(help="A person's name; several times for several people.")] = None,
-    per_item: Annotated[
-        int | None, typer.Option(help="People per item; everyone rates everything if not given.")
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="Pairs in any known format, or completions.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the ratings and their exports.")],
+    rater: Annotated[
+        list[str] | None, typer.Option(help="A rater's name, or NAME:ROLE,ROLE; repeat it for several raters.")
     ] = None,
-    question: Annotated[str, typer.Option(help="What the page asks.")] = "Which response is better?",
+    per_item: Annotated[
+        int | None, typer.Option(help="Raters per item; everyone rates everything if not given.")
+    ] = None,
+    ask: Annotated[
+        str, typer.Option(help="better (pairs and rankings), or of each response by itself: harmful, refused, score.")
+    ] = "better",
+    scale: Annotated[
+        str | None, typer.Option(metavar="LOW:HIGH", help="Scale of --ask score; 1:10 if not given.")
+    ] = None,
+    question: Annotated[str | None, typer.Option(help="What the page asks.")] = None,
+    guidelines: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Shown to raters: a .md or .txt file, a constitution or rubric.")
+    ] = None,
     harmful: Annotated[
         bool, typer.Option("--harmful", help="Hide every text until asked for; else only those tagged as harmful.")
     ] = False,
-    most_harmful: Annotated[int | None, typer.Option(help="Harmful items that one person may see in all.")] = None,
+    most_harmful: Annotated[int | None, typer.Option(help="Harmful items that one rater may see in all.")] = None,
     volunteer: Annotated[list[str] | None, typer.Option(help="Only these raters get harmful items.")] = None,
+    route: Annotated[
+        list[str] | None, typer.Option(metavar="TAG=VALUE:ROLE", help="Items with this tag go to this role only.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pairs with an agreed verdict, rated first, with feedback.")
+    ] = None,
+    gold: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pairs with an agreed verdict, mixed in without feedback.")
+    ] = None,
+    repeats: Annotated[
+        float, typer.Option(min=0, max=0.5, help="Share of a rater's items to show a second time.")
+    ] = 0.0,
+    exclude: Annotated[list[str] | None, typer.Option(help="Raters whose ratings do not count in the exports.")] = None,
+    reference: Annotated[str, typer.Option(help="Policy that the win rates compare the others with.")] = "",
     host: Annotated[str, typer.Option(help="Another address than loopback needs TLS in front of it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8765,
     name: Annotated[list[str] | None, typer.Option(help="Host names that browsers will use, behind a proxy.")] = None,
@@ -35,54 +65,177 @@ def rate(
         bool, typer.Option("--export", help="Open no page: write the files of the ratings so far.")
     ] = False,
     column: Columns = None,
-    limit: Limit = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most N items, drawn at random by --seed.")] = None,
     seed: Seed = 0,
     json_file: Json = None,
 ) -> None:
-    """Opens the rating page, one secret link per person, until Ctrl-C; then exports and says how well people agreed."""
+    """Open the rating page, one secret link per rater, until Ctrl-C; then export the ratings and their agreement."""
     from aifeedback.cli.terminal import console, progress_line
     from aifeedback.errors import RecipeError
     from aifeedback.rating import RatingBook, export, read_task, serve
+    from aifeedback.rating.guidelines import read_guidelines
+    from aifeedback.rating.task import sampled
 
     if not export_only and not rater:
         raise RecipeError("nobody is named to rate", key="--rater", fix="for example --rater anna --rater ben")
-    task = read_task(data, seed=seed, limit=limit, columns=columns(column), harmful=harmful)
-    console.print(f"[dim]{task.told}[/]")
+    roles = _roles(rater or [])
+    standard = read_guidelines(guidelines) if guidelines else None
+    task = read_task(data, columns=columns(column), harmful=harmful, scale=_scale(ask, scale, question))
+    golden, first = _agreed(gold, "gold"), _agreed(calibration, "calibration")
+    console.print(f"[dim]{task.sentence}[/]")
     book = out / "ratings.sqlite"
     if not export_only:
-        console.print(f"{len(task.items):,} items. Each person opens their own link, which is a secret; Ctrl-C ends.")
+        items = sampled(task.items, limit, seed)
+        console.print(f"{len(items):,} items. Each rater opens their own link, which is a secret; Ctrl-C ends.")
         with progress_line("rated") as progress:
             serve(
-                task.items,
-                rater or [],
+                items,
+                list(roles),
                 book,
                 host=host,
                 port=port,
                 names=name or (),
                 links=out / "links.json",
-                question=question,
+                question=question or "Which response is better?",
+                guidelines=standard,
                 most_harmful=most_harmful,
                 volunteers=volunteer,
+                roles=roles,
+                routes=[_route(text) for text in route or []],
                 per_item=per_item,
+                calibration=first,
+                gold=golden,
+                repeat_share=repeats,
                 seed=seed,
                 tell=lambda line: console.print(line, soft_wrap=True, markup=False),
                 saved=lambda done, total: progress(done, total, {}),
             )
     elif not book.is_file():
         raise RecipeError("there are no ratings here", file=book, fix="run without --export first")
-    ledger = RatingBook(book)
+    store = RatingBook(book)
     try:
-        found = export(task, ledger.ratings(), out)
+        exported = export(
+            task, store.ratings(), out, exclude=exclude or (), reference=reference, gold=[*golden, *first]
+        )
     finally:
-        ledger.close()
-    _show(found.summary, json_file)
-    record.leave(out, record.Record("rate", {"data": str(data), "question": question}, seed, {}, str(out)))
-    console.print(
-        f"→ [bold]{out / 'labelled.jsonl'}[/]: {found.labelled:,} pairs with a verdict; ratings.jsonl beside it"
+        store.close()
+    _show(exported.summary, json_file)
+    if exported.strays:
+        console.print(
+            f"[bold yellow]! {exported.strays:,} ratings belong to no item of {data}[/]: their prompt or responses were "
+            "edited, or they are of another file. They are in ratings.jsonl and count nowhere else."
+        )
+    record.leave(out, record.Record("rate", {"data": str(data), "question": question, "ask": ask}, seed, {}, str(out)))
+    what = "pairs" if task.completions is None else "responses"
+    console.print(f"→ [bold]{exported.file}[/]: {exported.labelled:,} {what} with a verdict; ratings.jsonl beside it")
+
+
+def draw(
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="The rows to draw from.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File for the drawn rows.")],
+    n: Annotated[int | None, typer.Option("-n", min=1, help="Rows to draw.")] = None,
+    half_width: Annotated[
+        float | None, typer.Option(help="Draw as many as a 95 % interval of this half-width takes, for example 0.05.")
+    ] = None,
+    by: Annotated[str | None, typer.Option(metavar="TAG", help="Stratify by this tag or column.")] = None,
+    uncertain: Annotated[
+        float, typer.Option(min=0, max=0.95, help="Share of the sample drawn from rows that the judge left uncertain.")
+    ] = 0.0,
+    uncertain_below: Annotated[
+        float, typer.Option(min=0.5, max=1, help="A row is uncertain below this probability of its chosen response.")
+    ] = 0.7,
+    seed: Seed = 0,
+    json_file: Json = None,
+) -> None:
+    """Draw a random sample for people; every drawn row keeps its sampling weight."""
+    from aifeedback.cli.terminal import console
+    from aifeedback.rating.drawing import draw_file
+    from aifeedback.storage import write_json
+
+    drawn = draw_file(
+        data, out, n=n, half_width=half_width, by=by, uncertain=uncertain, uncertain_below=uncertain_below, seed=seed
     )
+    for stratum, (count, size) in drawn.strata.items():
+        console.print(f"{stratum}: {count:,} of {size:,} rows", markup=False)
+    if json_file:
+        write_json(json_file, drawn._asdict())
+    console.print(f"→ [bold]{out}[/]: {drawn.n:,} of {drawn.rows:,} rows, with sampling_weight and sampling_stratum")
+
+
+def _roles(raters: Sequence[str]) -> dict[str, frozenset[str]]:
+    """Rater → roles, from NAME or NAME:ROLE,ROLE. Raises InputError for a name that is used twice."""
+    from aifeedback.errors import InputError
+
+    roles: dict[str, frozenset[str]] = {}
+    for text in raters:
+        name, colon, given = text.partition(":")
+        own = frozenset(role.strip() for role in given.split(",") if role.strip())
+        if colon and not own:
+            raise InputError(f"{text!r} names no role", key="--rater", fix="NAME or NAME:ROLE, for example ana:medical")
+        if name in roles:
+            raise InputError("two raters have the same name", key="raters", fix="names must be unique")
+        roles[name] = own
+    return roles
+
+
+def _route(text: str) -> Route:
+    from aifeedback.errors import InputError
+    from aifeedback.rating.items import Route
+
+    tag, equals, rest = text.partition("=")
+    value, colon, role = rest.rpartition(":")
+    if not (tag and equals and value and colon and role):
+        raise InputError(f"{text!r} is not TAG=VALUE:ROLE", key="--route", fix="for example topic=medical:medical")
+    return Route(tag, value, role)
+
+
+def _scale(ask: str, scale: str | None, question: str | None) -> Scale | None:
+    """What is asked of single responses; None for pairs and rankings."""
+    from aifeedback.errors import InputError
+    from aifeedback.rating.items import SCALES
+
+    if ask != "better" and ask not in SCALES:
+        raise InputError(f"nothing is called '{ask}'", key="--ask", fix=f"better, {', '.join(SCALES)}")
+    if scale is not None and ask != "score":
+        raise InputError("only --ask score has a scale", key="--scale", fix="leave it out, or give --ask score")
+    if ask == "better":
+        return None
+    chosen = SCALES[ask]
+    if scale is not None:
+        low, _, high = scale.partition(":")
+        if not (low.isdigit() and high.isdigit() and int(low) < int(high) <= int(low) + 20):
+            raise InputError(f"{scale!r} is not a scale", key="--scale", fix="LOW:HIGH, whole numbers, for example 1:5")
+        chosen = chosen._replace(low=int(low), high=int(high))
+    return chosen._replace(question=question or chosen.question)
+
+
+def _agreed(path: Path | None, purpose: Any) -> list[Item]:
+    from aifeedback.rating.task import agreed_items
+
+    return [] if path is None else agreed_items(path, purpose)
 
 
 def _show(summary: dict[str, Any], json_file: Path | None) -> None:
-    from aifeedback.cli.terminal import show_figures
+    from aifeedback.cli.terminal import console, estimate, show_figures
 
-    show_figures({key: value for key, value in summary.items() if value is not None}, json_file, "ratings")
+    raters, rates = summary["rater_quality"] or {}, (summary.get("win_rates") or {}).get("pairs", {})
+    apart = ("rater_quality", "win_rates")
+    show_figures(
+        {key: value for key, value in summary.items() if value is not None and key not in apart}, None, "ratings"
+    )
+    for names, one in rates.items():
+        console.print(
+            f"{names}: win rate by people {estimate(one.get('weighted', one['win_rate']))}, "
+            f"length-controlled {estimate(one['length_controlled'])}",
+            markup=False,
+        )
+    for rater, one in raters.items():
+        why = "; ".join(one["reasons"])
+        console.print(f"{one['verdict']} {rater}{': ' if why else ''}{why}", markup=False)
+    if any(one["verdict"] == "✗" for one in raters.values()):
+        console.print("To leave a rater out of the exports, name them: --export --exclude NAME", style="dim")
+    if json_file:
+        from aifeedback.storage import write_json
+
+        write_json(json_file, summary)
+        console.print(f"[dim]figures → {json_file}[/]")

@@ -7,6 +7,7 @@ from aifeedback.pipeline.recipe import Recipe
 from aifeedback.pipeline.step import Step
 from aifeedback.refs import Ref
 
+
 def forecast(recipe: Recipe) -> dict[str, int | None]:
     """Stage id → calls of models; None where a file that decides it does not exist yet or has no known length."""
     rows: dict[str, int] = {}

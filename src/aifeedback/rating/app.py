@@ -1,25 +1,45 @@
-"""The rating page: server-rendered, one item at a time, each person by an own secret link.
+"""The rating page: server-rendered, one item at a time, one secret link per rater.
 
-What keeps others out (R20): a token per rater, exchanged once for a cookie that scripts and other sites cannot use; a
-form signed for this rater, item, order and time; Origin and Host are checked; nothing may frame the page, and no script
-runs but ``keys.js``, which only presses buttons; the book holds one rating per person and item, so a double click or a
-second tab stores nothing more. Texts of harmful items are not even sent before the person asks to see them.
+What keeps others out: a token per rater, exchanged once for a cookie that scripts and other sites cannot use; a form
+signed for this rater, item, order and time; Origin and Host are checked; nothing may frame the page, and no script runs
+but ``keys.js``; the store holds one rating per rater and item, so a double click or a second tab stores nothing more,
+and a correction is a new row that names the one it replaces. Texts of harmful items are not sent before the rater asks
+to see them.
+
+Every rater has a path of their own (``/u/…/``) with its cookie, so that two windows or two projects in one browser do
+not meet. Whatever a refused form held is shown again. Nothing waits for the disk on the event loop.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from aifeedback.audit.page import visible
 from aifeedback.errors import MissingExtra
-from aifeedback.rating.desk import Desk, read_form, signed_item, stamp
+from aifeedback.rating.book import StoreUnavailable
+from aifeedback.rating.desk import (
+    Desk,
+    entered,
+    entry_of,
+    feedback,
+    order_of,
+    read_form,
+    same_verdict,
+    signed_item,
+    signed_parts,
+    stamp,
+)
+from aifeedback.rating.items import Item
+from aifeedback.rating.text import readable, rich
+from aifeedback.records import Rating
 
 try:
+    import anyio
+    from anyio.to_thread import run_sync
     from fastapi import FastAPI, Request, Response
     from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -28,21 +48,34 @@ except ModuleNotFoundError:
 
 COOKIE = "aifeedback_rater"
 LARGEST_FORM = 64 * 1024
+WRITERS = 8
+"""Requests that may wait for the store at once; the others wait without holding a thread that readers need."""
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; form-action 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     # not no-referrer: browsers would then send "Origin: null" with our own forms
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+Act = Callable[[Desk, str, Mapping[str, str]], "Page"]
+
+
+class Page(NamedTuple):
+    """What a request ends in: a page, or another address relative to the rater's own."""
+
+    html: str = ""
+    status: int = 200
+    goto: str | None = None
 
 
 def create_app(desk: Desk) -> FastAPI:
     """The application. Raises MissingExtra, on import, where the web extra is not installed."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*desk.hosts], www_redirect=False)
+    cookie = f"{COOKIE}_{desk.book.public_id()}"
+    writers = anyio.CapacityLimiter(WRITERS)
 
     @app.middleware("http")
     async def _closed(request: Request, call_next: Any) -> Response:
@@ -51,61 +84,181 @@ def create_app(desk: Desk) -> FastAPI:
         response.headers.update(HEADERS)
         return response
 
+    @app.exception_handler(StoreUnavailable)
+    async def _unavailable(request: Request, cause: StoreUnavailable) -> Response:
+        return HTMLResponse(_render("trouble.html.j2", reason=cause.reason), status_code=503)
+
     @app.get("/r/{token}")
     def enter(token: str) -> Response:
-        if desk.book.rater_of(token) is None:
+        rater = desk.book.rater_of(token)
+        if rater is None:
             return _stranger()
-        response = RedirectResponse("/", status_code=303)
-        response.set_cookie(COOKIE, token, httponly=True, samesite="lax", path="/", max_age=30 * 24 * 3600)
+        home = f"/u/{desk.book.public_id(rater)}/"
+        response = RedirectResponse(home, status_code=303)
+        for path in (home, "/"):
+            response.set_cookie(cookie, token, httponly=True, samesite="lax", path=path, max_age=30 * 24 * 3600)
         return response
 
-    @app.get("/")
-    def show(request: Request, skip: str = "") -> Response:
-        rater = desk.book.rater_of(request.cookies.get(COOKIE))
-        return _stranger() if rater is None else HTMLResponse(_page(desk, rater, skip))
-
     @app.get("/keys.js")
+    @app.get("/u/{who}/keys.js")
     def keys() -> Response:
         return Response(_source("keys.js"), media_type="text/javascript")
 
+    @app.get("/alive")
+    @app.get("/u/{who}/alive")
+    def alive() -> Response:
+        return PlainTextResponse("yes")
+
+    def shown(page: Callable[[str], Page], request: Request, who: str) -> Response:
+        rater = _rater(desk, request, cookie, who)
+        return _stranger() if rater is None else _response(page(rater), who)
+
+    @app.get("/")
+    @app.get("/u/{who}/")
+    def show(request: Request, who: str = "", saved: str = "") -> Response:
+        return shown(partial(_next, desk, saved=saved), request, who)
+
+    @app.get("/mine")
+    @app.get("/u/{who}/mine")
+    def mine(request: Request, who: str = "") -> Response:
+        return shown(partial(_mine, desk), request, who)
+
+    @app.get("/item")
+    @app.get("/u/{who}/item")
+    def again(request: Request, id: str = "", who: str = "") -> Response:
+        return shown(partial(_again, desk, item_id=id), request, who)
+
+    async def taken(act: Act, request: Request, who: str) -> Response:
+        """A rater's form: ``act`` does what it says, in a thread, as soon as one of the writers is free."""
+        form = await _form(request)
+        rater = await run_sync(_rater, desk, request, cookie, who)
+        if rater is None:
+            return _stranger(form)
+        try:
+            with anyio.fail_after(desk.book.patience_s):
+                await writers.acquire_on_behalf_of(request)
+        except TimeoutError:
+            busy = StoreUnavailable(desk.book.path, None)
+            return _response(await run_sync(_refused, desk, rater, form, busy.reason), who)
+        try:
+            return _response(await run_sync(_careful, act, desk, rater, form), who)
+        finally:
+            writers.release_on_behalf_of(request)
+
     @app.post("/reveal")
-    async def reveal(request: Request) -> Response:
-        return await _taken(desk, request, _reveal)
+    @app.post("/u/{who}/reveal")
+    async def reveal(request: Request, who: str = "") -> Response:
+        return await taken(_reveal, request, who)
+
+    @app.post("/skip")
+    @app.post("/u/{who}/skip")
+    async def skip(request: Request, who: str = "") -> Response:
+        return await taken(_skip, request, who)
 
     @app.post("/rate")
-    async def rate(request: Request) -> Response:
-        return await _taken(desk, request, _rate)
+    @app.post("/u/{who}/rate")
+    async def rate(request: Request, who: str = "") -> Response:
+        return await taken(_rate, request, who)
 
     return app
 
 
-async def _taken(desk: Desk, request: Request, act: Callable[[Desk, str, Mapping[str, str]], str]) -> Response:
-    """A rater's form: ``act`` does what it says and returns what is wrong with it, or nothing; then the next item."""
-    rater, form = desk.book.rater_of(request.cookies.get(COOKIE)), await _form(request)
-    if rater is None:
-        return _stranger()
-    problem = act(desk, rater, form)
-    if problem:
-        return HTMLResponse(_page(desk, rater, "", problem), status_code=422)
-    return RedirectResponse("/", status_code=303)
+def _rater(desk: Desk, request: Request, cookie: str, who: str) -> str | None:
+    """Whose cookie this request carries; on a rater's path only theirs counts."""
+    for token in _cookies(request, cookie):
+        rater = desk.book.rater_of(token)
+        if rater is not None and (not who or desk.book.public_id(rater) == who):
+            return rater
+    return None
 
 
-def _reveal(desk: Desk, rater: str, form: Mapping[str, str]) -> str:
+def _cookies(request: Request, name: str) -> list[str]:
+    """All cookies of this name: browsers send one for the rater's path and one for the whole page."""
+    parts = [part.strip().partition("=") for part in request.headers.get("cookie", "").split(";")]
+    return [value.strip('"') for key, _, value in parts if key == name]
+
+
+def _response(page: Page, who: str) -> Response:
+    if page.goto is not None:
+        return RedirectResponse((f"/u/{who}/" if who else "/") + page.goto, status_code=303)
+    return HTMLResponse(page.html, status_code=page.status)
+
+
+def _careful(act: Act, desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
+    try:
+        return act(desk, rater, form)
+    except StoreUnavailable as cause:
+        return _refused(desk, rater, form, cause.reason)
+
+
+def _refused(desk: Desk, rater: str, form: Mapping[str, str], reason: str) -> Page:
+    """The same form once more, with everything that was entered, because the store could not take it."""
+    problem = f"{reason} Your answer is not saved yet; it is kept below. Please wait a moment and save again."
+    return _form_again(desk, rater, form, problem, 503)
+
+
+def _form_again(desk: Desk, rater: str, form: Mapping[str, str], problem: str, status: int) -> Page:
+    item = desk.item(rater, form.get("item", ""))
+    if item is None:
+        return Page(_next(desk, rater, problem=problem, lost=form.get("comment", "")).html, status)
+    order, now = order_of(desk, rater, item, form), item.order_for(rater, desk.seed)
+    latest = desk.latest(rater, item)
+    if latest is not None:
+        now = latest.order_shown
+    entry = _moved(entered(form), order, now)
+    return Page(_item(desk, rater, item, entry=entry, problem=problem, latest=latest), status)
+
+
+def _moved(entry: Mapping[str, str], order: tuple[int, ...], now: tuple[int, ...]) -> dict[str, str]:
+    """What was entered about responses in one order, for a form that shows them in another."""
+    places = {str(place): str(now.index(index)) for place, index in enumerate(order)}
+    moved = {}
+    for key, value in entry.items():
+        if key == "choice":
+            value = places.get(value, value)
+        elif key.startswith("rank-"):
+            key = f"rank-{places.get(key[5:], key[5:])}"
+        moved[key] = value
+    return moved
+
+
+def _reveal(desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
     item, problem = signed_item(desk, rater, form)
-    if item is not None and item.is_harmful:
+    if problem or item is None:
+        return _form_again(desk, rater, form, problem, 422)
+    if item.is_harmful:
         desk.book.expose(rater, item.id, stamp(desk), most=desk.most_harmful)
-    return problem
+    return Page(goto="" if desk.next_for(rater) == item else f"item?id={item.id}")
 
 
-def _rate(desk: Desk, rater: str, form: Mapping[str, str]) -> str:
-    rating, problem = read_form(desk, rater, form)
-    if rating is not None and desk.book.add(rating):
-        desk.saved(*desk.progress())
-    return problem
+def _skip(desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
+    item, problem = signed_item(desk, rater, form)
+    if problem or item is None:
+        return _form_again(desk, rater, form, problem, 422)
+    now = item.order_for(rater, desk.seed)
+    desk.book.skip(rater, item.id, _moved(entered(form), order_of(desk, rater, item, form), now))
+    return Page(goto="")
+
+
+def _rate(desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
+    rating, problem, item = read_form(desk, rater, form)
+    if rating is None or item is None:
+        return _form_again(desk, rater, form, problem, 422)
+    if not desk.save(rating):
+        latest = desk.latest(rater, item)
+        if latest is None or not same_verdict(latest, desk.catalogue.match(rating) or rating):
+            problem = "You have rated this item already, perhaps in another window. Save to replace that rating."
+            return _form_again(desk, rater, form, problem, 409)
+    return Page(goto="mine" if rating.revision else f"?saved={item.id}")
 
 
 async def _form(request: Request) -> dict[str, str]:
-    return {key: str(value) for key, value in (await request.form()).items()}
+    """The fields of a form; several different values of one field are kept, one a line."""
+    fields: dict[str, str] = {}
+    for key, value in (await request.form()).multi_items():
+        text = str(value)
+        fields[key] = text if fields.get(key, text) == text else f"{fields[key]}\n{text}"
+    return fields
 
 
 def _refusal(request: Request) -> Response | None:
@@ -124,45 +277,140 @@ def _refusal(request: Request) -> Response | None:
     return None
 
 
-def _stranger() -> Response:
-    return HTMLResponse(_render("stranger.html.j2"), status_code=403)
+def _stranger(form: Mapping[str, str] | None = None) -> Response:
+    return HTMLResponse(_render("stranger.html.j2", lost=(form or {}).get("comment", "")), status_code=403)
 
 
-def _page(desk: Desk, rater: str, skip: str, problem: str = "") -> str:
-    done, own = desk.book.rated_by(rater), desk.given.get(rater, [])
-    item = desk.next_for(rater, skip)
-    counted = {
+def _next(desk: Desk, rater: str, *, saved: str = "", problem: str = "", lost: str = "") -> Page:
+    """The next item, or thanks; after a calibration item, how it was decided."""
+    waiting = desk.waiting(rater)
+    known = desk.item(rater, saved) if saved in desk.done(rater) else None
+    latest = desk.latest(rater, known) if known is not None and known.purpose == "calibration" else None
+    around = {
+        "problem": problem,
+        "lost": lost,
+        "saved": saved if known is not None else "",
+        "feedback": feedback(known, latest) if known is not None and latest is not None else None,
+    }
+    if not waiting:
+        return Page(_render("done.html.j2", **_progress(desk, rater), **around))
+    entry = desk.book.draft(rater, waiting[0].id)
+    return Page(_item(desk, rater, waiting[0], entry=entry, is_last=len(waiting) == 1, **around))
+
+
+def _again(desk: Desk, rater: str, *, item_id: str) -> Page:
+    """One item by its id: to correct its rating, or to rate it now."""
+    item = desk.item(rater, item_id)
+    if item is None or item in desk.held_back(rater):
+        return Page(goto="")
+    latest = desk.latest(rater, item)
+    if latest is not None and item.purpose == "calibration":
+        return Page(goto="mine")  # its agreed verdict has been shown
+    entry = desk.book.draft(rater, item.id) if latest is None else entry_of(latest)
+    return Page(_item(desk, rater, item, entry=entry, latest=latest))
+
+
+def _mine(desk: Desk, rater: str) -> Page:
+    rows = [
+        {
+            "id": item.id,
+            "prompt": "(hidden)" if item.is_harmful else _short(item.prompt.text),
+            "verdict": _in_words(item, rating),
+            "comment": rating.comment or "",
+            "at": rating.at[:16].replace("T", " "),
+            "corrected": rating.revision,
+            "is_open": item.purpose != "calibration",
+        }
+        for item, rating in desk.rated(rater)
+        if desk.item(rater, item.id) is not None
+    ]
+    skipped, done = desk.book.skipped_by(rater), desk.done(rater)
+    waiting = [
+        {"id": item.id, "prompt": "(hidden)" if item.is_harmful else _short(item.prompt.text)}
+        for item in desk.given.get(rater, ())
+        if item.id in skipped and item.id not in done
+    ]
+    return Page(_render("mine.html.j2", rows=rows, waiting=waiting, **_progress(desk, rater)))
+
+
+def _short(text: str) -> str:
+    line = " ".join(readable(text).split())
+    return line if len(line) <= 100 else f"{line[:99]}…"
+
+
+def _in_words(item: Item, rating: Rating) -> str:
+    if rating.choice == "cannot_tell":
+        return "cannot tell"
+    if rating.choice == "tie":
+        return "equally good"
+    if rating.choice is not None:
+        return f"{'AB'[rating.order_shown.index(('first', 'second').index(rating.choice))]} is better"
+    if rating.ranking is not None:
+        return ", ".join(f"{'ABCDEFGH'[p]} {rating.ranking[i]}" for p, i in enumerate(rating.order_shown))
+    if item.scale is not None and item.scale.is_yes_no:
+        return "yes" if rating.value else "no"
+    return f"{rating.value:g}"
+
+
+def _progress(desk: Desk, rater: str) -> dict[str, Any]:
+    done, own, skipped = desk.done(rater), desk.given.get(rater, []), desk.book.skipped_by(rater)
+    return {
         "done": sum(i.id in done for i in own),
         "total": len(own),
+        "skipped": sum(i.id in skipped and i.id not in done for i in own),
         "held": len(desk.held_back(rater)),
         "seen": len(desk.book.exposed_to(rater)),
         "most": desk.most_harmful,
         "rater": rater,
-        "problem": problem,
+        "guidelines": desk.guidelines,
+        "guidelines_text": rich(desk.guidelines.text) if desk.guidelines else "",
+        "draft_of": f"{desk.book.public_id()}/{desk.book.public_id(rater)}",
     }
-    if item is None:
-        return _render("done.html.j2", **counted)
-    order, hidden = item.order_for(rater, desk.seed), desk.is_hidden(rater, item)
+
+
+def _item(
+    desk: Desk,
+    rater: str,
+    item: Item,
+    *,
+    entry: Mapping[str, str],
+    problem: str = "",
+    latest: Rating | None = None,
+    is_last: bool = False,
+    **around: Any,
+) -> str:
+    """The page of one item, with what was entered; ``latest`` is the rating that this form would replace."""
+    hidden = desk.is_hidden(rater, item)
+    order = latest.order_shown if latest is not None else item.order_for(rater, desk.seed)
+    revision = 0 if latest is None else latest.revision + 1
     shown_at = f"{desk.now():.3f}"
-    shape = _blocks if hidden else visible
     return _render(
         "item.html.j2",
-        **counted,
+        **_progress(desk, rater),
+        **{"lost": "", "saved": "", "feedback": None, **around},
+        problem=problem,
         item=item,
-        prompt=shape(item.prompt.text),
-        answers=[shape(item.answers[index].text) for index in order],
-        question=desk.question,
+        turns=[_turn(m.role, m.content, hidden) for m in item.prompt.messages],
+        answers=[_turn("", item.answers[index].text, hidden) for index in order],
+        question=desk.question_for(item),
+        values=[] if item.scale is None else list(range(item.scale.low, item.scale.high + 1)),
+        entry=entry,
         hidden=hidden,
-        is_last=len(desk.waiting(rater)) == 1,
+        is_last=is_last,
+        revision=revision,
         shown_at=shown_at,
-        signature=desk.book.sign(rater, item.id, order, shown_at),
+        order=item.written(order),
+        signature=desk.book.sign(*signed_parts(rater, item, order, shown_at, revision)),
         letters="ABCDEFGH",
     )
 
 
-def _blocks(text: str) -> str:
-    """The shape of a text without its words: what stands in for one that is hidden."""
-    return re.sub(r"\S", "▒", text[:600])
+def _turn(role: str, text: str, hidden: bool) -> dict[str, Any]:
+    """A text as Markdown and as it is; of a hidden one only the shape is sent."""
+    if hidden:
+        blocks = re.sub(r"\S", "▒", text[:600])
+        return {"role": role, "rich": blocks, "plain": blocks}
+    return {"role": role, "rich": rich(text), "plain": readable(text)}
 
 
 def _render(template: str, **values: Any) -> str:
@@ -177,4 +425,4 @@ def _source(name: str) -> str:
 def _environment() -> Any:
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-    return Environment(loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined)
+    return Environment(loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True)

@@ -1,11 +1,11 @@
-"""Starts the rating page on this machine and tells each rater's link; ends with how well the raters agreed."""
+"""Start the rating page on this machine and print each rater's link."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 from aifeedback.errors import InputError, MissingExtra
 from aifeedback.rating.book import RatingBook
 from aifeedback.rating.desk import LOOPBACK, Desk
-from aifeedback.rating.items import Item
+from aifeedback.rating.guidelines import Guidelines
+from aifeedback.rating.items import Item, Route
 from aifeedback.rating.results import summarise
 from aifeedback.storage import make_folder
 
@@ -28,19 +29,25 @@ def serve(
     names: Sequence[str] = (),
     links: str | Path | None = None,
     question: str = "Which response is better?",
+    guidelines: Guidelines | None = None,
     most_harmful: int | None = None,
     volunteers: Sequence[str] | None = None,
+    roles: Mapping[str, frozenset[str]] | None = None,
+    routes: Sequence[Route] = (),
     per_item: int | None = None,
+    calibration: Sequence[Item] = (),
+    gold: Sequence[Item] = (),
+    repeat_share: float = 0.0,
     seed: int = 0,
     tell: Callable[[str], None] = print,
     saved: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Serves until interrupted; returns the summary of all ratings in the book.
+    """Serve until interrupted; return the summary of all ratings in the store.
 
-    ``links`` is a file for the secret links, readable by its owner only: a later start keeps those that it finds there.
-    Without it every start makes new links and earlier ones stop working. On another ``host`` than loopback the page is
-    open to the network: put TLS in front of it, and give the host ``names`` that browsers will use. ``port`` 0 takes a
-    free one. Raises InputError where there is nobody to rate, nothing to be rated, or the port is taken.
+    ``links`` is a file for the secret links, readable by its owner only: a later start keeps those in it. Without it
+    every start makes new links and earlier ones stop working. On another ``host`` than loopback the page is open to the
+    network: put TLS in front of it, and name the hosts that browsers will use (``names``). ``port`` 0 takes a free one.
+    Raises InputError where nobody is to rate, nothing is to be rated, or the port is taken.
     """
     try:
         import uvicorn
@@ -53,39 +60,47 @@ def serve(
         raise InputError(what, key="items" if not items else "raters", fix="give at least one")
     own = [] if host in ("0.0.0.0", "::") else [host]
     known: list[str] = [*LOOPBACK, *names, *own]
-    ledger = RatingBook(book)
+    store = RatingBook(book)
     try:
         desk = Desk(
-            ledger,
+            store,
             items,
             raters,
             question=question,
+            guidelines=guidelines,
             most_harmful=most_harmful,
             volunteers=volunteers,
+            roles=roles or {},
+            routes=routes,
             per_item=per_item,
+            calibration=calibration,
+            gold=gold,
+            repeat_share=repeat_share,
             seed=seed,
             hosts=tuple(dict.fromkeys(known)),
             saved=saved,
         )
-        with listening(host, port) as door:
-            tokens = ledger.invite(raters, keep=_kept(links))
+        if short := desk.short():
+            tell(f"! {short} items have fewer raters who may rate them than the {per_item} wanted")
+        with listening(host, port) as listener:
+            tokens = store.invite(raters, keep=_kept(links))
             if links is not None:
                 _keep(links, tokens)
-            shown, open_port = (names[0] if names else host), door.getsockname()[1]
+            shown, open_port = (names[0] if names else host), listener.getsockname()[1]
             for rater, token in tokens.items():
                 tell(f"{rater}: http://{f'[{shown}]' if ':' in shown else shown}:{open_port}/r/{token}")
             saved(*desk.progress())
             # the access log would hold the secret links
             config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, server_header=False)
             with suppress(KeyboardInterrupt):  # how a person ends it
-                uvicorn.Server(config).run(sockets=[door])
-        return summarise(items, ledger.ratings())
+                uvicorn.Server(config).run(sockets=[listener])
+        return summarise(items, store.ratings())
     finally:
-        ledger.close()
+        store.close()
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket that listens there. Raises InputError where the address cannot be had."""
+    """A socket that listens there. Raises InputError where the address cannot be opened."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as cause:
@@ -99,10 +114,10 @@ def _kept(links: str | Path | None) -> dict[str, str]:
     if path is None or not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return {}
-    return {str(name): str(token) for name, token in found.items()} if isinstance(found, dict) else {}
+    return {str(name): str(token) for name, token in content.items()} if isinstance(content, dict) else {}
 
 
 def _keep(links: str | Path, tokens: dict[str, str]) -> None:
