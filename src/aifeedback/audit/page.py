@@ -10,9 +10,11 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from aifeedback.audit.wording import minus
+
 
 def render(template: str, **values: Any) -> str:
-    """Renders a template; undefined names are errors."""
+    """Render a template; undefined names are errors."""
     return _environment().get_template(template).render(**values)
 
 
@@ -21,10 +23,11 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["svg"] = lambda text: Markup(text)  # our own figures, never input
+    environment.filters["svg"] = lambda text: Markup(text)  # our own plots, never input
     environment.filters["css"] = lambda name: Markup(_source(name))
     environment.filters["duration"] = duration
     environment.filters["visible"] = visible
+    environment.filters["minus"] = minus
     return environment
 
 
