@@ -74,7 +74,7 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
     judges += [(str(f["judge"].get("model") or stage), f["judge"]) for stage, f in _figures(stages)
                if isinstance(f.get("judge"), Mapping)]  # fmt: skip
     version = str(mapping(origin.manifest.get("versions")).get("aifeedback") or story.versions.get("aifeedback") or "")
-    story.facts = facts(origin, seed=story.seed, version=version, judges=judges)
+    story.facts = facts(origin, seed=story.seed, version=version, judges=judges, named=display)
     return story
 
 
@@ -204,10 +204,10 @@ def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any])
             story.trainers += [source] if is_trainer else []
         compares = mapping(stages[stage]).get("kind") in ("compare", "safety")
         for name, judge in mapping(figures.get("judges")).items():
-            _add_voice(story, seen, f"evaluation ({name})" if compares else "training feedback", judge, stage)
+            _add_voice(story, seen, "evaluation" if compares else "training feedback", judge, stage)
             (story.evaluators if compares else story.trainers).append(_source(str(name), judge))
         for name, judge in mapping(figures.get("assessors")).items():
-            _add_voice(story, seen, f"harm and refusal ({name})", judge, stage)
+            _add_voice(story, seen, "harm and refusal", judge, stage)
     for voice in summary.get("feedback") or ():
         role, source = str(voice.get("role") or "training feedback"), _source(str(voice.get("name") or ""), voice)
         _add_voice(story, seen, role, voice, "")

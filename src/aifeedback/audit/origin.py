@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,8 +102,17 @@ def read_origin(folder: Path | None) -> Origin:
     )
 
 
-def facts(origin: Origin, *, seed: Any, version: str, judges: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Fact]:
-    """The block at the head of a page. ``judges``: name on the page, and the judge as the metrics describe it."""
+def facts(
+    origin: Origin,
+    *,
+    seed: Any,
+    version: str,
+    judges: Sequence[tuple[str, Mapping[str, Any]]],
+    named: Callable[[str], str] = str,
+) -> list[Fact]:
+    """The block at the head of a page. ``judges``: name on the page, and the judge as the metrics describe it; ``named``: what a
+    policy is called on the page.
+    """
     reads = list(dict.fromkeys(_data(origin)))
     prompts = str(origin.comparing.get("prompts") or "")
     policies = _mapping(origin.comparing.get("policies"))
@@ -113,7 +122,7 @@ def facts(origin: Origin, *, seed: Any, version: str, judges: Sequence[tuple[str
     ]
     if policies:
         found.append(Fact("evaluation prompts", [_prompt_set(origin, prompts)] if prompts else []))
-        found.append(Fact("policies", [f"{name}: {_policy(origin, str(uri))}" for name, uri in policies.items()]))
+        found.append(Fact("policies", [f"{named(str(name))}: {_policy(origin, str(uri))}" for name, uri in policies.items()]))
     found += [
         Fact("judges", list(dict.fromkeys(_judge(label, told) for label, told in judges))),
         Fact("seed", [] if seed is None else [str(seed)]),

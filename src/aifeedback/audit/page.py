@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from aifeedback.audit.wording import minus
+from aifeedback.audit.wording import typeset
 
 
 def render(template: str, **values: Any) -> str:
@@ -27,7 +27,7 @@ def _environment() -> Environment:
     environment.filters["css"] = lambda name: Markup(_source(name))
     environment.filters["duration"] = duration
     environment.filters["visible"] = visible
-    environment.filters["minus"] = minus
+    environment.filters["typeset"] = typeset
     return environment
 
 

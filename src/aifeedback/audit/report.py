@@ -81,6 +81,7 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
         "metric": wording.metric,
         "percent": wording.percent,
         "signed": wording.signed,
+        "count": wording.count,
         "display": display,
         "reference": display(story.reference),
         "has_intervals": has_intervals(story),

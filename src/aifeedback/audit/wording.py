@@ -76,6 +76,11 @@ def minus(text: str) -> str:
     return re.sub(r"(?<![\w.\-–])-(?=\.?\d)", MINUS, text)
 
 
+def typeset(text: str) -> str:
+    """Real minus signs, and no line break between a number and its percent sign."""
+    return re.sub(r"(?<=\d) %", "\u00a0%", minus(text))
+
+
 def in_words(key: str) -> str:
     """A dotted key of the summary as a name to read: ``judge.kappa_de`` → judge: kappa de."""
     parts = [WORDS.get(part, part.replace("_", " ")) for part in key.split(".")]
