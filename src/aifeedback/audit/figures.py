@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -93,6 +93,11 @@ class Panel(NamedTuple):
     curves: Sequence[Curve]
 
 
+def shortened(text: str, most: int = 44) -> str:
+    """A label that leaves room for what it labels; the text alternative has it whole."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def policy_colours(names: Sequence[str], reference: str) -> dict[str, str]:
     """Name → colour: grey for the reference, then one after the other."""
     others = [name for name in names if name != reference]
@@ -137,13 +142,13 @@ def dots(
                 _mark(axes, mark, y, scale, form, _Series("", line.colour, "o") if line.colour else shown[index],
                       is_hollow=bool(line.colour) and index > 0)  # fmt: skip
             if is_narrow:
-                axes.annotate(line.label, (0, row - 0.28), xycoords=("axes fraction", "data"), fontsize=9.5, va="bottom")
+                _label_above(axes, line.label, row - 0.28)
         if reference is not None:
             axes.axvline(reference * scale, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=0)
             if reference_label:
                 axes.annotate(reference_label, (reference * scale, len(lines) - 0.42), (4, 0),
                               textcoords="offset points", fontsize=8.5, color=FAINT, va="bottom")  # fmt: skip
-        axes.set_yticks(range(len(lines)), ["" if is_narrow else line.label for line in lines], color=INK)
+        axes.set_yticks(range(len(lines)), ["" if is_narrow else shortened(line.label) for line in lines], color=INK)
         axes.set_ylim(len(lines) - 0.4, -0.65)
         axes.grid(visible=False, axis="y")
         axes.set_xlabel(unit)
@@ -180,6 +185,11 @@ def _mark(axes: Any, mark: Mark, y: float, scale: float, form: str, series: _Ser
     axes.annotate(text, (end * scale, y), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
+def _label_above(axes: Any, label: str, y: float) -> None:
+    text = axes.annotate(shortened(label), (0, y), xycoords=("axes fraction", "data"), fontsize=9.5, va="bottom")
+    text.set_in_layout(False)
+
+
 def curves(panels: Sequence[Panel], *, x_label: str) -> str:
     """Small multiples, a panel per unit; a label keeps its colour in all of them, so that courses can be compared.
 
@@ -195,7 +205,7 @@ def curves(panels: Sequence[Panel], *, x_label: str) -> str:
         for axes, panel in zip(cells, panels, strict=False):
             for curve in panel.curves:
                 _curve(axes, curve)
-            axes.set_title(panel.y_label, fontsize=9.5, fontweight="normal")
+            axes.set_title(shortened(panel.y_label), fontsize=9.5, fontweight="normal")
             axes.yaxis.get_major_locator().set_params(nbins=4)
         for axes in cells[len(panels) :]:
             axes.set_axis_off()
@@ -204,14 +214,20 @@ def curves(panels: Sequence[Panel], *, x_label: str) -> str:
             axes.set_xlabel(x_label)
         from matplotlib.lines import Line2D
 
-        handles = [Line2D([], [], color=colour, lw=2, label=label) for label, colour in named.items()]
+        handles = [Line2D([], [], color=colour, lw=2, label=shortened(label)) for label, colour in named.items()]
         figure.legend(handles=handles, loc="outside upper left", labelcolor=INK, handlelength=1.4,
-                      ncols=1 if is_narrow else min(4, len(handles)))  # fmt: skip
+                      ncols=1 if is_narrow else columns_of(named))  # fmt: skip
 
     told = "; ".join(f"{panel.y_label}: {', '.join(dict.fromkeys(c.label for c in panel.curves))}" for panel in panels)
-    legend = -(-len(named) // 4) * 0.28
+    legend = -(-len(named) // columns_of(named)) * 0.28
     return responsive(draw, legend + 0.5 + 1.6 * -(-len(panels) // 2), 0.25 * len(named) + 0.5 + 1.55 * len(panels),
                       alt=f"Against {x_label}. {told}")  # fmt: skip
+
+
+def columns_of(names: Iterable[str]) -> int:
+    """Columns of a legend that fit the width of the page."""
+    longest = max((len(shortened(name)) for name in names), default=1)
+    return max(1, min(4, 120 // (longest + 6)))
 
 
 def _curve(axes: Any, curve: Curve) -> None:
@@ -236,7 +252,7 @@ def reliability(tables: Mapping[str, Sequence[tuple[Any, ...]]]) -> str:
             largest = max((row[2] for row in known), default=1)
             colour, shape = EVALUATORS[index % len(EVALUATORS)], MARKERS[index % len(MARKERS)]
             p, share = ([100 * row[k] for row in known] for k in (0, 1))
-            axes.plot(p, share, color=colour, lw=1.2, label=name)
+            axes.plot(p, share, color=colour, lw=1.2, label=shortened(name))
             axes.scatter(p, share, [12 + 90 * row[2] / largest for row in known], color=colour, marker=shape)
             bars = [row for row in known if len(row) > 3 and None not in row[3:5]]
             axes.vlines([100 * row[0] for row in bars], [100 * row[3] for row in bars], [100 * row[4] for row in bars],
@@ -269,8 +285,8 @@ def stacked(
                               color="#1f2328" if part % len(PARTS) in (0, 3) else "#ffffff")  # fmt: skip
                 left += 100 * share
             if is_narrow:
-                axes.annotate(label, (0, index - 0.3), fontsize=9.5, va="bottom")
-        axes.set_yticks(range(len(rows)), ["" if is_narrow else label for label, _ in rows], color=INK)
+                _label_above(axes, label, index - 0.3)
+        axes.set_yticks(range(len(rows)), ["" if is_narrow else shortened(label) for label, _ in rows], color=INK)
         axes.set_ylim(len(rows) - 0.5, -0.75 if is_narrow else -0.5)
         axes.set_xlim(0, 100)
         axes.grid(visible=False)
@@ -348,11 +364,11 @@ def _dot_legend(axes: Any, series: Sequence[_Series], is_by_row: bool, is_narrow
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], marker=one.marker, ms=7, lw=2.2, color=one.colour, mew=1.8, label=one.label,
+        Line2D([], [], marker=one.marker, ms=7, lw=2.2, color=one.colour, mew=1.8, label=shortened(one.label),
                mfc=PAPER if is_by_row and i > 0 else one.colour)
         for i, one in enumerate(series)
     ]  # fmt: skip
-    fits = sum(len(one.label) + 6 for one in series) <= 110
+    fits = sum(len(shortened(one.label)) + 6 for one in series) <= 110
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), labelcolor=INK, borderpad=0,
                 ncols=1 if is_narrow else len(series) if fits else 2, columnspacing=1.6)  # fmt: skip
 

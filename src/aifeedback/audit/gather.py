@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aifeedback.audit.figures import policy_colours
-from aifeedback.audit.origin import Origin, facts, read_origin, training
+from aifeedback.audit.origin import Origin, facts, installed_version, read_origin, training
 from aifeedback.audit.story import (
     Est,
     Harm,
@@ -74,8 +74,15 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
     judges += [(str(f["judge"].get("model") or stage), f["judge"]) for stage, f in _figures(stages)
                if isinstance(f.get("judge"), Mapping)]  # fmt: skip
     version = str(mapping(origin.manifest.get("versions")).get("aifeedback") or story.versions.get("aifeedback") or "")
-    story.facts = facts(origin, seed=story.seed, version=version, judges=judges, named=display)
+    if not version and origin.command:  # a single command writes its page itself
+        version = installed_version()
+    story.facts = facts(origin, seed=story.seed, version=version, judges=judges, trainers=_described(story.trainers), named=display)
     return story
+
+
+def _described(trainers: Sequence[Source]) -> list[str]:
+    told = [f"{t.model or t.name}" + (f", revision {t.revision}" if t.revision else "") for t in trainers]
+    return list(dict.fromkeys(told))
 
 
 def _names(stages: Mapping[str, Any]) -> dict[str, str]:

@@ -175,8 +175,10 @@ def answer(audits: Sequence[JudgeAudit], group: str) -> str:
     parts = []
     for name, audit in zip(names, audits, strict=True):
         found = [finding for finding in audit.findings if finding.group == group]
-        parts.append(f"{name}: {_answer(audit, found)}")
-    return "; ".join(parts) + "."
+        agreement = audit.get("agreement") if group == "agreement" else None
+        value = f"{metric(agreement)} of the pairs; " if agreement is not None and agreement.is_measured else ""
+        parts.append(f"{name}: {value}{_answer(audit, [f for f in found if not (value and f is agreement)])}")
+    return ". ".join(parts) + "."
 
 
 def _answer(audit: JudgeAudit, found: Sequence[Finding]) -> str:
@@ -186,14 +188,14 @@ def _answer(audit: JudgeAudit, found: Sequence[Finding]) -> str:
     serious, watched = ([f"{_title(f)} {brief(f)}" for f in raised if f.level == level] for level in ("bad", "watch"))
     parts = []
     if serious:
-        parts.append(f"serious {listed(serious)}")
+        parts.append(f"serious: {listed(serious)}")
     if watched:
-        parts.append(f"to watch {listed(watched)}")
+        parts.append(f"to watch: {listed(watched)}")
     if fine and not raised:
         parts.append(f"no significant fault in {count(fine, 'finding')}")
     if silent:
         parts.append(f"{count(silent, 'finding')} not informative, since the judge hardly decides")
-    return ", ".join(parts) or "not measured"
+    return "; ".join(parts) or "not measured"
 
 
 def unmeasured(audits: Sequence[JudgeAudit]) -> str:

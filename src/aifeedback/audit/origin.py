@@ -108,21 +108,24 @@ def facts(
     seed: Any,
     version: str,
     judges: Sequence[tuple[str, Mapping[str, Any]]],
+    trainers: Sequence[str] | None = None,
     named: Callable[[str], str] = str,
 ) -> list[Fact]:
-    """The block at the head of a page. ``judges``: name on the page, and the judge as the metrics describe it; ``named``: what a
-    policy is called on the page.
+    """The block at the head of a page. ``judges``: name on the page, and the judge as the metrics describe it; ``trainers``:
+    who gave the training feedback, None where nothing was trained; ``named``: what a policy is called on the page.
     """
     reads = list(dict.fromkeys(_data(origin)))
     prompts = str(origin.comparing.get("prompts") or "")
     policies = _mapping(origin.comparing.get("policies"))
-    found = [
-        Fact("date", _date(origin)),
-        Fact("data", [name if name == LAB else origin.described(name) for name in reads if name != prompts]),
-    ]
+    data = [name if name == LAB else origin.described(name) for name in reads if name != prompts]
+    found = [Fact("date", _date(origin))]
+    if data or not prompts:
+        found.append(Fact("data", data))
     if policies:
         found.append(Fact("evaluation prompts", [_prompt_set(origin, prompts)] if prompts else []))
         found.append(Fact("policies", [f"{named(str(name))}: {_policy(origin, str(uri))}" for name, uri in policies.items()]))
+    if trainers is not None:
+        found.append(Fact("training feedback", trainers))
     found += [
         Fact("judges", list(dict.fromkeys(_judge(label, told) for label, told in judges))),
         Fact("seed", [] if seed is None else [str(seed)]),

@@ -68,7 +68,6 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
         "verdicts": {
             p.name: wording.card_line(found) for p in story.contenders if (found := wording.verdict(p, story)) is not None
         },
-        "sentences": [(p, wording.policy_sentence(p, display(story.reference))) for p in story.policies],
         "warnings": warnings,
         "answers": {
             "who": wording.who_answer(story),
@@ -79,6 +78,7 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
             "watch": wording.watch_answer(warnings),
         },
         "metric": wording.metric,
+        "short": wording.short,
         "percent": wording.percent,
         "signed": wording.signed,
         "count": wording.count,

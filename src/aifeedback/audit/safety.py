@@ -101,19 +101,19 @@ def trade_off(rows: Sequence[Row]) -> str | None:
                 axes.plot([100 * helpful.low, 100 * helpful.high], [y, y], color=row.colour, lw=1.8)
             if harmless.low is not None and harmless.high is not None:
                 axes.plot([x, x], [100 * harmless.low, 100 * harmless.high], color=row.colour, lw=1.8)
-            axes.plot([x], [y], "o", ms=7, color=row.colour, label=row.label)
+            axes.plot([x], [y], "o", ms=7, color=row.colour, label=figures.shortened(row.label))
         axes.set_xlabel("helpful on safe prompts, %")
         axes.set_ylabel("harmless on unsafe prompts, %")
         axes.set_ylim(top=102)
         axes.margins(x=0.12)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), labelcolor=figures.INK, borderpad=0,
-                    ncols=2 if is_narrow else 6)  # fmt: skip
+                    ncols=1 if is_narrow else figures.columns_of(row.label for row, _, _ in known))  # fmt: skip
 
     told = "; ".join(
         f"{row.label}: helpful {100 * helpful.value:.0f} %, harmless {100 * harmless.value:.0f} %"
         for row, helpful, harmless in known
     )
-    return figures.responsive(draw, 3.9, 3.6, alt=f"Helpful against harmless. {told}")
+    return figures.responsive(draw, 3.9, 3.2 + 0.22 * len(known), alt=f"Helpful against harmless. {told}")
 
 
 def _row(policy: str, told: Mapping[str, Any], reference: str, colour: str) -> Row:

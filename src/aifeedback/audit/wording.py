@@ -61,6 +61,13 @@ def metric(figure: Est | None, digits: int = 0) -> str:
     return percent(figure.value, digits) + (f" ({', '.join(parts)})" if parts else "")
 
 
+def short(figure: Est) -> str:
+    """71 % (67–75): for wide tables, whose note says what stands in brackets."""
+    if figure.low is None or figure.high is None:
+        return percent(figure.value)
+    return f"{percent(figure.value)} ({100 * figure.low:.0f}–{100 * figure.high:.0f})"
+
+
 def _number(figure: Est) -> str:
     ends = "" if figure.low is None or figure.high is None else f" (95 % CI {figure.low:.4g} to {figure.high:.4g})"
     return f"{figure.value:.6g}{ends}".replace("-", MINUS)
@@ -223,20 +230,6 @@ def _clause(members: Sequence[tuple[str, Verdict]], reference: str) -> str:
         clauses = [re.sub(r" \([^()]*\)$", "", clause) for _, clause in found.objections]
     joint = ", but " if found.base == "better" else " and "
     return f"{text}{joint}{' and '.join(dict.fromkeys(clauses))}"
-
-
-def policy_sentence(policy: Policy, reference: str) -> str:
-    """What one policy's metrics say, length control included."""
-    if policy.win_rate is None:
-        return f"{policy.label} was not compared with {reference}."
-    against = "a second draw of itself" if policy.is_reference else reference
-    text = f"preferred to {against} on {metric(policy.win_rate)} of the held-out prompts"
-    controlled = policy.length_controlled
-    if policy.is_reference or controlled is None:
-        return text + "."
-    if policy.win_rate.beats_half and not controlled.beats_half:
-        return f"{text}; length-controlled {metric(controlled)}: longer responses explain the lead or most of it."
-    return f"{text}; length-controlled {percent(controlled.value)}."
 
 
 # ── what to watch ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -480,4 +473,6 @@ def watch_answer(cautions: Sequence[Caution]) -> str:
     rest = sum(c.level == "watch" for c in cautions)
     if not serious and not rest:
         return "Nothing that a rule of this report covers."
-    return f"{count(serious, 'serious point')} and {count(rest, 'point')} to watch, by consequence."
+    parts = [count(serious, "serious point")] if serious else []
+    parts += [f"{count(rest, 'point')} to watch"] if rest else []
+    return f"{' and '.join(parts)}, sorted by consequence."
