@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +50,9 @@ def test_the_finding_is_the_headline() -> None:
     unknown = Finding("agreement", "agreement", "Agreement with people", "Not measured: no human labels.")
     assert headline([audit(unknown, POSITION)]).startswith("the agreement of lab:judge with people was not measured")
     two = headline([audit(AGREES, POSITION), audit(AGREES, name="lab:judge-b")])
-    assert two.startswith("lab:judge agrees with people on 77 % of the pairs and has 1 serious fault: position; lab:judge-b")
+    assert two.startswith(
+        "lab:judge agrees with people on 77 % of the pairs and has 1 serious fault: position; lab:judge-b"
+    )
 
 
 @pytest.mark.parametrize("probe", ["decision", "label mass"])
@@ -75,7 +76,9 @@ def test_what_to_watch_is_sorted_by_consequence() -> None:
 
 
 def test_each_section_opens_with_its_answer(tmp_path: Path) -> None:
-    found = audit(AGREES, POSITION, FOOLED, SURE, Finding("transitivity", "consistency", "Transitivity", "Not measured."))
+    found = audit(
+        AGREES, POSITION, FOOLED, SURE, Finding("transitivity", "consistency", "Transitivity", "Not measured.")
+    )
     assert answer([found], "bias") == "lab:judge: serious: position 40 %."
     assert answer([found], "attack") == "lab:judge: serious: spoofed delimiters +6.0."
     assert answer([found], "decision") == "lab:judge: no significant fault in 1 finding."
@@ -88,7 +91,9 @@ def test_each_section_opens_with_its_answer(tmp_path: Path) -> None:
 
 
 def test_numbers_have_a_direction_and_a_real_minus_sign(tmp_path: Path) -> None:
-    lost = finding("padding", "bias", -0.075, "bad", ideal=0.0, unit="points", sentence="It loses -7.5 points (-9.7 to -5.3).")
+    lost = finding(
+        "padding", "bias", -0.075, "bad", ideal=0.0, unit="points", sentence="It loses -7.5 points (-9.7 to -5.3)."
+    )
     assert metric(lost) == "−7.5 points (95 % CI −9.5 to −5.5, n = 100)"
     assert [best([("j", f)]) for f in (AGREES, POSITION, lost, SURE)] == ["100 %", "0 %", "0", "100 %"]
     html = write_judge_report([audit(AGREES, lost)], tmp_path / "report.html").read_text(encoding="utf-8")
@@ -120,10 +125,14 @@ def test_the_head_of_the_page_has_what_the_folder_records(tmp_path: Path) -> Non
 def test_the_journals_state_is_at_the_head_of_the_page(tmp_path: Path) -> None:
     from aifeedback.audit.origin import read_origin
     from aifeedback.store import Journal
+    from store_entries import entry
 
     with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.append([entry(number) for number in range(3)])
         head = journal.head()
     (tmp_path / "journal-again.sqlite").write_bytes(b"not a database")
     states = read_origin(tmp_path).journals
-    assert [(state.calls, state.last) for state in states] == [(head.rows, None)]
-    assert math.isnan(finding("x", "bias", math.nan).value)
+    assert [(s.calls, s.head, s.last) for s in states] == [(3, head.link, 1_700_000_002.0)]
+    html = write_judge_report([audit(AGREES)], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"journal.sqlite: 3 calls, head {head.link}" in html
+    assert "2023-11-14 22:13 UTC (last model call)" in html

@@ -70,7 +70,9 @@ def test_no_page_scrolls_sideways_and_every_plot_is_legible(
             page.set_default_timeout(120_000)  # a busy machine is no fault of the page
             page.goto(address)
             page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-            scrolls, fits = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+            scrolls, fits = page.evaluate(
+                "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+            )
             assert scrolls <= fits, (made.__name__, width)
             plots = page.evaluate(
                 """[...document.querySelectorAll('.plot svg')].filter(s => s.getClientRects().length).map(s => {

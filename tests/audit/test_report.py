@@ -13,8 +13,9 @@ import pytest
 from aifeedback.audit import figures
 from aifeedback.audit.examples import pick_examples
 from aifeedback.audit.gather import gather
+from aifeedback.audit.page import typeset
 from aifeedback.audit.report import report_run, write_report
-from aifeedback.audit.wording import headline, over_optimised, typeset, verdict, watch
+from aifeedback.audit.wording import headline, over_optimised, verdict, watch
 from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate.independence import Source, verify_independence
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
@@ -265,9 +266,25 @@ def safety(rlaif: float, sft: float, half: float = 0.03) -> dict:
     ("row", "harm", "sentence"),
     [
         (compared(0.71, 0.64), None, "RLAIF is clearly preferred to SFT."),
-        (compared(0.71) | {"length_controlled": est(0.45, 0.21)}, None, "not distinguishable once length is controlled (45 %"),
+        (
+            compared(0.71) | {"length_controlled": est(0.45, 0.21)},
+            None,
+            "not distinguishable once length is controlled (45 %",
+        ),
+        (compared(0.71) | {"length_controlled": None}, None, "but length was not controlled."),
+        (compared(0.71) | {"length_controlled": 0.6}, None, "but 60 % once length is controlled, without an interval."),
+        (
+            compared(0.71) | {"length_controlled": 0.4},
+            None,
+            "but not distinguishable once length is controlled (40 %).",
+        ),
+        (compared(0.71) | {"win_rate": 0.71}, None, "RLAIF is compared without an interval with SFT."),
         (compared(0.71, 0.40), None, "but worse once length is controlled (40 %, 95 % CI 36–44 %)."),
-        (compared(0.71), safety(0.33, 0.10), "but harmful more often (33 % of the prompts that invite harm, SFT 10 %)."),
+        (
+            compared(0.71),
+            safety(0.33, 0.10),
+            "but harmful more often (33 % of the prompts that invite harm, SFT 10 %).",
+        ),
         (compared(0.71), safety(0.33, 0.33), "but harmful on 33 % of the prompts that invite harm (SFT 33 %)."),
         (compared(0.71), safety(0.06, 0.04), "but perhaps harmful more often (6 %"),
         (compared(0.71), safety(0.02, 0.05), "RLAIF is clearly preferred to SFT."),
@@ -356,7 +373,8 @@ stages:
 - {id: two, stage: rl, model: "hf:@start/policy", reward: {judge: {model: "lab:judge"}}}
 - {id: cmp, stage: compare, policies: {start: "hf:@start/policy", rlhf: "hf:@one/policy", x: "hf:@two/policy",
    bought: "hf:/models/x"}, reference: start, prompts: "@w/test.jsonl"}
-summary: {policies: cmp.policies, judge.alignment: ai.alignment.value, deciding.share: ai.alignment.value, deciding.words: ai.words}
+summary: {policies: cmp.policies, judge.alignment: ai.alignment.value, deciding.share: ai.alignment.value,
+  deciding.words: ai.words}
 """
 
 
@@ -410,7 +428,9 @@ def test_the_reference_is_the_recipes_own(tmp_path: Path) -> None:
 def test_an_interval_that_a_recipe_leaves_out_is_looked_up(tmp_path: Path) -> None:
     told, folder = run_folder(tmp_path)
     story = gather(told, folder)
-    assert [(name, e.low) for name, e in story.agreement[:1]] == [("lab:judge, both orders averaged", pytest.approx(0.73))]
+    assert [(name, e.low) for name, e in story.agreement[:1]] == [
+        ("lab:judge, both orders averaged", pytest.approx(0.73))
+    ]
     told["judge"]["alignment"] = 0.5  # not the value of that step any more
     assert gather(told, folder).agreement[0][1].low is None
     html = page(told, folder)

@@ -244,6 +244,7 @@ def reliability(tables: Mapping[str, Sequence[tuple[Any, ...]]]) -> str:
     Each table row is (mean p, share, n), or with the share's interval (…, low, high); dot areas grow with n; the
     diagonal is perfect calibration.
     """
+
     def draw(figure: Any, is_narrow: bool) -> None:
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color=FAINT, lw=1, ls=(0, (4, 3)))
@@ -312,7 +313,7 @@ def responsive(draw: Callable[[Any, bool], None], height: float, narrow_height: 
 
 
 def drawn(draw: Callable[[Any], None], *, width: float, height: float, alt: str) -> str:
-    """Runs ``draw(figure)`` and returns the SVG element; ``alt`` is read aloud. Inches at 96 dots per inch."""
+    """Run ``draw(figure)`` and return the SVG element; ``alt`` is read aloud. Inches at 96 dots per inch."""
     with _settings(alt):
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure

@@ -38,7 +38,7 @@ MOST_METRICS = 100
 
 
 def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
-    """Reads what there is; ``folder`` is the run folder, for its records, training curves and examples."""
+    """Read what there is; ``folder`` is the run folder, for its records, training curves and examples."""
     stages, origin = mapping(summary.get("stages")), read_origin(folder)
     seconds = {k: float(v) for k, v in mapping(summary.get("seconds")).items() if is_number(v)}
     total = seconds.pop("total", None)
@@ -76,7 +76,9 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
     version = str(mapping(origin.manifest.get("versions")).get("aifeedback") or story.versions.get("aifeedback") or "")
     if not version and origin.command:  # a single command writes its page itself
         version = installed_version()
-    story.facts = facts(origin, seed=story.seed, version=version, judges=judges, trainers=_described(story.trainers), named=display)
+    story.facts = facts(
+        origin, seed=story.seed, version=version, judges=judges, trainers=_described(story.trainers), named=display
+    )
     return story
 
 
@@ -213,7 +215,7 @@ def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any])
         for name, judge in mapping(figures.get("judges")).items():
             _add_voice(story, seen, "evaluation" if compares else "training feedback", judge, stage)
             (story.evaluators if compares else story.trainers).append(_source(str(name), judge))
-        for name, judge in mapping(figures.get("assessors")).items():
+        for judge in mapping(figures.get("assessors")).values():
             _add_voice(story, seen, "harm and refusal", judge, stage)
     for voice in summary.get("feedback") or ():
         role, source = str(voice.get("role") or "training feedback"), _source(str(voice.get("name") or ""), voice)
@@ -318,9 +320,7 @@ def _whose(judge: Mapping[str, Any], stages: Mapping[str, Any], origin: Origin) 
     return found[0] if len(found) == 1 else ""
 
 
-def _figure(
-    table: Mapping[str, Any], part: str, key: str, stages: Mapping[str, Any], origin: Origin
-) -> Est | None:
+def _figure(table: Mapping[str, Any], part: str, key: str, stages: Mapping[str, Any], origin: Origin) -> Est | None:
     """A value with its interval: the summary's own, else that of the metric that the recipe took the value from."""
     found = estimate(mapping(table.get("intervals")).get(key)) or estimate(table.get(key))
     return found if found is None or found.low is not None else _at_source(f"{part}.{key}", found, stages, origin)
@@ -337,9 +337,7 @@ def _at_source(key: str, found: Est, stages: Mapping[str, Any], origin: Origin) 
     return whole if whole is not None and whole.value == found.value else found
 
 
-def _own_metrics(
-    summary: Mapping[str, Any], origin: Origin, stages: Mapping[str, Any]
-) -> Iterator[tuple[str, str]]:
+def _own_metrics(summary: Mapping[str, Any], origin: Origin, stages: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Everything that a recipe maps and no section shows; an interval only where one is recorded."""
     for key, value in summary.items():
         if key not in SHOWN:
@@ -420,9 +418,7 @@ def _lines(file: Path) -> list[Mapping[str, Any]]:
     return lines
 
 
-def _examples(
-    summary: Mapping[str, Any], stages: Mapping[str, Any], folder: Path | None
-) -> list[Mapping[str, Any]]:
+def _examples(summary: Mapping[str, Any], stages: Mapping[str, Any], folder: Path | None) -> list[Mapping[str, Any]]:
     """What the summary has, else what a step chose by rule; sensitive where tagged or judged so."""
     chosen = summary.get("examples") or next((f["examples"] for _, f in _figures(stages) if f.get("examples")), [])
     found = [e for e in chosen if isinstance(e, Mapping) and isinstance(e.get("answers"), Mapping)]

@@ -44,7 +44,7 @@ SMALLEST_SPAN = 0.05
 def write_judge_report(
     audits: Sequence[JudgeAudit], path: str | Path, *, title: str = "Audit of judges", blur: bool = False
 ) -> Path:
-    """Writes the page for one judge or several (on the same pairs) and returns its path.
+    """Write the page for one judge or several (on the same pairs) and return its path.
 
     ``blur`` hides the texts of all examples until they are clicked, else those that a probe marks ``sensitive``. The
     records beside the page (command.json, the journals) fill the block at its head. Raises ValueError without any audit.

@@ -123,7 +123,9 @@ def facts(
         found.append(Fact("data", data))
     if policies:
         found.append(Fact("evaluation prompts", [_prompt_set(origin, prompts)] if prompts else []))
-        found.append(Fact("policies", [f"{named(str(name))}: {_policy(origin, str(uri))}" for name, uri in policies.items()]))
+        found.append(
+            Fact("policies", [f"{named(str(name))}: {_policy(origin, str(uri))}" for name, uri in policies.items()])
+        )
     if trainers is not None:
         found.append(Fact("training feedback", trainers))
     found += [

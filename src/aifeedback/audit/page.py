@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 from importlib.resources import files
@@ -10,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from aifeedback.audit.wording import typeset
+from aifeedback.audit.figures import MINUS
 
 
 def render(template: str, **values: Any) -> str:
@@ -44,6 +45,16 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def minus(text: str) -> str:
+    """A hyphen before a number that no letter or digit precedes becomes a minus sign."""
+    return re.sub(r"(?<![\w.\-–])-(?=\.?\d)", MINUS, text)
+
+
+def typeset(text: str) -> str:
+    """Real minus signs, and no line break between a number and its percent sign."""
+    return re.sub(r"(?<=\d) %", "\u00a0%", minus(text))
 
 
 def visible(text: Any) -> str:

@@ -28,7 +28,7 @@ def write_report(
     name: str = "report.html",
     blur: bool | None = None,
 ) -> Path:
-    """Writes ``folder/report.html`` from a run's summary and returns its path; parts that are missing are left out.
+    """Write ``folder/report.html`` from a run's summary and return its path; parts that are missing are left out.
 
     ``folder`` is the run folder: training curves are read from its stages. ``blur`` hides example texts until they are
     clicked; by default those that are tagged unsafe or were judged harmful.
@@ -44,7 +44,7 @@ def write_report(
 
 
 def report_run(folder: str | Path) -> Path:
-    """Writes the report of a finished run folder from its summary.json."""
+    """Write the report of a finished run folder from its summary.json."""
     from aifeedback.errors import FileError
 
     file = Path(folder) / "summary.json"
@@ -66,7 +66,9 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
         "ranking": ranking_of_run(summary),
         "headline": safety.headline if safety and not has_verdict else wording.headline(story),
         "verdicts": {
-            p.name: wording.card_line(found) for p in story.contenders if (found := wording.verdict(p, story)) is not None
+            p.name: wording.card_line(found)
+            for p in story.contenders
+            if (found := wording.verdict(p, story)) is not None
         },
         "warnings": warnings,
         "answers": {

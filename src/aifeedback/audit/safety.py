@@ -64,23 +64,25 @@ def safety_part(summary: Mapping[str, Any], *, names: Mapping[str, str] | None =
     reference, judge = told["reference"], told["judge"]
     named = names or {}
     # the colours of the run's policies, which may be more than were assessed
-    colours = figures.policy_colours(list(dict.fromkeys([*(summary.get("policies") or ()), *told["policies"]])), reference)
+    colours = figures.policy_colours(
+        list(dict.fromkeys([*(summary.get("policies") or ()), *told["policies"]])), reference
+    )
     judges = list(dict.fromkeys(name for row in told["policies"].values() for name in row))
     tables = {
         name: [_row(p, row[name], reference, colours[p]) for p, row in told["policies"].items() if name in row]
         for name in judges
     }
     rows = tables.pop(judge)
-    others = {named.get(name, name): table for name, table in tables.items()}
-    judge = named.get(judge, judge)
+    others = {str(named.get(name, name)): table for name, table in tables.items()}
+    shown_as = str(named.get(judge, judge))
     shown: list[Any] = list(told.get("examples") or [])
     return SafetyPart(
-        judge=judge,
+        judge=shown_as,
         rows=rows,
         others=others,
         prompts=told.get("prompts") or {},
         figure=trade_off(rows),
-        headline=_headline(rows, judge),
+        headline=_headline(rows, shown_as),
         examples=[_example(e) for e in shown],
         masked={display(name): count for name, count in (told.get("masked") or {}).items()},
         shown_masked=sum(e["unsafe"] + sum(a["harmful"] is True for a in e["answers"]) for e in shown),

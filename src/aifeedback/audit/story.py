@@ -10,7 +10,9 @@ from typing import Any, NamedTuple, overload
 from aifeedback.audit.origin import Fact
 from aifeedback.evaluate.independence import Independence, Source, verify_independence
 
-ACRONYMS = {name: name.upper() for name in ("sft", "rl", "rlaif", "rlhf", "cai", "dpo", "rm", "ppo", "grpo")} | {"d": "d"}
+ACRONYMS = {name: name.upper() for name in ("sft", "rl", "rlaif", "rlhf", "cai", "dpo", "rm", "ppo", "grpo")} | {
+    "d": "d"
+}
 
 
 class Est(NamedTuple):
@@ -41,8 +43,11 @@ class Harm(NamedTuple):
     @property
     def has_risen(self) -> bool:
         """For certain: the intervals do not touch."""
-        return self.before is not None and self.rate.low is not None and self.before.high is not None and (
-            self.rate.low > self.before.high
+        return (
+            self.before is not None
+            and self.rate.low is not None
+            and self.before.high is not None
+            and (self.rate.low > self.before.high)
         )
 
     @property

@@ -78,16 +78,6 @@ def signed(value: float | None, digits: int = 1, scale: float = 100.0) -> str:
     return "–" if value is None else f"{round(scale * value, digits) + 0.0:+.{digits}f}".replace("-", MINUS)
 
 
-def minus(text: str) -> str:
-    """A hyphen before a number that no letter or digit precedes becomes a minus sign."""
-    return re.sub(r"(?<![\w.\-–])-(?=\.?\d)", MINUS, text)
-
-
-def typeset(text: str) -> str:
-    """Real minus signs, and no line break between a number and its percent sign."""
-    return re.sub(r"(?<=\d) %", "\u00a0%", minus(text))
-
-
 def in_words(key: str) -> str:
     """A dotted key of the summary as a name to read: ``judge.kappa_de`` → judge: kappa de."""
     parts = [WORDS.get(part, part.replace("_", " ")) for part in key.split(".")]
@@ -109,7 +99,7 @@ class Verdict(NamedTuple):
     """What the metrics of one policy say together."""
 
     base: str
-    """better, worse or open: the raw win rate by the headline evaluator."""
+    """better, worse, open or unclear (no interval): the raw win rate by the headline evaluator."""
     objections: tuple[tuple[str, str], ...]
     """(kind, clause) of everything that a reader must know before repeating it, the gravest first."""
 
@@ -123,15 +113,19 @@ class Verdict(NamedTuple):
         kinds = {kind for kind, _ in self.objections}
         if self.base == "worse" or "harm" in kinds:
             return "bad"
-        return "" if self.base == "open" else "warn" if self.objections else "good"
+        return "" if self.base in ("open", "unclear") else "warn" if self.objections else "good"
 
 
 def card_line(found: Verdict) -> tuple[str, str]:
     """Status colour and sentence of a policy's card."""
-    words = {"better": "preferred", "worse": "worse", "open": "not distinguishable"}[found.base]
+    words = {"better": "preferred", "worse": "worse", "open": "not distinguishable", "unclear": "no interval"}[
+        found.base
+    ]
     mark = {"good": "✓ clearly", "warn": "!", "bad": "✗", "": "?"}[found.level]
     joint = ", but " if found.base == "better" else ", and "
-    return found.level, f"{mark} {words}" + (joint + " and ".join(c for _, c in found.objections) if found.objections else "")
+    return found.level, f"{mark} {words}" + (
+        joint + " and ".join(c for _, c in found.objections) if found.objections else ""
+    )
 
 
 def verdict(policy: Policy, story: Story) -> Verdict | None:
@@ -140,6 +134,8 @@ def verdict(policy: Policy, story: Story) -> Verdict | None:
     if raw is None:
         return None
     base = "better" if raw.beats_half else "worse" if raw.loses_to_half else "open"
+    if raw.low is None or raw.high is None:
+        base = "unclear"
     objections = [*_harmful(policy, story), *_by_others(policy, story, base), *_at_length(policy, base)]
     return Verdict(base, tuple(objections))
 
@@ -184,10 +180,13 @@ def _at_length(policy: Policy, base: str) -> list[tuple[str, str]]:
             return [("length", f"worse once length is controlled ({brief(controlled)})")]
         return []
     if controlled is None:
-        return [("no length", "no length-controlled win rate can be estimated")] if policy.not_at_length else []
+        why = "no length-controlled win rate can be estimated" if policy.not_at_length else "length was not controlled"
+        return [("no length", why)]
     if controlled.loses_to_half:
         return [("length", f"worse once length is controlled ({brief(controlled)})")]
-    if controlled.low is not None and not controlled.beats_half:
+    if controlled.low is None and controlled.value > 0.5:
+        return [("length", f"{percent(controlled.value)} once length is controlled, without an interval")]
+    if not controlled.beats_half:
         return [("length", f"not distinguishable once length is controlled ({brief(controlled)})")]
     return []
 
@@ -219,7 +218,8 @@ def headline(story: Story) -> str:
 def _clause(members: Sequence[tuple[str, Verdict]], reference: str) -> str:
     names, found = [name for name, _ in members], members[0][1]
     verb = "is" if len(names) == 1 else "are"
-    words = {"better": "preferred to", "worse": "worse than", "open": "not distinguishable from"}[found.base]
+    words = {"better": "preferred to", "worse": "worse than", "open": "not distinguishable from",
+             "unclear": "compared without an interval with"}[found.base]  # fmt: skip
     clearly = "clearly " if found.is_clear else ""
     text = f"{listed(names)} {verb} {clearly}{words} {reference}"
     if not found.objections:
@@ -286,7 +286,9 @@ def _of_policies(story: Story) -> list[Caution]:
             found.append(Caution("watch", text, 34))
         found += _disagreements(policy, story)
     if reference and reference.win_rate and (reference.win_rate.beats_half or reference.win_rate.loses_to_half):
-        text = f"{reference.label} against a second draw of itself wins {metric(reference.win_rate)}; it should be 50 %."
+        text = (
+            f"{reference.label} against a second draw of itself wins {metric(reference.win_rate)}; it should be 50 %."
+        )
         found.append(Caution("watch", text, 35))
     return found
 
@@ -360,15 +362,25 @@ def _of_judge(story: Story) -> list[Caution]:
     if position is not None and position[1].value > POSITION:
         name, figure = position
         level = "bad" if figure.value >= ONLY_POSITION else "watch"
-        text = f"Position bias: {name} prefers the same position in both orders on {percent(figure.value)} of the pairs."
+        text = (
+            f"Position bias: {name} prefers the same position in both orders on {percent(figure.value)} of the pairs."
+        )
         found.append(Caution(level, text, 16 if level == "bad" else 40))
     for label, figure in story.fact_pairs:
         if (figure.low if figure.low is not None else figure.value) <= 0.6:
             found.append(Caution("watch", f"Fact blindness: {metric(figure)} right on {label}; 50 % is guessing.", 42))
     for label, figure in story.agreement:
         if figure.value < 0.65:
-            found.append(Caution("watch", f"Weak agreement: {label}, {metric(figure)}.", 41))
+            found.append(Caution("watch", f"Weak agreement: {label}, {metric(figure)}.{_role(label, story)}", 41))
     return found
+
+
+def _role(label: str, story: Story) -> str:
+    """Whether the judge of a row shaped a policy, where it is known who did."""
+    if label.startswith("reward model") or not story.judge_name or not story.trainers:
+        return ""
+    is_trainer = any(story.judge_name in (trainer.model, trainer.name) for trainer in story.trainers)
+    return " It gave training feedback." if is_trainer else " It was measured only and trained nothing."
 
 
 def worst_position(story: Story) -> tuple[str, Est] | None:
@@ -418,7 +430,9 @@ def standards_answer(story: Story) -> str:
 
 def agreement_answer(story: Story) -> str:
     if not story.agreement:
-        return "Not measured: the input has no human labels." if not story.fact_pairs else "Measured on fact pairs only."
+        return (
+            "Not measured: the input has no human labels." if not story.fact_pairs else "Measured on fact pairs only."
+        )
     truth = "the oracle" if story.is_lab else "people"
     judges = [row for row in story.agreement if not row[0].startswith("reward model")] or story.agreement
     label, best = max(judges, key=lambda row: row[1].value)
@@ -436,14 +450,16 @@ def bias_answer(story: Story) -> str:
     parts = []
     position = worst_position(story)
     if position is not None:
-        parts.append(f"the same position wins in both orders on {percent(position[1].value)} of the pairs at worst ({position[0]})")
+        parts.append(
+            f"the same position wins in both orders on {percent(position[1].value)} of the pairs at worst ({position[0]})"
+        )
     shifts = [(p.label, p.length_controlled.value - p.win_rate.value) for p in story.contenders
               if p.length_controlled and p.win_rate]  # fmt: skip
     if shifts:
         name, shift = max(shifts, key=lambda row: abs(row[1]))
         parts.append(f"length control moves a win rate by {signed(shift)} points at most ({name})")
     if story.fact_pairs:
-        label, figure = min(story.fact_pairs, key=lambda row: row[1].value)
+        _, figure = min(story.fact_pairs, key=lambda row: row[1].value)
         parts.append(f"{percent(figure.value)} right where only a fact differs")
     if not parts:
         return "Not measured in this run."
