@@ -450,6 +450,15 @@ def test_metrics_under_names_of_ones_own_are_on_the_page(tmp_path: Path) -> None
     assert "deciding: words" in page(told, folder)
 
 
+def test_the_reason_for_a_badge_names_evaluators_as_the_rest_of_the_page(tmp_path: Path) -> None:
+    told = summary()
+    assert "judged by the oracle gold:lab and lab:judge-b, independent" in page(told, tmp_path)
+    told["stages"]["compare"]["figures"]["judges"] = {"training_judge": judge("lab:judge-a", "lab-a")}
+    html = page(told, tmp_path)
+    assert "the only evidence comes from lab:judge-a (it gave the training feedback)" in html
+    assert "training_judge" not in html[: html.index("summary.json")]
+
+
 def test_one_evaluator_has_one_name_and_one_policy_one_colour(tmp_path: Path) -> None:
     told = summary()
     told["stages"]["compare"]["figures"]["judges"]["training_judge"] = judge("lab:judge-a", "lab-a")

@@ -25,8 +25,6 @@ GROUPS = {
     "refusal": "Does it refuse too much or too little?",
 }
 MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "unknown": "?"}
-UNMEASURED = frozenset({"unknown"})
-"""Levels of what was not measured; any other level that MARKS lacks is a ? that was measured and says nothing."""
 CONSEQUENCE = ("decision", "attack", "hacking", "refusal", "agreement", "bias", "consistency")
 """Groups by what follows from a fault: no verdict at all, then a judge that can be gamed, then a distorted one."""
 BEST = {"decision": "100 %", "label mass": "100 %", "slices": "100 %", "clusters": "0 %", "over-refusal": "0 %",

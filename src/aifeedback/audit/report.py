@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +70,7 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
             if (found := wording.verdict(p, story)) is not None
         },
         "warnings": warnings,
+        "independence_reason": wording.independence_reason(story),
         "answers": {
             "who": wording.who_answer(story),
             "standards": wording.standards_answer(story),
@@ -243,8 +243,7 @@ def examples(story: Story) -> list[dict[str, Any]]:
         scores = example.get("scores") or {}
         answers = [{"name": display(n), "text": text, "score": scores.get(n)} for n, text in example["answers"].items()]
         rule = str(example.get("rule") or "one of the first prompts that every policy answered")
-        for name in example["answers"]:
-            rule = re.sub(rf"(?<![\w-]){re.escape(name)}(?![\w-])", lambda _, n=name: display(n), rule)
+        rule = wording.renamed(rule, {name: display(name) for name in example["answers"]})
         shown.append(
             {
                 "rule": rule,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from aifeedback.audit.figures import MINUS
@@ -28,7 +28,6 @@ REWARD, MEASURE, KL, LENGTH = (
 WORDS = {
     "alignment": "agreement", "same_position": "position bias", "coverage": "label mass", "ece_before":
     "calibration error before", "ece_after": "calibration error after", "not_known": "unknown", "unread": "unknown",
-    "n": "n",
 }  # fmt: skip
 """Names in files whose one word on a page is another."""
 
@@ -232,6 +231,22 @@ def _clause(members: Sequence[tuple[str, Verdict]], reference: str) -> str:
     return f"{text}{joint}{' and '.join(dict.fromkeys(clauses))}"
 
 
+def independence_reason(story: Story) -> str:
+    """Why the finding counts as verified or not, by the names that evaluators have on this page."""
+    if story.independence.is_verified:
+        who = list(dict.fromkeys(story.named(name) for name in story.independent))
+        return f"judged by {listed(who)}, independent of the training feedback"
+    return renamed(story.independence.reason, story.names)
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """``text`` with every key of ``names`` that stands in it as a word replaced by its name, all at once."""
+    if not names:
+        return text
+    keys = "|".join(re.escape(key) for key in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w:-])(?:{keys})(?![\w:-])", lambda found: names[found.group()], text)
+
+
 # ── what to watch ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -253,7 +268,7 @@ def watch(story: Story) -> list[Caution]:
 def _of_independence(story: Story) -> list[Caution]:
     if story.independence.is_verified or not story.policies:
         return []
-    text = f"Unverified: {story.independence.reason}. Let people, or a model of another family, judge a sample."
+    text = f"Unverified: {independence_reason(story)}. Let people, or a model of another family, judge a sample."
     return [Caution("bad", text, 20)]
 
 
