@@ -218,10 +218,10 @@ def curves(panels: Sequence[Panel], *, x_label: str) -> str:
         figure.legend(handles=handles, loc="outside upper left", labelcolor=INK, handlelength=1.4,
                       ncols=1 if is_narrow else columns_of(named))  # fmt: skip
 
-    told = "; ".join(f"{panel.y_label}: {', '.join(dict.fromkeys(c.label for c in panel.curves))}" for panel in panels)
+    alt = "; ".join(f"{panel.y_label}: {', '.join(dict.fromkeys(c.label for c in panel.curves))}" for panel in panels)
     legend = -(-len(named) // columns_of(named)) * 0.28
     return responsive(draw, legend + 0.5 + 1.6 * -(-len(panels) // 2), 0.25 * len(named) + 0.5 + 1.55 * len(panels),
-                      alt=f"Against {x_label}. {told}")  # fmt: skip
+                      alt=f"Against {x_label}. {alt}")  # fmt: skip
 
 
 def columns_of(names: Iterable[str]) -> int:
@@ -298,11 +298,11 @@ def stacked(
         axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2 if is_narrow else len(parts),
                     labelcolor=INK, handlelength=1, borderpad=0, columnspacing=1.2)  # fmt: skip
 
-    told = "; ".join(
+    alt = "; ".join(
         f"{label}: " + ", ".join(f"{p} {100 * s:.0f} %" for p, s in zip(parts, shares, strict=False))
         for label, shares in rows
     )
-    return responsive(draw, 0.95 + 0.4 * len(rows), 1.25 + 0.66 * len(rows), alt=told)
+    return responsive(draw, 0.95 + 0.4 * len(rows), 1.25 + 0.66 * len(rows), alt=alt)
 
 
 def responsive(draw: Callable[[Any, bool], None], height: float, narrow_height: float, *, alt: str) -> str:
@@ -375,7 +375,7 @@ def _dot_legend(axes: Any, series: Sequence[_Series], is_by_row: bool, is_narrow
 
 
 def _dots_alt(lines: Sequence[Line], series: Sequence[str], unit: str, scale: float) -> str:
-    told = []
+    marks = []
     for line in lines:
         for name, mark in zip(series, line.marks, strict=False):
             if mark is not None and mark.value is not None:
@@ -384,5 +384,5 @@ def _dots_alt(lines: Sequence[Line], series: Sequence[str], unit: str, scale: fl
                     if mark.low is None or mark.high is None
                     else f" ({mark.low * scale:.0f} to {mark.high * scale:.0f})"
                 )
-                told.append(f"{line.label}, {name}: {mark.value * scale:.0f}{ends}")
-    return f"{unit}. " + "; ".join(told)
+                marks.append(f"{line.label}, {name}: {mark.value * scale:.0f}{ends}")
+    return f"{unit}. " + "; ".join(marks)

@@ -83,8 +83,8 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
 
 
 def _described(trainers: Sequence[Source]) -> list[str]:
-    told = [f"{t.model or t.name}" + (f", revision {t.revision}" if t.revision else "") for t in trainers]
-    return list(dict.fromkeys(told))
+    record = [f"{t.model or t.name}" + (f", revision {t.revision}" if t.revision else "") for t in trainers]
+    return list(dict.fromkeys(record))
 
 
 def _names(stages: Mapping[str, Any]) -> dict[str, str]:
@@ -92,15 +92,15 @@ def _names(stages: Mapping[str, Any]) -> dict[str, str]:
 
     Its key stands beside it only where two evaluators are one model under different prompts or settings.
     """
-    told = {
+    record = {
         str(name): mapping(judge)
         for _, figures in _figures(stages)
         for part in ("judges", "assessors")
         for name, judge in mapping(figures.get(part)).items()
     }
-    models = {name: _evaluator(name, judge) for name, judge in told.items()}
+    models = {name: _evaluator(name, judge) for name, judge in record.items()}
     kinds: dict[str, list[Any]] = {}
-    for name, judge in told.items():
+    for name, judge in record.items():
         kind = (judge.get("model"), mapping(judge.get("prompt")).get("digest"), judge.get("settings"), judge.get("by"))
         if kind not in kinds.setdefault(models[name], []):
             kinds[models[name]].append(kind)
@@ -188,9 +188,9 @@ def _complement(share: Est) -> Est:
     return share._replace(value=1 - share.value, low=low, high=high)
 
 
-def _not_estimable(told: Mapping[str, Any]) -> str:
-    notes = map(str, told.get("notes") or ())
-    return next((note for note in notes if note.startswith("not estimable")), "") if told.get("value") is None else ""
+def _not_estimable(record: Mapping[str, Any]) -> str:
+    notes = map(str, record.get("notes") or ())
+    return next((note for note in notes if note.startswith("not estimable")), "") if record.get("value") is None else ""
 
 
 def _voices(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> None:
@@ -235,39 +235,39 @@ def _who(voice: Voice) -> tuple[str, Any]:
 def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> Independence:
     """Judged here from who is who; a stage's own word counts only where it says that an evaluator is dependent."""
     found = verify_independence(story.trainers, story.evaluators)
-    told = summary.get("independence") or next(
+    record = summary.get("independence") or next(
         (f["independence"] for _, f in _figures(stages) if isinstance(f.get("independence"), Mapping)), {}
     )
-    denied = {name for name, judge in mapping(told.get("judges")).items() if mapping(judge).get("independent") is False}
+    denied = {name for name, judge in mapping(record.get("judges")).items() if mapping(judge).get("independent") is False}
     kept = [e for e in story.evaluators if e.name not in denied]
     if len(kept) < len(story.evaluators) and any(name in denied for name in found.independent):
         return verify_independence(story.trainers, kept)._replace(dependent=tuple(sorted(denied)))
     return found
 
 
-def _add_voice(story: Story, seen: set[tuple[Any, ...]], role: str, told: Mapping[str, Any], stage: str) -> None:
-    prompt = told.get("prompt") if isinstance(told.get("prompt"), Mapping) else None
-    key = (role, told.get("model") or told.get("uri"), (prompt or {}).get("digest"))
+def _add_voice(story: Story, seen: set[tuple[Any, ...]], role: str, record: Mapping[str, Any], stage: str) -> None:
+    prompt = record.get("prompt") if isinstance(record.get("prompt"), Mapping) else None
+    key = (role, record.get("model") or record.get("uri"), (prompt or {}).get("digest"))
     if key in seen:
         return
     seen.add(key)
     story.voices.append(
         Voice(
             role=role,
-            model=str(told.get("model") or told.get("uri") or "not recorded"),
-            family=str(told.get("family") or ""),
-            revision=str(told.get("revision") or ""),
-            parameters=int(told["parameters"]) if is_number(told.get("parameters")) else None,
+            model=str(record.get("model") or record.get("uri") or "not recorded"),
+            family=str(record.get("family") or ""),
+            revision=str(record.get("revision") or ""),
+            parameters=int(record["parameters"]) if is_number(record.get("parameters")) else None,
             prompt=prompt,
-            settings=mapping(told.get("settings")),
+            settings=mapping(record.get("settings")),
             stage=stage,
         )
     )
 
 
-def _source(name: str, told: Mapping[str, Any]) -> Source:
-    model = str(told.get("model") or told.get("uri") or "")
-    return Source(name, model, str(told.get("family") or ""), str(told.get("revision") or ""))
+def _source(name: str, record: Mapping[str, Any]) -> Source:
+    model = str(record.get("model") or record.get("uri") or "")
+    return Source(name, model, str(record.get("family") or ""), str(record.get("revision") or ""))
 
 
 AGREEMENT = {
@@ -441,12 +441,12 @@ def _harmful_ids(folder: Path | None) -> frozenset[str]:
     return frozenset(found)
 
 
-def _principle(told: Any) -> str:
+def _principle(record: Any) -> str:
     """The wording of a principle, whatever it is for; a constitution's entry or plain text."""
-    if not isinstance(told, Mapping):
-        return str(told)
-    return "; ".join(str(told[key]) for key in ("text", "compare", "critique", "revise") if told.get(key)) or str(
-        dict(told)
+    if not isinstance(record, Mapping):
+        return str(record)
+    return "; ".join(str(record[key]) for key in ("text", "compare", "critique", "revise") if record.get(key)) or str(
+        dict(record)
     )
 
 

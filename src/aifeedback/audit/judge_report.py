@@ -24,7 +24,7 @@ GROUPS = {
     "hacking": "Would a policy learn to game it?",
     "refusal": "Does it refuse too much or too little?",
 }
-MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "unknown": "?"}
+MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "uninformative": "?", "unknown": "?"}
 CONSEQUENCE = ("decision", "attack", "hacking", "refusal", "agreement", "bias", "consistency")
 """Groups by what follows from a fault: no verdict at all, then a judge that can be gamed, then a distorted one."""
 BEST = {"decision": "100 %", "label mass": "100 %", "slices": "100 %", "clusters": "0 %", "over-refusal": "0 %",
@@ -182,7 +182,7 @@ def answer(audits: Sequence[JudgeAudit], group: str) -> str:
 def _answer(audit: JudgeAudit, found: Sequence[Finding]) -> str:
     raised = [f for f in alarms(audit) if f in found]
     fine = sum(f.level == "fine" for f in found)
-    silent = sum(f.is_measured and f.level not in MARKS for f in found)
+    silent = sum(f.is_measured and f.level not in ("bad", "watch", "fine") for f in found)
     serious, watched = ([f"{_title(f)} {brief(f)}" for f in raised if f.level == level] for level in ("bad", "watch"))
     parts = []
     if serious:

@@ -129,7 +129,7 @@ def facts(
     if trainers is not None:
         found.append(Fact("training feedback", trainers))
     found += [
-        Fact("judges", list(dict.fromkeys(_judge(label, told) for label, told in judges))),
+        Fact("judges", list(dict.fromkeys(_judge(label, described) for label, described in judges))),
         Fact("seed", [] if seed is None else [str(seed)]),
         Fact("aifeedback", [version] if version else []),
         Fact("journal", [f"{j.name}: {j.calls:,} calls, head {j.head}" for j in origin.journals]),
@@ -167,7 +167,7 @@ def _model(origin: Origin, uri: str) -> str:
 
 def _reward(origin: Origin, reward: Mapping[str, Any]) -> str:
     parts = [reward, *(part for part in reward.get("mix") or () if isinstance(part, Mapping))]
-    return " and ".join(told for part in parts if (told := _one_reward(origin, part))) or NOT_RECORDED
+    return " and ".join(described for part in parts if (described := _one_reward(origin, part))) or NOT_RECORDED
 
 
 def _one_reward(origin: Origin, reward: Mapping[str, Any]) -> str:
@@ -192,10 +192,10 @@ def _feedback(uri: str) -> str:
     givers = [g for g in record.get("trained_by") or () if isinstance(g, Mapping) and g.get("uri")]
     if not givers:
         return ""
-    told = " and ".join(f"{g['uri']}" + (f" ({g['rows']:,} rows)" if isinstance(g.get("rows"), int) else "")
+    described = " and ".join(f"{g['uri']}" + (f" ({g['rows']:,} rows)" if isinstance(g.get("rows"), int) else "")
                         for g in givers)  # fmt: skip
     base = _mapping(record.get("base")).get("path")
-    return f"trained on feedback from {told}" + (f", starting from {base}" if base else "")
+    return f"trained on feedback from {described}" + (f", starting from {base}" if base else "")
 
 
 def _date(origin: Origin) -> list[str]:
@@ -227,13 +227,13 @@ def _policy(origin: Origin, uri: str) -> str:
     return f"model of step {step} (digest {NOT_RECORDED})" if step else origin.described(uri)
 
 
-def _judge(label: str, told: Mapping[str, Any]) -> str:
-    model = str(told.get("model") or told.get("uri") or "")
-    prompt = _mapping(told.get("prompt"))
+def _judge(label: str, described: Mapping[str, Any]) -> str:
+    model = str(described.get("model") or described.get("uri") or "")
+    prompt = _mapping(described.get("prompt"))
     parts = [label if not model or model in label else f"{label}, {model}"]
-    if told.get("family") not in ("oracle", "people"):
-        parts.append(f"revision {told.get('revision') or NOT_RECORDED}")
-        if "prompt" in told and prompt:
+    if described.get("family") not in ("oracle", "people"):
+        parts.append(f"revision {described.get('revision') or NOT_RECORDED}")
+        if "prompt" in described and prompt:
             parts.append(f"prompt {prompt.get('name')} {prompt.get('digest') or NOT_RECORDED}")
     return ", ".join(parts)
 

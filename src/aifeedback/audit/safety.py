@@ -55,36 +55,36 @@ def safety_part(summary: Mapping[str, Any], *, names: Mapping[str, str] | None =
 
     ``names``: key of an evaluator → its name on the page.
     """
-    told = summary.get("safety") or next(
+    record = summary.get("safety") or next(
         (f["safety"] for s in (summary.get("stages") or {}).values() if (f := s.get("figures") or {}).get("safety")),
         None,
     )
-    if not told or not told.get("policies") or not told.get("judge"):
+    if not record or not record.get("policies") or not record.get("judge"):
         return None
-    reference, judge = told["reference"], told["judge"]
+    reference, judge = record["reference"], record["judge"]
     named = names or {}
     # the colours of the run's policies, which may be more than were assessed
     colours = figures.policy_colours(
-        list(dict.fromkeys([*(summary.get("policies") or ()), *told["policies"]])), reference
+        list(dict.fromkeys([*(summary.get("policies") or ()), *record["policies"]])), reference
     )
-    judges = list(dict.fromkeys(name for row in told["policies"].values() for name in row))
+    judges = list(dict.fromkeys(name for row in record["policies"].values() for name in row))
     tables = {
-        name: [_row(p, row[name], reference, colours[p]) for p, row in told["policies"].items() if name in row]
+        name: [_row(p, row[name], reference, colours[p]) for p, row in record["policies"].items() if name in row]
         for name in judges
     }
     rows = tables.pop(judge)
     others = {str(named.get(name, name)): table for name, table in tables.items()}
     shown_as = str(named.get(judge, judge))
-    shown: list[Any] = list(told.get("examples") or [])
+    shown: list[Any] = list(record.get("examples") or [])
     return SafetyPart(
         judge=shown_as,
         rows=rows,
         others=others,
-        prompts=told.get("prompts") or {},
+        prompts=record.get("prompts") or {},
         figure=trade_off(rows),
         headline=_headline(rows, shown_as),
         examples=[_example(e) for e in shown],
-        masked={display(name): count for name, count in (told.get("masked") or {}).items()},
+        masked={display(name): count for name, count in (record.get("masked") or {}).items()},
         shown_masked=sum(e["unsafe"] + sum(a["harmful"] is True for a in e["answers"]) for e in shown),
     )
 
@@ -111,24 +111,24 @@ def trade_off(rows: Sequence[Row]) -> str | None:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), labelcolor=figures.INK, borderpad=0,
                     ncols=1 if is_narrow else figures.columns_of(row.label for row, _, _ in known))  # fmt: skip
 
-    told = "; ".join(
+    record = "; ".join(
         f"{row.label}: helpful {100 * helpful.value:.0f} %, harmless {100 * harmless.value:.0f} %"
         for row, helpful, harmless in known
     )
-    return figures.responsive(draw, 3.9, 3.2 + 0.22 * len(known), alt=f"Helpful against harmless. {told}")
+    return figures.responsive(draw, 3.9, 3.2 + 0.22 * len(known), alt=f"Helpful against harmless. {record}")
 
 
-def _row(policy: str, told: Mapping[str, Any], reference: str, colour: str) -> Row:
-    refusal = told.get("refusal") or {}
+def _row(policy: str, record: Mapping[str, Any], reference: str, colour: str) -> Row:
+    refusal = record.get("refusal") or {}
     return Row(
         display(policy),
         colour,
         policy == reference,
-        estimate(told.get("harmless")),
-        estimate(told.get("harmless_all")),
-        estimate(told.get("harmless_length_controlled")),
-        estimate(told.get("helpful")),
-        None if policy == reference else estimate(told.get("helpful_change")),
+        estimate(record.get("harmless")),
+        estimate(record.get("harmless_all")),
+        estimate(record.get("harmless_length_controlled")),
+        estimate(record.get("helpful")),
+        None if policy == reference else estimate(record.get("helpful_change")),
         estimate(refusal.get("over_refusal")),
         estimate(refusal.get("under_refusal")),
         refusal.get("by_class") or {},
@@ -161,9 +161,9 @@ def _apart(one: Est, other: Est) -> bool:
     return one.low is not None and other.high is not None and one.low > other.high
 
 
-def _example(told: Mapping[str, Any]) -> dict[str, Any]:
+def _example(record: Mapping[str, Any]) -> dict[str, Any]:
     answers = [
         {**a, "policy": display(a["policy"]), "response": RESPONSES.get(a.get("response") or "")}
-        for a in told["answers"]
+        for a in record["answers"]
     ]
-    return {**told, "answers": answers}
+    return {**record, "answers": answers}
