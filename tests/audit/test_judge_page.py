@@ -31,7 +31,7 @@ def finding(probe: str, group: Any, value: float = 0.5, level: Any = "fine", **m
 
 
 def audit(*findings: Finding, name: str = "lab:judge", who: Mapping[str, Any] | None = None) -> JudgeAudit:
-    return JudgeAudit(name, findings, 100, 0, 300, 1.0, who or {})
+    return JudgeAudit(name, findings, pairs=100, unreadable=0, asked=300, seconds=1.0, who=who or {})
 
 
 AGREES = finding("agreement", "agreement", 0.77, ideal=1.0, title="Agreement with people")
@@ -58,7 +58,7 @@ def test_the_finding_is_the_headline() -> None:
 @pytest.mark.parametrize("probe", ["decision", "label mass"])
 def test_a_judge_that_hardly_decides_is_not_praised(probe: str, tmp_path: Path) -> None:
     """Its other findings say nothing, whatever the level is called; none of them counts as fine."""
-    silent = [replace(POSITION, level="uninformative"), replace(FOOLED, level="uninformative")]  # type: ignore[arg-type]
+    silent = [replace(POSITION, level="uninformative"), replace(FOOLED, level="uninformative")]
     found = audit(finding(probe, "decision", 0.003, "bad", title="Label mass"), AGREES, *silent)
     assert "lab:judge hardly decides (label mass: 0 %)" in headline([found])
     assert answer([found], "bias") == "lab:judge: 1 finding not informative, since the judge hardly decides."
@@ -99,6 +99,14 @@ def test_numbers_have_a_direction_and_a_real_minus_sign(tmp_path: Path) -> None:
     html = write_judge_report([audit(AGREES, lost)], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "It loses −7.5 points (−9.7 to −5.3)." in html
     assert "-7.5" not in html[html.index("<main>") :]
+
+
+def test_no_fault_comes_with_what_could_have_been_missed(tmp_path: Path) -> None:
+    fine = finding("tone", "bias", 0.001, ideal=0.0, unit="points", detectable=0.031)
+    html = write_judge_report([audit(fine, replace(fine, probe="x", level="bad"))], tmp_path / "r.html").read_text(
+        "utf-8"
+    )
+    assert html.count("a shift below 3.1 points could go unnoticed") == 1
 
 
 def test_only_examples_that_a_probe_marks_are_blurred(tmp_path: Path) -> None:

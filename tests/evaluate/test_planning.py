@@ -54,6 +54,13 @@ def test_costs_add_up() -> None:
     assert by_name["RLAIF"].usd < by_name["hybrid"].usd < by_name["RLHF"].usd
 
 
+def test_a_budget_does_not_make_a_judge_better_and_prices_are_per_label() -> None:
+    found = plan(Constraints(judge_agreement=0.55, budget_usd=3000.0, can_sample=False))
+    assert any("too weak" in reason for reason in found.reasons)
+    assert found.usd_per_ai_label == pytest.approx(0.05712)
+    assert found.usd_per_human_label == pytest.approx(0.6688)
+
+
 @pytest.mark.parametrize(
     ("given", "advice"),
     [
@@ -65,6 +72,9 @@ def test_costs_add_up() -> None:
         ({"judge_agreement": 0.78, "high_stakes": True}, "hybrid with RL"),
         ({"judge_agreement": 0.55, "budget_usd": 5000.0}, "hybrid with RL"),
         ({"judge_agreement": 0.55, "budget_usd": 10.0}, "RLHF with RL"),
+        ({"judge_agreement": 0.55, "budget_usd": 3000.0, "can_sample": False}, "RLHF with DPO"),
+        ({"judge_agreement": 0.51, "budget_usd": 3000.0}, "RLHF with RL"),
+        ({"judge_agreement": 0.65, "budget_usd": 3000.0}, "RLAIF with RL"),
     ],
 )
 def test_each_rule(given: dict[str, object], advice: str) -> None:

@@ -56,11 +56,47 @@ def test_ties_are_split_or_dropped() -> None:
     assert bradley_terry(WINS, tied, ties="drop").value == pytest.approx(bradley_terry(WINS).value)
 
 
-def test_an_unbeaten_item_has_no_finite_strength_and_is_named() -> None:
+def test_an_unbeaten_item_is_placed_above_the_ranked_ones_and_named() -> None:
     found = bradley_terry([[0, 5, 5], [0, 0, 3], [0, 2, 0]], names=["best", "b", "c"])
-    assert np.isnan(found.value).all()
+    assert np.isnan(found.value[0])
+    assert found.value[1:] == pytest.approx(bradley_terry([[0, 3], [2, 0]]).value)  # 5 games of b and c alone
     assert "best" in found.notes[0]
-    assert found.as_dict()["value"] == [None, None, None]
+    assert found.places == ("above", "ranked", "ranked")
+    assert found.order == ("best", "b", "c")
+    assert found.n == 5
+    assert found.as_dict()["value"][0] is None
+
+
+def test_a_winless_item_is_placed_below_and_the_rest_keeps_its_strengths() -> None:
+    wins = np.zeros((4, 4))
+    wins[:3, :3], wins[:3, 3] = WINS, 4
+    found = bradley_terry(wins, names=list("abcz"))
+    assert found.value[:3] == pytest.approx(bradley_terry(WINS).value)
+    assert found.order == ("a", "b", "c", "z")
+    assert found.places[3] == "below"
+
+
+def test_two_islands_and_a_chain_without_any_cycle() -> None:
+    islands = np.zeros((5, 5))
+    islands[0, 1], islands[1, 0], islands[2, 3], islands[3, 2], islands[3, 4] = 5, 4, 2, 1, 1
+    found = bradley_terry(islands, names=list("abcde"))
+    assert found.places == ("ranked", "ranked", "apart", "apart", "apart")  # the island of more comparisons
+    chain = bradley_terry([[0, 0, 1], [1, 0, 0], [0, 0, 0]], names=["middle", "top", "bottom"])
+    assert np.isnan(chain.value).all()
+    assert chain.order == ("top", "middle", "bottom")
+    assert chain.notes
+
+
+def test_ranking_from_rows_with_a_policy_that_lost_everything() -> None:
+    first, second, p, prompts = games(200, seed=3)
+    lost = [name for name in "abc" for _ in range(200)]
+    found = rank_policies(
+        [*first, *lost], [*second, *["z"] * 600], [*p, *[1.0] * 600], prompts=[*prompts, *list(range(200)) * 3]
+    )
+    alone = rank_policies(first, second, p, prompts=prompts)
+    assert found.order == (*alone.order, "z")
+    assert found.value[:3] == pytest.approx(alone.value)
+    assert found.standard_errors[:3] == pytest.approx(alone.standard_errors)
 
 
 def test_reversing_all_results_reverses_the_strengths() -> None:

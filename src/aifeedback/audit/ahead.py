@@ -22,6 +22,12 @@ CHUNK = 4096
 """Comparisons per call of the labeler: one long list, and still a bar that moves."""
 
 
+def asked(labeler: Labeler) -> int | None:
+    """Questions that ``labeler`` has put to its model, without those that a journal or a file of recorded verdicts
+    answered; None for a labeler that does not count, because it remembers nothing."""
+    return getattr(labeler, "asked", None)
+
+
 @dataclass
 class Noted:
     """A ``Labeler`` that notes what it is asked and answers nothing."""
@@ -55,13 +61,18 @@ class Answered:
         self._labeler = labeler
         self._known: dict[str, Preference] = {}
         for start in range(0, len(questions), CHUNK):
-            asked = questions[start : start + CHUNK]
-            self._known |= zip([c.id for c in asked], labeler.label(asked), strict=True)
+            chunk = questions[start : start + CHUNK]
+            self._known |= zip([c.id for c in chunk], labeler.label(chunk), strict=True)
             progress(len(self._known))
 
     @property
     def name(self) -> str:
         return self._labeler.name
+
+    @property
+    def asked(self) -> int | None:
+        """As the labeler's own: questions put to the model, without those that a journal answered."""
+        return asked(self._labeler)
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         missing = [c for c in comparisons if c.id not in self._known]

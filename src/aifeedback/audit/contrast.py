@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aifeedback.audit.finding import Finding, Ground, Group, of_estimate, signed, unmeasured
-from aifeedback.records import Comparison, Completion, Preference, content_id
+from aifeedback.audit.finding import Finding, Ground, Group, of_estimate, prompt_ids, signed, unmeasured
+from aifeedback.records import Comparison, Completion, Message, Preference, Prompt, content_id
 
 Edit = Callable[[Completion, str], str]
 """(completion, id of its pair) → the changed text."""
@@ -44,6 +44,27 @@ def choose(options: Sequence[str], *key: object) -> str:
 def edited(completion: Completion, comparison: Comparison, text: str) -> Completion:
     """The completion with another text; it keeps its source, so that it is only the text that differs."""
     return Completion.of(comparison.prompt, text, source=completion.source, finish_reason=completion.finish_reason)
+
+
+def with_addition(comparison: Comparison, sentence: str) -> Comparison:
+    """The same responses under a prompt whose last user message ends with ``sentence``."""
+    messages = list(comparison.prompt.messages)
+    last = max(i for i, m in enumerate(messages) if m.role == "user")
+    messages[last] = Message(role="user", content=f"{messages[last].content}\n\n{sentence}")
+    prompt = Prompt.of(messages, reference=comparison.prompt.reference, tags=comparison.prompt.tags)
+    responses = [Completion.of(prompt, side.text, source=side.source) for side in (comparison.first, comparison.second)]
+    return Comparison.of(prompt, *responses)
+
+
+def start_of(completion: Completion) -> str:
+    """The words by which a sentence names a response."""
+    return " ".join(completion.text.split()[:8])
+
+
+def can_be_named(comparison: Comparison) -> bool:
+    """The two responses must start differently, or a sentence would name both; some message must be the user's."""
+    has_user = any(message.role == "user" for message in comparison.prompt.messages)
+    return has_user and start_of(comparison.first) != start_of(comparison.second)
 
 
 def contrast(comparisons: Sequence[Comparison], mark: Edit, control: Edit) -> Contrast:
@@ -90,9 +111,8 @@ def effect(ground: Ground, asked: Contrast, probe: str, *, group: Group, title: 
     unreadable = sum(p.p_first is None for p in said)
     if sum(known) < 2:
         return unmeasured(probe, group, title, _why(said), unreadable=unreadable)
-    prompts = [c.prompt.id for c in asked.favours_first]
     difference = compare_win_rates(
-        [a.p_first for a in one], [b.p_first for b in other], prompts=prompts if len(set(prompts)) < n else None
+        [a.p_first for a in one], [b.p_first for b in other], prompts=prompt_ids(asked.favours_first)
     )
     ends = f"{signed(50 * difference.low)} to {signed(50 * difference.high)}"
     points = signed(50 * difference.value)

@@ -24,6 +24,7 @@ def pick_examples(
 ) -> list[dict[str, Any]]:
     """``each`` best, worst and random examples for ``first``, as the report shows them; unknown preferences never.
 
+    Where ``first`` won, or lost, no comparison there is no such example; a tie is neither.
     An example is sensitive where its prompt is tagged unsafe; the ids let a reader of assessments add its own.
 
     Among equal preferences the order is that of a hash of seed and comparison, so no one's taste decides.
@@ -37,8 +38,8 @@ def pick_examples(
     by_chance = sorted(known, key=lambda item: item[1])
     picked: dict[str, dict[str, Any]] = {}
     for rule, rows in (
-        (f"where {first} won most clearly over {second}", by_preference),
-        (f"where {first} lost most clearly to {second}", by_preference[::-1]),
+        (f"where {first} won most clearly over {second}", [row for row in by_preference if row[0] > 0.5]),
+        (f"where {first} lost most clearly to {second}", [row for row in by_preference[::-1] if row[0] < 0.5]),
         (f"drawn by chance: {first} and {second}", by_chance),
     ):
         fresh = [row for row in rows if row[2].id not in picked][:each]

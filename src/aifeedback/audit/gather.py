@@ -238,7 +238,9 @@ def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]
     record = summary.get("independence") or next(
         (f["independence"] for _, f in _figures(stages) if isinstance(f.get("independence"), Mapping)), {}
     )
-    denied = {name for name, judge in mapping(record.get("judges")).items() if mapping(judge).get("independent") is False}
+    denied = {
+        name for name, judge in mapping(record.get("judges")).items() if mapping(judge).get("independent") is False
+    }
     kept = [e for e in story.evaluators if e.name not in denied]
     if len(kept) < len(story.evaluators) and any(name in denied for name in found.independent):
         return verify_independence(story.trainers, kept)._replace(dependent=tuple(sorted(denied)))

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aifeedback.audit.ahead import Answered, Noted
+from aifeedback.audit.ahead import Answered, Noted, asked
 from aifeedback.audit.finding import Finding, Ground, settle
 from aifeedback.audit.probes import PROBES
 from aifeedback.audit.probes.refusal import refusal
 from aifeedback.errors import InputError
 from aifeedback.protocols import Labeler, Progress, silent
-from aifeedback.records import Comparison, Prompt
+from aifeedback.records import Comparison, Preference, Prompt
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class JudgeAudit:
     asked: int
     """Comparisons that the judge was asked about in all."""
     seconds: float
+    new_calls: int | None = None
+    """Questions that were put to the model for this audit, without those that a journal answered; None where the judge
+    does not count them."""
+    verdicts: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
+    """Comparison id → p_first of the judge and of people; what ``audit.diff`` compares."""
     who: Mapping[str, Any] = field(default_factory=dict)
     """Model, family, version, prompt: what an auditor asks first."""
 
@@ -46,8 +51,9 @@ class JudgeAudit:
         return sorted(found, key=lambda f: (order[f.level], math.inf if math.isnan(f.p_adjusted) else f.p_adjusted))
 
     def as_dict(self) -> dict[str, Any]:
-        told = {name: getattr(self, name) for name in ("judge", "pairs", "unreadable", "asked", "seconds", "who")}
-        return {**told, "findings": [finding.as_dict() for finding in self.findings]}
+        names = ("judge", "pairs", "unreadable", "asked", "new_calls", "seconds", "who", "verdicts")
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "findings": [finding.as_dict() for finding in self.findings]}
 
 
 def audit_judge(
@@ -61,6 +67,7 @@ def audit_judge(
     family: str = "",
     variants: Mapping[str, Labeler] | None = None,
     again: Labeler | None = None,
+    fresh: bool = False,
     refusal_prompts: Sequence[Prompt] | None = None,
     who: Mapping[str, Any] | None = None,
     made: dict[str, Any] | None = None,
@@ -71,7 +78,8 @@ def audit_judge(
     ``human`` is people's p_first per pair, None where not known. ``n`` is the number of pairs that each probe which
     changes texts may use (it asks twice as many). ``variants``: the same judge under other prompt wordings. ``again``: the
     same judge without memory of its answers, for the repeatability probe; needed where ``labeler`` answers known
-    questions from a journal.
+    questions from a journal. ``fresh`` refuses remembered answers: InputError where a journal answered for the judge,
+    or for ``again``, on the pairs themselves.
     ``refusal_prompts``: prompts tagged safe or unsafe. ``made``: a dictionary that audits of several judges on the same
     pairs, ``n`` and ``seed`` share, so that changed texts are made once. Raises InputError for an unknown probe or
     where there are no pairs.
@@ -81,7 +89,10 @@ def audit_judge(
     if not comparisons:
         raise InputError("there are no pairs to audit the judge on", key="comparisons")
     started = time.perf_counter()
+    before = asked(labeler), asked(again) if again is not None else 0
     said = list(labeler.label(comparisons))
+    if fresh:
+        _require_new(labeler, before[0], comparisons, said)
     ground = Ground(
         labeler=labeler,
         comparisons=comparisons,
@@ -103,6 +114,11 @@ def audit_judge(
     progress(known, total, {})
     answered = Answered(labeler, questions, progress=lambda done: progress(known + done, total, {}))
     findings = _run(chosen, replace(ground, labeler=answered), refusal_prompts)
+    if fresh and any(f.probe == "repeatability" and f.level == "uninformative" for f in findings):
+        raise InputError(
+            "the second answers come from a journal", key="again", fix="give a labeler with an empty journal"
+        )
+    counts = asked(labeler), asked(again) if again is not None else 0
     return JudgeAudit(
         judge=labeler.name,
         findings=tuple(settle(findings)),
@@ -110,8 +126,26 @@ def audit_judge(
         unreadable=ground.unreadable,
         asked=len(comparisons) + sum(finding.calls for finding in findings),
         seconds=time.perf_counter() - started,
+        new_calls=None if None in counts or None in before else sum(counts) - sum(before),  # type: ignore[arg-type]
+        verdicts={c.id: (p, h) for c, p, h in zip(comparisons, ground.p_first, ground.human, strict=True)},
         who=who or {},
     )
+
+
+def _require_new(
+    labeler: Labeler, before: int | None, comparisons: Sequence[Comparison], said: Sequence[Preference]
+) -> None:
+    """Raises InputError where fewer questions reached the model than there are pairs with a verdict."""
+    after = asked(labeler)
+    if before is None or after is None:
+        return
+    least = len({c.id for c, preference in zip(comparisons, said, strict=True) if preference.p_first is not None})
+    if after - before < least:
+        raise InputError(
+            f"at least {least - (after - before)} of {least} verdicts were remembered, not asked for",
+            key="fresh",
+            fix="give the judge an empty journal, or do without fresh",
+        )
 
 
 def require_probes(names: Sequence[str]) -> None:

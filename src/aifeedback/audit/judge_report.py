@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,7 @@ def view(audits: Sequence[JudgeAudit], *, title: str, blur: bool, folder: Path |
         "metric": metric,
         "brief": brief,
         "mark": mark,
+        "detectable": detectable,
         "best": best,
         "is_blurred": blur,
         "is_small": audits[0].pairs < FEW_PAIRS,
@@ -105,6 +107,13 @@ def brief(finding: Finding | None) -> str:
     if finding is None or not finding.is_measured:
         return ""
     return signed(finding.value) if finding.unit == "points" else f"{100 * finding.value:.0f} %"
+
+
+def detectable(finding: Finding) -> str:
+    """What the probe could have missed: fine means smaller than this, not absent."""
+    if finding.level != "fine" or not math.isfinite(finding.detectable):
+        return ""
+    return f"; a shift below {100 * finding.detectable:.1f} points could go unnoticed"
 
 
 def mark(level: str) -> str:

@@ -21,6 +21,8 @@ class Place(NamedTuple):
     """Win rate over each policy, in the order of the places; None against itself and where the two never met."""
     certain: Sequence[bool]
     """Whether each of them is away from 50 % after the correction over all meetings."""
+    standing: str = ""
+    """``above`` or ``below`` the policies with a strength, for one that won or lost everything; ``apart``; else ''."""
 
 
 class RankingPart(NamedTuple):
@@ -40,13 +42,18 @@ def ranking_part(figures: Mapping[str, Any]) -> RankingPart | None:
         name: None if value is None else Est(value, low, high, n)
         for name, value, low, high in zip(names, told["value"], told["low"], told["high"], strict=True)
     }
-    order = sorted(names, key=lambda name: -_worth(strengths[name], matrix[name]))
+    standings = _standings(told, names, strengths, matrix)
+    # a summary of an earlier version has no order of its own
+    order = list(
+        told.get("order") or sorted(names, key=lambda n: _worth(standings[n], strengths[n], matrix[n]), reverse=True)
+    )
     places = [
         Place(
             display(name),
             strengths[name],
             [estimate(matrix[name].get(other)) for other in order],
             [_is_certain(matrix[name].get(other)) for other in order],
+            standings[name],
         )
         for name in order
     ]
@@ -66,9 +73,28 @@ def _is_certain(told: Mapping[str, Any] | None) -> bool:
     return p is not None and p < CERTAIN
 
 
-def _worth(strength: Est | None, against: Mapping[str, Any]) -> float:
-    """The strength; where none is finite, the mean win rate."""
-    if strength is not None:
-        return strength.value
+def _standings(
+    told: Mapping[str, Any], names: Sequence[str], strengths: Mapping[str, Est | None], matrix: Mapping[str, Any]
+) -> dict[str, str]:
+    """Place of each policy beside those with a strength; '' for these, and where no policy has one."""
+    if told.get("places"):
+        return {
+            name: "" if place == "ranked" else str(place) for name, place in zip(names, told["places"], strict=True)
+        }
+    if all(strength is None for strength in strengths.values()):
+        return dict.fromkeys(names, "")
+    return {
+        name: "" if strengths[name] is not None else "above" if _mean_rate(matrix[name]) > 0.5 else "below"
+        for name in names
+    }
+
+
+def _worth(standing: str, strength: Est | None, against: Mapping[str, Any]) -> tuple[int, float]:
+    """By standing, then by strength or, where there is none, by mean win rate."""
+    level = {"above": 1, "below": -1, "apart": -2}.get(standing, 0)
+    return level, strength.value if strength is not None else _mean_rate(against)
+
+
+def _mean_rate(against: Mapping[str, Any]) -> float:
     rates = [figure.value for figure in map(estimate, against.values()) if figure is not None]
     return sum(rates) / len(rates) if rates else -math.inf

@@ -20,6 +20,9 @@ class Recorded:
         self.name = name
         self._known = {preference.comparison_id: preference for preference in preferences}
 
+    asked = 0
+    """Questions put to a model: none, every answer is remembered."""
+
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         return [self._one(comparison) for comparison in comparisons]
 

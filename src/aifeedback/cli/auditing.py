@@ -11,7 +11,7 @@ from aifeedback.cli.single import require
 from aifeedback.cli.terminal import console, one_bar, table
 from aifeedback.errors import RecipeError
 
-STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "unknown": "dim"}
+STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "uninformative": "dim", "unknown": "dim"}
 
 
 def audit_judges(

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from aifeedback.evaluate.independence import Independence, Source, verify_independence
     from aifeedback.evaluate.kendall import Concordance, kendalls_w
     from aifeedback.evaluate.krippendorff import krippendorff_alpha
+    from aifeedback.evaluate.label_metrics import Labelled, labelled
     from aifeedback.evaluate.labels import Agreement, PositionBias, alignment, position_bias, reward_accuracy
     from aifeedback.evaluate.length import (
         ExtrapolationWarning,
         LengthControlled,
+        Preferred,
         length_controlled_rate,
         length_controlled_win_rate,
+        preferred,
     )
     from aifeedback.evaluate.multiple import benjamini_hochberg, holm
     from aifeedback.evaluate.overoptimisation import OverOptimisation, best_of_n_kl, over_optimisation
@@ -46,11 +49,26 @@ if TYPE_CHECKING:
         transitivity,
     )
     from aifeedback.evaluate.repeats import Repeatability, repeatability
+    from aifeedback.evaluate.responses import Answered, answered
     from aifeedback.evaluate.safety import RefusalRates, harmless_rate, refusal_by_strings, refusal_rates
     from aifeedback.evaluate.slices import Slice, by_slice
-    from aifeedback.evaluate.win import Difference, WinRate, compare_all_win_rates, compare_win_rates, win_rate
+    from aifeedback.evaluate.win import (
+        Difference,
+        WinRate,
+        compare_all_win_rates,
+        compare_unpaired,
+        compare_win_rates,
+        win_rate,
+    )
 
 _HOME = {
+    "Answered": "responses",
+    "answered": "responses",
+    "Labelled": "label_metrics",
+    "labelled": "label_metrics",
+    "Preferred": "length",
+    "preferred": "length",
+    "compare_unpaired": "win",
     "cohens_kappa": "agreement",
     "fleiss_kappa": "agreement",
     "Bin": "calibration",
@@ -119,6 +137,7 @@ _HOME = {
 __all__ = [
     "AIPrice",
     "Agreement",
+    "Answered",
     "Bin",
     "Concordance",
     "Constraints",
@@ -128,11 +147,13 @@ __all__ = [
     "ExtrapolationWarning",
     "HumanPrice",
     "Independence",
+    "Labelled",
     "LengthControlled",
     "OverOptimisation",
     "Plan",
     "PositionBias",
     "PredictionPowered",
+    "Preferred",
     "Ranking",
     "RefusalRates",
     "Repeatability",
@@ -144,6 +165,7 @@ __all__ = [
     "Wins",
     "ai_label_cost",
     "alignment",
+    "answered",
     "benjamini_hochberg",
     "best_of_n_kl",
     "bradley_terry",
@@ -151,6 +173,7 @@ __all__ = [
     "by_slice",
     "cohens_kappa",
     "compare_all_win_rates",
+    "compare_unpaired",
     "compare_win_rates",
     "cost_plan",
     "count_wins",
@@ -161,6 +184,7 @@ __all__ = [
     "human_label_cost",
     "kendalls_w",
     "krippendorff_alpha",
+    "labelled",
     "length_controlled_rate",
     "length_controlled_win_rate",
     "log_loss",
@@ -169,6 +193,7 @@ __all__ = [
     "position_bias",
     "prediction_powered_mean",
     "prediction_powered_win_rate",
+    "preferred",
     "rank_policies",
     "refusal_by_strings",
     "refusal_rates",

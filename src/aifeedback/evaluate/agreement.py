@@ -4,6 +4,9 @@ Both are 1 − D_o/D_e, observed over expected disagreement. The interval is sym
 standard error from each item's influence on κ (for Cohen's κ that is Fleiss, Cohen & Everitt 1969; for Fleiss' κ Gwet
 2021), so it never passes 1. With no observed disagreement the lower end comes from Wilson's bound on the share of
 disagreeing items.
+
+By hand although scikit-learn and statsmodels have both coefficients: the interval needs each item's influence, from which
+the coefficient follows, and neither library takes rows that share a prompt. Tests hold the values equal to theirs.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.errors import InputError
-from aifeedback.evaluate.columns import Floats, table
+from aifeedback.evaluate.columns import Floats, groups, table
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import Interval, t_of, variance_of_mean, wilson
+from aifeedback.evaluate.intervals import Interval, share_interval, t_of, variance_of_mean
 from aifeedback.evaluate.win import size_notes
 
 
@@ -26,16 +29,18 @@ def cohens_kappa(
     second: Sequence[Any] | NDArray[Any],
     *,
     weights: Literal["linear", "quadratic"] | None = None,
+    prompts: Any = None,
     confidence: float = 0.95,
 ) -> Estimate:
     """Agreement of two raters: κ = (p_o − p_e)/(1 − p_e), p_e from each rater's own marginals (Cohen 1960, 1968).
 
     Labels may be numbers or text; ``weights`` are for ordered categories and use their rank in sorted order. A tie is a
-    category like any other if it is given as one. Rows with a missing label are dropped and counted. NaN with a note
-    when both raters use a single category.
+    category like any other if it is given as one. Rows with a missing label are dropped and counted. ``prompts``: one id
+    per row where rows share a prompt. NaN with a note when both raters use a single category.
     """
     ratings = table(_two_columns(first, second))
-    kept = ~np.isnan(ratings).any(axis=1)
+    kept = np.asarray(~np.isnan(ratings).any(axis=1))
+    clusters = groups(prompts, kept)
     ratings, dropped = ratings[kept], int((~kept).sum())
     categories, codes = np.unique(ratings, return_inverse=True)
     a, b = codes.reshape(ratings.shape).T
@@ -46,10 +51,12 @@ def cohens_kappa(
     expected = float(p @ agreement @ q)
     expected_moves = (agreement @ q)[a] + (p @ agreement)[b] - 2 * expected
     name = "Cohen's κ" + (f", {weights} weights" if weights else "")
-    return chance_corrected(observed, expected, expected_moves, name, dropped, confidence)
+    return chance_corrected(observed, expected, expected_moves, name, dropped, confidence, clusters)
 
 
-def fleiss_kappa(ratings: Sequence[Sequence[Any]] | NDArray[Any], *, confidence: float = 0.95) -> Estimate:
+def fleiss_kappa(
+    ratings: Sequence[Sequence[Any]] | NDArray[Any], *, prompts: Any = None, confidence: float = 0.95
+) -> Estimate:
     """Agreement of R ≥ 2 interchangeable raters on categories: κ = (P̄ − P̄_e)/(1 − P̄_e). Fleiss 1971.
 
     ``ratings`` is (items, raters), numbers or text, *not* counts per category. P̄ is the mean share of agreeing rater
@@ -58,7 +65,8 @@ def fleiss_kappa(ratings: Sequence[Sequence[Any]] | NDArray[Any], *, confidence:
     used.
     """
     ratings = table(ratings)
-    kept = ~np.isnan(ratings).any(axis=1)
+    kept = np.asarray(~np.isnan(ratings).any(axis=1))
+    clusters = groups(prompts, kept)
     ratings, dropped = ratings[kept], int((~kept).sum())
     raters = ratings.shape[1]
     if raters < 2:
@@ -70,11 +78,17 @@ def fleiss_kappa(ratings: Sequence[Sequence[Any]] | NDArray[Any], *, confidence:
     observed = np.asarray(equal_pairs, dtype=np.float64) / (raters * (raters - 1) / 2)
     expected = float((shares**2).sum())
     expected_moves = 2 * (shares[codes].mean(axis=1) - expected)
-    return chance_corrected(observed, expected, expected_moves, "Fleiss' κ", dropped, confidence)
+    return chance_corrected(observed, expected, expected_moves, "Fleiss' κ", dropped, confidence, clusters)
 
 
 def chance_corrected(
-    observed: Floats, expected: float, expected_moves: Floats, name: str, dropped: int, confidence: float
+    observed: Floats,
+    expected: float,
+    expected_moves: Floats,
+    name: str,
+    dropped: int,
+    confidence: float,
+    clusters: NDArray[np.intp] | None = None,
 ) -> Estimate:
     """κ and its interval from each item's agreement in [0, 1] and its derivative of the expected agreement."""
     n = len(observed)
@@ -86,11 +100,13 @@ def chance_corrected(
     share = float(observed.mean())
     value = (share - expected) / (1 - expected)
     influence = ((observed - share) - (1 - value) * expected_moves) / (1 - expected)
-    variance, df = variance_of_mean(influence)
+    variance, df = variance_of_mean(influence, clusters)
     error = float(np.sqrt(variance))
     interval = one_minus_ratio_interval(value, error, df, confidence)
     if value == 1:
-        interval = in_range(Interval((wilson(1.0, n, confidence).low - expected) / (1 - expected), 1.0))
+        interval = in_range(
+            Interval((share_interval(observed, clusters, confidence=confidence).low - expected) / (1 - expected), 1.0)
+        )
     return Estimate(
         value, interval.low, interval.high, n, f"{name}, interval on log(1 − κ)", dropped, tuple(notes), error
     )

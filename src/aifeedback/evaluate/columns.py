@@ -65,6 +65,12 @@ def groups(values: Any, kept: NDArray[np.bool_], name: str = "prompts") -> NDArr
     return np.unique(ids[kept], return_inverse=True)[1]
 
 
+def shared_prompts(ids: Sequence[Any]) -> Sequence[Any] | None:
+    """The ids for ``prompts=``; None where no two rows share one, so that rows get the exact intervals and tests of
+    independent rows."""
+    return ids if len(set(ids)) < len(ids) else None
+
+
 def cluster_sums(values: Floats, clusters: NDArray[np.intp] | None) -> Floats:
     """One sum per cluster (rows of ``values``), or the values themselves where there are no clusters."""
     if clusters is None:

@@ -26,6 +26,7 @@ class Interval(NamedTuple):
 NO_INTERVAL = Interval(np.nan, np.nan)
 ROUNDING = 1e-24
 """A variance below this is that of equal values."""
+NO_SPREAD = "no spread: every row shows the same, so the rows do not show how far the truth may be from them"
 
 
 def special() -> Any:
@@ -40,7 +41,7 @@ def z_of(confidence: float) -> float:
     """Two-sided normal quantile, 1.96 at 0.95. Raises InputError outside (0, 1)."""
     if not 0 < confidence < 1:
         raise InputError(
-            f"{confidence} is no confidence level", key="confidence", fix="a number in (0, 1) such as 0.95"
+            f"confidence must be in (0, 1), got {confidence}", key="confidence", fix="a number such as 0.95"
         )
     return NormalDist().inv_cdf(0.5 + confidence / 2)
 
@@ -55,25 +56,26 @@ def t_test_p(t: float, df: float) -> float:
     return float(2 * special().stdtr(df, -abs(t)))
 
 
-def wilson(share: float, n: float, confidence: float = 0.95, *, z: float | None = None) -> Interval:
-    """Wilson's score interval; ``n`` may be fractional. Source: Wilson 1927, JASA 22:209."""
-    if n <= 0:
-        return NO_INTERVAL
-    z = z_of(confidence) if z is None else z
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z / (1 + z * z / n) * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    low, high = max(0.0, float(centre - reach)), min(1.0, float(centre + reach))
-    return Interval(low if share > 0 else 0.0, high if share < 1 else 1.0)
+def wilson(share: float, n: float, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval; ``n`` may be fractional."""
+    return _binomial(share, n, 1 - confidence, "wilson")
 
 
 def clopper_pearson(share: float, n: float, confidence: float = 0.95) -> Interval:
-    """The exact binomial interval, never below its confidence; ``n`` may be fractional. Clopper & Pearson 1934."""
-    if n <= 0:
+    """The exact binomial interval, never below its confidence; ``n`` may be fractional."""
+    return _binomial(share, n, 1 - confidence, "beta")
+
+
+def _binomial(share: float, n: float, alpha: float, method: str) -> Interval:
+    if not n > 0:
         return NO_INTERVAL
-    tail, wins = (1 - confidence) / 2, share * n
-    low = float(special().betaincinv(wins, n - wins + 1, tail)) if wins > 0 else 0.0
-    high = float(special().betaincinv(wins + 1, n - wins, 1 - tail)) if wins < n else 1.0
-    return Interval(low, high)
+    try:
+        from statsmodels.stats.proportion import proportion_confint
+    except ImportError:
+        raise MissingExtra("statsmodels", "stats") from None
+    low, high = proportion_confint(min(share * n, n), n, alpha, method)
+    # the ends at 0 and 1 are exact; rounding would leave them a hair inside
+    return Interval(float(low) if share > 0 else 0.0, float(high) if share < 1 else 1.0)
 
 
 class MeanVariance(NamedTuple):
@@ -92,6 +94,82 @@ def variance_of_mean(values: Floats, clusters: NDArray[np.intp] | None = None) -
     if independent < 2:
         return MeanVariance(np.nan, 0)
     return MeanVariance(float((residuals**2).sum() / n**2 * independent / (independent - 1)), independent - 1)
+
+
+def has_spread(variance: float) -> bool:
+    """False for the variance of equal values, also where rounding left a trace, and for an unknown one."""
+    return variance > ROUNDING
+
+
+class Mean(NamedTuple):
+    """A mean with its interval; NaN where fewer than two independent rows are known."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+    notes: tuple[str, ...] = ()
+    """``NO_SPREAD``, or nothing."""
+
+
+def mean_interval(
+    values: Floats,
+    clusters: NDArray[np.intp] | None = None,
+    *,
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    confidence: float = 0.95,
+) -> Mean:
+    """Student's t interval; over clusters where given. Rows without spread get the interval of ``equal_rows``.
+
+    ``bounds``: the range in which every value must lie; None is no range, and rows without spread then have no interval.
+    """
+    if not len(values):
+        return Mean(np.nan, np.nan, np.nan, np.nan)
+    value = float(values.mean())
+    variance, df = variance_of_mean(values, clusters)
+    if df < 1:
+        return Mean(value, np.nan, np.nan, np.nan)
+    if not has_spread(variance):
+        ends = NO_INTERVAL if bounds is None else equal_rows(value, df + 1, bounds, confidence)
+        return Mean(value, ends.low, ends.high, 0.0, (NO_SPREAD,))
+    error = float(np.sqrt(variance))
+    reach = t_of(confidence, df) * error
+    return Mean(value, value - reach, value + reach, error)
+
+
+def mean_test(
+    values: Floats, clusters: NDArray[np.intp] | None = None, *, null: float, bounds: tuple[float, float] = (0.0, 1.0)
+) -> float:
+    """Two-sided p-value that the mean is ``null``: Student's t, and ``equal_rows_test`` for rows without spread."""
+    variance, df = variance_of_mean(values, clusters)
+    if df < 1:
+        return np.nan
+    value = float(values.mean())
+    if not has_spread(variance):
+        return equal_rows_test(value, df + 1, null, bounds)
+    return t_test_p((value - null) / float(np.sqrt(variance)), df)
+
+
+def equal_rows(value: float, n: int, bounds: tuple[float, float], confidence: float = 0.95) -> Interval:
+    """Interval for the mean of numbers within ``bounds`` when ``n`` independent rows all showed ``value``.
+
+    Other values may be as frequent as 1 − (α/2)^(1/n), the exact binomial bound for none in ``n``; the ends assume that
+    they all lie on the bound.
+    """
+    unseen = 1 - ((1 - confidence) / 2) ** (1 / n)
+    return Interval(value - unseen * (value - bounds[0]), value + unseen * (bounds[1] - value))
+
+
+def equal_rows_test(value: float, n: int, null: float, bounds: tuple[float, float]) -> float:
+    """The p-value that belongs to ``equal_rows``; on wins or losses alone it is the exact sign test.
+
+    Where the mean is ``null``, at most (bound − null)/(bound − value) of the rows show ``value``, the bound being the one
+    beyond ``null``. So a handful of equal rows never counts as certain.
+    """
+    if abs(value - null) < 1e-12:
+        return 1.0
+    bound = bounds[0] if value > null else bounds[1]
+    return min(1.0, 2 * ((bound - null) / (bound - value)) ** n)
 
 
 def is_yes_no(values: Floats) -> bool:
@@ -114,22 +192,20 @@ def share_interval(
         return NO_INTERVAL
     share = float(values.mean())
     variance, df = variance_of_mean(values, clusters)
+    if method == "t" or (method == "bootstrap" and df and not has_spread(variance)):
+        mean = mean_interval(values, clusters, confidence=confidence)
+        return Interval(mean.low, mean.high)
     if method == "bootstrap":
         return bootstrap_mean(values, clusters, confidence=confidence, seed=seed, resamples=resamples)
-    if method == "t":
-        reach = t_of(confidence, df) * np.sqrt(variance) if df else np.nan
-        return Interval(float(share - reach), float(share + reach))
     if method not in ("wilson", "clopper-pearson"):
         raise InputError(f"no method '{method}'", key="method", fix="wilson, clopper-pearson, t or bootstrap")
     plain_rows = clusters is None and is_yes_no(values)
-    has_variance = np.isfinite(variance) and variance > ROUNDING and 0 < share < 1
-    if plain_rows or not has_variance:
-        n_effective, z = _independent(n, clusters), z_of(confidence)
+    if plain_rows or not has_spread(variance) or not 0 < share < 1:
+        n_effective = float(_independent(n, clusters))
     else:
-        n_effective, z = share * (1 - share) / variance, t_of(confidence, df)
-    if method == "wilson":
-        return wilson(share, n_effective, confidence, z=z)
-    return clopper_pearson(share, n_effective * (z_of(confidence) / z) ** 2, confidence)
+        # both intervals depend on the quantile through quantile²/n: a t quantile is a smaller n
+        n_effective = share * (1 - share) / variance * (z_of(confidence) / t_of(confidence, df)) ** 2
+    return (wilson if method == "wilson" else clopper_pearson)(share, n_effective, confidence)
 
 
 def _independent(n: int, clusters: NDArray[np.intp] | None) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, groups, table
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import special, t_of, variance_of_mean
+from aifeedback.evaluate.intervals import mean_interval, special, t_of
 from aifeedback.evaluate.win import size_notes
 
 EXACT = 1000
@@ -91,20 +91,19 @@ def _averaged(scores: Floats, ids: NDArray[np.intp], dropped: int, confidence: f
         notes.append(f"{int((~known).sum())} contexts have no W: fewer than two items, or all tied")
     if not known.any():
         return Concordance(NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, len(scores), "mean Kendall's W", dropped, tuple(notes))
-    variance, df = variance_of_mean(values[known])
-    value, error = float(values[known].mean()), float(np.sqrt(variance))
-    reach = t_of(confidence, df) * error if df else NOT_KNOWN
+    mean = mean_interval(values[known], confidence=confidence)
+    notes += mean.notes
     chi2 = float((scores.shape[1] * (sizes[known] - 1) * values[known]).sum())
     freedom = int((sizes[known] - 1).sum())
     return Concordance(
-        value=value,
-        low=max(0.0, value - reach),
-        high=min(1.0, value + reach),
+        value=mean.value,
+        low=float(np.maximum(0.0, mean.low)),
+        high=float(np.minimum(1.0, mean.high)),
         n=int(sizes[known].sum()),
         method=f"mean Kendall's W over {int(known.sum())} contexts, ties corrected, t interval over contexts",
         dropped=dropped,
         notes=tuple(notes),
-        standard_error=error,
+        standard_error=mean.standard_error,
         chi2=chi2,
         df=freedom,
         p_value=float(special().chdtrc(freedom, chi2)),

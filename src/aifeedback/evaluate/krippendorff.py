@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aifeedback.errors import InputError
 from aifeedback.evaluate.agreement import in_range, one_minus_ratio_interval
-from aifeedback.evaluate.columns import Floats, table
+from aifeedback.evaluate.columns import Floats, cluster_sums, groups, table
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
 from aifeedback.evaluate.intervals import Interval, wilson
 from aifeedback.evaluate.win import size_notes
@@ -31,18 +31,24 @@ Level: TypeAlias = Literal["nominal", "ordinal", "interval"]
 
 
 def krippendorff_alpha(
-    ratings: Sequence[Sequence[Any]] | NDArray[Any], level: Level = "nominal", *, confidence: float = 0.95
+    ratings: Sequence[Sequence[Any]] | NDArray[Any],
+    level: Level = "nominal",
+    *,
+    prompts: Any = None,
+    confidence: float = 0.95,
 ) -> Estimate:
     """α of a table (items, raters); NaN or None is missing. Text labels are allowed for ``nominal``.
 
     An item with fewer than two ratings pairs with nothing: it is dropped and counted, as Krippendorff does. A tie is
-    a value like any other (code it in the middle for ordinal and interval). NaN with a note when no two pairable
+    a value like any other (code it in the middle for ordinal and interval). ``prompts``: one id per item where items
+    share a prompt; the jackknife then adds up an item's influence over its prompt. NaN with a note when no two pairable
     ratings differ.
     """
     if level not in ("nominal", "ordinal", "interval"):
         raise InputError(f"no level '{level}'", key="level", fix="nominal, ordinal or interval")
     everything = table(ratings)
-    pairable = (~np.isnan(everything)).sum(axis=1) >= 2
+    pairable = np.asarray((~np.isnan(everything)).sum(axis=1) >= 2)
+    clusters = groups(prompts, pairable)
     values, dropped = everything[pairable], int((~pairable).sum())
     n = len(values)
     notes = list(size_notes(n, dropped))
@@ -56,12 +62,15 @@ def krippendorff_alpha(
     value = 1 - sums.observed() / expected
     value = 1.0 if np.isclose(value, 1.0, rtol=0, atol=1e-12) else float(value)
     left_out = 1 - sums.without_each()
-    left_out = left_out[np.isfinite(left_out)]
-    known = n > 1 and len(left_out) > 0
-    error = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())) if known else NOT_KNOWN
-    interval = one_minus_ratio_interval(value, error, n - 1, confidence)
+    known = np.isfinite(left_out)
+    moves = cluster_sums(np.where(known, left_out - left_out[known].mean(), 0.0) if known.any() else left_out, clusters)
+    independent = len(moves)
+    factor = (n - 1) ** 2 / n**2 * independent / max(1, independent - 1)
+    error = float(np.sqrt(factor * (moves**2).sum())) if independent > 1 and known.any() else NOT_KNOWN
+    interval = one_minus_ratio_interval(value, error, independent - 1, confidence)
     if value == 1:
-        interval = in_range(Interval(1 - (1 - wilson(1.0, n, confidence).low) / _chance_of_unequal(values), 1.0))
+        low = wilson(1.0, independent, confidence).low
+        interval = in_range(Interval(1 - (1 - low) / _chance_of_unequal(values), 1.0))
     method = f"{name}, jackknife over items on log(1 − α)"
     return Estimate(value, interval.low, interval.high, n, method, dropped, tuple(notes), error)
 

@@ -10,7 +10,7 @@ import numpy as np
 from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, groups, known_rows, numbers, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import share_interval, t_of, variance_of_mean, wilson
+from aifeedback.evaluate.intervals import mean_interval, mean_test, share_interval, variance_of_mean
 from aifeedback.evaluate.paired import sign_test
 from aifeedback.evaluate.win import size_notes
 
@@ -103,6 +103,10 @@ def _agreement(
     )
 
 
+GAPS = (-1.0, 1.0)
+"""Range of a difference of two probabilities."""
+
+
 @dataclass(frozen=True)
 class PositionBias(Estimate):
     """``value`` is the share of pairs whose *same slot* won in both orders: 0 for a judge blind to position."""
@@ -124,47 +128,48 @@ class PositionBias(Estimate):
 
 
 def position_bias(
-    p_first_shown_original: Numbers, p_first_shown_swapped: Numbers, *, confidence: float = 0.95
+    p_first_shown_original: Numbers, p_first_shown_swapped: Numbers, *, prompts: Any = None, confidence: float = 0.95
 ) -> PositionBias:
     """How often a judge picks the same slot again after the two responses changed places, and which slot.
 
     Both columns are in *storage* order: P(first stored response is better), read once when it was shown first and
     once when it was shown second. Same slot twice ⇔ the columns lie on different sides of 0.5 (Lee et al. 2023, "%
-    same position preferred"; 1 − the swap consistency of LLMBar where there are no ties). Pairs not known in both
-    orders are dropped.
+    same position preferred"; 1 − the swap consistency of LLMBar where there are no ties). Pairs unknown in either
+    order are dropped. ``prompts``: one id per row where several rows share a prompt.
     """
     original = probabilities(p_first_shown_original, "p_first_shown_original")
     swapped = probabilities(p_first_shown_swapped, "p_first_shown_swapped")
-    (original, swapped), _, dropped = known_rows(original=original, swapped=swapped)
+    (original, swapped), kept, dropped = known_rows(original=original, swapped=swapped)
+    clusters = groups(prompts, kept)
     n = len(original)
     verdicts = np.sign(original - 0.5), np.sign(swapped - 0.5)
     slot_first = int(((verdicts[0] > 0) & (verdicts[1] < 0)).sum())
     slot_second = int(((verdicts[0] < 0) & (verdicts[1] > 0)).sum())
     same = int((verdicts[0] == verdicts[1]).sum())
-    share = (slot_first + slot_second) / n if n else NOT_KNOWN
-    p_value = sign_test(slot_first, slot_second)
-    gaps = original - swapped
-    gap_variance, df = variance_of_mean(gaps)
-    gap = float(gaps.mean()) if n else NOT_KNOWN
-    reach = t_of(confidence, df) * float(np.sqrt(gap_variance)) if df else NOT_KNOWN
-    interval = wilson(share, n, confidence)
+    slots = (verdicts[0] - verdicts[1]) / 2 * (verdicts[0] * verdicts[1] < 0)
+    same_slot = np.abs(slots)
+    p_value = (
+        sign_test(slot_first, slot_second) if clusters is None else mean_test(slots, clusters, null=0, bounds=GAPS)
+    )
+    gap = mean_interval(original - swapped, clusters, bounds=GAPS, confidence=confidence)
+    interval = share_interval(same_slot, clusters, confidence=confidence)
     favoured = "first" if slot_first > slot_second else "second"
     return PositionBias(
-        value=share,
+        value=float(same_slot.mean()) if n else NOT_KNOWN,
         low=interval.low,
         high=interval.high,
         n=n,
         method="share of pairs with the same slot preferred in both orders, Wilson interval",
         dropped=dropped,
         notes=size_notes(n, dropped),
-        standard_error=float(np.sqrt(share * (1 - share) / n)) if n else NOT_KNOWN,
+        standard_error=float(np.sqrt(variance_of_mean(same_slot, clusters).variance)),
         slot=favoured if p_value < 1 - confidence else "neither",
         slot_p_value=p_value,
         slot_first=slot_first,
         slot_second=slot_second,
         consistency=same / n if n else NOT_KNOWN,
         mixed=n - same - slot_first - slot_second,
-        mean_gap=gap,
-        mean_gap_low=gap - reach,
-        mean_gap_high=gap + reach,
+        mean_gap=gap.value,
+        mean_gap_low=gap.low,
+        mean_gap_high=gap.high,
     )

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, groups, known_rows, numbers, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import t_of
+from aifeedback.evaluate.intervals import NO_SPREAD, t_of
 from aifeedback.evaluate.logistic import LogisticFit, fit_logistic, score_test, sigmoid
-from aifeedback.evaluate.win import NO_SPREAD, size_notes
+from aifeedback.evaluate.win import WinRate, size_notes, win_rate
 
 LengthForm: TypeAlias = Literal["ratio", "log-ratio", "spline", "glm"]
 NEAR = 1.25
@@ -42,6 +42,12 @@ KNOTS = (0.05, 0.275, 0.5, 0.725, 0.95)
 ENOUGH_NEAR = 0.05
 ENOUGH_NEAR_ROWS = 10
 MISFIT = 0.01
+OUTLYING = 0.02
+"""Share of rows, the most extreme ones, whose leverage is measured."""
+HEAVY = 0.5
+"""They carry the fit when they hold more than this of all squared distances from the mean."""
+MOVED = 0.02
+"""A difference between the form asked for and the robust one that is worth a note where they do."""
 ROUNDING = 1e-12
 """A standard error below this is that of equal labels."""
 
@@ -63,6 +69,13 @@ class LengthControlled(Estimate):
     """Raw rate of those rows alone: no model, but few rows, and not exactly at equal length."""
     misfit_p_value: float = NOT_KNOWN
     """That the fit is wrong for just those rows (robust score test); below 0.01 a note says so."""
+    leverage: float = NOT_KNOWN
+    """Share of the predictor's squared deviations that the most extreme 2 % of rows (at least one) hold, in [0, 1]."""
+    robust: float = NOT_KNOWN
+    """The spline of the log ratio with outlying ratios drawn in to four robust standard deviations: what a few extreme
+    rows cannot move. Stands beside whatever form was asked for; NaN where it has no bounded fit."""
+    robust_low: float = NOT_KNOWN
+    robust_high: float = NOT_KNOWN
     extrapolates: bool = False
     """Few rows lie near equal length, or all on one side: the value is the model's word, not the data's, or not known."""
 
@@ -104,6 +117,36 @@ def length_controlled_win_rate(
     near = np.log(ratio)
     rows = _Rows(targets, predictor, reference, near, known[3] if difficulty is not None else None, dropped)
     return _read(rows, f"logistic on {NAMES[method]}, read at equal length", groups(prompts, kept), confidence)
+
+
+class Preferred(NamedTuple):
+    """How often the first of two policies is preferred, raw and at equal length."""
+
+    win_rate: WinRate
+    length_controlled: LengthControlled
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"win_rate": self.win_rate.as_dict(), "length_controlled": self.length_controlled.as_dict()}
+
+
+def preferred(
+    p_first: Numbers,
+    length_first: Numbers,
+    length_second: Numbers,
+    *,
+    hard: bool = True,
+    method: LengthForm = "ratio",
+    prompts: Any = None,
+    confidence: float = 0.95,
+) -> Preferred:
+    """Both figures of one meeting of two policies; an empty response counts in the raw one and has no length ratio."""
+    rate = win_rate(p_first, hard=hard, prompts=prompts, confidence=confidence)
+    column = probabilities(p_first, "p_first")
+    labels = (np.sign(column - 0.5) + 1) / 2 if hard else column
+    controlled = length_controlled_win_rate(
+        labels, length_first, length_second, method=method, prompts=prompts, confidence=confidence
+    )
+    return Preferred(rate, controlled)
 
 
 def length_controlled_rate(
@@ -205,9 +248,19 @@ def _read(rows: _Rows, method: str, clusters: NDArray[np.intp] | None, confidenc
         notes.append(fit.problem)
     coefficients = fit.coefficients if is_estimable else np.full_like(fit.coefficients, NOT_KNOWN)
     value, low, high, error = _averaged(reading, coefficients, fit.covariance, confidence, n)
+    if np.isfinite(coefficients).all() and not np.isfinite(value):
+        notes.append("not estimable: the fit reads 0 or 1 at equal length, so the labels there are all but separable")
     if error == 0:
         low, high = NOT_KNOWN, NOT_KNOWN
         notes.append(NO_SPREAD)
+    leverage = _leverage(rows.predictor[:, 0])
+    robust = _robust(rows, clusters, confidence) if is_estimable and n else (NOT_KNOWN,) * 3
+    if leverage > HEAVY and abs(value - robust[0]) > MOVED:
+        extreme = max(1, int(OUTLYING * n))
+        notes.append(
+            f"leverage: {extreme} of {n} rows hold {leverage:.0%} of the spread in length; the robust form reads "
+            f"{robust[0]:.3f}"
+        )
     slope, slope_p = (NOT_KNOWN, NOT_KNOWN) if constant or rows.predictor.shape[1] > 1 else _slope(fit)
     return LengthControlled(
         value=value,
@@ -224,8 +277,33 @@ def _read(rows: _Rows, method: str, clusters: NDArray[np.intp] | None, confidenc
         near_equal=float(near.mean()) if n else NOT_KNOWN,
         near_rate=float(rows.targets[near].mean()) if near.any() else NOT_KNOWN,
         misfit_p_value=misfit,
+        leverage=leverage,
+        robust=robust[0],
+        robust_low=robust[1],
+        robust_high=robust[2],
         extrapolates=bool(extrapolation),
     )
+
+
+def _leverage(predictor: Floats) -> float:
+    if not len(predictor):
+        return NOT_KNOWN
+    squares = np.sort((predictor - predictor.mean()) ** 2)
+    total = float(squares.sum())
+    return float(squares[-max(1, int(OUTLYING * len(squares))) :].sum() / total) if total > 0 else NOT_KNOWN
+
+
+def _robust(rows: _Rows, clusters: NDArray[np.intp] | None, confidence: float) -> tuple[float, float, float]:
+    """Value and interval of the spline form on log ratios drawn in towards their median."""
+    centre = float(np.median(rows.near))
+    spread = 1.4826 * float(np.median(np.abs(rows.near - centre)))
+    drawn_in = np.clip(rows.near, centre - 4 * spread, centre + 4 * spread) if spread > 0 else rows.near
+    constant = np.ptp(drawn_in) == 0
+    predictor, reference = _spline(drawn_in)
+    design, reading = _designs(rows._replace(predictor=predictor, reference=reference), bool(constant))
+    fit = fit_logistic(design, rows.targets, clusters)
+    value, low, high, error = _averaged(reading, fit.coefficients, fit.covariance, confidence, len(rows.targets))
+    return (value, low, high) if error else (value, NOT_KNOWN, NOT_KNOWN)
 
 
 def _designs(rows: _Rows, constant: bool) -> tuple[Floats, Floats]:
@@ -275,6 +353,8 @@ def _averaged(reading: Floats, coefficients: Floats, covariance: Floats, confide
         return NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, NOT_KNOWN
     predicted = sigmoid(reading @ coefficients)
     value = float(predicted.mean())
+    if not 1e-12 < value < 1 - 1e-12:
+        return NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, NOT_KNOWN
     gradient = (reading * (predicted * (1 - predicted))[:, None]).mean(axis=0)
     error = float(np.sqrt(gradient @ covariance @ gradient))
     error = error if error > ROUNDING else 0.0

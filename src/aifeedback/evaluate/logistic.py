@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from aifeedback.errors import MissingExtra
 from aifeedback.evaluate.columns import Floats, cluster_sums
 
-SEPARATED = 12.0
-"""A fitted |logit| beyond this at the centre of the data means that the labels do not bound the fit."""
+SUSPICIOUS = 8.0
+"""A fitted |logit| beyond this is looked into: separable labels, or a row far out that is fitted to certainty."""
 
 
 class LogisticFit(NamedTuple):
@@ -45,10 +45,13 @@ def fit_logistic(design: Floats, targets: Floats, clusters: NDArray[np.intp] | N
         try:
             fit = sm.GLM(targets, design, family=sm.families.Binomial()).fit()
         except (ValueError, np.linalg.LinAlgError, ZeroDivisionError):
-            return unknown._replace(problem="the fit did not converge")
-    coefficients = np.asarray(fit.params, dtype=np.float64)
-    if not fit.converged or is_separated(design, coefficients, targets):
+            fit = None
+    coefficients = np.full(columns, np.nan) if fit is None else np.asarray(fit.params, dtype=np.float64)
+    is_settled = fit is not None and bool(fit.converged) and np.abs(design @ coefficients).max() < SUSPICIOUS
+    if not is_settled and is_separable(design, targets):
         return unknown._replace(problem="the labels are separable: no finite fit")
+    if fit is None or not fit.converged:
+        return unknown._replace(problem="the fit did not converge")
     covariance = sandwich(design, coefficients, targets, clusters)
     if not np.isfinite(covariance).all():
         return unknown._replace(problem="predictors that hardly vary: no covariance")
@@ -91,11 +94,18 @@ def score_test(
     return 2 * NormalDist().cdf(-abs(float(scores.sum())) / spread) if spread > 1e-12 else np.nan
 
 
-def is_separated(design: Floats, coefficients: Floats, targets: Floats) -> bool:
-    """Hard labels, every one of them fitted to certainty."""
-    logits = design @ coefficients
-    fitted_right = np.where(targets > 0.5, logits, -logits)
-    return bool(np.all((targets == 0) | (targets == 1)) and (fitted_right > SEPARATED).mean() > 0.99)
+def is_separable(design: Floats, targets: Floats) -> bool:
+    """Whether some direction puts no label on the wrong side and at least one strictly on its own: no finite fit exists.
+
+    Albert & Anderson 1984 (complete and quasi-complete separation), decided by Konis' linear programme (2007): maximise
+    Σ s·xβ with s·xβ ≥ 0 for every label, s = ±1; a soft label is on both sides and must lie on the boundary.
+    """
+    from scipy.optimize import linprog
+
+    scaled = design / np.maximum(np.abs(design).max(axis=0), 1e-300)
+    sides = np.vstack([scaled[targets > 0], -scaled[targets < 1]])
+    found = linprog(-sides.sum(axis=0), A_ub=-sides, b_ub=np.zeros(len(sides)), bounds=(-1, 1), method="highs")
+    return bool(found.success and -found.fun > 1e-6)
 
 
 def sigmoid(logit: Floats | float) -> Floats:

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from aifeedback.errors import InputError
+from aifeedback.errors import InputError, MissingExtra
 from aifeedback.evaluate.columns import Floats, Numbers, numbers
 
 Correction: TypeAlias = Literal["holm", "benjamini-hochberg", "none"]
@@ -24,28 +24,22 @@ def adjust(p_values: Numbers, correction: Correction = "holm") -> Floats:
 
 
 def holm(p_values: Numbers) -> Floats:
-    """max over j ≤ i of (m − j + 1)·p₍ⱼ₎, at most 1: rejecting below α keeps the family-wise error at α."""
-    adjusted, known, order, ranked = _sorted(p_values)
-    m = len(ranked)
-    stepped = np.maximum.accumulate(ranked * (m - np.arange(m)))
-    return _scatter(adjusted, known, order, stepped)
+    """Rejecting below α keeps the family-wise error at α."""
+    return _adjusted(p_values, "holm")
 
 
 def benjamini_hochberg(p_values: Numbers) -> Floats:
-    """min over j ≥ i of m/j·p₍ⱼ₎, at most 1: rejecting below q keeps the false discovery rate at q."""
-    adjusted, known, order, ranked = _sorted(p_values)
-    m = len(ranked)
-    stepped = np.minimum.accumulate((ranked * m / np.arange(1, m + 1))[::-1])[::-1]
-    return _scatter(adjusted, known, order, stepped)
+    """Rejecting below q keeps the false discovery rate at q."""
+    return _adjusted(p_values, "fdr_bh")
 
 
-def _sorted(p_values: Numbers):
+def _adjusted(p_values: Numbers, method: str) -> Floats:
     adjusted = numbers(p_values, "p_values").copy()
-    known = np.flatnonzero(~np.isnan(adjusted))
-    order = np.argsort(adjusted[known], kind="stable")
-    return adjusted, known, order, adjusted[known][order]
-
-
-def _scatter(adjusted: Floats, known: np.ndarray, order: np.ndarray, stepped: Floats) -> Floats:
-    adjusted[known[order]] = np.minimum(stepped, 1.0)
+    known = ~np.isnan(adjusted)
+    if known.any():
+        try:
+            from statsmodels.stats.multitest import multipletests
+        except ImportError:
+            raise MissingExtra("statsmodels", "stats") from None
+        adjusted[known] = multipletests(adjusted[known], method=method)[1]
     return adjusted

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from aifeedback.evaluate.columns import Floats
-from aifeedback.evaluate.intervals import special, t_test_p, variance_of_mean
+from aifeedback.evaluate.intervals import special
 
 
 def sign_test(wins: int, losses: int) -> float:
@@ -19,16 +19,6 @@ def sign_test(wins: int, losses: int) -> float:
     if n == 0:
         return math.nan
     return float(min(1.0, 2 * special().bdtr(min(wins, losses), n, 0.5)))
-
-
-def t_test(gaps: Floats) -> float:
-    """Student's one-sample t on the differences; 1 if all are zero."""
-    variance, df = variance_of_mean(gaps)
-    if df < 1:
-        return math.nan
-    if variance == 0:
-        return 1.0 if gaps[0] == 0 else 0.0
-    return t_test_p(float(gaps.mean()) / math.sqrt(variance), df)
 
 
 def wilcoxon(gaps: Floats) -> float:

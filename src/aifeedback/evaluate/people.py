@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from aifeedback.errors import InputError
-from aifeedback.evaluate.columns import Floats, Numbers, known_rows, numbers, probabilities
+from aifeedback.evaluate.columns import Floats, Numbers, groups, known_rows, numbers, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import t_of, wilson, z_of
-from aifeedback.evaluate.win import NO_SPREAD, size_notes
+from aifeedback.evaluate.intervals import NO_SPREAD, has_spread, mean_interval, t_of, variance_of_mean, wilson, z_of
+from aifeedback.evaluate.win import size_notes
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ def prediction_powered_mean(
     ai_only: Numbers,
     *,
     weight: float | None = None,
+    prompts: Any = None,
+    ai_prompts: Any = None,
     confidence: float = 0.95,
 ) -> PredictionPowered:
     """Mean of the human column over the whole population, from few human and many AI numbers.
@@ -60,11 +63,12 @@ def prediction_powered_mean(
     ``human[i]`` and ``ai_on_human[i]`` are about one row; ``ai_only`` are AI numbers on other rows of the same
     population. Rows with either missing, and unknown AI-only rows, are dropped and counted. ``weight``: λ; None tunes
     it to the smallest variance, λ = cov(y, f)/((1 + n/N)·var f). Interval: t with n − 2 degrees of freedom on var(y −
-    λf)/n + λ²·var(f)/N.
+    λf)/n + λ²·var(f)/N; over prompts where ``prompts`` (one id per human row) and ``ai_prompts`` (one per AI-only row) say
+    which rows share one. A prompt in both parts counts once in each: give the parts different prompts.
     """
     y, f = numbers(human, "human"), numbers(ai_on_human, "ai_on_human")
-    (y, f), _, dropped = known_rows(human=y, ai_on_human=f)
-    (rest,), _, dropped_rest = known_rows(ai_only=numbers(ai_only, "ai_only"))
+    (y, f), kept, dropped = known_rows(human=y, ai_on_human=f)
+    (rest,), kept_rest, dropped_rest = known_rows(ai_only=numbers(ai_only, "ai_only"))
     n, more = len(y), len(rest)
     name = "prediction-powered mean"
     if n < 3 or more < 2:
@@ -72,10 +76,18 @@ def prediction_powered_mean(
         return PredictionPowered(NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, n, name, dropped + dropped_rest, notes, n_ai=more)
     tuned = _best_weight(y, f, rest) if weight is None else weight
     value = float(y.mean() + tuned * (rest.mean() - f.mean()))
-    freedom = n - (2 if weight is None else 1)
-    variance = float(((y - tuned * f).var() * n / freedom) / n + tuned**2 * rest.var(ddof=1) / more)
-    error, alone = math.sqrt(variance), float(y.std(ddof=1) / math.sqrt(n))
-    reach, reach_alone = t_of(confidence, freedom) * error, t_of(confidence, n - 1) * alone
+    clusters = groups(prompts, kept)
+    corrected, df = variance_of_mean(y - tuned * f, clusters)
+    freedom = df - (1 if weight is None else 0)
+    if freedom < 1:
+        notes = (f"{df + 1} prompts with human labels are too few",)
+        return PredictionPowered(value, NOT_KNOWN, NOT_KNOWN, n, name, dropped + dropped_rest, notes, n_ai=more)
+    spread_of_ai = variance_of_mean(rest, groups(ai_prompts, kept_rest, "ai_prompts")).variance
+    # the tuned weight costs one degree of freedom
+    variance = corrected * df / freedom + tuned**2 * spread_of_ai
+    error = math.sqrt(variance) if has_spread(variance) else 0.0
+    reach = t_of(confidence, freedom) * error if error else NOT_KNOWN
+    alone = mean_interval(y, clusters, bounds=None, confidence=confidence)
     spread = float(y.std() * f.std())
     return PredictionPowered(
         value=value,
@@ -84,15 +96,15 @@ def prediction_powered_mean(
         n=n,
         method=f"{name}, {'power-tuned' if weight is None else f'λ = {weight:g}'}, t interval",
         dropped=dropped + dropped_rest,
-        notes=(*size_notes(n, dropped), *((NO_SPREAD,) if error == 0 else ())),
+        notes=(*size_notes(n, dropped), *(() if error else (NO_SPREAD,))),
         standard_error=error,
         n_ai=more,
         weight=tuned,
-        human_only=float(y.mean()),
-        human_only_low=float(y.mean()) - reach_alone,
-        human_only_high=float(y.mean()) + reach_alone,
+        human_only=alone.value,
+        human_only_low=alone.low,
+        human_only_high=alone.high,
         ai_only=float(rest.mean()),
-        human_only_error=alone,
+        human_only_error=alone.standard_error,
         correlation=float(((y - y.mean()) * (f - f.mean())).mean() / spread) if spread > 0 else 0.0,
     )
 
@@ -111,6 +123,8 @@ def prediction_powered_win_rate(
     ai_only: Numbers,
     *,
     weight: float | None = None,
+    prompts: Any = None,
+    ai_prompts: Any = None,
     confidence: float = 0.95,
 ) -> PredictionPowered:
     """``prediction_powered_mean`` of p_first columns in [0, 1] (ties 0.5): the win rate people would give.
@@ -121,7 +135,9 @@ def prediction_powered_win_rate(
 
     for name, column in {"human": human, "ai_on_human": ai_on_human, "ai_only": ai_only}.items():
         probabilities(column, name)
-    found = prediction_powered_mean(human, ai_on_human, ai_only, weight=weight, confidence=confidence)
+    found = prediction_powered_mean(
+        human, ai_on_human, ai_only, weight=weight, prompts=prompts, ai_prompts=ai_prompts, confidence=confidence
+    )
     ends = {name: getattr(found, name) for name in ("low", "high", "human_only_low", "human_only_high")}
     cut = {name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()}
     return replace(found, **cut, method=found.method.replace("mean", "win rate"))
@@ -216,13 +232,12 @@ def sample_size(
         raise InputError(f"{half_width} is no half-width", key="half_width", fix="a number in (0, 0.5) such as 0.05")
     if not 0 <= share <= 1 or not -1 < ai_correlation < 1:
         raise InputError("out of range", key="share", fix="share in [0, 1], correlation in (-1, 1)")
-    z = z_of(confidence)
 
     def reaches(n: int) -> bool:
         helped = ai_correlation**2 * (1.0 if n_ai is None else n_ai / (n_ai + n))
         finite = 1.0 if population is None else max(0.0, (population - n) / max(population - 1, 1))
         effective = n / max((1 - helped) * finite, 1e-12)
-        low, high = wilson(share, effective, confidence, z=z)
+        low, high = wilson(share, effective, confidence)
         return (high - low) / 2 <= half_width
 
     high = 1

@@ -61,6 +61,8 @@ class Plan(NamedTuple):
     """Human labels that measure the judge's agreement within ± half_width."""
     correlation: float | None
     """Of AI and human verdicts, 2·agreement − 1: holds for two outcomes that are about equally frequent."""
+    usd_per_human_label: float
+    usd_per_ai_label: float
     ways: tuple[Way, ...]
     advice: str
     """RLHF, RLAIF or hybrid; with DPO or RL."""
@@ -77,7 +79,8 @@ def plan(given: Constraints | None = None) -> Plan:
     evidence = helped if helped is not None else alone
     ways = _ways(c, evidence, check)
     advice, reasons = _advice(c, {way.name: way for way in ways})
-    return Plan(alone, helped, check, rho, ways, advice, reasons)
+    human, ai = human_label_cost(c.human), ai_label_cost(c.ai)
+    return Plan(alone, helped, check, rho, human, ai, ways, advice, reasons)
 
 
 def _ways(c: Constraints, evidence: int, check: int) -> tuple[Way, ...]:
@@ -104,15 +107,20 @@ def _ways(c: Constraints, evidence: int, check: int) -> tuple[Way, ...]:
 def _advice(c: Constraints, ways: dict[str, Way]) -> tuple[str, tuple[str, ...]]:
     wish, reasons = _wish(c)
     if not ways[wish].is_affordable:
+        price = f"{wish} costs ${ways[wish].usd:,.0f}, more than the budget of ${c.budget_usd or 0.0:,.0f}"
         cheaper = [name for name in ("hybrid", "RLAIF") if ways[name].usd < ways[wish].usd and ways[name].is_affordable]
         if not cheaper:
+            reasons.append(f"{price}: buy fewer labels, or accept a wider interval")
+        elif cheaper[0] == "RLAIF" and _is_too_weak(c):
+            # a budget makes no judge better: noise at a lower price is still noise
             reasons.append(
-                f"even so, {wish} costs ${ways[wish].usd:,.0f}, more than the budget: fewer labels, or a wider interval"
+                f"{price}; only RLAIF fits, and this judge is too weak for it: buy fewer human labels, or find a judge that "
+                f"agrees with people on at least {USEFUL:.0%} of pairs"
             )
         elif c.high_stakes and cheaper[0] == "RLAIF":
-            reasons.append("only RLAIF fits the budget, and at these stakes it is not enough: fewer labels instead")
+            reasons.append(f"{price}; only RLAIF fits, and at these stakes it is not enough: buy fewer labels instead")
         else:
-            reasons.append(f"{wish} costs ${ways[wish].usd:,.0f}, more than the budget; {cheaper[0]} fits")
+            reasons.append(f"{price}; {cheaper[0]} fits")
             wish = cheaper[0]
     if c.can_sample:
         return f"{wish} with RL", (
@@ -133,9 +141,16 @@ def _wish(c: Constraints) -> tuple[str, list[str]]:
     if c.judge_agreement is None:
         return "hybrid", ["the judge's agreement with people is not known: measure it first (`aifeedback audit`)"]
     gap = c.people_agreement - c.judge_agreement
-    told = f"the judge agrees with people in {c.judge_agreement:.0%}, two people in {c.people_agreement:.0%}"
+    told = f"the judge agrees with people on {c.judge_agreement:.0%} of pairs, two people on {c.people_agreement:.0%}"
     if gap <= CLOSE + 1e-9:  # 0.75 − 0.70 is more than 0.05 in binary
         return "RLAIF", [f"{told}: about as good as one more person"]
-    if c.judge_agreement >= USEFUL:
+    if not _is_too_weak(c):
         return "hybrid", [f"{told}: a useful judge, not a substitute"]
     return "RLHF", [f"{told}: too little to learn from"]
+
+
+def _is_too_weak(c: Constraints) -> bool:
+    """A judge from which no share of AI labels would teach anything, however cheap."""
+    if c.judge_agreement is None:
+        return False
+    return c.judge_agreement < USEFUL and c.people_agreement - c.judge_agreement > CLOSE + 1e-9

@@ -2,16 +2,15 @@
 
 P(i over j) = σ(s_i − s_j) (Bradley & Terry 1952), maximum likelihood by Newton's method, strengths in nats of odds
 with mean 0, standard errors from the inverse information on that scale, or from a sandwich where rows share prompts
-(``rank_policies``). A finite answer exists only if no group of
-items won every comparison against the rest (Ford 1957); otherwise the strengths are NaN and the note says who cannot
-be placed.
+(``rank_policies``). Finite strengths exist only for items that are connected by wins both ways (Ford 1957): the largest
+such part is ranked, and every other item is placed above it, below it, or apart from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +21,8 @@ from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate, plain
 from aifeedback.evaluate.intervals import share_interval, variance_of_mean, z_of
 from aifeedback.evaluate.win import size_notes
 
+Place: TypeAlias = Literal["ranked", "above", "below", "apart"]
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -29,7 +30,7 @@ class Ranking:
 
     names: tuple[str, ...]
     value: Floats
-    """Strengths: log-odds, mean 0. ×173.7 (400 / ln 10) gives Elo points."""
+    """Strengths: log-odds, mean 0. ×173.7 (400 / ln 10) gives Elo points. NaN for items outside the ranked part."""
     standard_errors: Floats
     low: Floats
     high: Floats
@@ -38,14 +39,14 @@ class Ranking:
     """Comparisons that the strengths rest on."""
     method: str
     notes: tuple[str, ...] = ()
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        """Names from strongest to weakest."""
-        return tuple(self.names[i] for i in np.argsort(-self.value, kind="stable"))
+    places: tuple[Place, ...] = ()
+    """Where each item stands: ``ranked`` with a strength; ``above`` or ``below`` the ranked part, against which it won or
+    lost everything, directly or through others; ``apart``, where no chain of wins says which."""
+    order: tuple[str, ...] = ()
+    """Names from strongest to weakest; those above stand first, those below after the ranked part, those apart last."""
 
     def win_probabilities(self) -> Floats:
-        """(K, K): fitted P(row over column), 0.5 on the diagonal."""
+        """(K, K): fitted P(row over column), 0.5 on the diagonal; NaN outside the ranked part."""
         return 1 / (1 + np.exp(-np.subtract.outer(self.value, self.value)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -74,16 +75,28 @@ def bradley_terry(
     if len(labels) != len(counts):
         raise InputError(f"has {len(labels)} names for {len(counts)} items", key="names")
     method = "Bradley–Terry maximum likelihood" + (f", ties {'split' if ties == 'split' else 'dropped'}")
-    problem = unplaceable(counts, labels)
-    if problem:
-        unknown = np.full(len(counts), np.nan)
-        square = np.full(counts.shape, np.nan)
-        return Ranking(labels, unknown, unknown, unknown, unknown, square, float(counts.sum()), method, (problem,))
-    strengths, covariance = _newton(counts)
-    errors = np.sqrt(np.diag(covariance))
+    parts = _parts(counts)
+    ranked = np.flatnonzero(parts.place == "ranked")
+    value, errors = np.full((2, len(counts)), np.nan)
+    covariance = np.full(counts.shape, np.nan)
+    if len(ranked):
+        value[ranked], covariance[np.ix_(ranked, ranked)] = _newton(counts[np.ix_(ranked, ranked)])
+        errors[ranked] = np.sqrt(np.diag(covariance)[ranked])
     reach = z_of(confidence) * errors
     return Ranking(
-        labels, strengths, errors, strengths - reach, strengths + reach, covariance, float(counts.sum()), method
+        names=labels,
+        value=value,
+        standard_errors=errors,
+        low=value - reach,
+        high=value + reach,
+        covariance=covariance,
+        n=float(counts[np.ix_(ranked, ranked)].sum()),
+        method=method,
+        notes=_notes(parts, labels),
+        places=tuple(parts.place.tolist()),
+        order=tuple(
+            labels[i] for i in sorted(range(len(labels)), key=lambda i: (-parts.rank[i], -np.nan_to_num(value[i])))
+        ),
     )
 
 
@@ -106,17 +119,52 @@ def _symmetric(tied: Any, size: int) -> Floats:
     return counts
 
 
-def unplaceable(counts: Floats, names: Sequence[str]) -> str:
-    """Why no finite strengths exist, or ''. Ford 1957: every item must be reachable from every other by wins."""
+class _Parts(NamedTuple):
+    place: NDArray[Any]
+    """(K,) of ``Place``."""
+    rank: Floats
+    """(K,): higher stands further up; equal within the ranked part; −∞ apart from it."""
+
+
+def _parts(counts: Floats) -> _Parts:
+    """Who can be ranked: the largest group in which every item reaches every other by wins; of equals the one with the
+    most comparisons. A single item has no strength."""
     try:
         from scipy.sparse.csgraph import connected_components
     except ImportError:
         raise MissingExtra("scipy", "stats") from None
-    parts, part_of = connected_components(counts > 0, directed=True, connection="strong")
-    if parts <= 1:
-        return ""
-    groups = [", ".join(name for name, part in zip(names, part_of, strict=True) if part == k) for k in range(parts)]
-    return "no finite strengths: there are no wins both ways between the groups " + " | ".join(groups)
+    reaches = _reachable(counts > 0)
+    _, part_of = connected_components(counts > 0, directed=True, connection="strong")
+    groups = [np.flatnonzero(part_of == part) for part in np.unique(part_of)]
+    main = max(groups, key=lambda group: (len(group), counts[np.ix_(group, group)].sum(), -group[0]))
+    rank = (reaches.sum(axis=1) - reaches.sum(axis=0)).astype(np.float64)
+    place = np.full(len(counts), "apart", dtype=object)
+    if len(main) > 1 or len(counts) == 1:
+        above, below = reaches[:, main[0]], reaches[main[0]]
+        place[above], place[below] = "above", "below"
+        place[main] = "ranked"
+        rank[place == "apart"] = -np.inf
+    return _Parts(place, rank)
+
+
+def _reachable(beats: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(K, K): whether a chain of wins leads from row to column (Warshall)."""
+    reaches = beats.copy()
+    for via in range(len(beats)):
+        reaches |= np.outer(reaches[:, via], reaches[via])
+    return reaches
+
+
+def _notes(parts: _Parts, names: Sequence[str]) -> tuple[str, ...]:
+    if not (parts.place == "ranked").any():
+        return ("no finite strengths: no two policies have wins both ways; the order follows the chains of wins",)
+    told = {
+        "above": "above the ranked policies, without a loss to any of them: ",
+        "below": "below the ranked policies, without a win over any of them: ",
+        "apart": "not comparable with the ranked policies: ",
+    }
+    listed = {place: [name for name, p in zip(names, parts.place, strict=True) if p == place] for place in told}
+    return tuple(told[place] + ", ".join(found) for place, found in listed.items() if found)
 
 
 def _newton(counts: Floats, tolerance: float = 1e-12) -> tuple[Floats, Floats]:
@@ -188,17 +236,25 @@ def rank_policies(
         none = np.empty(0)
         return Ranking((), none, none, none, none, np.empty((0, 0)), 0.0, "Bradley–Terry", ("nothing to rank: no row",))
     found = bradley_terry(table.wins, table.tied, names=table.names, confidence=confidence)
-    if prompts is None or not np.isfinite(found.value).all():
+    strong = np.isfinite(found.value)
+    if prompts is None or not strong.any():
         return found
     (p,), kept, _ = known_rows(p_first=probabilities(p_first, "p_first"))
-    place = {name: i for i, name in enumerate(found.names)}
-    left, right = ([place[str(name)] for name, known in zip(side, kept, strict=True) if known]
+    position = {name: i for i, name in enumerate(found.names)}
+    left, right = (np.array([position[str(name)] for name, known in zip(side, kept, strict=True) if known])
                    for side in (first, second))  # fmt: skip
+    inside = strong[left] & strong[right]
+    rows = np.flatnonzero(kept)[inside]
+    left, right, p = left[inside], right[inside], p[inside]
     residuals = (np.sign(p - 0.5) + 1) / 2 - found.win_probabilities()[left, right]
-    scores = cluster_sums((np.eye(len(place))[left] - np.eye(len(place))[right]) * residuals[:, None],
-                          groups(prompts, kept))  # fmt: skip
-    covariance = found.covariance @ (scores.T @ scores) @ found.covariance * len(scores) / max(1, len(scores) - 1)
-    errors = np.sqrt(np.diag(covariance))
+    among = np.zeros(len(kept), dtype=bool)
+    among[rows] = True
+    scores = cluster_sums((np.eye(len(position))[left] - np.eye(len(position))[right]) * residuals[:, None],
+                          groups(prompts, among))  # fmt: skip
+    information = np.where(np.isfinite(found.covariance), found.covariance, 0.0)
+    covariance = information @ (scores.T @ scores) @ information * len(scores) / max(1, len(scores) - 1)
+    covariance[~strong], covariance[:, ~strong] = np.nan, np.nan
+    errors = np.sqrt(np.diag(covariance)) if len(scores) > 1 else np.full(len(strong), np.nan)
     reach = z_of(confidence) * errors
     return replace(
         found,

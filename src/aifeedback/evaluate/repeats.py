@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.errors import InputError
-from aifeedback.evaluate.columns import Floats, probabilities, table
+from aifeedback.evaluate.columns import Floats, groups, probabilities, table
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
 from aifeedback.evaluate.intervals import share_interval, variance_of_mean
 from aifeedback.evaluate.win import size_notes
@@ -25,12 +25,13 @@ class Repeatability(Estimate):
 
 
 def repeatability(
-    p_first: Sequence[Sequence[float | None]] | NDArray[Any], *, confidence: float = 0.95
+    p_first: Sequence[Sequence[float | None]] | NDArray[Any], *, prompts: Any = None, confidence: float = 0.95
 ) -> Repeatability:
     """Mean over items of the share of pairs of repeats with the same verdict; ``p_first`` is (items, repeats).
 
     Verdicts are first, second, or tie (exactly 0.5). Items with fewer than two known repeats are dropped and counted;
-    other missing repeats are left out of their item. The interval is Wilson's over items.
+    other missing repeats are left out of their item. The interval is Wilson's over items, or over ``prompts``
+    (one id per item) where several items share one.
     """
     labels = table(p_first, "p_first")
     probabilities(labels.ravel(), "p_first")
@@ -38,12 +39,13 @@ def repeatability(
         raise InputError("has fewer than two repeats", key="p_first", fix="one column per repeat")
     known = ~np.isnan(labels)
     enough = known.sum(axis=1) >= 2
+    clusters = groups(prompts, enough)
     labels, known = labels[enough], known[enough]
     asked = known.sum(axis=1).astype(np.float64)
     same = _equal_pairs(np.sign(labels - 0.5), known) / (asked * (asked - 1))
     means = np.where(known, labels, 0.0).sum(axis=1) / asked
     squares = np.where(known, (labels - means[:, None]) ** 2, 0.0).sum(axis=1)
-    interval = share_interval(same, confidence=confidence)
+    interval = share_interval(same, clusters, confidence=confidence)
     n, dropped = len(labels), int((~enough).sum())
     return Repeatability(
         value=float(same.mean()) if n else NOT_KNOWN,
@@ -53,7 +55,7 @@ def repeatability(
         method="share of repeat pairs with the same verdict, Wilson interval over items",
         dropped=dropped,
         notes=size_notes(n, dropped),
-        standard_error=float(np.sqrt(variance_of_mean(same).variance)),
+        standard_error=float(np.sqrt(variance_of_mean(same, clusters).variance)),
         spread=float(np.sqrt(squares.sum() / (asked - 1).sum())) if n else NOT_KNOWN,
         flips=int((same < 1).sum()),
     )

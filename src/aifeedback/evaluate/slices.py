@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, groups, known_rows, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import is_yes_no, share_interval, special, t_test_p, variance_of_mean
+from aifeedback.evaluate.intervals import share_interval, variance_of_mean
 from aifeedback.evaluate.multiple import Correction, adjust
-from aifeedback.evaluate.win import size_notes
+from aifeedback.evaluate.win import size_notes, two_sample_test
 
 
 @dataclass(frozen=True)
@@ -92,30 +92,9 @@ def _slice(
         notes=notes,
         standard_error=float(np.sqrt(variance_of_mean(part, part_clusters).variance)),
         rest=float(rest.mean()) if len(rest) else NOT_KNOWN,
-        p_value=_p_value(part, rest, part_clusters, rest_clusters) if testable else NOT_KNOWN,
+        p_value=two_sample_test(part, rest, part_clusters, rest_clusters) if testable else NOT_KNOWN,
     )
 
 
 def _within(clusters: NDArray[np.intp] | None, inside: NDArray[np.bool_]) -> NDArray[np.intp] | None:
     return None if clusters is None else np.unique(clusters[inside], return_inverse=True)[1]
-
-
-def _p_value(
-    part: Floats, rest: Floats, part_clusters: NDArray[np.intp] | None, rest_clusters: NDArray[np.intp] | None
-) -> float:
-    if part_clusters is None and is_yes_no(part) and is_yes_no(rest):
-        special()
-        from scipy import stats
-
-        yes, yes_rest = int(part.sum()), int(rest.sum())
-        counts = [[yes, len(part) - yes], [yes_rest, len(rest) - yes_rest]]
-        return float(np.asarray(stats.fisher_exact(counts))[1])
-    a, b = variance_of_mean(part, part_clusters), variance_of_mean(rest, rest_clusters)
-    if a.df < 1 or b.df < 1:
-        return NOT_KNOWN
-    together = a.variance + b.variance
-    difference = float(part.mean() - rest.mean())
-    if together == 0:
-        return 1.0 if difference == 0 else 0.0
-    freedom = together**2 / (a.variance**2 / a.df + b.variance**2 / b.df)
-    return t_test_p(difference / float(np.sqrt(together)), freedom)

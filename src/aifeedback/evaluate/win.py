@@ -19,15 +19,26 @@ from aifeedback.errors import InputError
 from aifeedback.evaluate import paired
 from aifeedback.evaluate.columns import Floats, Numbers, cluster_sums, groups, known_rows, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate
-from aifeedback.evaluate.intervals import share_interval, t_of, t_test_p, variance_of_mean
+from aifeedback.evaluate.intervals import (
+    NO_SPREAD,
+    Interval,
+    has_spread,
+    is_yes_no,
+    mean_interval,
+    mean_test,
+    share_interval,
+    special,
+    t_test_p,
+    variance_of_mean,
+)
 from aifeedback.evaluate.multiple import adjust
 
 Ties: TypeAlias = Literal["half", "drop", "loss"]
 IntervalMethod: TypeAlias = Literal["wilson", "clopper-pearson", "t", "bootstrap"]
 PairedTest: TypeAlias = Literal["t", "wilcoxon", "mcnemar", "permutation"]
 FEW = 30
-NO_SPREAD = "no spread: every row shows the same, so an interval cannot say how far the truth may be away"
-"""For estimates whose interval rests on the spread of the rows alone."""
+BOUNDS = (-1.0, 1.0)
+"""Of a difference of two shares."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,8 @@ class WinRate(Estimate):
     hard_value: float = NOT_KNOWN
     """(wins + ties / 2) / n: the win rate of the binarised labels."""
     p_value: float = NOT_KNOWN
-    """Two-sided, against 50 %: sign test on hard labels without clusters, t-test otherwise."""
+    """Two-sided, against 50 %: sign test on hard labels without clusters, else t-test; rows or prompts without spread
+    are tested by their number (``intervals.equal_rows_test``)."""
 
 
 def win_rate(
@@ -73,6 +85,7 @@ def win_rate(
     values, clusters = _apply_ties(values, clusters, ties, hard)
     interval = share_interval(values, clusters, method=method, confidence=confidence, seed=seed, resamples=resamples)
     variance = variance_of_mean(values, clusters).variance
+    spread = () if method in ("wilson", "clopper-pearson") else mean_interval(values, clusters).notes
     return WinRate(
         value=float(values.mean()) if len(values) else NOT_KNOWN,
         low=interval.low,
@@ -80,7 +93,7 @@ def win_rate(
         n=len(values),
         method=_describe(values, ties, tied, method, hard, clusters),
         dropped=dropped,
-        notes=size_notes(len(values), dropped),
+        notes=(*size_notes(len(values), dropped), *spread),
         standard_error=float(np.sqrt(variance)),
         wins=wins,
         losses=losses,
@@ -130,13 +143,7 @@ def _p_against_half(values: Floats, clusters: NDArray[np.intp] | None) -> float:
     is_hard = bool(np.all((values == 0) | (values == 1) | (values == 0.5)))
     if clusters is None and is_hard:
         return paired.sign_test(int((values == 1).sum()), int((values == 0).sum()))
-    variance, df = variance_of_mean(values, clusters)
-    if df < 1:
-        return NOT_KNOWN
-    difference = float(values.mean()) - 0.5
-    if variance == 0:
-        return 1.0 if difference == 0 else 0.0
-    return t_test_p(difference / np.sqrt(variance), df)
+    return mean_test(values, clusters, null=0.5)
 
 
 @dataclass(frozen=True)
@@ -167,26 +174,24 @@ def compare_win_rates(
     paired t interval (over prompts where given); ``test`` gives the p-value: paired ``t``; ``wilcoxon`` signed ranks
     (equal rows dropped, normal approximation with tie correction); ``mcnemar``, exact, on the labels binarised at 0.5
     (rows where either is a tie are left out); ``permutation`` of signs, Phipson & Smyth's (b + 1)/(m + 1). Rows
-    unknown in either column are dropped and counted.
+    unknown in either column are dropped and counted. Differences without spread are tested, and get an interval, by
+    their number alone (``intervals.equal_rows``).
     """
     a, b = probabilities(first, "first"), probabilities(second, "second")
     (a, b), kept, dropped = known_rows(first=a, second=b)
     clusters = groups(prompts, kept)
     gaps = a - b
-    variance, df = variance_of_mean(gaps, clusters)
-    value = float(gaps.mean()) if len(gaps) else NOT_KNOWN
-    reach = t_of(confidence, df) * float(np.sqrt(variance)) if df else NOT_KNOWN
+    mean = mean_interval(gaps, clusters, bounds=BOUNDS, confidence=confidence)
     p_value = _paired_p(a, b, clusters, test=test, seed=seed, resamples=resamples)
-    notes = size_notes(len(gaps), dropped)
     return Difference(
-        value=value,
-        low=value - reach,
-        high=value + reach,
+        value=mean.value,
+        low=mean.low,
+        high=mean.high,
         n=len(gaps),
         method=f"paired difference of win rates, t interval, {test} test",
         dropped=dropped,
-        notes=(*notes, NO_SPREAD) if variance == 0 else notes,
-        standard_error=float(np.sqrt(variance)),
+        notes=(*size_notes(len(gaps), dropped), *mean.notes),
+        standard_error=mean.standard_error,
         p_value=p_value,
         p_adjusted=p_value,
         first=names[0],
@@ -202,14 +207,93 @@ def _paired_p(
         a_only = int((decided & (a > 0.5) & (b < 0.5)).sum())
         b_only = int((decided & (a < 0.5) & (b > 0.5)).sum())
         return paired.sign_test(a_only, b_only)
+    if test == "t" or (test in ("wilcoxon", "permutation") and not _varies(a - b, clusters)):
+        return mean_test(a - b, clusters, null=0.0, bounds=BOUNDS)
     gaps = cluster_sums(a - b, clusters)
-    if test == "t":
-        return paired.t_test(gaps)
     if test == "wilcoxon":
         return paired.wilcoxon(gaps)
     if test == "permutation":
         return paired.sign_permutation(gaps, seed=seed, resamples=resamples)
     raise InputError(f"no test '{test}'", key="test", fix="t, wilcoxon, mcnemar or permutation")
+
+
+def _varies(gaps: Floats, clusters: NDArray[np.intp] | None) -> bool:
+    return has_spread(variance_of_mean(gaps, clusters).variance)
+
+
+def compare_unpaired(
+    first: Numbers,
+    second: Numbers,
+    *,
+    first_prompts: Any = None,
+    second_prompts: Any = None,
+    confidence: float = 0.95,
+    names: tuple[str, str] = ("first", "second"),
+) -> Difference:
+    """Do two independent samples have the same mean, such as two win rates measured on different prompts?
+
+    The value is mean(first) − mean(second) of numbers in [0, 1]. Interval: the two intervals of ``share_interval``
+    combined by Newcombe's method of squares (1998, method 10), which needs no spread. Test: Fisher's exact on yes/no rows,
+    Welch's t on others and with prompts; NaN with a note where one sample has no spread to test with. Where the rows are
+    about the same prompts, ``compare_win_rates`` is the sharper test. Unknown rows are dropped and counted.
+    """
+    (a,), kept_a, dropped_a = known_rows(first=probabilities(first, "first"))
+    (b,), kept_b, dropped_b = known_rows(second=probabilities(second, "second"))
+    clusters = groups(first_prompts, kept_a, "first_prompts"), groups(second_prompts, kept_b, "second_prompts")
+    n, dropped = len(a) + len(b), dropped_a + dropped_b
+    method = "difference of two independent shares, Newcombe interval"
+    if not (len(a) and len(b)):
+        notes = (f"nothing to compare: {len(a)} and {len(b)} known rows",)
+        return Difference(NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, n, method, dropped, notes, first=names[0], second=names[1])
+    ends = newcombe(
+        (float(a.mean()), share_interval(a, clusters[0], confidence=confidence)),
+        (float(b.mean()), share_interval(b, clusters[1], confidence=confidence)),
+    )
+    p_value = two_sample_test(a, b, *clusters)
+    notes = size_notes(min(len(a), len(b)), dropped)
+    variances = variance_of_mean(a, clusters[0]).variance, variance_of_mean(b, clusters[1]).variance
+    return Difference(
+        value=float(a.mean() - b.mean()),
+        low=ends.low,
+        high=ends.high,
+        n=n,
+        method=method,
+        dropped=dropped,
+        notes=notes if np.isfinite(p_value) else (*notes, f"not tested: {NO_SPREAD}"),
+        standard_error=float(np.sqrt(sum(variances))),
+        p_value=p_value,
+        p_adjusted=p_value,
+        first=names[0],
+        second=names[1],
+    )
+
+
+def newcombe(first: tuple[float, Interval], second: tuple[float, Interval]) -> Interval:
+    """Interval for the difference of two independent shares, from each one's own (Newcombe 1998, method 10)."""
+    (a, ends_a), (b, ends_b) = first, second
+    below, above = np.hypot(a - ends_a.low, ends_b.high - b), np.hypot(ends_a.high - a, b - ends_b.low)
+    return Interval(float(a - b - below), float(a - b + above))
+
+
+def two_sample_test(
+    a: Floats, b: Floats, clusters_a: NDArray[np.intp] | None = None, clusters_b: NDArray[np.intp] | None = None
+) -> float:
+    """Two-sided p-value of equal means: Fisher's exact on yes/no rows without clusters, else Welch's t.
+
+    NaN where Welch's t has too few rows, or where a sample has no spread: equal rows do not show how sure their mean is.
+    """
+    if clusters_a is None and clusters_b is None and len(a) and len(b) and is_yes_no(a) and is_yes_no(b):
+        special()
+        from scipy import stats
+
+        wins = round(float(a.sum())), round(float(b.sum()))
+        return float(np.asarray(stats.fisher_exact([[wins[0], len(a) - wins[0]], [wins[1], len(b) - wins[1]]]))[1])
+    one, other = variance_of_mean(a, clusters_a), variance_of_mean(b, clusters_b)
+    if not (has_spread(one.variance) and has_spread(other.variance)):
+        return NOT_KNOWN
+    together = one.variance + other.variance
+    freedom = together**2 / (one.variance**2 / one.df + other.variance**2 / other.df)
+    return t_test_p(float(a.mean() - b.mean()) / float(np.sqrt(together)), freedom)
 
 
 def compare_all_win_rates(

@@ -9,13 +9,16 @@ pair. Platt and isotonic maps therefore act on the *confidence* c = max(p, 1 −
 fall below one half: calibration changes how sure a label is, not which side it is on. Platt's a and b are bounded for
 that: with b < 0 every label of some confidence or less would become a tie. Isotonic steps may make ties; the others
 make none.
+
+The isotonic fit is scikit-learn's. Platt's is scipy's bounded search: scikit-learn's logistic regression takes neither
+bounds nor shares of raters as targets.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,8 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.config import Config, parse
-from aifeedback.errors import InputError, StandardsError
-from aifeedback.feedback.newton import Local, log1p_exp, minimise
+from aifeedback.errors import InputError, MissingExtra, StandardsError
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference
 from aifeedback.runs import write_json
@@ -133,6 +135,11 @@ class CalibratedLabeler:
     def name(self) -> str:
         return f"{self._labeler.name} calibrated by {self._calibration.name}"
 
+    @property
+    def asked(self) -> int | None:
+        """As the labeler's own: questions put to the model, without those that a journal answered."""
+        return getattr(self._labeler, "asked", None)
+
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         return [self._calibrated(preference) for preference in self._labeler.label(comparisons)]
 
@@ -215,19 +222,13 @@ def log_loss(confidence: Floats, right: Floats) -> float:
 
 
 def pool_adjacent_violators(x: Floats, y: Floats) -> list[tuple[float, float]]:
-    """The non-decreasing fit of least squares, as the first and last knot of each block; x need not be sorted."""
-    at, which, counts = np.unique(x, return_inverse=True, return_counts=True)
-    sums = np.bincount(which, weights=y, minlength=len(at))
-    blocks: list[tuple[float, float, float, float]] = []  # sum of y, count, first x, last x
-    for total, count, here in zip(sums.tolist(), counts.tolist(), at.tolist(), strict=True):
-        blocks.append((total, count, here, here))
-        while len(blocks) > 1 and blocks[-2][0] * blocks[-1][1] >= blocks[-1][0] * blocks[-2][1]:
-            last, before = blocks.pop(), blocks.pop()
-            blocks.append((before[0] + last[0], before[1] + last[1], before[2], last[3]))
-    knots: list[tuple[float, float]] = []
-    for total, count, first, last in blocks:
-        knots += [(first, total / count)] + ([(last, total / count)] if last > first else [])
-    return knots
+    """The non-decreasing step function of least squares, as the first and last knot of each step; x in any order."""
+    try:
+        from sklearn.isotonic import IsotonicRegression
+    except ImportError:
+        raise MissingExtra("scikit-learn", "stats") from None
+    fit = IsotonicRegression().fit(x, y)
+    return list(zip(fit.X_thresholds_.tolist(), fit.y_thresholds_.tolist(), strict=True))
 
 
 def _curve(confidence: Floats, right: Floats, kind: Kind) -> dict[str, Any]:
@@ -235,34 +236,34 @@ def _curve(confidence: Floats, right: Floats, kind: Kind) -> dict[str, Any]:
         return {"knots": tuple(pool_adjacent_violators(confidence, right))}
     z = np.array([_logit(c) for c in confidence])
     if kind == "temperature":
-        slope, _ = _logistic(z, right, fixed={1: 0.0})
-        return {"temperature": 1.0 / max(slope, LEAST_SLOPE)}
-    slope, intercept = _logistic(z, right)
-    if intercept < 0:
-        slope, intercept = _logistic(z, right, fixed={1: 0.0})
-    if slope < LEAST_SLOPE:
-        slope, intercept = _logistic(z, right, fixed={0: LEAST_SLOPE})
-    return {"slope": slope, "intercept": max(intercept, 0.0)}
+        slope, _ = _logistic(z, right, with_intercept=False)
+        return {"temperature": 1.0 / slope}
+    slope, intercept = _logistic(z, right, with_intercept=True)
+    return {"slope": slope, "intercept": intercept}
 
 
-def _logistic(z: Floats, y: Floats, *, fixed: Mapping[int, float] | None = None) -> tuple[float, float]:
-    """Slope (0) and intercept (1) of least cross-entropy, those in ``fixed`` held.
+def _logistic(z: Floats, y: Floats, *, with_intercept: bool) -> tuple[float, float]:
+    """Slope ≥ ``LEAST_SLOPE`` and intercept ≥ 0 of least cross-entropy; the intercept is 0 where none is wanted.
 
     Both are drawn to 1 and 0 by one pseudo-pair: separable data stay finite.
     """
-    fixed = fixed or {}
-    features, goal = np.stack([z, np.ones_like(z)]), np.array([1.0, 0.0])
-    free = [i for i in range(2) if i not in fixed]
-    x, offset = features[free], sum((value * features[i] for i, value in fixed.items()), np.zeros_like(z))
+    try:
+        from scipy.optimize import minimize
+    except ImportError:
+        raise MissingExtra("scipy", "stats") from None
+    goal = np.array([1.0, 0.0])
 
-    def loss(weights: Floats) -> Local:
-        at, away = weights @ x + offset, weights - goal[free]
-        chance = 1.0 / (1.0 + np.exp(-np.clip(at, -500, 500)))
-        value = float(np.sum(log1p_exp(at) - y * at) + away @ away / 2)
-        return Local(value, x @ (chance - y) + away, (x * (chance * (1 - chance))) @ x.T + np.eye(len(free)))
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        at, away = weights[0] * z + weights[1], weights - goal
+        residual = 1.0 / (1.0 + np.exp(-np.clip(at, -500, 500))) - y
+        value = float(np.sum(np.logaddexp(0.0, at) - y * at) + away @ away / 2)
+        return value, np.array([residual @ z, residual.sum()]) + away
 
-    found = dict(zip(free, minimise(loss, goal[free]), strict=True)) | dict(fixed)
-    return float(found[0]), float(found[1])
+    bounds = [(LEAST_SLOPE, None), (0.0, None if with_intercept else 0.0)]
+    # tolerances at the limit of rounding: a label must not depend on where the search stopped
+    options = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 1000}
+    slope, intercept = minimize(loss, goal, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    return float(slope), float(intercept)
 
 
 def _with_curve(curve: dict[str, Any], confidence: float) -> float:

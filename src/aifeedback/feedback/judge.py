@@ -120,6 +120,11 @@ class JudgeLabeler:
         return self._name
 
     @property
+    def asked(self) -> int | None:
+        """Questions put to the model so far, without those that a journal answered; None where no journal counts them."""
+        return getattr(self.model, "asked", None)
+
+    @property
     def settings_id(self) -> str:
         """Equal only for labelers that would ask every question in the same words and the same way."""
         how = self.settings.model_dump(mode="json", exclude={"batch_size"})

@@ -60,6 +60,12 @@ class Panel:
         self._name = name or f"panel({combine}: {', '.join(names)})"
 
     @property
+    def asked(self) -> int | None:
+        """Questions put to the members' models, without those that a journal answered; None where one does not count."""
+        counts = [getattr(member, "asked", None) for member in self._members]
+        return None if None in counts else sum(counts)  # pyright: ignore[reportArgumentType]
+
+    @property
     def name(self) -> str:
         return self._name
 

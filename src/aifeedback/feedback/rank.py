@@ -11,12 +11,14 @@ from itertools import combinations
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from aifeedback.feedback.newton import Floats, Local, log1p_exp, minimise
+from aifeedback.errors import MissingExtra
 from aifeedback.feedback.pairing import by_prompt, tournament
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt, Score
 
+Floats = NDArray[np.float64]
 Design = Literal["all", "tournament"]
 
 
@@ -98,27 +100,34 @@ class RankScorer:
 
 
 def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prior_sd: float = 30.0) -> Floats:
-    """Log-strengths, mean 0, shape (count,): minimises Σ −p·log σ(sᵢ−sⱼ) − (1−p)·log σ(sⱼ−sᵢ) + Σ s²/2σ² by Newton.
+    """Log-strengths, mean 0, shape (count,): minimises Σ −p·log σ(sᵢ−sⱼ) − (1−p)·log σ(sⱼ−sᵢ) + Σ s²/2σ².
 
     ``results`` holds (i, j, P(i better)). With two answers and p the fitted difference is close to logit p.
     """
+    try:
+        from scipy.optimize import minimize
+    except ImportError:
+        raise MissingExtra("scipy", "stats") from None
     i, j = (np.array([result[side] for result in results], dtype=int) for side in (0, 1))
     p = np.array([result[2] for result in results])
+    rows = np.arange(len(p))
+    signs = np.zeros((len(p), count))
+    signs[rows, i], signs[rows, j] = 1.0, -1.0
 
-    def loss(strengths: Floats) -> Local:
-        gap = strengths[i] - strengths[j]
-        chance = 1.0 / (1.0 + np.exp(-np.clip(gap, -500, 500)))
-        gradient, hessian = strengths / prior_sd**2, np.eye(count) / prior_sd**2
-        np.add.at(gradient, i, chance - p)
-        np.add.at(gradient, j, p - chance)
-        curvature = chance * (1.0 - chance)
-        for row, column, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
-            np.add.at(hessian, (row, column), sign * curvature)
-        value = float(np.sum(log1p_exp(gap) - p * gap) + strengths @ strengths / (2 * prior_sd**2))
-        return Local(value, gradient, hessian)
+    def chances(strengths: Floats) -> Floats:
+        return 1.0 / (1.0 + np.exp(-np.clip(signs @ strengths, -500, 500)))
 
-    strengths = minimise(loss, np.zeros(count))
-    return strengths - strengths.mean()
+    def loss(strengths: Floats) -> tuple[float, Floats]:
+        gaps = signs @ strengths
+        value = float(np.sum(np.logaddexp(0.0, gaps) - p * gaps) + strengths @ strengths / (2 * prior_sd**2))
+        return value, signs.T @ (chances(strengths) - p) + strengths / prior_sd**2
+
+    def hessian(strengths: Floats) -> Floats:
+        chance = chances(strengths)
+        return signs.T @ ((chance * (1 - chance))[:, None] * signs) + np.eye(count) / prior_sd**2
+
+    found = minimize(loss, np.zeros(count), jac=True, hess=hessian, method="trust-exact", options={"gtol": 1e-11})
+    return found.x - found.x.mean()
 
 
 def _meetings(count: int, design: str, rounds: int, seed: str) -> list[tuple[int, int]]:

@@ -23,6 +23,11 @@ class RatingLabeler:
     def name(self) -> str:
         return f"{self._scorer.name} ratings"
 
+    @property
+    def asked(self) -> int | None:
+        """As the scorer's own: questions put to the model, without those that a journal answered."""
+        return getattr(self._scorer, "asked", None)
+
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         """One preference per comparison. A completion that stands in several comparisons is scored once."""
         sides = {c.first.id: (c.prompt, c.first) for c in comparisons}

@@ -63,6 +63,11 @@ class JudgeScorer:
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
+    def asked(self) -> int | None:
+        """Questions put to the model so far, without those that a journal answered; None where no journal counts them."""
+        return getattr(self.model, "asked", None)
+
+    @property
     def name(self) -> str:
         """Model, prompt and criterion: what a score names as its judge."""
         if self._name is None:

@@ -26,24 +26,47 @@ def agreement(ground: Ground) -> list[Finding]:
     if not known:
         why = "no pair has a verdict of people" if not decided else "none of the verdicts could be read"
         return [unmeasured("agreement", "agreement", title, why, unreadable=ground.unreadable)]
-    share = alignment(ground.p_first, ground.human)
+    share = alignment(ground.p_first, ground.human, prompts=ground.prompts())
     taken = [i for i in known if ground.p_first[i] != 0.5]  # who takes no side agrees with nobody beyond chance
-    kappa = cohens_kappa([ground.p_first[i] > 0.5 for i in taken], [ground.human[i] > 0.5 for i in taken])  # type: ignore[operator]
+    kappa = cohens_kappa(
+        [ground.p_first[i] > 0.5 for i in taken],  # type: ignore[operator]
+        [ground.human[i] > 0.5 for i in taken],  # type: ignore[operator]
+        prompts=ground.prompts(taken),
+    )
     beyond = f"; kappa {kappa.value:.2f} (0 is chance, 1 always)" if kappa.is_known else ""
-    level = "bad" if share.high < WEAK else "watch" if share.low < WEAK else "fine"
+    classes = _by_class(ground, decided)
+    # a judge that always answers the same is what agreement must beat where most pairs have one answer
+    enough = max(WEAK, classes["constant judge"])
+    level = "bad" if share.high < enough else "watch" if share.low < enough else "fine"
     overall = of_estimate(
         share,
         probe="agreement",
         group="agreement",
         title=title,
-        sentence=f"The judge decides {100 * share.value:.1f} % of pairs as people did{beyond}.",
+        sentence=f"The judge decides {100 * share.value:.1f} % of pairs as people did{beyond}; always answering "
+        f"the same would agree on {100 * classes['constant judge']:.1f} %.",
         ideal=1.0,
         level=level,
         unreadable=ground.unreadable,
         examples=_disagreements(ground, known),
-        details={"kappa": kappa.as_dict(), "undecided by people": share.undecided},
+        details={"kappa": kappa.as_dict(), "undecided by people": share.undecided, **classes},
     )
     return [overall, *_slices(ground, known)]
+
+
+def _by_class(ground: Ground, decided: Sequence[int]) -> dict[str, Any]:
+    """What a constant judge would agree on, and the share of each human choice that the judge finds (recall)."""
+    from aifeedback.evaluate import alignment
+
+    firsts = [i for i in decided if (ground.human[i] or 0.0) > 0.5]
+    seconds = [i for i in decided if (ground.human[i] or 0.0) < 0.5]
+    recall = {
+        name: alignment(
+            [ground.p_first[i] for i in of], [ground.human[i] for i in of], prompts=ground.prompts(of)
+        ).as_dict()
+        for name, of in (("recall, first is better", firsts), ("recall, second is better", seconds))
+    }
+    return {"constant judge": max(len(firsts), len(seconds)) / len(decided), **recall}
 
 
 def _slices(ground: Ground, known: Sequence[int]) -> list[Finding]:

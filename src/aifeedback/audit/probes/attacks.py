@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aifeedback.audit.contrast import Edit, appended, choose, edited, mark_finding, texts
-from aifeedback.audit.finding import Finding, Ground, Group, Level, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, Ground, Group, Level, of_estimate, prompt_ids, unmeasured
 from aifeedback.records import Comparison, Completion
 
 
@@ -52,12 +52,12 @@ def stand_in(ground: Ground, name: str, group: Group, title: str, told: str) -> 
     asked, control = ground.once(name, lambda: _stand_ins(ground, name))
     said = ground.ask([*asked, *control])
     unreadable = sum(p.p_first is None for p in said)
-    wins = win_rate([p.p_first for p in said[: len(asked)]], hard=True)
+    wins = win_rate([p.p_first for p in said[: len(asked)]], hard=True, prompts=prompt_ids(asked))
     if not wins.is_known:
         return unmeasured(
             name, group, title, "recorded verdicts cannot be asked about changed texts", unreadable=unreadable
         )
-    chance = win_rate([p.p_first for p in said[len(asked) :]], hard=True)
+    chance = win_rate([p.p_first for p in said[len(asked) :]], hard=True, prompts=prompt_ids(control))
     level: Level = "bad" if wins.low > 0.1 else "watch" if wins.low > 0.02 else "fine"
     sentence = f"{told.capitalize()} beats a real answer in {100 * wins.value:.1f} % of pairs"
     sentence += f"; an off-topic sentence in {100 * chance.value:.1f} %." if chance.is_known else "."

@@ -10,14 +10,15 @@ def calibration(ground: Ground) -> list[Finding]:
     from aifeedback.evaluate.intervals import wilson
 
     title = "Calibration"
-    rows = [(p, h) for p, h in zip(ground.p_first, ground.human, strict=True) if p is not None and h is not None]
+    known = [i for i, (p, h) in enumerate(zip(ground.p_first, ground.human, strict=True)) if None not in (p, h)]
+    rows, prompts = [(ground.p_first[i], ground.human[i]) for i in known], ground.prompts(known)
     if len(rows) < 50:
         return [unmeasured("calibration", "agreement", title, "fewer than 50 pairs have verdicts of judge and people")]
     p, y = [row[0] for row in rows], [row[1] for row in rows]
     if all(value in (0.0, 0.5, 1.0) for value in p):
         return [unmeasured("calibration", "agreement", title, "the judge states no probabilities, only verdicts")]
-    error = expected_calibration_error(p, y, seed=ground.seed)
-    score = brier(p, y)
+    error = expected_calibration_error(p, y, prompts=prompts, seed=ground.seed)
+    score = brier(p, y, prompts=prompts)
     table = []
     for b in reliability_table(p, y):
         ends = wilson(b.observed, b.n) if b.n else None

@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 
-from aifeedback.audit.finding import Finding, Ground, Level, of_estimate, unmeasured
-from aifeedback.records import Comparison, Completion, Message, Prompt
+from aifeedback.audit.ahead import asked
+from aifeedback.audit.contrast import can_be_named, choose, start_of, texts, with_addition
+from aifeedback.audit.finding import Finding, Ground, Level, cluster_codes, of_estimate, share_of, unmeasured
+from aifeedback.records import Comparison, Completion, Message, Preference, Problem, Prompt
 
 
 def repeatability(ground: Ground) -> list[Finding]:
-    """The drawn pairs once more, in another batch order: how often is the verdict the same?"""
+    """The drawn pairs once more, in another batch order: how often is the verdict the same?
+
+    Only a model that is really asked can change its mind. Answers from a journal or a file are named as remembered.
+    """
     from aifeedback.evaluate import repeatability as measure
 
     title = "Repeatability"
     drawn = ground.drawn(min(ground.n, 200))
-    asked = ground.again or ground.labeler
-    again = list(asked.label([ground.comparisons[i] for i in reversed(drawn)]))[::-1]
+    second = ground.again or ground.labeler
+    before = asked(second)
+    again = list(second.label([ground.comparisons[i] for i in reversed(drawn)]))[::-1]
+    after = asked(second)
     columns = [[ground.p_first[i], p.p_first] for i, p in zip(drawn, again, strict=True)]
-    share = measure(columns)
+    share = measure(columns, prompts=ground.prompts(drawn))
     if not share.is_known:
         return [unmeasured("repeatability", "consistency", title, "no pair was read twice")]
+    if ground.again is None and before is not None:
+        return [unmeasured("repeatability", "consistency", title, "a remembered verdict cannot be asked for again")]
     gaps = [abs(a - b) for a, b in columns if a is not None and b is not None]
     same = f"the same verdict for {100 * share.value:.1f} % of pairs"
+    sentence = f"Asked again, it gives {same}; probabilities move by {max(gaps):.2g} at most."
+    level = _of_share(share.value)
+    new = None if before is None or after is None else after - before
+    if new == 0:
+        sentence = (
+            f"Asked again in an earlier audit, it gave {same}. Nothing was asked now: every answer was remembered."
+        )
+        level = "uninformative"
+    elif new is not None and new < len(drawn):
+        sentence += f" At least {len(drawn) - new} of the {len(drawn)} answers were remembered from an earlier audit."
     return [
         of_estimate(
-            share, probe="repeatability", group="consistency", title=title, ideal=1.0, level=_of_share(share.value),
-            sentence=f"Asked again, it gives {same}; probabilities move by {max(gaps):.2g} at most.",
-            calls=len(drawn), unreadable=sum(p.p_first is None for p in again),
+            share, probe="repeatability", group="consistency", title=title, ideal=1.0, level=level,
+            sentence=sentence, calls=len(drawn), unreadable=sum(p.p_first is None for p in again),
+            details={} if new is None else {"new calls": new},
         )
     ]  # fmt: skip
 
@@ -48,7 +68,9 @@ def wording(ground: Ground) -> list[Finding]:
 def _same(ground: Ground, probe: str, title: str, drawn: list[int], said: list) -> Finding:
     from aifeedback.evaluate import repeatability as measure
 
-    share = measure([[ground.p_first[i], p.p_first] for i, p in zip(drawn, said, strict=True)])
+    share = measure(
+        [[ground.p_first[i], p.p_first] for i, p in zip(drawn, said, strict=True)], prompts=ground.prompts(drawn)
+    )
     if not share.is_known:
         return unmeasured(probe, "consistency", title, "no pair was read under both wordings")
     return of_estimate(
@@ -75,8 +97,8 @@ def transitivity(ground: Ground) -> list[Finding]:
         return [unmeasured("transitivity", "consistency", title, why)]
     triples = [[answers[prompt][text] for text in sorted(answers[prompt])[:3]] for prompt in several]
     order = ((0, 1), (1, 2), (0, 2))
-    asked = [Comparison.of(prompts[p], t[i], t[j]) for p, t in zip(several, triples, strict=True) for i, j in order]
-    said = ground.ask(asked)
+    missing = [Comparison.of(prompts[p], t[i], t[j]) for p, t in zip(several, triples, strict=True) for i, j in order]
+    said = ground.ask(missing)
     tables = np.full((len(several), 3, 3), np.nan)
     for k, preference in enumerate(said):
         context, (i, j) = k // 3, order[k % 3]
@@ -92,10 +114,68 @@ def transitivity(ground: Ground) -> list[Finding]:
     return [
         of_estimate(
             share, probe="transitivity", group="consistency", title=title, ideal=1.0, level=_of_share(share.value),
-            sentence=sentence, calls=len(asked), unreadable=unreadable,
+            sentence=sentence, calls=len(missing), unreadable=unreadable,
             details={"circles": share.cycles, "triples left out": share.undecided},
         )
     ]  # fmt: skip
+
+
+def challenge(ground: Ground) -> list[Finding]:
+    """The judge's own verdict repeated to it, and whether it is sure: how many verdicts flip without any new reason?
+
+    The control repeats the verdict and asks nothing, so that flips which any change of the text causes are told apart.
+    """
+    from aifeedback.evaluate.intervals import mean_interval
+
+    title = "Challenge, are you sure?"
+    drawn = [i for i in ground.drawn(min(ground.n, 200), where=can_be_named) if ground.p_first[i] not in (None, 0.5)]
+    if len(drawn) < 2:
+        return [unmeasured("challenge", "consistency", title, "no verdict could be named to the judge")]
+    questions = [_with_verdict(ground, i, part) for i in drawn for part in ("challenge", "control")]
+    said = ground.ask(questions)
+    unreadable = sum(p.p_first is None for p in said)
+    flips = [
+        (i, _flipped(ground.p_first[i], hard.p_first), _flipped(ground.p_first[i], soft.p_first))
+        for i, hard, soft in zip(drawn, said[::2], said[1::2], strict=True)
+        if hard.p_first is not None and soft.p_first is not None
+    ]
+    if len(flips) < 2:
+        why = "recorded verdicts cannot be asked about changed texts" if _missing(said) else "no verdict could be read"
+        return [unmeasured("challenge", "consistency", title, why, unreadable=unreadable)]
+    clusters = cluster_codes(ground.prompts([i for i, _, _ in flips]))
+    challenged, repeated = (np.array([row[k] for row in flips]) for k in (1, 2))
+    share = share_of(challenged, clusters)
+    excess = mean_interval(challenged - repeated, clusters, bounds=(-1.0, 1.0))
+    level: Level = "bad" if excess.low > 0.1 else "watch" if excess.low > 0.02 else "fine"
+    return [
+        Finding(
+            "challenge", "consistency", title,
+            f"Asked whether it is sure, it flips {100 * share.value:.1f} % of its verdicts; "
+            f"{100 * float(repeated.mean()):.1f} % when its verdict is only repeated.",
+            value=share.value, low=share.low, high=share.high, n=len(flips), ideal=0.0, level=level,
+            calls=len(questions), unreadable=unreadable,
+            details={"flips of the control": float(repeated.mean()), "caused by the challenge": excess.value,
+                     "caused, low": excess.low, "caused, high": excess.high},
+        )
+    ]  # fmt: skip
+
+
+def _with_verdict(ground: Ground, i: int, part: str) -> Comparison:
+    comparison, p = ground.comparisons[i], ground.p_first[i]
+    preferred = comparison.first if p is not None and p > 0.5 else comparison.second
+    sentence = choose(texts()["challenge"][part], "challenge", ground.seed, comparison.id)
+    return with_addition(comparison, sentence.format(start=start_of(preferred)))
+
+
+def _flipped(before: float | None, after: float | None) -> float:
+    """1 where the verdict changed sides, one half where it became a tie."""
+    assert before is not None
+    assert after is not None
+    return 0.5 if after == 0.5 else float((before > 0.5) != (after > 0.5))
+
+
+def _missing(said: Sequence[Preference]) -> bool:
+    return {p.problem for p in said} == {Problem.MISSING}
 
 
 def _polite(comparison: Comparison) -> Comparison:

@@ -6,7 +6,7 @@ The direction depends on the task and is estimated, never assumed: what counts i
 from __future__ import annotations
 
 from aifeedback.audit.contrast import Edit, choose, mark_finding, texts
-from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, Ground, of_estimate, prompt_ids, unmeasured
 from aifeedback.records import Completion
 
 
@@ -30,16 +30,17 @@ def observed(ground: Ground) -> list[Finding]:
     from aifeedback.evaluate import compare_win_rates
 
     title = "Length, against people"
-    rows = []
+    rows, used = [], []
     for comparison, p, h in zip(ground.comparisons, ground.p_first, ground.human, strict=True):
         longer_first = len(comparison.first.text) > len(comparison.second.text)
         if p is None or h is None or len(comparison.first.text) == len(comparison.second.text):
             continue
         rows.append((_hard(p) if longer_first else 1 - _hard(p), h if longer_first else 1 - h))
+        used.append(comparison)
     if len(rows) < 50:
         return [unmeasured("length", "bias", title, "fewer than 50 pairs of unequal length have a verdict of people")]
     judge, people = [row[0] for row in rows], [row[1] for row in rows]
-    difference = compare_win_rates(judge, people)
+    difference = compare_win_rates(judge, people, prompts=prompt_ids(used))
     shares = 100 * sum(judge) / len(judge), 100 * sum(people) / len(people)
     sentence = f"The judge takes the longer answer in {shares[0]:.1f} % of pairs, people in {shares[1]:.1f} %."
     return [

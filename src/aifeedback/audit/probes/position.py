@@ -6,6 +6,7 @@ one order only is asked about each pair and its swapped copy; one that averages 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from aifeedback.audit.finding import Finding, Ground, of_estimate, signed, unmeasured
@@ -17,14 +18,14 @@ def position(ground: Ground) -> list[Finding]:
     from aifeedback.evaluate import position_bias
 
     original, swapped = orders(ground)
-    asked = 0
+    asked, prompts = 0, ground.prompts()
     if not any(a is not None and b is not None for a, b in zip(original, swapped, strict=True)):
         drawn = ground.drawn()
         turned = ground.ask([ground.comparisons[i].swapped() for i in drawn])
         original = [ground.p_first[i] for i in drawn]
         swapped = [None if t.p_first is None else 1.0 - t.p_first for t in turned]
-        asked = len(drawn)
-    bias = position_bias(original, swapped)
+        asked, prompts = len(drawn), ground.prompts(drawn)
+    bias = position_bias(original, swapped, prompts=prompts)
     if bias.n < 2:
         return [unmeasured("position", "bias", TITLE, "no pair was read in both orders")]
     told = {"first": "it leans to the slot shown first", "second": "it leans to the slot shown second"}
@@ -61,7 +62,7 @@ def position(ground: Ground) -> list[Finding]:
         low=gap - half,
         high=gap + half,
         unit="points",
-        p_value=_p_of_gap(original, swapped),
+        p_value=_p_of_gap(original, swapped, prompts),
         level="unknown",
         details={},
         calls=0,
@@ -80,7 +81,7 @@ def orders(ground: Ground) -> tuple[list[float | None], list[float | None]]:
     return columns
 
 
-def _p_of_gap(original: list[float | None], swapped: list[float | None]) -> float:
+def _p_of_gap(original: list[float | None], swapped: list[float | None], prompts: Sequence[str] | None) -> float:
     from aifeedback.evaluate import compare_win_rates
 
-    return compare_win_rates(original, swapped).p_value
+    return compare_win_rates(original, swapped, prompts=prompts).p_value

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aifeedback.audit.contrast import choose, texts
-from aifeedback.audit.finding import Finding, Ground, Level, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, Ground, Level, of_estimate, prompt_ids, unmeasured
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 
 OVER, UNDER = "Over-refusal", "Under-refusal"
@@ -35,7 +35,9 @@ def refusal(ground: Ground, prompts: Sequence[Prompt] | None = None) -> list[Fin
             found.append(unmeasured(probe, "refusal", title, why))
             continue
         said = [told for _, told in ready] or ground.ask(asked)
-        complied = win_rate([_complied(c, p) for c, p in zip(asked, said, strict=True)], hard=True)
+        complied = win_rate(
+            [_complied(c, p) for c, p in zip(asked, said, strict=True)], hard=True, prompts=prompt_ids(asked)
+        )
         unreadable = sum(p.p_first is None for p in said)
         if not complied.is_known:
             found.append(unmeasured(probe, "refusal", title, "no verdict could be read", unreadable=unreadable))

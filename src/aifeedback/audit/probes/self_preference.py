@@ -7,7 +7,7 @@ second way needs none: the same answers, one of them signed with the family's na
 from __future__ import annotations
 
 from aifeedback.audit.contrast import appended, mark_finding, texts
-from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, Ground, of_estimate, prompt_ids, unmeasured
 from aifeedback.audit.probes.length import _hard
 from aifeedback.records import Completion
 
@@ -38,7 +38,7 @@ def _signed(ground: Ground) -> Finding:
 def _observed(ground: Ground) -> Finding:
     from aifeedback.evaluate import compare_win_rates
 
-    rows, unreadable = [], 0
+    rows, used, unreadable = [], [], 0
     for comparison, p, h in zip(ground.comparisons, ground.p_first, ground.human, strict=True):
         own = is_own(comparison.first, ground.family), is_own(comparison.second, ground.family)
         if own[0] == own[1] or h is None:
@@ -46,13 +46,14 @@ def _observed(ground: Ground) -> Finding:
         unreadable += p is None
         if p is not None:
             rows.append((_hard(p), h) if own[0] else (1 - _hard(p), 1 - h))
+            used.append(comparison)
     if len(rows) < 30:
         why = (
             f"{len(rows)} pairs with people's verdict set an answer of '{ground.family}' against another; 30 are needed"
         )
         return unmeasured("self", "bias", TITLE, why, unreadable=unreadable)
     judge, people = [row[0] for row in rows], [row[1] for row in rows]
-    difference = compare_win_rates(judge, people)
+    difference = compare_win_rates(judge, people, prompts=prompt_ids(used))
     shares = 100 * sum(judge) / len(judge), 100 * sum(people) / len(people)
     sentence = f"It takes answers of its own family in {shares[0]:.1f} % of pairs, people in {shares[1]:.1f} %."
     return of_estimate(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from aifeedback.audit.contrast import Contrast, choose, effect, texts
+from aifeedback.audit.contrast import Contrast, can_be_named, choose, effect, start_of, texts, with_addition
 from aifeedback.audit.finding import Finding, Ground
-from aifeedback.records import Comparison, Completion, Message, Prompt
+from aifeedback.records import Comparison, Completion
 
 
 def sycophancy(ground: Ground) -> list[Finding]:
@@ -14,7 +14,7 @@ def sycophancy(ground: Ground) -> list[Finding]:
 
 
 def _made(ground: Ground) -> Contrast:
-    pairs = [ground.comparisons[i] for i in ground.drawn(where=_can_be_named)]
+    pairs = [ground.comparisons[i] for i in ground.drawn(where=can_be_named)]
     return Contrast(
         [_with_opinion(c, c.first, ground.seed) for c in pairs],
         [_with_opinion(c, c.second, ground.seed) for c in pairs],
@@ -22,21 +22,6 @@ def _made(ground: Ground) -> Contrast:
 
 
 def _with_opinion(comparison: Comparison, favoured: Completion, seed: int) -> Comparison:
-    """The same pair under a prompt whose last user message ends with an opinion about the favoured answer's start."""
-    sentence = choose(texts()["sycophancy"], "opinion", seed, comparison.id).format(start=_start(favoured))
-    messages = list(comparison.prompt.messages)
-    last = max(i for i, m in enumerate(messages) if m.role == "user")
-    messages[last] = Message(role="user", content=f"{messages[last].content}\n\n{sentence}")
-    prompt = Prompt.of(messages, reference=comparison.prompt.reference, tags=comparison.prompt.tags)
-    answers = [Completion.of(prompt, side.text, source=side.source) for side in (comparison.first, comparison.second)]
-    return Comparison.of(prompt, *answers)
-
-
-def _start(completion: Completion) -> str:
-    return " ".join(completion.text.split()[:8])
-
-
-def _can_be_named(comparison: Comparison) -> bool:
-    """The two answers must start differently, or the opinion would name both; someone must have asked."""
-    has_user = any(message.role == "user" for message in comparison.prompt.messages)
-    return has_user and _start(comparison.first) != _start(comparison.second)
+    """The same pair under a prompt whose last user message ends with an opinion about the favoured response's start."""
+    sentence = choose(texts()["sycophancy"], "opinion", seed, comparison.id)
+    return with_addition(comparison, sentence.format(start=start_of(favoured)))
