@@ -31,7 +31,7 @@ def finding(probe: str, group: Any, value: float = 0.5, level: Any = "fine", **m
 
 
 def audit(*findings: Finding, name: str = "lab:judge", who: Mapping[str, Any] | None = None) -> JudgeAudit:
-    return JudgeAudit(name, findings, 100, 0, 300, 1.0, who or {})
+    return JudgeAudit(name, findings, pairs=100, unreadable=0, asked=300, seconds=1.0, who=who or {})
 
 
 AGREES = finding("agreement", "agreement", 0.77, ideal=1.0, title="Agreement with people")
