@@ -229,8 +229,8 @@ def test_the_report_says_truly_how_position_was_read(data: Path) -> None:
     both = compare(*FILES, "--judge", "fake:first")["position_by_judge"]["fake:first"]
     assert both["n"] == PROMPTS + 2 * (PROMPTS - 1)
     assert both["value"] == 1.0, "this judge always takes the first slot"
-    assert "slot 1 twice" in Path("out/report.html").read_text()
+    assert "position 1 twice" in Path("out/report.html").read_text()
     assert "position_by_judge" not in compare(*FILES, "--judge", "fake:noisy", "--by", "ratings")
     page = Path("out/report.html").read_text()
-    assert "each answer is rated alone" in page
+    assert "each response is rated alone" in page
     assert "one order only" not in page

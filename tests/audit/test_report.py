@@ -13,8 +13,9 @@ import pytest
 from aifeedback.audit import figures
 from aifeedback.audit.examples import pick_examples
 from aifeedback.audit.gather import gather
+from aifeedback.audit.page import typeset
 from aifeedback.audit.report import report_run, write_report
-from aifeedback.audit.wording import headline, over_optimised, policy_sentence, watch
+from aifeedback.audit.wording import headline, over_optimised, verdict, watch
 from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate.independence import Source, verify_independence
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
@@ -51,7 +52,7 @@ def test_the_page_answers_the_six_questions_and_needs_nothing_from_outside(tmp_p
 @pytest.mark.usefixtures("undrawn")
 def test_headline_figures_carry_interval_and_n(tmp_path: Path) -> None:
     html = page(summary(), tmp_path)
-    assert "82 % (78–86 %, n = 500)" in html
+    assert "82 % (95 % CI 78–86 %, n = 500)" in html
     assert "4 min 25 s" in html
     assert "10 of 3,000" in html
     assert "preferred summary =" in html  # the judge prompt verbatim
@@ -71,9 +72,11 @@ def test_a_policy_without_a_figure_at_equal_length_says_why(tmp_path: Path) -> N
     html = page(told, tmp_path)
     assert f"<td>{why}</td>" in html
     story = gather(told, None)
-    assert f"RLAIF: no win rate at equal length ({why})." in [caution.text for caution in watch(story)]
+    assert f"RLAIF: no length-controlled win rate ({why})." in [caution.text for caution in watch(story)]
     rlaif = next(p for p in story.policies if p.name == "rlaif")
-    assert "equal length" not in policy_sentence(rlaif, "sft")
+    found = verdict(rlaif, story)
+    assert found is not None
+    assert found.objections == (("no length", "no length-controlled win rate can be estimated"),)
 
 
 def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
@@ -128,15 +131,43 @@ def test_texts_are_escaped_wherever_they_come_from(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_harmful_text_is_blurred_until_clicked(tmp_path: Path) -> None:
-    told = summary()
-    assert 'class="veil hidden"' not in page(told, tmp_path)
+def test_only_what_is_tagged_or_judged_harmful_is_blurred(tmp_path: Path) -> None:
+    hidden = 'class="veil hidden"'
+    assert hidden not in page(summary(), tmp_path)
+    told = summary()  # standards that speak of harm say nothing about these texts
     told["stages"]["label"]["figures"]["judge"]["prompt"] = {"name": "x", "preamble": "Which is less harmful?"}
-    assert page(told, tmp_path).count('class="veil hidden"') == 3
-    told = summary()
+    assert hidden not in page(told, tmp_path)
     told["stages"]["compare"]["figures"]["examples"][0]["sensitive"] = True
-    assert page(told, tmp_path).count('class="veil hidden"') == 1
-    assert 'class="veil hidden"' in write_report(summary(), tmp_path, blur=True).read_text()
+    assert page(told, tmp_path).count(hidden) == 1
+    assert write_report(summary(), tmp_path, blur=True).read_text().count(hidden) == 3
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_example_that_an_assessor_of_the_run_calls_harmful_is_blurred(tmp_path: Path) -> None:
+    told = summary()
+    shown = told["stages"]["compare"]["figures"]["examples"]
+    shown[0]["completions"], shown[1]["completions"] = {"sft": "a", "rlaif": "b"}, {"sft": "c", "rlaif": "d"}
+    lines = [{"completion_id": "b", "is_harmless": False}, {"completion_id": "c", "is_harmless": True}]
+    (tmp_path / "assessments-j-rlaif.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert [e["sensitive"] for e in gather(told, tmp_path).examples] == [True, False, False]
+    told["safety"] = {"examples": [{"prompt": shown[2]["prompt"], "unsafe": True}]}
+    assert [e["sensitive"] for e in gather(told).examples] == [True, True, True]  # one prompt in all three
+
+
+def test_examples_carry_the_tags_and_ids_that_decide_about_blurring() -> None:
+    def picked(**tags: str) -> dict:
+        prompt = Prompt.of("Q", tags=tags)
+        sides = [Completion.of(prompt, text, source="m") for text in ("one", "two")]
+        row = Comparison.of(prompt, *sides)
+        said = [Preference(comparison_id=row.id, source="s", p_first=0.9)]
+        return pick_examples([row], said, first="rl", second="sft")[0] | {"ids": [side.id for side in sides]}
+
+    assert picked(label="unsafe")["sensitive"]
+    assert picked(harmful="True")["sensitive"]
+    for harmless in ({}, {"label": "safe"}, {"topic": "harmful algae"}, {"harmful": "false"}):
+        found = picked(**harmless)
+        assert not found["sensitive"]
+        assert list(found["completions"].values()) == found["ids"]
 
 
 # ── R16 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,10 +243,231 @@ def test_words_follow_the_intervals() -> None:
     assert headline(gather(told)) == "RLAIF is not distinguishable from SFT; RLHF is worse than SFT."
     grown = policy(0.58, 0.51, 120, 2)
     story = gather(summary(policies={"sft": policy(0.5, 0.5, 80, 0), "rlaif": grown}))
-    assert "longer answers explain the lead" in policy_sentence(story.contenders[0], "SFT")
+    assert "not distinguishable once length is controlled (51 %" in headline(story)
     texts = " ".join(caution.text for caution in watch(story))
     assert "1.50 times as long" in texts
     assert "falls from 58 % to 51 %" in texts
+
+
+def compared(raw: float, controlled: float = 0.6) -> dict:
+    return policy(raw, controlled, 90, 1.0) | {"length_controlled": est(controlled)}
+
+
+def judged(**by_judge: float) -> dict:
+    return {"by_judge": {name.replace("_", ":"): {"win_rate": est(value)} for name, value in by_judge.items()}}
+
+
+def safety(rlaif: float, sft: float, half: float = 0.03) -> dict:
+    table = {name: {"gold": {"harmless": est(1 - v, half)}} for name, v in (("rlaif", rlaif), ("sft", sft))}
+    return {"policies": table, "reference": "sft", "judge": "gold"}
+
+
+@pytest.mark.parametrize(
+    ("row", "harm", "sentence"),
+    [
+        (compared(0.71, 0.64), None, "RLAIF is clearly preferred to SFT."),
+        (
+            compared(0.71) | {"length_controlled": est(0.45, 0.21)},
+            None,
+            "not distinguishable once length is controlled (45 %",
+        ),
+        (compared(0.71) | {"length_controlled": None}, None, "but length was not controlled."),
+        (compared(0.71) | {"length_controlled": 0.6}, None, "but 60 % once length is controlled, without an interval."),
+        (
+            compared(0.71) | {"length_controlled": 0.4},
+            None,
+            "but not distinguishable once length is controlled (40 %).",
+        ),
+        (compared(0.71) | {"win_rate": 0.71}, None, "RLAIF is compared without an interval with SFT."),
+        (compared(0.71, 0.40), None, "but worse once length is controlled (40 %, 95 % CI 36–44 %)."),
+        (
+            compared(0.71),
+            safety(0.33, 0.10),
+            "but harmful more often (33 % of the prompts that invite harm, SFT 10 %).",
+        ),
+        (compared(0.71), safety(0.33, 0.33), "but harmful on 33 % of the prompts that invite harm (SFT 33 %)."),
+        (compared(0.71), safety(0.06, 0.04), "but perhaps harmful more often (6 %"),
+        (compared(0.71), safety(0.02, 0.05), "RLAIF is clearly preferred to SFT."),
+        (compared(0.71) | judged(gold=0.71, lab_judge_b=0.48), None, "RLAIF is clearly"),
+        (compared(0.51), safety(0.33, 0.10), "RLAIF is not distinguishable from SFT and harmful more often"),
+        (compared(0.52, 0.40), None, "not distinguishable from SFT and worse once length is controlled (40 %"),
+        (compared(0.30), safety(0.33, 0.10), "RLAIF is worse than SFT and harmful more often"),
+    ],
+)
+def test_the_headline_weighs_length_and_harm(row: dict, harm: dict | None, sentence: str) -> None:
+    told = summary(policies={"sft": policy(0.5, 0.5, 80, 0), "rlaif": row})
+    assert sentence in headline(gather(told | ({"safety": harm} if harm else {})))
+
+
+def test_the_headline_weighs_what_independent_evaluators_say() -> None:
+    def said(independent: float, training: float = 0.75) -> str:
+        row = compared(0.71) | judged(first=training, second=independent)
+        row["win_rate"] = est(training)
+        told = summary(policies={"sft": policy(0.5, 0.5, 80, 0), "rlaif": row})
+        told["stages"]["compare"]["figures"]["judges"] = {
+            "first": judge("lab:judge-a", "lab-a"),
+            "second": judge("lab:judge-b", "lab-b", revision="99aa88bb77cc66dd"),
+        }
+        return headline(gather(told))
+
+    assert said(0.70) == "RLAIF is clearly preferred to SFT."
+    assert said(0.51) == "RLAIF is preferred to SFT, but not by lab:judge-b (51 %, 95 % CI 47–55 %)."
+    assert "but not by lab:judge-b (30 %" in said(0.30)
+    told = summary(policies={"sft": policy(0.5, 0.5, 80, 0), "rlaif": compared(0.71)})
+    told["stages"]["compare"]["figures"]["judges"] = {"gold": judge("lab:judge-a", "lab-a")}
+    assert headline(gather(told)) == "RLAIF is preferred to SFT, but no independent evaluator confirms it."
+
+
+def test_policies_with_the_same_verdict_share_a_clause() -> None:
+    rows = {"sft": policy(0.5, 0.5, 80, 0), "rlaif": compared(0.71), "rlhf": compared(0.69), "x": compared(0.6, 0.4)}
+    assert headline(gather(summary(policies=rows))) == (
+        "RLAIF and RLHF are clearly preferred to SFT; x is preferred to SFT, but worse once length is controlled "
+        "(40 %, 95 % CI 36–44 %)."
+    )
+
+
+def test_what_to_watch_is_sorted_by_consequence() -> None:
+    told = summary(policies={"sft": policy(0.5, 0.5, 80, 0), "rlaif": compared(0.71, 0.40)}, safety=safety(0.4, 0.1))
+    told["stages"]["label"]["figures"] |= {"label_mass": 0.003, "unknown": 600}
+    found = watch(gather(told))
+    texts = [caution.text for caution in found]
+    first = ["harmful more often", "after step", "Only 0.3 % of the probability", "wins by length alone"]
+    assert all(part in text for part, text in zip(first, texts, strict=False)), texts
+    assert [c.level for c in found] == sorted((c.level for c in found), key=["bad", "watch", "fine"].index)
+    assert "are unknown" in texts[-1]
+
+
+def test_a_judge_of_positions_is_not_reassured(tmp_path: Path) -> None:
+    told = summary()
+    told["judge"]["same_position"] = est(1.0, 0.0)
+    html = page(told, tmp_path)
+    assert "cancels" not in html
+    assert "the labels carry little information" in html
+    assert any(c.level == "bad" and "Position bias" in c.text for c in watch(gather(told)))
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("gains -0.3 points (-1.2 to +0.4)", "gains −0.3 points (−1.2 to +0.4)"),
+        ("p = -.5, x-1, 2-3, a-b, 2026-11-30, hf:m-7b", "p = −.5, x-1, 2-3, a-b, 2026-11-30, hf:m-7b"),
+        ("45 % of 10 %", "45\u00a0% of 10\u00a0%"),
+    ],
+)
+def test_minus_signs_and_percent_signs_are_typeset(text: str, typed: str) -> None:
+    assert typeset(text) == typed
+
+
+# ── records ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+RECIPE = """
+name: mine
+seed: 3
+stages:
+- {id: w, stage: lab_world}
+- {id: start, stage: sft, model: "hf:base", data: "people.jsonl"}
+- {id: ai, stage: label, comparisons: "@w/pairs.jsonl", judge: {model: "lab:judge"}}
+- {id: rm, stage: reward_model, model: "hf:@start/policy", data: "@ai/labelled.jsonl"}
+- {id: one, stage: rl, model: "hf:@start/policy", reward: {source: "rm:@rm/reward_model"}}
+- {id: two, stage: rl, model: "hf:@start/policy", reward: {judge: {model: "lab:judge"}}}
+- {id: cmp, stage: compare, policies: {start: "hf:@start/policy", rlhf: "hf:@one/policy", x: "hf:@two/policy",
+   bought: "hf:/models/x"}, reference: start, prompts: "@w/test.jsonl"}
+summary: {policies: cmp.policies, judge.alignment: ai.alignment.value, deciding.share: ai.alignment.value,
+  deciding.words: ai.words}
+"""
+
+
+def run_folder(folder: Path) -> tuple[dict, Path]:
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    told = summary(judge={"alignment": 0.77}, deciding={"share": 0.77, "words": 4, "none": None})
+    told["stages"]["ai"] = {"kind": "label", "figures": {"alignment": est(0.77), "judge": judge("lab:judge", "lab-a")}}
+    told["policies"] = {name: compared(0.6) for name in ("start", "rlhf", "x", "bought")}
+    return told, folder
+
+
+def test_how_a_policy_was_trained_comes_from_records_and_never_from_its_name(tmp_path: Path) -> None:
+    about = {p.name: p.about for p in gather(*run_folder(tmp_path)).policies}
+    assert about["start"] == "supervised fine-tuning of hf:base"
+    assert about["rlhf"].endswith("reward: a reward model on labels by lab:judge")
+    assert about["x"].endswith("reward: the score that lab:judge gives")
+    assert about["bought"] == ""
+    html = page(summary(), tmp_path / "none")  # policies called rlaif and rlhf, and no record of either
+    assert "people's labels" not in html
+    assert html.count("how it was trained is not recorded") == 3
+
+
+def test_the_record_in_a_models_folder_says_how_it_was_trained(tmp_path: Path) -> None:
+    model = tmp_path / "model" / "training"
+    model.mkdir(parents=True)
+    record = {"trained_by": [{"uri": "lab:judge", "rows": 2980}], "base": {"path": "hf:sft"}}
+    (model / "feedback.json").write_text(json.dumps(record), encoding="utf-8")
+    settings = {"policies": {"sft": "hf:/no/such", "rlhf": f"hf:{model.parent}"}, "prompts": "p.jsonl"}
+    inputs = {"p.jsonl": "abc123", f"hf:{model.parent}": "def456"}
+    command = {"command": "compare", "settings": settings, "seed": 5, "inputs": inputs}
+    (tmp_path / "command.json").write_text(json.dumps(command), encoding="utf-8")
+    told = summary(policies={"sft": compared(0.5), "rlhf": compared(0.6)})
+    story = gather(told, tmp_path)
+    assert story.policies[1].about == "trained on feedback from lab:judge (2,980 rows), starting from hf:sft"
+    facts = {fact.name: list(fact.values) for fact in story.facts}
+    assert facts["evaluation prompts"] == ["p.jsonl (abc123)"]
+    assert facts["policies"] == [
+        "SFT: hf:/no/such (digest not recorded)", f"RLHF: hf:{model.parent} (def456)",
+    ]  # fmt: skip
+    assert facts["date"] == []
+    assert "not recorded" in page(told, tmp_path)
+
+
+def test_the_reference_is_the_recipes_own(tmp_path: Path) -> None:
+    story = gather(*run_folder(tmp_path))
+    assert story.reference == "start"
+    assert "start" in headline(story)
+    assert "SFT" not in headline(story)
+
+
+def test_an_interval_that_a_recipe_leaves_out_is_looked_up(tmp_path: Path) -> None:
+    told, folder = run_folder(tmp_path)
+    story = gather(told, folder)
+    assert [(name, e.low) for name, e in story.agreement[:1]] == [
+        ("lab:judge, both orders averaged", pytest.approx(0.73))
+    ]
+    told["judge"]["alignment"] = 0.5  # not the value of that step any more
+    assert gather(told, folder).agreement[0][1].low is None
+    html = page(told, folder)
+    assert "50.0 % (no interval recorded)" in html
+    assert "a dot without one has none on record" in html
+
+
+def test_metrics_under_names_of_ones_own_are_on_the_page(tmp_path: Path) -> None:
+    told, folder = run_folder(tmp_path)
+    told["judge"]["kappa_de"] = 0.41
+    assert gather(told, folder).metrics == [
+        ("deciding: share", "77 % (95 % CI 73–81 %, n = 500)"),
+        ("deciding: words", "4"),
+        ("deciding: none", "not measured"),
+        ("judge: kappa de", "41 % (no interval recorded)"),
+    ]
+    assert "deciding: words" in page(told, folder)
+
+
+def test_the_reason_for_a_badge_names_evaluators_as_the_rest_of_the_page(tmp_path: Path) -> None:
+    told = summary()
+    assert "judged by the oracle gold:lab and lab:judge-b, independent" in page(told, tmp_path)
+    told["stages"]["compare"]["figures"]["judges"] = {"training_judge": judge("lab:judge-a", "lab-a")}
+    html = page(told, tmp_path)
+    assert "the only evidence comes from lab:judge-a (it gave the training feedback)" in html
+    assert "training_judge" not in html[: html.index("summary.json")]
+
+
+def test_one_evaluator_has_one_name_and_one_policy_one_colour(tmp_path: Path) -> None:
+    told = summary()
+    told["stages"]["compare"]["figures"]["judges"]["training_judge"] = judge("lab:judge-a", "lab-a")
+    told["policies"]["rlaif"]["by_judge"]["training_judge"] = {"win_rate": est(0.7)}
+    html = page(told, tmp_path)
+    assert "training_judge" not in html[: html.index("summary.json")]
+    colours = {p.name: p.colour for p in gather(told).policies}
+    assert len(set(colours.values())) == len(colours)
+    assert not set(colours.values()) & set(figures.EVALUATORS)
 
 
 def test_over_optimisation_is_seen_only_where_gold_falls() -> None:

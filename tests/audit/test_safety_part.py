@@ -64,9 +64,9 @@ def test_the_headline_says_what_was_won_and_what_it_cost() -> None:
     part = safety_part(told())
     assert part is not None
     assert part.headline == (
-        "SFT is harmless on 50 % of unsafe prompts (by gold); RL, AI labels on 95 % at -1.0 points of helpfulness."
+        "SFT is harmless on 50 % of unsafe prompts (by gold); RL-CAI on 95 % at −1.0 points of helpfulness."
     )
-    assert "RL, AI labels: helpful 69 %, harmless 95 %" in (part.figure or "")
+    assert "RL-CAI: helpful 69 %, harmless 95 %" in (part.figure or "")
     assert list(part.others) == ["judge"]
 
 
@@ -74,7 +74,7 @@ def test_a_gain_inside_the_noise_is_not_called_one() -> None:
     policies = {"sft": {"gold": standing(0.5, 0.7, 0.0)}, "rl_cai": {"gold": standing(0.53, 0.7, 0.0)}}
     part = safety_part(told(policies=policies))
     assert part is not None
-    assert "RL, AI labels on 53 %, not clearly more" in part.headline
+    assert "RL-CAI on 53 %, not clearly more" in part.headline
 
 
 def test_texts_that_ask_for_harm_or_do_it_are_blurred_and_counted_and_the_others_are_not(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_texts_that_ask_for_harm_or_do_it_are_blurred_and_counted_and_the_others
     assert "&lt;b&gt;use a net" in page
     assert "<b>use a net" not in page
     assert "(2 here)" in page
-    assert "SFT 100, RL, AI labels 10" in page
+    assert "SFT 100, RL-CAI 10" in page
     assert '<span class="opened"></span> of 2' in page
     assert page.index('id="safe-1"') > page.index('<section id="safety">')
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from aifeedback.records import Comparison, Preference, content_id
+from aifeedback.records import Comparison, Preference, Prompt, content_id
+
+UNSAFE = ("unsafe", "harmful", "toxic", "sensitive")
+"""Values of the tag ``label`` that hide an example until it is clicked."""
+FLAGS = ("unsafe", "harmful", "toxic", "sensitive")
+"""Tags that do the same where they are true."""
 
 
 def pick_examples(
@@ -20,6 +25,7 @@ def pick_examples(
     """``each`` best, worst and random examples for ``first``, as the report shows them; unknown preferences never.
 
     Where ``first`` won, or lost, no comparison there is no such example; a tie is neither.
+    An example is sensitive where its prompt is tagged unsafe; the ids let a reader of assessments add its own.
 
     Among equal preferences the order is that of a hash of seed and comparison, so no one's taste decides.
     """
@@ -43,5 +49,13 @@ def pick_examples(
                 "prompt": comparison.prompt.text,
                 "answers": {first: comparison.first.text, second: comparison.second.text},
                 "scores": {first: p_first, second: 1.0 - p_first},
+                "completions": {first: comparison.first.id, second: comparison.second.id},
+                "sensitive": is_sensitive(comparison.prompt),
             }
     return list(picked.values())
+
+
+def is_sensitive(prompt: Prompt) -> bool:
+    """Whether the prompt's tags call it unsafe: ``label: unsafe``, or one of the flags set."""
+    tags = {str(key).lower(): str(value).strip().lower() for key, value in (prompt.tags or {}).items()}
+    return tags.get("label") in UNSAFE or any(tags.get(flag) in ("true", "1", "yes") for flag in FLAGS)

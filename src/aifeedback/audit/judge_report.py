@@ -1,16 +1,19 @@
-"""The report on judges: one self-contained page, several judges side by side, every figure with n and interval."""
+"""The report on judges: one self-contained page, several judges side by side, every metric with n and interval."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from aifeedback.audit import figures
 from aifeedback.audit.figures import Line, Mark
-from aifeedback.audit.finding import Finding, signed
+from aifeedback.audit.finding import Finding
 from aifeedback.audit.judge import JudgeAudit
+from aifeedback.audit.origin import Fact, facts, installed_version, read_origin
 from aifeedback.audit.page import render
+from aifeedback.audit.wording import count, listed, signed
 from aifeedback.storage import make_folder
 
 GROUPS = {
@@ -19,10 +22,16 @@ GROUPS = {
     "bias": "Where is it biased?",
     "consistency": "Is it consistent?",
     "attack": "Can it be fooled?",
-    "hacking": "What would a policy find that games it?",
+    "hacking": "Would a policy learn to game it?",
     "refusal": "Does it refuse too much or too little?",
 }
 MARKS = {"bad": "✗", "watch": "!", "fine": "✓", "uninformative": "?", "unknown": "?"}
+CONSEQUENCE = ("decision", "attack", "hacking", "refusal", "agreement", "bias", "consistency")
+"""Groups by what follows from a fault: no verdict at all, then a judge that can be gamed, then a distorted one."""
+BEST = {"decision": "100 %", "label mass": "100 %", "slices": "100 %", "clusters": "0 %", "over-refusal": "0 %",
+        "under-refusal": "0 %", "transitivity": "100 %", "self": "0"}  # fmt: skip
+"""The best value of findings that carry no ideal of their own."""
+POSITIONS = ("same response", "position 1 twice", "position 2 twice", "a tie once")
 STAND_INS = ("constants", "near_empty", "polite", "cautious")
 MOST_SLICES = 12
 FEW_PAIRS = 100
@@ -34,14 +43,15 @@ SMALLEST_SPAN = 0.05
 def write_judge_report(
     audits: Sequence[JudgeAudit], path: str | Path, *, title: str = "Audit of judges", blur: bool = False
 ) -> Path:
-    """Writes the page for one judge or several (on the same pairs) and returns its path.
+    """Write the page for one judge or several (on the same pairs) and return its path.
 
-    ``blur`` hides the texts of examples until they are clicked. Raises ValueError without any audit.
+    ``blur`` hides the texts of all examples until they are clicked, else those that a probe marks ``sensitive``. The
+    records beside the page (command.json, the journals) fill the block at its head. Raises ValueError without any audit.
     """
     if not audits:
         raise ValueError("a report needs at least one audit")
-    page = render("judge.html.j2", **view(audits, title=title, blur=blur))
     target = Path(path)
+    page = render("judge.html.j2", **view(audits, title=title, blur=blur, folder=target.parent))
     make_folder(target.parent)
     partial = target.with_name(f".{target.name}.part")
     partial.write_text(page, encoding="utf-8")
@@ -49,14 +59,20 @@ def write_judge_report(
     return target
 
 
-def view(audits: Sequence[JudgeAudit], *, title: str, blur: bool) -> dict[str, Any]:
+def view(audits: Sequence[JudgeAudit], *, title: str, blur: bool, folder: Path | None = None) -> dict[str, Any]:
     """Everything the template prints."""
     return {
         "title": title,
         "audits": audits,
+        "headline": headline(audits),
+        "facts": record(audits, folder),
         "names": short_names([audit.judge for audit in audits]),
+        "colours": figures.evaluator_colours(len(audits)),
+        "alarms": [alarms(audit) for audit in audits],
+        "answers": {key: answer(audits, key) for key in GROUPS},
+        "unmeasured": unmeasured(audits),
         "groups": [(key, heading, rows) for key, heading in GROUPS.items() if (rows := table(audits, key))],
-        "figures": {
+        "plots": {
             "agreement": agreement(audits),
             "slices": slices(audits),
             "reliability": reliability(audits),
@@ -65,29 +81,144 @@ def view(audits: Sequence[JudgeAudit], *, title: str, blur: bool) -> dict[str, A
             "persuasion": points(audits, ("attack", "hacking")),
             "stand_ins": stand_ins(audits),
         },
-        "told": told,
+        "metric": metric,
         "brief": brief,
-        "marks": MARKS,
+        "mark": mark,
+        "detectable": detectable,
+        "best": best,
         "is_blurred": blur,
         "is_small": audits[0].pairs < FEW_PAIRS,
     }
 
 
-def told(finding: Finding | None) -> str:
-    """77 % (74–80 %, n = 900), or +2.1 points (0.4 to 3.8, n = 400)."""
+def metric(finding: Finding | None) -> str:
+    """77.0 % (95 % CI 74.0–80.0 %, n = 900), or +2.1 points (95 % CI +0.4 to +3.8, n = 400)."""
     if finding is None or not finding.is_measured:
         return "not measured"
-    value, low, high = (100 * x for x in (finding.value, finding.low, finding.high))
     if finding.unit == "points":
-        return f"{signed(value)} points ({signed(low)} to {signed(high)}, n = {finding.n:,})"
-    return f"{value:.1f} % ({low:.1f}–{high:.1f} %, n = {finding.n:,})"
+        ends = f"{signed(finding.low)} to {signed(finding.high)}"
+        return f"{signed(finding.value)} points (95 % CI {ends}, n = {finding.n:,})"
+    value, low, high = (100 * x for x in (finding.value, finding.low, finding.high))
+    return f"{value:.1f} % (95 % CI {low:.1f}–{high:.1f} %, n = {finding.n:,})"
 
 
 def brief(finding: Finding | None) -> str:
-    """77 %, or +2.1: the figure alone, for the overview."""
+    """77 %, or +2.1: the value alone, for the overview."""
     if finding is None or not finding.is_measured:
         return ""
-    return signed(100 * finding.value) if finding.unit == "points" else f"{100 * finding.value:.0f} %"
+    return signed(finding.value) if finding.unit == "points" else f"{100 * finding.value:.0f} %"
+
+
+def detectable(finding: Finding) -> str:
+    """What the probe could have missed: fine means smaller than this, not absent."""
+    if finding.level != "fine" or not math.isfinite(finding.detectable):
+        return ""
+    return f"; a shift below {100 * finding.detectable:.1f} points could go unnoticed"
+
+
+def mark(level: str) -> str:
+    return MARKS.get(level, "?")
+
+
+def best(findings: Sequence[tuple[str, Finding | None]]) -> str:
+    """What a judge without this fault has, so that a number in the table has a direction."""
+    known = next((finding for _, finding in findings if finding is not None), None)
+    if known is None:
+        return "–"
+    if known.ideal is None:
+        return BEST.get(known.probe, "–")
+    return f"{known.ideal:g}" if known.unit == "points" else f"{100 * known.ideal:.0f} %"
+
+
+def alarms(audit: JudgeAudit) -> list[Finding]:
+    """Serious findings and those to watch, each sorted by what follows from them, then by size."""
+    levels = ("bad", "watch")
+    found = [finding for finding in audit.findings if finding.level in levels]
+    return sorted(
+        found, key=lambda f: (levels.index(f.level), CONSEQUENCE.index(f.group), -abs(f.value - (f.ideal or 0.0)))
+    )
+
+
+def headline(audits: Sequence[JudgeAudit]) -> str:
+    """The finding in one sentence: whether it decides, how often as people do, and the gravest faults."""
+    names = short_names([audit.judge for audit in audits])
+    parts = [_finding(name, audit, len(audits) == 1) for name, audit in zip(names, audits, strict=True)]
+    return "; ".join(parts) + "."
+
+
+def _finding(name: str, audit: JudgeAudit, is_alone: bool) -> str:
+    serious = [finding for finding in alarms(audit) if finding.level == "bad"]
+    hardly = [finding for finding in serious if finding.group == "decision"]
+    agreement = audit.get("agreement")
+    if hardly:
+        first = f"{name} hardly decides ({hardly[0].title.lower()}: {brief(hardly[0])})"
+    elif agreement is not None and agreement.is_measured:
+        ends = f", 95 % CI {100 * agreement.low:.0f}–{100 * agreement.high:.0f} %" if is_alone else ""
+        doubt = ", not distinguishable from guessing," if agreement.low <= 0.5 else ""
+        first = f"{name} agrees with people on {brief(agreement)} of the pairs{ends}{doubt}"
+    else:
+        first = f"the agreement of {name} with people was not measured"
+    if not serious:
+        return f"{first} and shows no serious fault in {count(len(_measured(audit)), 'finding')}"
+    most = 3 if is_alone else 1
+    worst = listed([_title(finding) for finding in serious[:most]])
+    if len(serious) <= most:
+        return f"{first} and has {count(len(serious), 'serious fault')}: {worst}"
+    return f"{first} and has {count(len(serious), 'serious fault')}, first of all {worst}"
+
+
+def _title(finding: Finding) -> str:
+    """Position → position; names of languages and the like stay as they are."""
+    return f"{finding.title[0].lower()}{finding.title[1:]}"
+
+
+def _measured(audit: JudgeAudit) -> list[Finding]:
+    return [finding for finding in audit.findings if finding.is_measured and finding.level in ("fine", "watch", "bad")]
+
+
+def answer(audits: Sequence[JudgeAudit], group: str) -> str:
+    """The first sentence of a section: what its findings say about each judge."""
+    names = short_names([audit.judge for audit in audits])
+    parts = []
+    for name, audit in zip(names, audits, strict=True):
+        found = [finding for finding in audit.findings if finding.group == group]
+        agreement = audit.get("agreement") if group == "agreement" else None
+        value = f"{metric(agreement)} of the pairs; " if agreement is not None and agreement.is_measured else ""
+        parts.append(f"{name}: {value}{_answer(audit, [f for f in found if not (value and f is agreement)])}")
+    return ". ".join(parts) + "."
+
+
+def _answer(audit: JudgeAudit, found: Sequence[Finding]) -> str:
+    raised = [f for f in alarms(audit) if f in found]
+    fine = sum(f.level == "fine" for f in found)
+    silent = sum(f.is_measured and f.level not in ("bad", "watch", "fine") for f in found)
+    serious, watched = ([f"{_title(f)} {brief(f)}" for f in raised if f.level == level] for level in ("bad", "watch"))
+    parts = []
+    if serious:
+        parts.append(f"serious: {listed(serious)}")
+    if watched:
+        parts.append(f"to watch: {listed(watched)}")
+    if fine and not raised:
+        parts.append(f"no significant fault in {count(fine, 'finding')}")
+    if silent:
+        parts.append(f"{count(silent, 'finding')} not informative, since the judge hardly decides")
+    return "; ".join(parts) or "not measured"
+
+
+def unmeasured(audits: Sequence[JudgeAudit]) -> str:
+    """How much of the audit could be measured: the sentence under the title."""
+    findings = [finding for audit in audits for finding in audit.findings]
+    known = sum(finding.is_measured for finding in findings)
+    return f"{known:,} of {count(len(findings), 'finding')} could be measured."
+
+
+def record(audits: Sequence[JudgeAudit], folder: Path | None) -> list[Fact]:
+    """Date, data, judges, seed, version, journal: from command.json and the journals beside the page."""
+    origin = read_origin(folder)
+    names = short_names([audit.judge for audit in audits])
+    judges = [(name, audit.who) for name, audit in zip(names, audits, strict=True) if audit.who]
+    version = installed_version() if origin.command else ""
+    return facts(origin, seed=origin.command.get("seed"), version=version, judges=judges)
 
 
 def table(audits: Sequence[JudgeAudit], group: str) -> list[tuple[str, list[tuple[str, Finding | None]]]]:
@@ -122,9 +253,11 @@ def _last_part(name: str) -> str:
 
 
 def agreement(audits: Sequence[JudgeAudit]) -> str | None:
+    colours = figures.evaluator_colours(len(audits))
+    names = short_names([a.judge for a in audits])
     lines = [
-        Line(name, (_mark(audit.get("agreement")),))
-        for name, audit in zip(short_names([a.judge for a in audits]), audits, strict=True)
+        Line(name, (_mark(audit.get("agreement")),), colour)
+        for name, audit, colour in zip(names, audits, colours, strict=True)
     ]
     return _dots(lines, ("agreement",), unit="agreement with people, %", reference=0.5, label="guessing")
 
@@ -156,13 +289,18 @@ def reliability(audits: Sequence[JudgeAudit]) -> str | None:
 
 
 def position(audits: Sequence[JudgeAudit]) -> str | None:
-    parts = ("same answer", "slot 1 twice", "slot 2 twice", "a tie once")
     rows = []
     for name, audit in zip(short_names([a.judge for a in audits]), audits, strict=True):
         finding = audit.get("position")
         if finding is not None and finding.is_measured:
-            rows.append((name, tuple(finding.details[part] for part in parts)))
-    return figures.stacked(rows, parts) if rows else None
+            rows.append((name, tuple(_part(finding, part) for part in POSITIONS)))
+    return figures.stacked(rows, POSITIONS) if rows else None
+
+
+def _part(finding: Finding, part: str) -> float:
+    """A share by its name, under either of the names that findings carry."""
+    older = part.replace("response", "answer").replace("position", "slot")
+    return float(finding.details.get(part, finding.details.get(older, 0.0)))
 
 
 def points(audits: Sequence[JudgeAudit], groups: Sequence[str]) -> str | None:
@@ -183,10 +321,10 @@ def points(audits: Sequence[JudgeAudit], groups: Sequence[str]) -> str | None:
 
 
 def stand_ins(audits: Sequence[JudgeAudit]) -> str | None:
-    """How often a text that answers nothing beats a real answer."""
+    """How often a text that answers nothing beats a real response."""
     titles = {f.probe: f.title for a in audits for f in a.findings if f.probe in STAND_INS and f.is_measured}
     lines = [Line(title, [_mark(audit.get(probe)) for audit in audits]) for probe, title in titles.items()]
-    return _dots(lines, short_names([a.judge for a in audits]), unit="beats a real answer, %", reference=0.0)
+    return _dots(lines, short_names([a.judge for a in audits]), unit="beats a real response, %", reference=0.0)
 
 
 def _dots(
@@ -201,7 +339,8 @@ def _dots(
 ) -> str | None:
     if not any(mark is not None for line in lines for mark in line.marks):
         return None
-    return figures.dots(lines, series, unit=unit, reference=reference, reference_label=label, span=span, form=form)
+    return figures.dots(lines, series, unit=unit, reference=reference, reference_label=label, span=span, form=form,
+                        colours=figures.evaluator_colours(len(series)))  # fmt: skip
 
 
 def _mark(finding: Finding | None) -> Mark | None:

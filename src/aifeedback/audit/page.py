@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from functools import lru_cache
 from importlib.resources import files
@@ -10,9 +11,11 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
+from aifeedback.audit.figures import MINUS
+
 
 def render(template: str, **values: Any) -> str:
-    """Renders a template; undefined names are errors."""
+    """Render a template; undefined names are errors."""
     return _environment().get_template(template).render(**values)
 
 
@@ -21,10 +24,11 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["svg"] = lambda text: Markup(text)  # our own figures, never input
+    environment.filters["svg"] = lambda text: Markup(text)  # our own plots, never input
     environment.filters["css"] = lambda name: Markup(_source(name))
     environment.filters["duration"] = duration
     environment.filters["visible"] = visible
+    environment.filters["typeset"] = typeset
     return environment
 
 
@@ -41,6 +45,16 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def minus(text: str) -> str:
+    """A hyphen before a number that no letter or digit precedes becomes a minus sign."""
+    return re.sub(r"(?<![\w.\-–])-(?=\.?\d)", MINUS, text)
+
+
+def typeset(text: str) -> str:
+    """Real minus signs, and no line break between a number and its percent sign."""
+    return re.sub(r"(?<=\d) %", "\u00a0%", minus(text))
 
 
 def visible(text: Any) -> str:

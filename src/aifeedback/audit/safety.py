@@ -1,4 +1,4 @@
-"""The report's part on harm: how every policy stands on both sides, their trade-off as a figure, masked examples."""
+"""The report's part on harm: every policy's harmless and helpful rates, their trade-off as a plot, masked examples."""
 
 from __future__ import annotations
 
@@ -7,13 +7,8 @@ from typing import Any, NamedTuple
 
 from aifeedback.audit import figures
 from aifeedback.audit.story import Est, display, estimate
+from aifeedback.audit.wording import percent, signed
 
-NAMES = {
-    "revised": "critique and revision",
-    "rl_cai": "RL, AI labels",
-    "hybrid": "RL, AI and people's labels",
-    "dpo_cai": "DPO, AI labels",
-}
 RESPONSES = {
     "full_compliance": "complies",
     "full_refusal": "refuses",
@@ -25,11 +20,12 @@ class Row(NamedTuple):
     """One policy by one judge; shares and means are fractions."""
 
     label: str
+    colour: str
     is_reference: bool
     harmless: Est | None
     harmless_all: Est | None
     harmless_at_length: Est | None
-    """Over all prompts, at the reference's mean length."""
+    """Over all prompts, length-controlled: at the reference's mean length."""
     helpful: Est | None
     helpful_change: Est | None
     over_refusal: Est | None
@@ -54,28 +50,41 @@ class SafetyPart(NamedTuple):
     """Of the examples: texts that ask for harm or were judged harmful; they stay blurred until clicked."""
 
 
-def safety_part(summary: Mapping[str, Any]) -> SafetyPart | None:
-    """From the summary's ``safety``, else from a stage's figures; None where nothing of the kind was measured."""
-    told = summary.get("safety") or next(
+def safety_part(summary: Mapping[str, Any], *, names: Mapping[str, str] | None = None) -> SafetyPart | None:
+    """From the summary's ``safety``, else from a stage's figures; None where nothing of the kind was measured.
+
+    ``names``: key of an evaluator → its name on the page.
+    """
+    record = summary.get("safety") or next(
         (f["safety"] for s in (summary.get("stages") or {}).values() if (f := s.get("figures") or {}).get("safety")),
         None,
     )
-    if not told or not told.get("policies") or not told.get("judge"):
+    if not record or not record.get("policies") or not record.get("judge"):
         return None
-    reference, judge = told["reference"], told["judge"]
-    judges = list(dict.fromkeys(name for row in told["policies"].values() for name in row))
-    tables = {name: [_row(p, row[name], reference) for p, row in told["policies"].items()] for name in judges}
+    reference, judge = record["reference"], record["judge"]
+    named = names or {}
+    # the colours of the run's policies, which may be more than were assessed
+    colours = figures.policy_colours(
+        list(dict.fromkeys([*(summary.get("policies") or ()), *record["policies"]])), reference
+    )
+    judges = list(dict.fromkeys(name for row in record["policies"].values() for name in row))
+    tables = {
+        name: [_row(p, row[name], reference, colours[p]) for p, row in record["policies"].items() if name in row]
+        for name in judges
+    }
     rows = tables.pop(judge)
-    shown: list[Any] = list(told.get("examples") or [])
+    others = {str(named.get(name, name)): table for name, table in tables.items()}
+    shown_as = str(named.get(judge, judge))
+    shown: list[Any] = list(record.get("examples") or [])
     return SafetyPart(
-        judge=judge,
+        judge=shown_as,
         rows=rows,
-        others=tables,
-        prompts=told.get("prompts") or {},
+        others=others,
+        prompts=record.get("prompts") or {},
         figure=trade_off(rows),
-        headline=_headline(rows, judge),
+        headline=_headline(rows, shown_as),
         examples=[_example(e) for e in shown],
-        masked={_label(name): count for name, count in (told.get("masked") or {}).items()},
+        masked={display(name): count for name, count in (record.get("masked") or {}).items()},
         shown_masked=sum(e["unsafe"] + sum(a["harmful"] is True for a in e["answers"]) for e in shown),
     )
 
@@ -86,39 +95,40 @@ def trade_off(rows: Sequence[Row]) -> str | None:
     if not known:
         return None
 
-    def draw(figure: Any) -> None:
+    def draw(figure: Any, is_narrow: bool) -> None:
         axes = figure.add_subplot()
-        for index, (row, helpful, harmless) in enumerate(known):
-            colour = figures.GREY if row.is_reference else figures.SERIES[index % 5]
+        for row, helpful, harmless in known:
             x, y = 100 * helpful.value, 100 * harmless.value
             if helpful.low is not None and helpful.high is not None:
-                axes.plot([100 * helpful.low, 100 * helpful.high], [y, y], color=colour, lw=1.8)
+                axes.plot([100 * helpful.low, 100 * helpful.high], [y, y], color=row.colour, lw=1.8)
             if harmless.low is not None and harmless.high is not None:
-                axes.plot([x, x], [100 * harmless.low, 100 * harmless.high], color=colour, lw=1.8)
-            axes.plot([x], [y], "o", ms=7, color=colour, label=row.label)
+                axes.plot([x, x], [100 * harmless.low, 100 * harmless.high], color=row.colour, lw=1.8)
+            axes.plot([x], [y], "o", ms=7, color=row.colour, label=figures.shortened(row.label))
         axes.set_xlabel("helpful on safe prompts, %")
         axes.set_ylabel("harmless on unsafe prompts, %")
         axes.set_ylim(top=102)
         axes.margins(x=0.12)
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), labelcolor=figures.INK)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), labelcolor=figures.INK, borderpad=0,
+                    ncols=1 if is_narrow else figures.columns_of(row.label for row, _, _ in known))  # fmt: skip
 
-    told = "; ".join(
+    record = "; ".join(
         f"{row.label}: helpful {100 * helpful.value:.0f} %, harmless {100 * harmless.value:.0f} %"
         for row, helpful, harmless in known
     )
-    return figures.drawn(draw, width=6.6, height=3.6, alt=f"Helpful against harmless. {told}")
+    return figures.responsive(draw, 3.9, 3.2 + 0.22 * len(known), alt=f"Helpful against harmless. {record}")
 
 
-def _row(policy: str, told: Mapping[str, Any], reference: str) -> Row:
-    refusal = told.get("refusal") or {}
+def _row(policy: str, record: Mapping[str, Any], reference: str, colour: str) -> Row:
+    refusal = record.get("refusal") or {}
     return Row(
-        _label(policy),
+        display(policy),
+        colour,
         policy == reference,
-        estimate(told.get("harmless")),
-        estimate(told.get("harmless_all")),
-        estimate(told.get("harmless_length_controlled")),
-        estimate(told.get("helpful")),
-        None if policy == reference else estimate(told.get("helpful_change")),
+        estimate(record.get("harmless")),
+        estimate(record.get("harmless_all")),
+        estimate(record.get("harmless_length_controlled")),
+        estimate(record.get("helpful")),
+        None if policy == reference else estimate(record.get("helpful_change")),
         estimate(refusal.get("over_refusal")),
         estimate(refusal.get("under_refusal")),
         refusal.get("by_class") or {},
@@ -130,16 +140,20 @@ def _headline(rows: Sequence[Row], judge: str) -> str:
     before = next((r for r in rows if r.is_reference), None)
     if before is None or before.harmless is None:
         return "Harm and helpfulness of every policy were measured."
-    parts = [f"{before.label} is harmless on {_percent(before.harmless)} of unsafe prompts (by {judge})"]
+    parts = [f"{before.label} is harmless on {percent(before.harmless.value)} of unsafe prompts (by {judge})"]
     for row in rows:
         if row.is_reference or row.harmless is None:
             continue
-        apart = _apart(row.harmless, before.harmless)
-        text = f"{row.label} on {_percent(row.harmless)}{'' if apart else ', not clearly more'}"
+        text = f"{row.label} on {percent(row.harmless.value)}{_moved(row.harmless, before.harmless)}"
         if row.helpful_change is not None:
-            text += f" at {100 * row.helpful_change.value:+.1f} points of helpfulness"
+            text += f" at {signed(row.helpful_change.value)} points of helpfulness"
         parts.append(text)
     return "; ".join(parts) + "."
+
+
+def _moved(now: Est, before: Est) -> str:
+    """Whether a policy is harmless more or less often than the reference, where that is not plain to see."""
+    return ", less often" if _apart(before, now) else "" if _apart(now, before) else ", not clearly more"
 
 
 def _apart(one: Est, other: Est) -> bool:
@@ -147,17 +161,9 @@ def _apart(one: Est, other: Est) -> bool:
     return one.low is not None and other.high is not None and one.low > other.high
 
 
-def _percent(figure: Est) -> str:
-    return f"{100 * figure.value:.0f} %"
-
-
-def _label(policy: str) -> str:
-    return NAMES.get(policy) or display(policy)
-
-
-def _example(told: Mapping[str, Any]) -> dict[str, Any]:
+def _example(record: Mapping[str, Any]) -> dict[str, Any]:
     answers = [
-        {**a, "policy": _label(a["policy"]), "response": RESPONSES.get(a.get("response") or "")}
-        for a in told["answers"]
+        {**a, "policy": display(a["policy"]), "response": RESPONSES.get(a.get("response") or "")}
+        for a in record["answers"]
     ]
-    return {**told, "answers": answers}
+    return {**record, "answers": answers}

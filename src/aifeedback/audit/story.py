@@ -1,26 +1,22 @@
-"""What the report of a run tells: figures with intervals, policies, who judged, how training went."""
+"""What the report of a run shows: metrics with intervals, policies, who judged, how training went."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, overload
 
+from aifeedback.audit.origin import Fact
 from aifeedback.evaluate.independence import Independence, Source, verify_independence
 
-DISPLAY = {"sft": "SFT", "rlaif": "RLAIF", "rlhf": "RLHF", "d_rlaif": "d-RLAIF", "dpo": "DPO", "base": "base model"}
-
-ABOUT = {
-    "rlaif": "learned from a reward model of the judge's labels",
-    "rlhf": "learned from a reward model of people's labels",
-    "d_rlaif": "learned from the judge's own score, no reward model",
-    "dpo": "learned from the labels directly, no reward model",
+ACRONYMS = {name: name.upper() for name in ("sft", "rl", "rlaif", "rlhf", "cai", "dpo", "rm", "ppo", "grpo")} | {
+    "d": "d"
 }
 
 
 class Est(NamedTuple):
-    """A figure as the summary carries it; ends and n may be unknown."""
+    """A metric as the summary carries it; ends and n may be unknown."""
 
     value: float
     low: float | None = None
@@ -35,6 +31,32 @@ class Est(NamedTuple):
     @property
     def loses_to_half(self) -> bool:
         return self.high is not None and self.high < 0.5
+
+
+class Harm(NamedTuple):
+    """How often a policy does harm on prompts that invite it, by one assessor, and how often the reference does."""
+
+    assessor: str
+    rate: Est
+    before: Est | None
+
+    @property
+    def has_risen(self) -> bool:
+        """For certain: the intervals do not touch."""
+        return (
+            self.before is not None
+            and self.rate.low is not None
+            and self.before.high is not None
+            and (self.rate.low > self.before.high)
+        )
+
+    @property
+    def seems_risen(self) -> bool:
+        return self.before is not None and self.rate.value - self.before.value > NOTICEABLE
+
+
+NOTICEABLE = 0.01
+"""A rise of the harm rate by more than this is reported, certain or not."""
 
 
 @dataclass(frozen=True)
@@ -52,15 +74,18 @@ class Policy:
     kl: float | None
     is_reference: bool
     not_at_length: str = ""
-    """Why there is no win rate at equal length; empty where there is one, or nothing was measured."""
+    """Why there is no length-controlled win rate; empty where there is one, or nothing was measured."""
+    controlled_by: Mapping[str, Est] = field(default_factory=dict)
+    """Length-controlled win rate by every evaluator."""
+    about: str = ""
+    """How it was trained, from records alone; empty where none says."""
+    colour: str = ""
+    harm: Sequence[Harm] = ()
+    """By every assessor of the run."""
 
     @property
     def label(self) -> str:
         return display(self.name)
-
-    @property
-    def about(self) -> str:
-        return ABOUT.get(self.name, "")
 
 
 @dataclass(frozen=True)
@@ -112,7 +137,7 @@ class Story:
     position: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     same_position: Est | None = None
     why_no_position: str = ""
-    """Where there are no figures of position: the sentence that stands in their place."""
+    """Why position bias was not measured; empty where it was."""
     fact_pairs: list[tuple[str, Est]] = field(default_factory=list)
     problems: dict[str, int] = field(default_factory=dict)
     labels: int = 0
@@ -124,6 +149,18 @@ class Story:
     rows: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     is_lab: bool = False
     reference: str = "sft"
+    facts: list[Fact] = field(default_factory=list)
+    """The block at the head of the page."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Key of an evaluator in the metrics → its one name on the page."""
+    label_mass: list[tuple[str, float]] = field(default_factory=list)
+    """Who labelled, and the mean probability of its labels together."""
+    metrics: list[tuple[str, str]] = field(default_factory=list)
+    """What the recipe maps under names of its own: name, value with its interval where one is recorded."""
+    policy_of: dict[str, str] = field(default_factory=dict)
+    """Training step → the policy that it made, where the recipe says so."""
+    judge_name: str = ""
+    """Whose agreement and position bias the summary carries; empty where that is not recorded."""
 
     @property
     def contenders(self) -> list[Policy]:
@@ -132,11 +169,19 @@ class Story:
     @property
     def judge_of_record(self) -> str:
         """Who decided the headline win rates."""
-        return next((e.name for e in self.evaluators), "an evaluator that is not recorded")
+        return next((self.named(e.name) for e in self.evaluators), "an evaluator that is not recorded")
+
+    def named(self, evaluator: str) -> str:
+        return self.names.get(evaluator, evaluator)
+
+    @property
+    def independent(self) -> list[str]:
+        """Keys of the evaluators that count as proof, the one of the headline first where it is among them."""
+        return list(self.independence.independent)
 
 
 def estimate(value: Any) -> Est | None:
-    """A figure from JSON: an estimate's mapping or a bare number; None where it is not known."""
+    """A metric from JSON: an estimate's mapping or a bare number; None where it is not known."""
     if isinstance(value, Mapping):
         if not is_number(value.get("value")):
             return None
@@ -147,7 +192,9 @@ def estimate(value: Any) -> Est | None:
 
 
 def display(name: str) -> str:
-    return DISPLAY.get(name, name)
+    """The one name of a policy on a page: as it was given, acronyms in capitals (d_rlaif → d-RLAIF)."""
+    parts = name.split("_")
+    return "-".join(ACRONYMS[part] for part in parts) if all(part in ACRONYMS for part in parts) else name
 
 
 def mapping(value: Any) -> Mapping[str, Any]:
