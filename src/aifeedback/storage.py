@@ -1,15 +1,20 @@
-"""Folders, JSON files and digests on disk: written whole or not at all, checked before anything is spent."""
+"""Folders, JSON files, digests and installed versions: written whole or not at all, checked before anything is spent."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import platform
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from aifeedback.errors import RecipeError
+
+VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scipy", "statsmodels", "scikit-learn")
 
 
 def make_folder(path: Path) -> Path:
@@ -48,3 +53,12 @@ def digest(path: Path) -> str:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 hashed.update(block)
     return hashed.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that figures depend on, as installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in VERSIONED:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found

@@ -11,26 +11,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import platform
 import shutil
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from aifeedback.errors import RecipeError
-from aifeedback.storage import make_folder, read_json, write_json
-
-VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scipy", "statsmodels", "scikit-learn")
-
-
-def versions() -> dict[str, str]:
-    """Python and the libraries that figures depend on, as installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in VERSIONED:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+from aifeedback.storage import make_folder, read_json, versions, write_json
 
 
 class RunFolder:
