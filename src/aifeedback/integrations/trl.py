@@ -119,9 +119,10 @@ def run_rloo(
         from trl.trainer.rloo_trainer import RLOOTrainer
     except ImportError as missing:
         raise MissingExtra("trl", "trl") from missing
+    from aifeedback.engine.chat import Encoding
     from aifeedback.train import folders
     from aifeedback.train.rewards import name_of
-    from aifeedback.train.rollout import Tokens, encode_prompts
+    from aifeedback.train.rollout import encode_prompts
 
     _supported(config)
     tokenizer = folders.load_tokenizer(policy_dir)
@@ -131,7 +132,7 @@ def run_rloo(
         reward,
         name=name_of(reward),
         missing_eos_penalty=config.missing_eos_penalty,
-        eos_ids=Tokens.of(tokenizer, model).eos_ids,
+        eos_ids=Encoding.of(tokenizer, model).stops,
     )
     arguments = rloo_config(config, Path(out) / "training", rows=len(encoded.prompts), **trl_options)
     if tokenizer.pad_token_id is None:

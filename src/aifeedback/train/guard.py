@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor
 
 from aifeedback.config import Config
+from aifeedback.engine.limits import context_window
 from aifeedback.errors import TrainingError
 from aifeedback.protocols import Labeler, RewardFn
 from aifeedback.records import Comparison, Completion, Prompt
@@ -83,7 +84,13 @@ class Guard:
 
     def __call__(self, step: int, policy: Policy) -> dict[str, float]:
         """Figures on held-out prompts, all named ``heldout_…``."""
-        encoded = encode_prompts(policy.tokenizer, self.prompts, max_prompt_tokens=policy.config.max_prompt_tokens)
+        encoded = encode_prompts(
+            policy.tokenizer,
+            self.prompts,
+            max_prompt_tokens=policy.config.max_prompt_tokens,
+            max_new_tokens=policy.config.max_new_tokens,
+            context_window=context_window(policy.model.config),
+        )
         rollout = self._sample(policy.model, policy, encoded.ids)
         proxy = score(self.proxy, encoded.prompts, rollout.texts)
         reference = reference_logp(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -11,8 +13,15 @@ from torch import Tensor, nn
 
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Prompt
-from aifeedback.train.loop import LoopConfig, Loss, Plan
+from aifeedback.train import folders
+from aifeedback.train.loop import LoopConfig, Loss, Plan, Stop
 from aifeedback.train.rows import Order, split_by_tokens
+from aifeedback.train.stopping import plateau
+
+logger = logging.getLogger(__name__)
+
+TOO_LONG = ("prompt_too_long", "completion_too_long", "beyond_context_window")
+"""Reasons for which a row is left out that a limit or another model would change."""
 
 
 class RowConfig(LoopConfig):
@@ -20,12 +29,14 @@ class RowConfig(LoopConfig):
 
     batch: int = Field(32, ge=1)
     """Rows per optimizer step, over all processes together."""
-    max_prompt_tokens: int = Field(1024, ge=1)
-    """Rows with a longer prompt are left out and counted."""
-    max_completion_tokens: int = Field(128, ge=1)
-    """Rows with a longer completion (EOS included) are left out and counted."""
+    max_prompt_tokens: int | None = Field(None, ge=1)
+    """Rows with a longer prompt are left out and counted; None: as the context window allows."""
+    max_completion_tokens: int | None = Field(None, ge=1)
+    """Rows with a longer completion (its end token included) are left out and counted; None: as the window allows."""
     balance_by: str | None = None
     """A tag of the prompt: every value of it is drawn equally often."""
+    patience: int | None = Field(None, ge=1)
+    """Stops after this many evaluations without better held-out loss or accuracy; None never."""
 
 
 class Share(NamedTuple):
@@ -93,6 +104,19 @@ def row_order(rows: Sequence[Any], config: RowConfig, *, prompts: Sequence[Promp
     return Order(len(rows), batch=config.batch, seed=config.seed, total=total, groups=groups)
 
 
+def stop_rule(config: RowConfig, heldout: Sequence[Any] | None) -> Stop | None:
+    """The rule that ``patience`` asks for; raises RecipeError for settings that need held-out rows without any."""
+    if config.patience is not None and (not heldout or config.evaluate_every is None):
+        raise RecipeError(
+            "needs held-out pairs or responses, and evaluate_every", key="patience", fix="give both, or leave it out"
+        )
+    if config.evaluate_every is not None and not heldout:
+        raise RecipeError(
+            "there are no held-out rows to evaluate on", key="evaluate_every", fix="give held-out rows, or leave it out"
+        )
+    return plateau(config.patience) if config.patience is not None else None
+
+
 def planned_steps(rows: int, config: RowConfig) -> int:
     """Optimizer steps of a run."""
     return config.steps if config.steps is not None else -(-max(1, round(config.epochs * rows)) // config.batch)
@@ -103,13 +127,30 @@ def share_of(accelerator: Any) -> Share:
     return Share(accelerator.process_index, accelerator.num_processes)
 
 
-def limits(config: RowConfig) -> dict[str, int]:
-    """The length limits, as the encoders take them."""
-    return {"max_prompt_tokens": config.max_prompt_tokens, "max_completion_tokens": config.max_completion_tokens}
+def limits(config: RowConfig, folder: str | PathLike[str]) -> dict[str, int | None]:
+    """The length limits, as the encoders take them; the context window is that of the model in ``folder``."""
+    return {
+        "max_prompt_tokens": config.max_prompt_tokens,
+        "max_completion_tokens": config.max_completion_tokens,
+        "context_window": folders.context_window(folder),
+    }
 
 
 def require_rows(kept: Sequence[Any], skipped: Counter[str]) -> None:
-    """Raises TrainingError with the reasons where no row can be used."""
+    """Reports before the first step what is left out.
+
+    Raises TrainingError with the reasons where no row can be used, or where more than half are left out for their
+    length: training on the shortest is training on another data set.
+    """
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
     if not kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "the data is empty"
-        raise TrainingError(f"no row can be trained on: {reasons}")
+        raise TrainingError(f"no row can be trained on: {reasons or 'the data is empty'}")
+    too_long = sum(skipped[reason] for reason in TOO_LONG)
+    rows = len(kept) + sum(skipped.values())
+    if 2 * too_long > len(kept) + too_long:
+        raise TrainingError(
+            f"{too_long} of {rows} rows are too long ({reasons})\n  → raise the limit that they exceed"
+            " (max_prompt_tokens, max_completion_tokens), take a model with a longer context window, or shorten them"
+        )
+    if skipped:
+        logger.warning("%d of %d rows are left out: %s", rows - len(kept), rows, reasons)

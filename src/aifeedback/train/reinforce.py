@@ -49,7 +49,13 @@ def train_rl(
     both). Raises TrainingError, ModelError, and whatever the reward raises.
     """
     tokenizer = folders.load_tokenizer(policy_dir)
-    encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=config.max_prompt_tokens)
+    encoded = encode_prompts(
+        tokenizer,
+        prompts,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_new_tokens=config.max_new_tokens,
+        context_window=folders.context_window(policy_dir),
+    )
     reward_name = reward_name or name_of(reward)
     asked = content_id([p.id for p in encoded.prompts], reward_name)
     session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
@@ -78,8 +84,7 @@ def train_rl(
         f"REINFORCE with the baseline {config.chosen_baseline} on the reward `{reward_name}`. "
         f"{other_form(config.beta, config.kl_form)}.",
     )
-    skipped = {"prompt_too_long": encoded.too_long} if encoded.too_long else {}
-    return session.conclude(policy, tokenizer, outcome, title, rows=len(encoded.prompts), skipped=skipped)
+    return session.conclude(policy, tokenizer, outcome, title, rows=len(encoded.prompts), skipped=encoded.skipped)
 
 
 def planned_steps(prompts: int, config: RLConfig) -> int:

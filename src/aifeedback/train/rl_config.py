@@ -20,8 +20,8 @@ class RLConfig(LoopConfig):
     """Prompts per optimizer step, over all processes together."""
     samples_per_prompt: int = Field(default=1, ge=1)
     """Completions of each prompt in a step."""
-    max_prompt_tokens: int = Field(default=1024, ge=1)
-    """Longer prompts are left out and counted."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Longer prompts are left out and counted; None: as the context window allows."""
     max_new_tokens: int = Field(default=128, ge=1)
     """Completions are cut here; see ``missing_eos_penalty``."""
     temperature: float = Field(default=0.9, gt=0.0)

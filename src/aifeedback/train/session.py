@@ -119,14 +119,16 @@ class Session:
 
     def _save(self, model: Any, weights: Mapping[str, Any], tokenizer: Any, result: TrainResult, title: Title) -> None:
         if self.config.shard and self.accelerator.num_processes > 1:
+            settings = getattr(model, "generation_config", None)
             model = type(model)(model.config)
+            model.generation_config = settings
             self.adapt(model)
             model.load_state_dict(weights)
         if self._adapters is not None:
             model = lora.merge(self._adapters, self.out / "adapter")
         settings = self.config.model_dump(mode="json")
         text = folders.card(*title, base=self.base, settings=settings, figures=result.figures)
-        folders.save_folder(model, tokenizer, self.out, card=text)
+        folders.save_folder(model, tokenizer, self.out, card=text, dtype=folders.stored_dtype(self.base))
         training = self.out / "training"
         (training / "result.partial").write_text(result.model_dump_json(indent=2), encoding="utf-8")
         (training / "result.partial").replace(training / "result.json")
