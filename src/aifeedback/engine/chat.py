@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -35,6 +36,12 @@ from aifeedback.records import Message
 FILE = Path("training") / "encoding.json"
 QUESTION, ANSWER = "\ue000", "\ue001"
 """Stand-ins for texts when a template is tried out: private-use characters, which no template contains."""
+
+
+MOST_TURNS = 200
+"""Longest dialogue that is read back from rendered text."""
+
+_frames: weakref.WeakKeyDictionary[Any, dict[Any, list[str] | None]] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,17 @@ class Encoding:
             )
         own = end if end is not None else tokenizer.eos_token_id
         return cls(tokenizer, prefill, min(stops) if own is None else own, stops)
+
+    @property
+    def control(self) -> dict[str, int]:
+        """Spelling and id of every control token."""
+        return control_tokens(self.tokenizer)
+
+    @property
+    def end_marks(self) -> tuple[str, ...]:
+        """Spellings of the tokens that may follow a response: those that end it, and padding."""
+        ids = {*self.stops, self.pad}
+        return tuple(sorted(text for text, index in self.control.items() if index in ids))
 
     @property
     def pad(self) -> int:
@@ -117,6 +135,42 @@ class Encoding:
         """A prompt for code that applies the chat template itself, such as TRL: messages, or text without a template."""
         return accepted(self.tokenizer, messages) if has_template(self.tokenizer) else transcript(messages)
 
+    def parse(self, text: str) -> list[Message] | None:
+        """The messages of a prompt that the chat template rendered, generation prompt included.
+
+        None where the template does not make exactly this text of any messages (texts that it trims come back trimmed).
+        """
+        if not has_template(self.tokenizer):
+            return None
+        for turns in range(MOST_TURNS // 2):
+            dialogue = ("user", *("assistant", "user") * turns)
+            found = [
+                (roles, contents)
+                for roles in (dialogue, ("system", *dialogue))
+                if (contents := _between(text, self._frame(roles))) is not None
+            ]
+            for roles, contents in found:
+                messages = [Message(role=r, content=c) for r, c in zip(roles, contents, strict=True)]  # type: ignore[arg-type]
+                if rendered(self.tokenizer, messages) == text:
+                    return messages
+            if not found:
+                break
+        return None
+
+    def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
+        """What the template writes before, between and after the texts of such messages; None where it refuses them."""
+        known = _frames.setdefault(self.tokenizer, {})
+        key = (self.tokenizer.chat_template, roles)
+        if key not in known:
+            marks = [chr(ord(QUESTION) + i) for i in range(len(roles))]
+            asked = [Message.model_validate({"role": r, "content": m}) for r, m in zip(roles, marks, strict=True)]
+            try:
+                frame = re.split("|".join(marks), rendered(self.tokenizer, asked))
+            except ModelError:
+                frame = []
+            known[key] = frame if len(frame) == len(roles) + 1 else None
+        return known[key]
+
     def save(self, folder: str | PathLike[str]) -> None:
         """Writes ``training/encoding.json``."""
         name = self.tokenizer.convert_ids_to_tokens
@@ -150,6 +204,21 @@ def restore_template(tokenizer: Any, folder: str | PathLike[str]) -> Any:
 def has_template(tokenizer: Any) -> bool:
     """Whether messages have a form of their own."""
     return bool(getattr(tokenizer, "chat_template", None))
+
+
+def _between(text: str, frame: list[str] | None) -> list[str] | None:
+    """The texts between the parts of a frame; None where the text does not have these parts in this order."""
+    if frame is None or not text.startswith(frame[0]) or not text.endswith(frame[-1]):
+        return None
+    contents, at = [], len(frame[0])
+    for part in frame[1:-1]:
+        place = text.find(part, at)
+        if place < 0:
+            return None
+        contents.append(text[at:place])
+        at = place + len(part)
+    last = len(text) - len(frame[-1])
+    return [*contents, text[at:last]] if at <= last else None
 
 
 def _turn(tokenizer: Any) -> tuple[str, int | None]:

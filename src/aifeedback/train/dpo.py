@@ -33,6 +33,7 @@ from aifeedback.train.objective import (
 )
 from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
 from aifeedback.train.session import Session, Title, TrainResult
+from aifeedback.train.stopping import lowest_loss
 
 
 class DpoConfig(RowConfig):
@@ -159,6 +160,7 @@ def train_dpo(
         progress=progress,
         evaluate=evaluate if held else None,
         stop=stop,
+        best=lowest_loss if stop else None,
     )
     title = Title("DPO policy", "Trained on soft preference labels by direct preference optimisation.")
     return session.conclude(objective.model, tokenizer, outcome, title, rows=len(kept), skipped=skipped)

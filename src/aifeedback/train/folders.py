@@ -104,9 +104,8 @@ def stored_dtype(folder: str | PathLike[str]) -> torch.dtype | None:
     kinds: set[torch.dtype] = set()
     for file in Path(folder).glob("*.safetensors"):
         with safe_open(str(file), framework="pt") as stream:
-            kinds |= {
-                _DTYPES[kind] for name in stream.keys() if (kind := stream.get_slice(name).get_dtype()) in _DTYPES
-            }  # noqa: SIM118
+            names = list(stream.keys())
+            kinds |= {_DTYPES[kind] for name in names if (kind := stream.get_slice(name).get_dtype()) in _DTYPES}
     return kinds.pop() if len(kinds) == 1 else None
 
 

@@ -27,6 +27,7 @@ from aifeedback.records import Comparison, Completion, Prompt
 from aifeedback.train import folders
 from aifeedback.train.policy_gradient import Policy
 from aifeedback.train.reward_model import Accuracy, accuracy, wilson
+from aifeedback.train.rewards import adapted
 from aifeedback.train.rl_config import RLConfig
 from aifeedback.train.rollout import (
     Rollout,
@@ -77,8 +78,9 @@ class Guard:
         """
         if (measure is None) == (judge is None):
             raise TrainingError("the guard needs one independent measure: either a score or a judge")
-        self.prompts, self.proxy, self.config = list(prompts), proxy, config
-        self.measure, self.judge, self.reward_labeler = measure, judge, reward_labeler
+        self.prompts, self.proxy, self.config = list(prompts), adapted(proxy), config
+        self.measure = None if measure is None else adapted(measure)
+        self.judge, self.reward_labeler = judge, reward_labeler
         self.folder = None if out is None else Path(out) / "training" / "candidates"
         self._reference: Rollout | None = None
 
@@ -131,6 +133,18 @@ class Guard:
                 f"{known[-1]['heldout_reward']:.3g}"
             )
         return None
+
+    def best(self, history: Sequence[Mapping[str, float]]) -> int | None:
+        """The evaluated step within the limits on KL and repetition with the highest measure; None without any."""
+        config = self.config
+        known = [
+            line
+            for line in history
+            if "heldout_measure" in line
+            and (config.max_kl is None or line["heldout_kl"] <= config.max_kl)
+            and (config.max_repetition is None or line["heldout_repetition"] <= config.max_repetition)
+        ]
+        return int(max(known, key=lambda line: line["heldout_measure"])["step"]) if known else None
 
     def _sample(self, model: Any, policy: Policy, prompt_ids: Sequence[list[int]]) -> Rollout:
         uniform_BT = uniforms(

@@ -18,11 +18,12 @@ from aifeedback.records import Prompt, content_id
 from aifeedback.train import folders, loop
 from aifeedback.train.objective import Share, share_of
 from aifeedback.train.policy_gradient import Hook, Policy, PolicyObjective
-from aifeedback.train.rewards import name_of
+from aifeedback.train.rewards import adapted, name_of
 from aifeedback.train.rl_config import RLConfig, other_form
 from aifeedback.train.rollout import (
     Clock,
     encode_prompts,
+    require_columns,
     whole_model,
 )
 from aifeedback.train.session import Session, Title, TrainResult
@@ -45,8 +46,9 @@ def train_rl(
 
     ``reference``: the frozen model that the KL is measured to, in memory (default: a copy of the starting policy). A
     judge that is the same checkpoint takes this object, so that nothing is loaded twice. ``hook`` gives figures on
-    held-out prompts every ``evaluate_every`` steps, ``stop`` ends the run on what the figures say (``guard.py`` makes
-    both). Raises TrainingError, ModelError, and whatever the reward raises.
+    held-out prompts every ``evaluate_every`` steps, ``stop`` ends the run on what they show (``guard.py`` makes both); a
+    run so ended goes back to the step that the hook's ``best`` names. Raises TrainingError, ModelError, and whatever the
+    reward raises: the steps made until then are kept, and the same call resumes after them.
     """
     tokenizer = folders.load_tokenizer(policy_dir)
     encoded = encode_prompts(
@@ -56,6 +58,8 @@ def train_rl(
         max_new_tokens=config.max_new_tokens,
         context_window=folders.context_window(policy_dir),
     )
+    reward = adapted(reward)
+    require_columns(reward, encoded.prompts)
     reward_name = reward_name or name_of(reward)
     asked = content_id([p.id for p in encoded.prompts], reward_name)
     session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
@@ -77,6 +81,7 @@ def train_rl(
         progress=progress,
         evaluate=_evaluation(hook, objective),
         stop=stop,
+        best=getattr(hook, "best", None) if stop else None,
     )
     clock.write()
     title = Title(

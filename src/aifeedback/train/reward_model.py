@@ -40,6 +40,7 @@ from aifeedback.train.objective import (
 )
 from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
 from aifeedback.train.session import Session, Title, TrainResult
+from aifeedback.train.stopping import lowest_loss
 
 
 class RewardModelConfig(RowConfig):
@@ -135,6 +136,7 @@ def fit_reward_model(
         progress=progress,
         evaluate=evaluate if held else None,
         stop=stop,
+        best=lowest_loss if stop else None,
     )
     title = Title(
         "Reward model",

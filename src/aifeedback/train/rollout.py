@@ -26,7 +26,7 @@ from aifeedback.protocols import RewardFn
 from aifeedback.records import Prompt, Sampling
 from aifeedback.train import checkpoint, compute
 from aifeedback.train.objective import require_rows
-from aifeedback.train.rewards import checked_rewards
+from aifeedback.train.rewards import Function, adapted, checked_rewards
 
 
 class Rollout(NamedTuple):
@@ -170,8 +170,14 @@ def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> 
     columns: dict[str, list[str | None]] = {"reference": [p.reference for p in prompts]}
     for name in sorted({tag for p in prompts for tag in p.tags}):
         columns[name] = [p.tags.get(name) for p in prompts]
-    values = reward(prompts=[plain_prompt(p) for p in prompts], completions=list(texts), **columns)
+    values = adapted(reward)([plain_prompt(p) for p in prompts], list(texts), **columns)
     return checked_rewards(values, len(texts))
+
+
+def require_columns(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
+    """Raises InputError where a function needs a column that no prompt has."""
+    if isinstance(reward, Function):
+        reward.require({"reference", *(tag for p in prompts for tag in p.tags)})
 
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:

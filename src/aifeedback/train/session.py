@@ -34,6 +34,8 @@ class TrainResult(Record):
     """Last value of every logged figure."""
     stopped: str | None = None
     """Why it ended before its last planned step."""
+    best_step: int | None = None
+    """The step whose weights are in the folder, where the run was stopped and went back to its best; None: the last."""
     identity: str = ""
     """Digest of model, data and settings."""
 
@@ -132,7 +134,7 @@ class Session:
         training = self.out / "training"
         (training / "result.partial").write_text(result.model_dump_json(indent=2), encoding="utf-8")
         (training / "result.partial").replace(training / "result.json")
-        for file in (training / "checkpoints").glob("step-*.safetensors"):
+        for file in (training / "checkpoints").glob("*.safetensors"):
             file.unlink()
 
 

@@ -26,6 +26,7 @@ from aifeedback.train.objective import (
 )
 from aifeedback.train.rows import SftIds, SftRow, encode_sft, split_by_tokens
 from aifeedback.train.session import Session, Title, TrainResult
+from aifeedback.train.stopping import lowest_loss
 
 
 class SftConfig(RowConfig):
@@ -100,6 +101,7 @@ def train_sft(
         progress=progress,
         evaluate=evaluate if held else None,
         stop=stop,
+        best=lowest_loss if stop else None,
     )
     title = Title("Supervised fine-tuned policy", "Fine-tuned on completions with aifeedback.")
     return session.conclude(objective.model, tokenizer, outcome, title, rows=len(kept), skipped=skipped)
