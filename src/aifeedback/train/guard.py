@@ -30,9 +30,11 @@ from aifeedback.train.reward_model import Accuracy, accuracy, wilson
 from aifeedback.train.rewards import adapted
 from aifeedback.train.rl_config import RLConfig
 from aifeedback.train.rollout import (
+    EncodedPrompts,
     Rollout,
     as_rewards,
     encode_prompts,
+    plain_prompt,
     reference_logp,
     roll_out,
     sample_facts,
@@ -86,13 +88,7 @@ class Guard:
 
     def __call__(self, step: int, policy: Policy) -> dict[str, float]:
         """Figures on held-out prompts, all named ``heldout_…``."""
-        encoded = encode_prompts(
-            policy.tokenizer,
-            self.prompts,
-            max_prompt_tokens=policy.config.max_prompt_tokens,
-            max_new_tokens=policy.config.max_new_tokens,
-            context_window=context_window(policy.model.config),
-        )
+        encoded = _encoded(policy.tokenizer, self.prompts, policy.config, context_window(policy.model.config))
         rollout = self._sample(policy.model, policy, encoded.ids)
         proxy = score(self.proxy, encoded.prompts, rollout.texts)
         reference = reference_logp(
@@ -199,6 +195,8 @@ class Choice(NamedTuple):
     """Per candidate: share of held-out prompts won against SFT (ties half) with a 95 % Wilson interval."""
     n: int
     """Comparisons that the judge could decide, for the chosen candidate."""
+    decided: Mapping[str, int] = {}
+    """The same, per candidate."""
 
 
 def choose(
@@ -212,21 +210,30 @@ def choose(
 ) -> Choice:
     """Judges every kept candidate of the run ``out`` against ``sft`` and copies the best one's weights into ``out``.
 
-    All draw with the same random numbers. Raises TrainingError where there are no candidates or no verdicts. The
-    figure of the chosen one is the best of several: measure it again on other prompts before reporting it.
+    All draw with the same random numbers. ``training/choice.json`` has every candidate's win rate with its n,
+    ``training/choice.jsonl`` both texts and the verdict of every comparison. Prompts that are too long are left out.
+    Raises TrainingError where there are no candidates or no verdicts. The win rate of the chosen one is the best of
+    several: measure it again on other prompts before reporting it.
     """
     kept = sorted((Path(out) / "training" / "candidates").glob("step-*"))
     if not kept:
         raise TrainingError(f"{out}: no candidates were kept\n  → give the guard `out` and at least one candidate")
-    texts = {folder: _samples(folder, prompts, config, seed) for folder in [Path(sft), *kept]}
+    fitting = _encoded(folders.load_tokenizer(sft), prompts, config, folders.context_window(sft)).prompts
+    start = _samples(Path(sft), fitting, config, seed)
     rates: dict[str, tuple[float, float, float]] = {}
     decided: dict[str, int] = {}
+    lines: list[str] = []
     for folder in kept:
-        verdicts = [p.p_first for p in judge.label(versus(prompts, texts[folder], texts[Path(sft)]))]
+        texts = _samples(folder, fitting, config, seed)
+        verdicts = [p.p_first for p in judge.label(versus(fitting, texts, start))]
         known = [v for v in verdicts if v is not None]
+        decided[folder.name] = len(known)
         if known:
-            decided[folder.name] = len(known)
             rates[folder.name] = _share(known)
+        rows = zip(fitting, texts, start, verdicts, strict=True)
+        for prompt, text, other, p_first in rows:
+            line = {"candidate": folder.name, "prompt": plain_prompt(prompt), "policy": text, "start": other}
+            lines.append(json.dumps({**line, "p_policy": p_first}, ensure_ascii=False) + "\n")
     if not rates:
         raise TrainingError("the judge could not decide a single comparison of a candidate with SFT")
     best = max(rates, key=lambda name: (rates[name][0], name))
@@ -236,7 +243,8 @@ def choose(
             shutil.copyfile(file, Path(out) / file.name)
     report = {"chosen": best, "win_rates": rates, "n": decided}
     (Path(out) / "training" / "choice.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-    return Choice(chosen, rates, decided[best])
+    (Path(out) / "training" / "choice.jsonl").write_text("".join(lines), encoding="utf-8")
+    return Choice(chosen, rates, decided[best], decided)
 
 
 def versus(prompts: Sequence[Prompt], policy: Sequence[str], reference: Sequence[str]) -> list[Comparison]:
@@ -296,18 +304,25 @@ def candidates(folder: Path) -> dict[int, float]:
     }
 
 
+def _encoded(tokenizer: Any, prompts: Sequence[Prompt], config: RLConfig, window: int | None) -> EncodedPrompts:
+    return encode_prompts(
+        tokenizer,
+        prompts,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_new_tokens=config.max_new_tokens,
+        context_window=window,
+    )
+
+
 def _samples(folder: Path, prompts: Sequence[Prompt], config: RLConfig, seed: int) -> list[str]:
     tokenizer = folders.load_tokenizer(folder)
     model = folders.load_policy(folder).eval()
-    encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=config.max_prompt_tokens)
-    if encoded.too_long:
-        raise TrainingError(f"{encoded.too_long} held-out prompts exceed {config.max_prompt_tokens} tokens")
     uniform_BT = uniforms(len(prompts), config.max_new_tokens, seed=seed, step=0, purpose="choose")
     with torch.inference_mode():
         return roll_out(
             model,
             tokenizer,
-            encoded.ids,
+            _encoded(tokenizer, prompts, config, None).ids,
             samples=1,
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,

@@ -155,7 +155,7 @@ def run(
     made = [folder for folder in (out, out.parent) if not folder.exists()]
     with _repeatable(config.seed, accelerator):
         wrapped = prepare(objective, config=config, accelerator=accelerator)
-        optimizer = build_optimizer(objective.parameters(), config)
+        optimizer = build_optimizer(objective.parameters(), config, rates=getattr(objective, "rates", None))
         keeper = _Keeper(
             objective,
             optimizer,
@@ -196,7 +196,7 @@ def run(
                 began = time.perf_counter()
                 figures = _gradients(objective, wrapped, step, steps=steps, config=config, accelerator=accelerator)
                 keeper.release()
-                _move(optimizer, figures["learning_rate"])
+                _move(optimizer, step, figures["learning_rate"])
                 timing.add(step, time.perf_counter() - began, tokens=figures.pop("tokens"))
                 reason = conclude(step, figures)
         except BaseException:
@@ -245,8 +245,8 @@ def _gradients(
     return figures
 
 
-def _move(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    set_rate(optimizer, learning_rate)
+def _move(optimizer: torch.optim.Optimizer, step: int, learning_rate: float) -> None:
+    set_rate(optimizer, learning_rate, step=step)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

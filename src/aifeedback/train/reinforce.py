@@ -65,6 +65,10 @@ def train_rl(
     session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
     if (done := session.finished()) is not None:
         return done
+    if config.evaluate_every is not None and hook is None:
+        raise RecipeError(
+            "nothing evaluates this run", key="evaluate_every", fix="give a monitor (in Python: hook), or leave it out"
+        )
     share = share_of(session.accelerator)
     _check_share(config, share)
     policy = folders.load_policy(policy_dir)

@@ -40,11 +40,22 @@ class RLConfig(LoopConfig):
     """Divides advantages by their standard deviation within the step. Biases the gradient (arXiv 2503.20783); off."""
     value_weight: float = Field(default=0.5, ge=0.0)
     """Weight of the value loss beside the policy loss; the value network shares no weights with the policy."""
+    value_learning_rate: float | None = Field(default=None, gt=0.0)
+    """Peak learning rate of the value network; None: that of the policy."""
+    value_warmup_steps: int = Field(default=0, ge=0)
+    """Steps at the start in which only the value network learns."""
 
     @model_validator(mode="after")
     def _baseline_fits(self) -> RLConfig:
         if self.baseline == "leave_one_out" and self.samples_per_prompt < 2:
             raise ValueError("leave_one_out needs samples_per_prompt of at least 2: one sample has no others")
+        return self
+
+    @model_validator(mode="after")
+    def _value_settings_are_used(self) -> RLConfig:
+        given = [name for name in ("value_learning_rate", "value_warmup_steps") if getattr(self, name)]
+        if given and self.chosen_baseline != "value":
+            raise ValueError(f"{', '.join(given)}: only the baseline 'value' has a value network")
         return self
 
     @property
