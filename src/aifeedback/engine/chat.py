@@ -142,20 +142,21 @@ class Encoding:
         """
         if not has_template(self.tokenizer):
             return None
+        most: list[Message] | None = None
         for turns in range(MOST_TURNS // 2):
             dialogue = ("user", *("assistant", "user") * turns)
             found = [
                 (roles, contents)
                 for roles in (dialogue, ("system", *dialogue))
-                if (contents := _between(text, self._frame(roles))) is not None
+                if (contents := _between(text, self._frame(roles))) is not None and (roles[0] == "user" or contents[0])
             ]
             for roles, contents in found:
                 messages = [Message(role=r, content=c) for r, c in zip(roles, contents, strict=True)]  # type: ignore[arg-type]
-                if rendered(self.tokenizer, messages) == text:
-                    return messages
+                # A dialogue may also be read as one message that spells its further turns: most turns win.
+                most = messages if rendered(self.tokenizer, messages) == text else most
             if not found:
                 break
-        return None
+        return most
 
     def _frame(self, roles: tuple[str, ...]) -> list[str] | None:
         """What the template writes before, between and after the texts of such messages; None where it refuses them."""
@@ -165,7 +166,8 @@ class Encoding:
             marks = [chr(ord(QUESTION) + i) for i in range(len(roles))]
             asked = [Message.model_validate({"role": r, "content": m}) for r, m in zip(roles, marks, strict=True)]
             try:
-                frame = re.split("|".join(marks), rendered(self.tokenizer, asked))
+                is_own_form = len(accepted(self.tokenizer, asked)) == len(asked)
+                frame = re.split("|".join(marks), rendered(self.tokenizer, asked)) if is_own_form else []
             except ModelError:
                 frame = []
             known[key] = frame if len(frame) == len(roles) + 1 else None

@@ -198,11 +198,9 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
 
 def dataset_row(prompt: Prompt, tokenizer: Any) -> dict[str, Any]:
     """One row of TRL's data set: messages where the tokenizer has a chat template, the same text as ours otherwise."""
-    from aifeedback.engine.encoding import transcript
+    from aifeedback.engine.chat import Encoding
 
-    has_template = bool(getattr(tokenizer, "chat_template", None))
-    asked = [m.model_dump() for m in prompt.messages] if has_template else transcript(prompt.messages)
-    return {"prompt": asked, "reference": prompt.reference, **prompt.tags}
+    return {"prompt": Encoding.of(tokenizer).messages(prompt.messages), "reference": prompt.reference, **prompt.tags}
 
 
 def _supported(config: Any) -> None:
