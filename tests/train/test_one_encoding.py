@@ -323,3 +323,38 @@ def test_a_rendered_prompt_becomes_its_messages_again(form: str) -> None:
         assert [m.content.strip() for m in messages] == [m["content"].strip() for m in accepted]
     assert encoding.parse("3 good?") is None
     assert encoding.parse(text + "yes") is None
+
+
+def test_trl_trains_on_what_our_engine_would_score(tmp_path: Path) -> None:
+    """The reward sees the pre-filled opening, and no token that ends a turn."""
+    pytest.importorskip("trl")
+    from aifeedback.integrations.trl import run_rloo
+
+    seen: list[str] = []
+
+    def reward(completions: Sequence[str]) -> list[float]:
+        seen.extend(completions)
+        return [float(len(c)) for c in completions]
+
+    for form in ("thinks", "several stops"):
+        folder = save_model(form, tmp_path / form)
+        config = RLConfig(steps=1, prompts_per_step=2, samples_per_prompt=2, max_new_tokens=4)
+        run_rloo(folder, PROMPTS, reward, config, tmp_path / f"{form} out")
+    assert all(text.startswith("<think>\n") for text in seen[:4])
+    assert not any(mark in text for text in seen[4:] for mark in ("<end/>", "<stop>", "</s>"))
+
+
+def test_a_sharded_copy_keeps_the_generation_settings(tmp_path: Path) -> None:
+    from aifeedback.train.rollout import whole_model
+
+    model = folders.load_policy(save_model("several stops", tmp_path))
+    for name, parameter in model.named_parameters():
+        parameter.full_tensor = lambda p=parameter: p.detach()
+        del name
+    copy = whole_model(model)
+    assert copy is not model
+    assert copy.generation_config.eos_token_id == model.generation_config.eos_token_id
+    assert (
+        Encoding.of(folders.load_tokenizer(tmp_path), copy).stops
+        == Encoding.of(folders.load_tokenizer(tmp_path), model).stops
+    )

@@ -33,22 +33,29 @@ class LoraSettings(Config):
     """Names of the linear layers to adapt; None takes all of them but the output head."""
 
 
-def attach(model: Any, settings: LoraSettings, *, seed: int) -> Any:
-    """Freezes the model and puts adapters into it, drawn from ``seed``; a score head stays trained whole.
-
-    Returns the handle that ``merge`` wants; the model itself is changed in place. Raises MissingExtra without peft.
-    """
+def peft_config(settings: LoraSettings) -> Any:
+    """peft's form of the settings; raises MissingExtra without peft."""
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
     except ImportError as missing:
         raise MissingExtra("peft", "local") from missing
-    config = LoraConfig(
+    return LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         target_modules=list(settings.targets) if settings.targets else "all-linear",
         exclude_modules=list(HEADS),
     )
+
+
+def attach(model: Any, settings: LoraSettings, *, seed: int) -> Any:
+    """Freezes the model and puts adapters into it, drawn from ``seed``; a score head stays trained whole.
+
+    Returns the handle that ``merge`` wants; the model itself is changed in place. Raises MissingExtra without peft.
+    """
+    config = peft_config(settings)
+    from peft import get_peft_model
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         handle = get_peft_model(model, config)

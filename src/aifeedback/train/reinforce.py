@@ -65,6 +65,8 @@ def train_rl(
     session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
     if (done := session.finished()) is not None:
         return done
+    if config.trl:
+        raise RecipeError("are options of TRL's trainer", key="trl", fix="choose the engine trl, or leave them out")
     if config.evaluate_every is not None and hook is None:
         raise RecipeError(
             "nothing evaluates this run", key="evaluate_every", fix="give a monitor (in Python: hook), or leave it out"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -44,6 +44,9 @@ class RLConfig(LoopConfig):
     """Peak learning rate of the value network; None: that of the policy."""
     value_warmup_steps: int = Field(default=0, ge=0)
     """Steps at the start in which only the value network learns."""
+
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Further options of TRL's ``RLOOConfig`` by name, for the engine trl: ``use_vllm``, ``gradient_checkpointing`` …"""
 
     @model_validator(mode="after")
     def _baseline_fits(self) -> RLConfig:
