@@ -103,16 +103,15 @@ class Encoding:
         Where the generation prompt opens a thinking block, the response goes on inside it: an opening of its own is
         not repeated, and a response that does not think closes the block first.
         """
-        marks: tuple[str, ...] = ()
-        if self.prefill:
-            name = _opened(self.prefill)
-            marks = (f"<{name}>", f"</{name}>") if name else ()
-            if text.startswith(self.prefill):
-                text = text[len(self.prefill) :]
-            elif name and text.lstrip().startswith(marks[0]):
-                text = text.lstrip()[len(marks[0]) :].removeprefix("\n" if self.prefill.endswith("\n") else "")
-            elif name and marks[1] not in text:
-                text = f"\n{marks[1]}\n\n{text}"
+        name = _opened(self.prefill)
+        opening, closing = f"<{name}>", f"</{name}>"
+        if self.prefill and text.startswith(self.prefill):
+            text = text[len(self.prefill) :]
+        elif name and text.lstrip().startswith(opening):
+            text = text.lstrip()[len(opening) :].removeprefix("\n" if self.prefill.endswith("\n") else "")
+        elif name and closing not in text:
+            text = f"\n{closing}\n\n{text}"
+        marks = (opening, closing) if name else ()
         return [*encode_completion(self.tokenizer, text, allowed=marks), *([self.end] if ended else [])]
 
     def conversation(self, messages: Sequence[Message], text: str) -> list[int]:

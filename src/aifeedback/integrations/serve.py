@@ -246,7 +246,7 @@ def openrlhf_rows(given: dict[str, Any], end_marks: Sequence[str], encoding: Any
             return f"query {i} does not start with its prompt"
         response = without_end(response, ends)
         messages = None if encoding is None else encoding.parse(prompt)
-        if messages is None:
+        if encoding is None or messages is None:
             rows.append(Row(prompt, response, {"reference": label}))
         else:
             is_text = [m.role for m in messages] == ["user"]

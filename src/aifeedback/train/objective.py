@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -127,8 +127,16 @@ def share_of(accelerator: Any) -> Share:
     return Share(accelerator.process_index, accelerator.num_processes)
 
 
-def limits(config: RowConfig, folder: str | PathLike[str]) -> dict[str, int | None]:
-    """The length limits, as the encoders take them; the context window is that of the model in ``folder``."""
+class Limits(TypedDict):
+    """Length limits, as the encoders take them."""
+
+    max_prompt_tokens: int | None
+    max_completion_tokens: int | None
+    context_window: int | None
+
+
+def limits(config: RowConfig, folder: str | PathLike[str]) -> Limits:
+    """The limits of the settings and of the model in ``folder``."""
     return {
         "max_prompt_tokens": config.max_prompt_tokens,
         "max_completion_tokens": config.max_completion_tokens,
