@@ -171,3 +171,98 @@ def test_verl_says_when_the_server_is_not_there(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(verl, "TRIES", 1)
     with pytest.raises(RuntimeError, match="cannot be reached"):
         verl.compute_score("data", "a", None, {"prompt": "p"}, url="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "status", "message"),
+    [
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}], 200, ""),
+        ([{"role": "user", "content": "a", "name": "ann", "tool_calls": None}], 200, ""),
+        ([{"role": "user", "content": ["a", "b"]}], 200, ""),
+        ([{"role": "robot", "content": "a"}], 422, "prompt 0: a message of the role 'robot'"),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}],
+            422,
+            "content part of the type 'image_url'",
+        ),
+        ([{"role": "user", "content": None}], 422, "content is NoneType"),
+        ([{"role": "user"}], 422, "without 'role' or 'content'"),
+        ([], 422, "no messages"),
+        (["a"], 422, "every prompt must be"),
+    ],
+)
+def test_messages_are_read_or_refused_by_name(client: TestClient, prompt: Any, status: int, message: str) -> None:
+    answer = client.post("/score", json={"prompts": [prompt], "completions": ["four"]})
+    assert answer.status_code == status
+    assert message in answer.text
+    if status == 200:
+        assert answer.json() == {"rewards": [4.0]}
+
+
+@pytest.mark.parametrize(
+    "completion",
+    [
+        [{"role": "assistant", "content": "four"}],
+        {"role": "assistant", "content": "four"},
+        [{"content": [{"text": "four"}]}],
+    ],
+)
+def test_completions_may_be_messages(client: TestClient, completion: Any) -> None:
+    assert client.post("/score", json={"prompts": ["a"], "completions": [completion]}).json() == {"rewards": [4.0]}
+
+
+def test_a_request_fails_for_its_own_rows_only() -> None:
+    def some(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float | None]:
+        if "bad" in completions:
+            raise ValueError("cannot read this")
+        return lengths(prompts, completions)
+
+    async def ask() -> list[Any]:
+        batcher = Batcher(some, ServeConfig(wait_s=0.05))
+        worker = asyncio.create_task(batcher.run())
+        rows = [[Row("p", text, {})] for text in ("one", "bad", "three", "dead")]
+        found = await asyncio.gather(*(batcher.score(part) for part in rows), return_exceptions=True)
+        worker.cancel()
+        return found
+
+    found = asyncio.run(ask())
+    assert (found[0], found[2]) == ([3.0], [5.0])
+    assert [type(found[i]) for i in (1, 3)] == [ValueError, JudgeUnavailable]
+
+
+def test_a_failing_reward_is_named_in_the_answer() -> None:
+    def broken(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float | None]:
+        raise ZeroDivisionError("nothing to divide by")
+
+    with TestClient(create_app(broken, ServeConfig(wait_s=0)), raise_server_exceptions=False) as client:
+        answer = client.post("/score", json={"prompts": ["a"], "completions": ["b"]})
+    assert answer.status_code == 500
+    assert "ZeroDivisionError: nothing to divide by" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("query", "prompt", "marks", "rest"),
+    [
+        ("<s> [INST] hi [/INST] yes", "<s>[INST] hi [/INST]", ["<s>"], "yes"),
+        ("<s><s>[INST] hi [/INST] yes", "<s>[INST] hi [/INST]", ["<s>"], "yes"),
+        ("[INST] hi [/INST]yes", "<s>[INST] hi [/INST]", ["<s>"], "yes"),
+        ("<s>user\nhi\nassistant\nyes", "user\nhi\nassistant\n", ["<s>"], "yes"),
+        ("hello yes", "hello", [], " yes"),
+        ("hullo yes", "hello", ["<s>"], None),
+        ("hel", "hello", ["<s>"], None),
+    ],
+)
+def test_the_response_starts_where_the_prompt_ends(query: str, prompt: str, marks: list[str], rest: str | None) -> None:
+    """Also where decoding put spaces and a second BOS around control tokens."""
+    from aifeedback.integrations.serve import after_prompt
+
+    assert after_prompt(query, prompt, marks) == rest
+
+
+def test_functions_of_any_form_are_served() -> None:
+    async def awaited(completions: list[str]) -> list[float]:
+        return [float(len(c)) for c in completions]
+
+    with TestClient(create_app(awaited, ServeConfig(wait_s=0))) as client:  # type: ignore[arg-type]
+        body = {"prompts": ["a"], "completions": ["four"], "topic": ["t"]}
+        assert client.post("/score", json=body).json() == {"rewards": [4.0]}

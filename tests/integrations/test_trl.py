@@ -113,3 +113,99 @@ def test_the_command_trains_on_trl(llama: Path, tmp_path: Path) -> None:
 def test_says_what_trl_cannot_do(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="cannot do this: baseline, zscore_samples"):
         run_rloo(llama, some_prompts(), evens, settings(baseline="none", zscore_samples=8), tmp_path)
+
+
+def test_every_setting_is_passed_on_or_refused_by_name(tmp_path: Path) -> None:
+    """Walks all settings: another value than the default changes what TRL gets, or is named in a refusal."""
+    from aifeedback.integrations.trl import PASSED, refuse_unsupported, rloo_config
+    from aifeedback.train.settings import LoraSettings
+
+    other: dict[str, Any] = {
+        "steps": 7, "epochs": 3.0, "prompts_per_step": 6, "samples_per_prompt": 4, "max_new_tokens": 9,
+        "temperature": 0.5, "beta": 0.2, "kl_form": "usual", "normalise_advantage": True, "optimizer": "adamw",
+        "learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.1, "max_grad_norm": 2.0,
+        "seed": 5, "precision": "bf16", "checkpoint_every": 3, "keep_checkpoints": 2, "trackers": ("tensorboard",),
+        "forward_tokens": 99, "shard": True, "evaluate_every": 2, "baseline": "none", "zscore_samples": 8,
+        "value_weight": 0.1, "value_learning_rate": 1e-3, "value_warmup_steps": 2,
+    }  # fmt: skip
+    base = {"prompts_per_step": 2, "samples_per_prompt": 2}
+    elsewhere = {"max_prompt_tokens", "missing_eos_penalty", "lora", "trl", "decay_share"}
+    assert set(other) | elsewhere == set(RLConfig.model_fields)
+
+    def told(**changes: Any) -> dict[str, Any]:
+        made = rloo_config(RLConfig(**{**base, **changes}), tmp_path, rows=20).to_dict()
+        return {name: value for name, value in made.items() if name != "logging_dir"}
+
+    before = told()
+    for name, value in other.items():
+        if name in PASSED:
+            assert told(**{name: value}) != before, name
+        else:
+            needs = {"baseline": "value"} if name in ("value_learning_rate", "value_warmup_steps") else {}
+            with pytest.raises(RecipeError, match=name):
+                refuse_unsupported(RLConfig(**{**base, **needs, name: value}))
+    assert told(schedule="trapezoid", decay_share=0.1) != told(schedule="trapezoid")
+    refuse_unsupported(RLConfig(**base, lora=LoraSettings(), missing_eos_penalty=1.0, max_prompt_tokens=9))
+
+
+def test_warm_up_holds_for_a_constant_rate_too(tmp_path: Path) -> None:
+    from aifeedback.integrations.trl import rloo_config
+
+    made = rloo_config(settings(schedule="constant", warmup_steps=5), tmp_path, rows=8)
+    assert (str(made.lr_scheduler_type.value), made.warmup_steps) == ("constant_with_warmup", 5)
+
+
+def test_accumulation_keeps_the_batch(tmp_path: Path) -> None:
+    from aifeedback.integrations.trl import rloo_config
+
+    for steps in (1, 2, 4):
+        made = rloo_config(settings(), tmp_path, rows=8, gradient_accumulation_steps=steps)
+        assert made.per_device_train_batch_size * made.gradient_accumulation_steps == 8
+        assert made.generation_batch_size == 8
+    with pytest.raises(RecipeError, match="8 completions per step cannot be split into 3 equal parts"):
+        rloo_config(settings(), tmp_path, rows=8, gradient_accumulation_steps=3)
+
+
+def test_options_of_trl_are_known_by_name(tmp_path: Path) -> None:
+    from aifeedback.integrations.trl import rloo_config
+
+    made = rloo_config(settings(), tmp_path, rows=8, use_vllm=True, gradient_checkpointing=True)
+    assert made.use_vllm
+    with pytest.raises(RecipeError, match=r"no option 'use_vlm'; did you mean 'use_vllm'\?"):
+        rloo_config(settings(), tmp_path, rows=8, use_vlm=True)
+    with pytest.raises(RecipeError, match="'learning_rate' follows from the settings"):
+        rloo_config(settings(), tmp_path, rows=8, learning_rate=1.0)
+    with pytest.raises(RecipeError, match="contradicts precision"):
+        rloo_config(settings(precision="fp32"), tmp_path, rows=8, bf16=True)
+
+
+def test_our_own_engine_refuses_options_of_trl(llama: Path, tmp_path: Path) -> None:
+    from aifeedback.train.reinforce import train_rl
+
+    with pytest.raises(RecipeError, match="options of TRL"):
+        train_rl(llama, some_prompts(), evens, settings(trl={"use_vllm": True}), tmp_path / "out")
+
+
+def test_a_run_of_trl_resumes_returns_and_refuses_another(llama: Path, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int, figures: Any) -> None:
+        if done == 2:
+            raise Stopped
+
+    asked = settings(steps=3, checkpoint_every=1)
+    with pytest.raises(Stopped):
+        run_rloo(llama, some_prompts(), evens, asked, tmp_path, progress=stop)
+    assert list((tmp_path / "training").glob("checkpoint-*"))
+    with pytest.raises(RecipeError, match="other data, model or settings"):
+        run_rloo(llama, some_prompts(), evens, settings(steps=3, checkpoint_every=1, seed=1), tmp_path)
+    steps: list[int] = []
+    result = run_rloo(llama, some_prompts(), evens, asked, tmp_path, progress=lambda done, *_: steps.append(done))
+    assert min(steps) == 2  # the first step is not made again
+    assert result.steps == 3
+    lines = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "reward" in line] == [1, 2, 3]
+    assert run_rloo(llama, some_prompts(), evens, asked, tmp_path) == result
+    with pytest.raises(RecipeError, match="finished run"):
+        run_rloo(llama, some_prompts(), evens, settings(steps=4, checkpoint_every=1), tmp_path)

@@ -68,7 +68,7 @@ def test_a_tracker_is_closed_where_a_run_breaks(llama: Path, tmp_path: Path, mon
     def broken(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aifeedback.train.loop._step", broken)
+    monkeypatch.setattr("aifeedback.train.loop._gradients", broken)
     with pytest.raises(KeyboardInterrupt):
         fit_reward_model(llama, made_pairs(8), settings, tmp_path / "rm")
     assert seen == ["end"]

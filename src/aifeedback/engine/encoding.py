@@ -52,9 +52,38 @@ def encode_prompts(tokenizer: Any, prompts: Sequence[PromptLike]) -> list[list[i
     ]
 
 
-def encode_completion(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of an answer, without BOS and EOS and without control tokens."""
-    return _codec(tokenizer).plain(text)
+def encode_completion(tokenizer: Any, text: str, *, allowed: Sequence[str] = ()) -> list[int]:
+    """Token ids of a response, without BOS and EOS and without control tokens other than those ``allowed``."""
+    codec = _codec(tokenizer)
+    marks = [mark for mark in allowed if mark in codec.control]
+    if not marks:
+        return codec.plain(text)
+    parts = re.split(f"({'|'.join(map(re.escape, marks))})", text)
+    return [i for part in parts if part for i in ([codec.control[part]] if part in marks else codec.plain(part))]
+
+
+def encode_conversation(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
+    """Token ids of a finished conversation in the chat template, as ``apply_chat_template(messages)`` gives them.
+
+    Control tokens are those of the template alone. Raises ModelError where the template refuses the messages.
+    """
+    return _codec(tokenizer).templated(list(messages), finished=True)
+
+
+def accepted(tokenizer: Any, messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The messages in the form that reaches the chat template: a refused system message heads the first user message."""
+    turns = [(m.role, m.content) for m in messages]
+    return [{"role": role, "content": content} for role, content in _codec(tokenizer).accepted(turns)]
+
+
+def rendered(tokenizer: Any, messages: Sequence[Message], *, finished: bool = False) -> str:
+    """Text that the chat template makes of messages, with a generation prompt unless the conversation is finished."""
+    return _codec(tokenizer).rendered([(m.role, m.content) for m in messages], finished=finished)
+
+
+def control_tokens(tokenizer: Any) -> dict[str, int]:
+    """Spelling and id of every control token."""
+    return _codec(tokenizer).control
 
 
 def control_ids(tokenizer: Any) -> frozenset[int]:
@@ -163,10 +192,11 @@ class _Codec:
     def _later(self) -> Any:
         return _without_control(self.tokenizer.backend_tokenizer, self.control, at_start=False)
 
-    def templated(self, messages: list[Message]) -> list[int]:
+    def templated(self, messages: list[Message], *, finished: bool = False) -> list[int]:
         """Ids of messages in the chat template; control tokens are those of the template alone."""
         mark = _unused_character(m.content for m in messages)
-        rendered = self._rendered([(m.role, _broken(m.content, self.pattern, mark)) for m in messages])
+        turns = [(m.role, _broken(m.content, self.pattern, mark)) for m in messages]
+        rendered = self.rendered(turns, finished=finished)
         if mark not in rendered:
             ids = self._raw(rendered)
             # A tokenizer may normalise text into a control token that the text did not spell.
@@ -174,15 +204,27 @@ class _Codec:
                 return ids
         return self._pieces(rendered, mark)
 
-    def _rendered(self, turns: list[tuple[str, str]]) -> str:
+    def rendered(self, turns: list[tuple[str, str]], *, finished: bool = False) -> str:
+        """Text of the turns in the chat template; raises ModelError where it refuses them."""
+        return self._accepted(turns, finished=finished)[1]
+
+    def accepted(self, turns: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The turns as the template gets them: where it refuses or drops a system message, the first user message
+        starts with it."""
+        return self._accepted(turns, finished=True)[0]
+
+    def _accepted(self, turns: list[tuple[str, str]], *, finished: bool) -> tuple[list[tuple[str, str]], str]:
+        roles = [role for role, _ in turns]
+        has_system = roles[:2] == ["system", "user"]
+        merged = [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]] if has_system else turns
+        if has_system and self._drops_system:
+            turns = merged
         try:
-            return self._apply(turns)
+            return turns, self._apply(turns, finished=finished)
         except Exception as refused:  # templates raise what they like
-            roles = [role for role, _ in turns]
-            if roles[:2] == ["system", "user"]:
-                merged = [("user", f"{turns[0][1]}\n\n{turns[1][1]}"), *turns[2:]]
+            if has_system and turns is not merged:
                 try:
-                    return self._apply(merged)
+                    return merged, self._apply(merged, finished=finished)
                 except Exception:
                     pass
             raise ModelError(
@@ -190,15 +232,23 @@ class _Codec:
                 fix="use roles that this model knows, or give the prompt as text",
             ) from None
 
-    def _apply(self, turns: list[tuple[str, str]]) -> str:
+    @cached_property
+    def _drops_system(self) -> bool:
+        """Whether the template leaves a system message out without a word."""
+        try:
+            return "\ue000" not in self._apply([("system", "\ue000"), ("user", "a")], finished=True)
+        except Exception:
+            return False
+
+    def _apply(self, turns: list[tuple[str, str]], *, finished: bool) -> str:
         # An empty assistant message has no end to continue from: it is the start of an answer.
-        if turns[-1] == ("assistant", ""):
+        if not finished and turns[-1] == ("assistant", ""):
             turns = turns[:-1]
-        continues = turns[-1][0] == "assistant"
+        continues = not finished and turns[-1][0] == "assistant"
         return self.tokenizer.apply_chat_template(
             [{"role": role, "content": content} for role, content in turns],
             tokenize=False,
-            add_generation_prompt=not continues,
+            add_generation_prompt=not finished and not continues,
             continue_final_message=continues,
         )
 

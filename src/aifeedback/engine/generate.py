@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aifeedback.engine.cached_decode import full_attention
 from aifeedback.engine.decode import open_decoder
+from aifeedback.engine.limits import context_window
 from aifeedback.errors import InputError
 from aifeedback.records import Sampling
 
@@ -191,7 +192,7 @@ def _cache_bytes_per_token(model: Any) -> int:
 
 
 def _check_lengths(model: Any, prompt_ids: Sequence[Sequence[int]], new_tokens: int) -> None:
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_window(model.config)
     for i, ids in enumerate(prompt_ids):
         if not len(ids):
             raise InputError("the prompt has no tokens", row=i + 1, fix="give it text, or a tokenizer with a BOS token")

@@ -33,6 +33,12 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _MOST_OF_MMAP) and mallopt(_TRIM_THRESHOLD, KEPT_BYTES))
 
 
+def context_window(config: Any) -> int | None:
+    """Most tokens of a sequence that a model with this configuration reads; None where it has no such limit."""
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
+
+
 def token_budget(model: Any) -> int:
     """Most tokens in one pass. Depends on the machine's *total* memory, so that it is the same from run to run."""
     config = model.config.get_text_config()

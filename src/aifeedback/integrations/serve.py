@@ -4,26 +4,33 @@ POST /score        {"prompts": […], "completions": […], further columns} →
 POST /get_reward   OpenRLHF's: {"query": […], "prompts": […], "labels": […]} → {"rewards", "scores", "extra_logs"}
 GET /health        name of the reward, rows scored and not scored
 
-verl calls a Python function; ``integrations/verl.py`` is that function and asks ``/score``.
+verl calls a Python function; ``integrations/verl.py`` is that function and calls ``/score``.
 
-A completion that could not be scored is null on ``/score``. OpenRLHF has no way to say "not known", so there the answer
-is status 503 with the reason, which it retries and then stops on: a number is never made up. Rows of requests that
-arrive together are scored in one call of the reward.
+A prompt is a text (one user message) or a list of messages; the text parts of a message are joined and its further keys
+ignored. OpenRLHF sends prompts as its chat template rendered them: with the tokenizer of ``template``, or the reward
+model's own, they become messages again, so that a reward never takes a rendered template for what a user wrote.
+
+A completion that could not be scored is null on ``/score``. OpenRLHF has no value for "unknown", so its request gets
+status 503 with the reason, which it retries and then stops on: a number is never made up. Rows of requests that arrive
+together are scored in one call of the reward; where that fails, each request is scored by itself, so that a request
+fails for its own rows only.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from aifeedback.config import Config
-from aifeedback.errors import AIFeedbackError, MissingExtra, RecipeError
+from aifeedback.errors import AIFeedbackError, InputError, MissingExtra, RecipeError
 from aifeedback.protocols import RewardFn
+from aifeedback.records import Message
 
 try:
     from fastapi import APIRouter, FastAPI, HTTPException, Request
@@ -47,6 +54,8 @@ class ServeConfig(Config):
     """How long the first request of a call waits for others."""
     max_rows: int = Field(default=65_536, ge=1)
     """Largest request that is taken."""
+    template: str | None = None
+    """Model folder whose chat template rendered the prompts of /get_reward; by default the reward model's own."""
     end_marks: tuple[str, ...] = ()
     """Texts removed from the end of completions, such as "<|im_end|>": OpenRLHF sends special tokens along."""
 
@@ -61,7 +70,9 @@ class Batcher:
     """Scores rows of concurrent requests together, one call of the reward at a time, in a thread."""
 
     def __init__(self, reward: RewardFn, config: ServeConfig) -> None:
-        self.reward, self.config = reward, config
+        from aifeedback.train.rewards import adapted
+
+        self.reward, self.config = adapted(reward), config
         self.waiting: asyncio.Queue[tuple[list[Row], asyncio.Future[list[float | None]]]] = asyncio.Queue()
         self.scored = self.unscored = self.calls = 0
 
@@ -78,18 +89,33 @@ class Batcher:
             await asyncio.sleep(self.config.wait_s)
             while not self.waiting.empty() and sum(len(r) for r, _ in taken) < self.config.rows_per_call:
                 taken.append(self.waiting.get_nowait())
-            rows = [row for part, _ in taken for row in part]
             try:
-                values = await asyncio.to_thread(self._call, rows)
+                values = await asyncio.to_thread(self._call, [row for part, _ in taken for row in part])
             except Exception as failed:
-                for _, answer in taken:
-                    if not answer.done():
-                        answer.set_exception(failed)
+                for part, answer in taken:
+                    await self._alone(part, answer, failed if len(taken) == 1 else None)
                 continue
             for part, answer in taken:
                 if not answer.done():
                     answer.set_result(values[: len(part)])
                 values = values[len(part) :]
+
+    async def _alone(
+        self, rows: list[Row], answer: asyncio.Future[list[float | None]], failed: Exception | None
+    ) -> None:
+        """Scores one request by itself, or passes on how that failed already."""
+        values: list[float | None] = []
+        if failed is None:
+            try:
+                values = await asyncio.to_thread(self._call, rows)
+            except Exception as own:
+                failed = own
+        if answer.done():
+            return
+        if failed is None:
+            answer.set_result(values)
+        else:
+            answer.set_exception(failed)
 
     def _call(self, rows: Sequence[Row]) -> list[float | None]:
         from aifeedback.train.rewards import checked_rewards
@@ -118,6 +144,7 @@ def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str
     config = config or ServeConfig()
     require_token(config)
     batcher = Batcher(reward, config)
+    encoding = _encoding(reward, config)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -146,8 +173,12 @@ def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str
             raise HTTPException(413, f"{len(rows)} rows; at most {config.max_rows} in one request")
         try:
             return await batcher.score(rows) if rows else []
+        except InputError as wrong:
+            raise HTTPException(422, str(wrong)) from wrong
         except AIFeedbackError as failed:
             raise HTTPException(503, str(failed)) from failed
+        except Exception as failed:
+            raise HTTPException(500, f"the reward failed: {type(failed).__name__}: {failed}") from failed
 
     @routes.post("/score")
     async def score(request: Request) -> dict[str, Any]:
@@ -155,7 +186,7 @@ def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str
 
     @routes.post("/get_reward")
     async def get_reward(request: Request) -> dict[str, Any]:
-        values = await rewards_of(openrlhf_rows(await body(request), config.end_marks))
+        values = await rewards_of(openrlhf_rows(await body(request), config.end_marks, encoding))
         unscored = [i for i, value in enumerate(values) if value is None]
         if unscored:
             raise HTTPException(503, f"{len(unscored)} of {len(values)} rows could not be scored: rows {unscored[:10]}")
@@ -178,36 +209,131 @@ def score_rows(given: dict[str, Any], end_marks: Sequence[str]) -> list[Row] | s
     prompts, completions = given.get("prompts"), given.get("completions")
     if not isinstance(prompts, list) or not isinstance(completions, list) or len(prompts) != len(completions):
         return "'prompts' and 'completions' must be lists of one length"
-    if not all(isinstance(c, str) for c in completions):
-        return "every completion must be a text"
-    if not all(_is_prompt(p) for p in prompts):
-        return "every prompt must be a text or a list of {role, content} messages"
     columns = {name: values for name, values in given.items() if name not in ("prompts", "completions")}
     for name, values in columns.items():
         if not isinstance(values, list) or len(values) != len(prompts):
             return f"column '{name}' must be a list of {len(prompts)} values"
-    return [
-        Row(p, without_end(c, end_marks), {name: values[i] for name, values in columns.items()})
-        for i, (p, c) in enumerate(zip(prompts, completions, strict=True))
-    ]
+    rows = []
+    for i, (sent, completion) in enumerate(zip(prompts, completions, strict=True)):
+        prompt, text = read_prompt(sent), read_completion(completion)
+        if isinstance(prompt, Wrong):
+            return f"prompt {i}: {prompt}; every prompt must be a text or a list of {{role, content}} messages"
+        if isinstance(text, Wrong):
+            return f"completion {i}: {text}; every completion must be a text or its message"
+        rows.append(Row(prompt, without_end(text, end_marks), {name: values[i] for name, values in columns.items()}))
+    return rows
 
 
-def openrlhf_rows(given: dict[str, Any], end_marks: Sequence[str]) -> list[Row] | str:
-    """Rows of an OpenRLHF request: a query is prompt and response in one text, the prompt tells where to cut."""
+def openrlhf_rows(given: dict[str, Any], end_marks: Sequence[str], encoding: Any = None) -> list[Row] | str:
+    """Rows of an OpenRLHF request: a query is prompt and response in one text, the prompt shows where to cut.
+
+    ``encoding``: that of the policy, which turns rendered prompts into messages again.
+    """
     queries, prompts = given.get("query"), given.get("prompts")
     if not isinstance(queries, list) or not all(isinstance(q, str) for q in queries):
         return "'query' must be a list of texts"
     if not isinstance(prompts, list) or len(prompts) != len(queries):
-        return "'prompts' must come along, one per query: without it prompt and response cannot be told apart"
+        return "'prompts' must come along, one per query: without it prompt and response cannot be separated"
     labels = given.get("labels") or [None] * len(queries)
     if len(labels) != len(queries):
         return "'labels' must be as many as queries"
+    marks = () if encoding is None else tuple(encoding.control)
+    ends = (*end_marks, *(() if encoding is None else encoding.end_marks))
     rows = []
     for i, (query, prompt, label) in enumerate(zip(queries, prompts, labels, strict=True)):
-        if not isinstance(prompt, str) or not query.startswith(prompt):
+        response = after_prompt(query, prompt, marks) if isinstance(prompt, str) else None
+        if response is None:
             return f"query {i} does not start with its prompt"
-        rows.append(Row(prompt, without_end(query[len(prompt) :], end_marks), {"reference": label}))
+        response = without_end(response, ends)
+        messages = None if encoding is None else encoding.parse(prompt)
+        if encoding is None or messages is None:
+            rows.append(Row(prompt, response, {"reference": label}))
+        else:
+            is_text = [m.role for m in messages] == ["user"]
+            asked = messages[0].content if is_text else [m.model_dump() for m in messages]
+            rows.append(Row(asked, encoding.prefill + response, {"reference": label}))
     return rows
+
+
+def after_prompt(query: str, prompt: str, marks: Sequence[str]) -> str | None:
+    """What follows the prompt in a query; None where the query does not start with it.
+
+    Decoding may add or drop control tokens (a second BOS) and white space around them ("<s> [INST]" for "<s>[INST]"):
+    where the two differ in these alone, they are the same prompt.
+    """
+    if query.startswith(prompt):
+        return query[len(prompt) :]
+    skipped = re.compile("|".join([r"\s+", *(re.escape(mark) for mark in sorted(marks, key=len, reverse=True))]))
+    at = 0
+    for char in skipped.sub("", prompt):
+        while between := skipped.match(query, at):
+            at = between.end()
+        if query[at : at + 1] != char:
+            return None
+        at += 1
+    rest = query[at:]
+    tail = re.search(f"(?:{skipped.pattern})*$", prompt)
+    for part in skipped.findall(tail[0] if tail else ""):
+        rest = rest.removeprefix(part) if rest.startswith(part) or not part.isspace() else rest.lstrip()
+    return rest.removeprefix(" ")
+
+
+class Wrong(str):
+    """Why a value of a request cannot be used."""
+
+
+def read_prompt(value: Any) -> str | list[dict[str, str]] | Wrong:
+    """A prompt of a request as rewards take it: text, or messages with a role and a text each."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list) or not value:
+        return Wrong(f"{type(value).__name__} instead of a text or messages" if value != [] else "no messages")
+    messages = []
+    for message in value:
+        if not isinstance(message, dict) or "role" not in message or "content" not in message:
+            return Wrong("a message without 'role' or 'content'")
+        text = read_content(message["content"])
+        if isinstance(text, Wrong):
+            return text
+        try:
+            messages.append(Message(role=message["role"], content=text).model_dump())
+        except ValidationError:
+            return Wrong(f"a message of the role {message['role']!r} cannot be scored")
+    return messages
+
+
+def read_content(value: Any) -> str | Wrong:
+    """The text of a message: a string, or the joined text parts of a list."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return Wrong(f"a message whose content is {type(value).__name__}")
+    texts = []
+    for part in value:
+        text = part if isinstance(part, str) else part.get("text") if isinstance(part, dict) else None
+        if not isinstance(text, str):
+            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+            return Wrong(f"a content part of the type {kind!r} cannot be scored")
+        texts.append(text)
+    return "".join(texts)
+
+
+def read_completion(value: Any) -> str | Wrong:
+    """A completion as text; TRL and chat APIs give it as one message, or as a list of one."""
+    message = value[0] if isinstance(value, list) and len(value) == 1 else value
+    if isinstance(message, dict) and message.get("role", "assistant") == "assistant" and "content" in message:
+        return read_content(message["content"])
+    return value if isinstance(value, str) else Wrong(f"{type(value).__name__} instead of a text")
+
+
+def _encoding(reward: RewardFn, config: ServeConfig) -> Any:
+    """The encoding that turns rendered prompts into messages: that of ``template``, else the reward model's."""
+    if config.template is None:
+        return getattr(reward, "encoding", None)
+    from aifeedback.engine.chat import Encoding
+    from aifeedback.train.folders import load_tokenizer
+
+    return Encoding.of(load_tokenizer(config.template.removeprefix("hf:")))
 
 
 def without_end(text: str, end_marks: Sequence[str]) -> str:
@@ -234,9 +360,3 @@ def serve(reward: RewardFn, config: ServeConfig | None = None, *, name: str | No
     where = f"http://{config.host}:{config.port}" + (f"/{config.token}" if config.token else "")
     print(f"rewards at {where}/score and {where}/get_reward")
     uvicorn.run(app, host=config.host, port=config.port, log_level="warning")
-
-
-def _is_prompt(value: Any) -> bool:
-    return isinstance(value, str) or (
-        isinstance(value, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in value)
-    )

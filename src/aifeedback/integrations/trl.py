@@ -12,38 +12,59 @@ an earlier version does with None before relying on it.
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
 import json
 import os
+import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from aifeedback.errors import MissingExtra, RecipeError
+from aifeedback.errors import MissingExtra, RecipeError, TrainingError
 from aifeedback.protocols import Progress, RewardFn, silent
 from aifeedback.records import Prompt
+
+if TYPE_CHECKING:
+    from aifeedback.engine.chat import Encoding
 
 SUPPLIED = ("trainer_state", "log_extra", "log_metric", "completion_ids")
 """Keywords that TRL adds for its own purposes; rewards do not see them."""
 
 
 class TrlReward:
-    """A reward function as TRL calls it: conversational completions become text, TRL's own keywords are dropped."""
+    """A reward function as TRL calls it: conversational completions become text, TRL's own keywords are dropped.
+
+    ``encoding``: that of the policy, whose responses then are what our own engine makes of the same ids: with what the
+    generation prompt wrote of them, and without the token that ends them.
+    """
 
     def __init__(
-        self, reward: RewardFn, *, name: str, missing_eos_penalty: float = 0.0, eos_ids: frozenset[int]
+        self,
+        reward: RewardFn,
+        *,
+        name: str,
+        missing_eos_penalty: float = 0.0,
+        eos_ids: frozenset[int],
+        encoding: Encoding | None = None,
     ) -> None:
-        self.reward, self.penalty, self.eos_ids = reward, missing_eos_penalty, eos_ids
+        from aifeedback.train.rewards import adapted
+
+        self.reward, self.penalty, self.eos_ids = adapted(reward), missing_eos_penalty, eos_ids
+        self.encoding = encoding
         self.__name__ = name
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]
     ) -> list[float | None]:
         given = {name: values for name, values in columns.items() if name not in SUPPLIED}
-        values = list(self.reward(list(prompts), [as_text(c) for c in completions], **given))
+        ids = columns.get("completion_ids")
+        texts = [as_text(c) for c in completions] if self.encoding is None or ids is None else self.encoding.texts(ids)
+        values = list(self.reward(list(prompts), texts, **given))
         if not self.penalty:
             return values
         ended = [bool(ids) and ids[-1] in self.eos_ids for ids in columns["completion_ids"]]
@@ -111,8 +132,10 @@ def run_rloo(
 ) -> Any:
     """``train_rl`` with TRL's RLOOTrainer doing the work: same arguments, same result record, same folder.
 
-    ``config`` is an ``RLConfig``. ``trl_options`` go to ``RLOOConfig`` (``use_vllm=True``, ``deepspeed=FILE``,
-    ``bf16=True``, ``gradient_checkpointing=True`` …); run under ``accelerate launch`` for several devices. Raises
+    ``config`` is an ``RLConfig``; every setting of it is passed on or refused by name. ``trl_options`` and ``config.trl``
+    go to ``RLOOConfig`` (``use_vllm=True``, ``deepspeed=FILE``, ``bf16=True``, ``gradient_checkpointing=True`` …); with
+    ``gradient_accumulation_steps`` the batch stays as ``config`` says. Run it under ``accelerate launch`` or ``torchrun``
+    for several devices. Run again, it resumes from TRL's newest checkpoint, or returns if it is complete. Raises
     RecipeError for settings that TRL's trainer has no counterpart for, MissingExtra without TRL.
     """
     try:
@@ -120,21 +143,43 @@ def run_rloo(
         from trl.trainer.rloo_trainer import RLOOTrainer
     except ImportError as missing:
         raise MissingExtra("trl", "trl") from missing
-    from aifeedback.train import folders
-    from aifeedback.train.rewards import name_of
-    from aifeedback.train.rollout import Tokens, encode_prompts
+    from aifeedback.engine.chat import Encoding
+    from aifeedback.records import content_id
+    from aifeedback.train import folders, lora
+    from aifeedback.train.rewards import adapted, name_of
+    from aifeedback.train.rollout import encode_prompts, require_columns
+    from aifeedback.train.session import NOT_IDENTITY
 
-    _supported(config)
+    trl_options = {**config.trl, **trl_options}
+    refuse_unsupported(config)
     tokenizer = folders.load_tokenizer(policy_dir)
+    encoded = encode_prompts(
+        tokenizer,
+        prompts,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_new_tokens=config.max_new_tokens,
+        context_window=folders.context_window(policy_dir),
+    )
+    reward = adapted(reward)
+    require_columns(reward, encoded.prompts)
+    name = name_of(reward)
+    settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
+    digest = folders.weights_digest(policy_dir)
+    identity = content_id("trl", digest, settings, trl_options, [p.id for p in encoded.prompts], name)
+    training = Path(out) / "training"
+    if (done := _finished(training, identity)) is not None:
+        return done
+    arguments = rloo_config(config, training, rows=len(encoded.prompts), **trl_options)
     model = folders.load_policy(policy_dir)
-    encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=config.max_prompt_tokens)
+    encoding = Encoding.of(tokenizer, model)
     function = TrlReward(
         reward,
-        name=name_of(reward),
+        name=name,
         missing_eos_penalty=config.missing_eos_penalty,
-        eos_ids=Tokens.of(tokenizer, model).eos_ids,
+        eos_ids=encoding.stops,
+        encoding=encoding,
     )
-    arguments = rloo_config(config, Path(out) / "training", rows=len(encoded.prompts), **trl_options)
+    model.generation_config.eos_token_id = sorted(encoding.stops)  # what TRL stops and cuts at
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     clock = _clock(progress, arguments.max_steps)
@@ -145,31 +190,63 @@ def run_rloo(
         train_dataset=Dataset.from_list([dataset_row(p, tokenizer) for p in encoded.prompts]),
         processing_class=tokenizer,
         callbacks=[clock],
+        peft_config=lora.peft_config(config.lora) if config.lora is not None else None,
     )
-    trainer.train()
-    return _conclude(trainer, tokenizer, config, clock, out, policy_dir, encoded)
+    _require_one_job(trainer.accelerator)
+    newest = _resumable(training, identity, is_main=trainer.accelerator.is_main_process)
+    trainer.accelerator.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=newest)
+    return _conclude(trainer, tokenizer, config, clock, out, policy_dir, encoded, identity)
+
+
+PASSED = {
+    "steps", "epochs", "prompts_per_step", "samples_per_prompt", "max_prompt_tokens", "max_new_tokens", "temperature",
+    "beta", "kl_form", "normalise_advantage", "missing_eos_penalty", "optimizer", "learning_rate", "schedule",
+    "decay_share", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "precision", "lora", "checkpoint_every",
+    "keep_checkpoints", "trackers", "trl",
+}  # fmt: skip
+"""Settings of ``RLConfig`` that reach TRL's trainer; any other is refused unless it is at its default."""
+OWN = ("output_dir", "max_steps", "per_device_train_batch_size", "reward_weights")
+"""Options of TRL that follow from the settings and the folder."""
+
+
+def refuse_unsupported(config: Any) -> None:
+    """Raises RecipeError naming every setting that TRL's RLOO trainer has no counterpart for."""
+    wrong = [
+        name
+        for name, field in type(config).model_fields.items()
+        if name not in PASSED and getattr(config, name) != field.get_default(call_default_factory=True)
+    ]
+    if config.chosen_baseline == "leave_one_out":
+        wrong = [name for name in wrong if name != "baseline"]
+    elif "baseline" not in wrong:
+        wrong.insert(0, "baseline")
+    if wrong:
+        raise RecipeError(
+            f"TRL's RLOO trainer cannot do this: {', '.join(wrong)}",
+            fix="leave these out (baseline: leave_one_out with samples_per_prompt ≥ 2), or use our own engine",
+        )
 
 
 def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> Any:
-    """The RLOOConfig that trains as ``config`` says; β in TRL's form (reward − β·KL)."""
+    """The RLOOConfig that trains as ``config`` says; β in TRL's form (reward − β·KL).
+
+    Raises RecipeError for an option that TRL does not know, that contradicts a setting, or that does not divide the
+    batch.
+    """
     import torch
     from trl.trainer.rloo_config import RLOOConfig
 
     from aifeedback.train.reinforce import planned_steps
 
     steps = planned_steps(rows, config)
+    on_cpu = not torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    schedule: dict[str, Any] = {"lr_scheduler_type": config.schedule}
-    if config.schedule == "trapezoid":
-        decay = max(1, round(config.decay_share * steps))
-        schedule = {
-            "lr_scheduler_type": "warmup_stable_decay",
-            "lr_scheduler_kwargs": {"num_decay_steps": decay, "decay_type": "linear"},
-        }
+    has_bf16 = not on_cpu and torch.cuda.is_bf16_supported()
     given: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": steps,
-        "per_device_train_batch_size": config.prompts_per_step * config.samples_per_prompt // processes,
+        "per_device_train_batch_size": _rows_per_device(config, processes, trl_options),
         "num_generations": config.samples_per_prompt,
         "max_completion_length": config.max_new_tokens,
         "temperature": config.temperature,
@@ -185,39 +262,98 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
         "seed": config.seed,
         "disable_dropout": True,
         "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_every,
+        "save_total_limit": config.keep_checkpoints,
+        "report_to": list(config.trackers) or "none",
+        "run_name": folder.parent.name,
+        "project": "aifeedback",
         "disable_tqdm": True,
-        "bf16": False,
+        "bf16": config.precision == "bf16" or (config.precision == "auto" and has_bf16),
         "gradient_checkpointing": False,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-        **schedule,
+        "dataloader_pin_memory": not on_cpu,
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and processes > 1 else None,
+        **_schedule(config, steps),
     }
+    free = {"bf16", "gradient_checkpointing", "dataloader_pin_memory", "use_cpu", "ddp_backend", "project", "run_name"}
+    known = {field.name for field in dataclasses.fields(RLOOConfig)}
+    for name in trl_options:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise RecipeError(f"TRL's RLOOConfig has no option '{name}'{hint}", key="trl")
+        if name in OWN or (name in given and name not in free):
+            raise RecipeError(f"'{name}' follows from the settings of this run", key="trl", fix="set those instead")
+    if config.precision == "fp32" and (trl_options.get("bf16") or trl_options.get("fp16")):
+        raise RecipeError("contradicts precision = fp32", key="trl", fix="set precision alone")
     return RLOOConfig(**{**given, **trl_options})
+
+
+def _rows_per_device(config: Any, processes: int, trl_options: dict[str, Any]) -> int:
+    """Completions in one pass of one process, so that a step has those that the settings say."""
+    batch = config.prompts_per_step * config.samples_per_prompt
+    parts = processes * int(trl_options.get("gradient_accumulation_steps", 1))
+    if batch % parts:
+        raise RecipeError(
+            f"{batch} completions per step cannot be split into {parts} equal parts (processes × accumulation steps)",
+            key="prompts_per_step",
+            fix=f"make prompts_per_step × samples_per_prompt a multiple of {parts}",
+        )
+    return batch // parts
+
+
+def _schedule(config: Any, steps: int) -> dict[str, Any]:
+    if config.schedule == "trapezoid":
+        decay = max(1, round(config.decay_share * steps))
+        kwargs = {"num_decay_steps": decay, "decay_type": "linear"}
+        return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": kwargs}
+    # transformers' "constant" ignores warm-up steps.
+    is_warmed = config.schedule == "constant" and config.warmup_steps
+    return {"lr_scheduler_type": "constant_with_warmup" if is_warmed else config.schedule}
+
+
+def _require_one_job(accelerator: Any) -> None:
+    """Raises TrainingError where several processes were started but do not train together."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise TrainingError(
+            f"{started} processes were started, but TRL trains in {accelerator.num_processes}: each would write the folder"
+        )
+
+
+def _finished(training: Path, identity: str) -> Any:
+    """The result of this run where it is complete; raises RecipeError where another finished run is in the folder."""
+    from aifeedback.train.session import TrainResult
+
+    file = training / "result.json"
+    if not file.is_file():
+        return None
+    result = TrainResult.model_validate_json(file.read_text(encoding="utf-8"))
+    if result.identity != identity:
+        what = "holds a finished run with other data, model or settings"
+        raise RecipeError(what, file=training.parent, fix="give another output folder, or delete this one first")
+    return result
+
+
+def _resumable(training: Path, identity: str, *, is_main: bool) -> str | None:
+    """TRL's newest checkpoint of this run; raises RecipeError for one of another run."""
+    file = training / "identity.txt"
+    checkpoints = sorted(training.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    if checkpoints and (not file.is_file() or file.read_text(encoding="utf-8") != identity):
+        what = "belongs to a run with other data, model or settings"
+        raise RecipeError(what, file=checkpoints[-1], fix="give another output folder, or delete this one first")
+    if is_main:
+        training.mkdir(parents=True, exist_ok=True)
+        file.write_text(identity, encoding="utf-8")
+    return str(checkpoints[-1]) if checkpoints else None
 
 
 def dataset_row(prompt: Prompt, tokenizer: Any) -> dict[str, Any]:
     """One row of TRL's data set: messages where the tokenizer has a chat template, the same text as ours otherwise."""
-    from aifeedback.engine.encoding import transcript
+    from aifeedback.engine.chat import Encoding
 
-    has_template = bool(getattr(tokenizer, "chat_template", None))
-    asked = [m.model_dump() for m in prompt.messages] if has_template else transcript(prompt.messages)
-    return {"prompt": asked, "reference": prompt.reference, **prompt.tags}
-
-
-def _supported(config: Any) -> None:
-    unsupported = {
-        "baseline": config.chosen_baseline != "leave_one_out",
-        "zscore_samples": config.zscore_samples is not None,
-        "lora": config.lora is not None,
-        "shard": config.shard,
-    }
-    wrong = [name for name, is_set in unsupported.items() if is_set]
-    if wrong:
-        raise RecipeError(
-            f"TRL's RLOO trainer cannot do this: {', '.join(wrong)}",
-            fix="leave these out (baseline: leave_one_out with samples_per_prompt ≥ 2), or use our own engine",
-        )
+    return {"prompt": Encoding.of(tokenizer).messages(prompt.messages), "reference": prompt.reference, **prompt.tags}
 
 
 def _clock(progress: Progress, total: int) -> Any:
@@ -226,10 +362,9 @@ def _clock(progress: Progress, total: int) -> Any:
 
     class Clock(TrainerCallback):
         seconds: list[float]
-        lines: list[dict[str, float]]
 
         def __init__(self) -> None:
-            self.seconds, self.lines, self.began = [], [], 0.0
+            self.seconds, self.began = [], 0.0
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.began = time.perf_counter()
@@ -239,34 +374,39 @@ def _clock(progress: Progress, total: int) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             line = {k: float(v) for k, v in (logs or {}).items() if isinstance(v, int | float)}
-            self.lines.append({"step": state.global_step, **line})
             progress(state.global_step, total, line)
 
     return Clock()
 
 
-def _conclude(trainer: Any, tokenizer: Any, config: Any, clock: Any, out: Any, policy_dir: Any, encoded: Any) -> Any:
-    from aifeedback.train import folders
+def _conclude(
+    trainer: Any, tokenizer: Any, config: Any, clock: Any, out: Any, policy_dir: Any, encoded: Any, identity: str
+) -> Any:
+    from aifeedback.train import folders, lora
     from aifeedback.train.journal import peak_memory_mb
     from aifeedback.train.session import TrainResult
 
-    lines = clock.lines
+    history = trainer.state.log_history  # of earlier starts too
+    lines = [{k: float(v) for k, v in line.items() if isinstance(v, int | float)} for line in history]
     figures = {k: v for line in lines if "reward" in line for k, v in line.items() if k != "step"}
     tokens = [line.get("num_tokens", 0.0) for line in lines if "num_tokens" in line]
-    seconds = statistics.median(clock.seconds)
+    seconds = statistics.median(clock.seconds) if clock.seconds else float("nan")
     result = TrainResult(
         folder=str(out),
         steps=trainer.state.global_step,
         rows=len(encoded.prompts),
-        skipped={"prompt_too_long": encoded.too_long} if encoded.too_long else {},
+        skipped=dict(encoded.skipped),
         seconds_per_step=seconds,
-        tokens_per_s=tokens[-1] / sum(clock.seconds) if tokens else float("nan"),
+        tokens_per_s=tokens[-1] / sum(clock.seconds) if tokens and clock.seconds else float("nan"),
         peak_memory_mb=peak_memory_mb(trainer.accelerator.device),
         figures=figures,
+        identity=identity,
     )
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model)
+        if config.lora is not None:
+            model = lora.merge(model, Path(out) / "adapter")
         settings = {**config.model_dump(mode="json"), "engine": "trl"}
         text = folders.card(
             "Policy trained by TRL's RLOO",
@@ -275,9 +415,11 @@ def _conclude(trainer: Any, tokenizer: Any, config: Any, clock: Any, out: Any, p
             settings=settings,
             figures=figures,
         )
-        folders.save_folder(model, tokenizer, out, card=text)
+        folders.save_folder(model, tokenizer, out, card=text, dtype=folders.stored_dtype(policy_dir))
         training = Path(out) / "training"
         training.mkdir(parents=True, exist_ok=True)
         (training / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         (training / "result.json").write_text(result.model_dump_json(indent=2), encoding="utf-8")
+        for folder in training.glob("checkpoint-*"):
+            shutil.rmtree(folder)
     return result

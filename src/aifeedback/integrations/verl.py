@@ -1,4 +1,4 @@
-"""verl's custom reward: a function that asks ``aifeedback serve``.
+"""A reward function for verl that calls ``aifeedback serve``.
 
     python -m verl.trainer.main_ppo … \\
         custom_reward_function.path=$(python -c "import aifeedback.integrations.verl as v; print(v.__file__)") \\

@@ -24,6 +24,7 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtra("torch", "local") from missing
 
+from aifeedback.engine.chat import Encoding
 from aifeedback.engine.encoding import encode_prompts
 from aifeedback.engine.forward import engine_of
 from aifeedback.engine.generate import generate
@@ -230,12 +231,14 @@ class LocalModel:
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        """Tokens that end an answer: the tokenizer's, and those of the model's generation settings."""
-        listed = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        found = [self.tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])]
-        return frozenset(i for i in found if i is not None)
+        """Tokens that end a response: the tokenizer's, the chat template's, and those of the generation settings."""
+        try:
+            return Encoding.of(self.tokenizer, self.model).stops
+        except ModelError:  # without such a token a response is as long as it may be
+            return frozenset()
 
     def _text(self, tokens: list[int]) -> str:
+        tokens = tokens[:-1] if tokens and tokens[-1] in self.eos_ids else tokens
         return self.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _stop(self, stops: tuple[str, ...]) -> Callable[[list[int]], bool]:

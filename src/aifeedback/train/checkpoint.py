@@ -49,16 +49,9 @@ def gather(
 
 def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimizer, *, rank: int) -> dict[str, Tensor]:
     """Puts parameters and optimizer state back in place; returns this process's own state."""
-    parameters = trained_parameters(model)
-    held = {name.removeprefix("param/") for name in snapshot.tensors if name.startswith("param/")}
-    if held != set(parameters):
-        raise TrainingError(
-            f"the checkpoint holds other parameters than the model: {sorted(held ^ set(parameters))[:3]}"
-        )
     scalars = snapshot.facts["optim"]
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(_laid_out(snapshot.tensors[f"param/{name}"], parameter))
+        for name, parameter in restore_parameters(snapshot, model).items():
             prefix = f"optim/{name}/"
             state = {k.removeprefix(prefix): v for k, v in snapshot.tensors.items() if k.startswith(prefix)}
             state = {k: _laid_out(v, parameter) for k, v in state.items()}
@@ -67,6 +60,20 @@ def restore(snapshot: Snapshot, model: nn.Module, optimizer: torch.optim.Optimiz
                 optimizer.state[parameter] = state
     mine = f"rank/{rank}/"
     return {k.removeprefix(mine): v for k, v in snapshot.tensors.items() if k.startswith(mine)}
+
+
+def restore_parameters(snapshot: Snapshot, model: nn.Module) -> dict[str, nn.Parameter]:
+    """Puts parameters back in place and returns them by name; raises TrainingError for those of another model."""
+    parameters = trained_parameters(model)
+    held = {name.removeprefix("param/") for name in snapshot.tensors if name.startswith("param/")}
+    if held != set(parameters):
+        raise TrainingError(
+            f"the checkpoint holds other parameters than the model: {sorted(held ^ set(parameters))[:3]}"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(_laid_out(snapshot.tensors[f"param/{name}"], parameter))
+    return parameters
 
 
 def write(snapshot: Snapshot, file: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import NamedTuple
 
-from aifeedback.engine.encoding import encode_completion, encode_prompt
+from aifeedback.engine.chat import Encoding
 from aifeedback.records import Completion, Prompt
 from aifeedback.train import compute, folders
 from aifeedback.train.rows import split_by_tokens
@@ -35,16 +35,13 @@ def sequence_kl(
 ) -> Divergence:
     """KL(policy ‖ reference) over completions that ``policy`` sampled at temperature 1 without top-k or top-p.
 
-    EOS counts where the completion ended by itself. Samples at another temperature give the log-ratio under the
+    The end token counts where the completion ended by itself. Samples at another temperature give the log-ratio under the
     distribution that was sampled, which is what is reported, not a KL.
     """
-    tokenizer = folders.load_tokenizer(policy)
-    asked = [encode_prompt(tokenizer, p.messages) for p in prompts]
-    said = [
-        encode_completion(tokenizer, c.text) + ([tokenizer.eos_token_id] if c.finish_reason != "length" else [])
-        for c in completions
-    ]
-    totals = [_totals(folder, asked, said, forward_tokens) for folder in (policy, reference)]
+    encoding = Encoding.of(folders.load_tokenizer(policy))
+    prompt_ids = encoding.prompts([p.messages for p in prompts])
+    response_ids = [encoding.response(c.text, ended=c.finish_reason != "length") for c in completions]
+    totals = [_totals(folder, prompt_ids, response_ids, forward_tokens) for folder in (policy, reference)]
     ratios = [own - other for own, other in zip(*totals, strict=True)]
     n = len(ratios)
     if n == 0:
@@ -55,13 +52,15 @@ def sequence_kl(
 
 
 def _totals(
-    folder: str | PathLike[str], asked: Sequence[list[int]], said: Sequence[list[int]], forward_tokens: int
+    folder: str | PathLike[str], prompt_ids: Sequence[list[int]], response_ids: Sequence[list[int]], forward_tokens: int
 ) -> list[float]:
     model = folders.load_policy(folder).eval()
-    totals = [0.0] * len(said)
-    tokens = [len(p) + len(c) for p, c in zip(asked, said, strict=True)]
-    for group in split_by_tokens(range(len(said)), tokens, limit=forward_tokens):
-        logp = compute.sequence_logprobs(model, [asked[i] for i in group], [said[i] for i in group], grad=False)
+    totals = [0.0] * len(response_ids)
+    tokens = [len(p) + len(c) for p, c in zip(prompt_ids, response_ids, strict=True)]
+    for group in split_by_tokens(range(len(response_ids)), tokens, limit=forward_tokens):
+        logp = compute.sequence_logprobs(
+            model, [prompt_ids[i] for i in group], [response_ids[i] for i in group], grad=False
+        )
         for i, logp_T in zip(group, logp, strict=True):
             totals[i] = float(logp_T.sum())
     return totals

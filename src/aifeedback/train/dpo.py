@@ -27,10 +27,12 @@ from aifeedback.train.objective import (
     require_rows,
     row_order,
     share_of,
+    stop_rule,
 )
 from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
 from aifeedback.train.session import Session, Title, TrainResult
 from aifeedback.train.settings import DpoConfig
+from aifeedback.train.stopping import lowest_loss
 
 
 class DpoObjective(RowObjective):
@@ -81,6 +83,21 @@ def reference_logprobs(model: Any, rows: Sequence[PairIds], *, forward_tokens: i
     return torch.cat(parts)
 
 
+def heldout_figures(model: Any, held: Sequence[PairIds], reference_N2: Tensor, config: DpoConfig) -> dict[str, float]:
+    """Mean loss on held-out pairs, and the share whose order the policy's log-ratios share (p_first = ½ has none)."""
+    own_N2 = reference_logprobs(model, held, forward_tokens=config.forward_tokens)
+    margin_N = dpo_margin(own_N2[:, 0], own_N2[:, 1], reference_N2[:, 0], reference_N2[:, 1], beta=config.beta).double()
+    p_N = torch.tensor([row.p_first for row in held], dtype=torch.float64)
+    is_sigmoid = config.loss == "sigmoid"
+    loss_N = soft_dpo_loss(margin_N, p_N) if is_sigmoid else ipo_loss(margin_N, p_N, beta=config.beta)
+    decided_N = p_N != 0.5
+    agrees_N = torch.sign(margin_N) == torch.sign(p_N - 0.5)
+    figures = {"heldout_loss": float(loss_N.mean()), "heldout_n": float(decided_N.sum())}
+    if bool(decided_N.any()):
+        figures["heldout_accuracy"] = float(agrees_N[decided_N].double().mean())
+    return figures
+
+
 def train_dpo(
     model_dir: str | PathLike[str],
     rows: Sequence[Pair],
@@ -88,20 +105,28 @@ def train_dpo(
     out: str | PathLike[str],
     *,
     reference_dir: str | PathLike[str] | None = None,
+    heldout: Sequence[Pair] | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
     """Trains a causal LM folder on labelled comparisons and writes the folder ``out``; run again, it resumes.
 
     The reference is ``reference_dir``, or the starting model itself. Rows with an unknown label or that are too
-    long are left out and counted. Raises TrainingError, ModelError.
+    long are left out and counted. ``heldout`` pairs give ``heldout_loss`` and ``heldout_accuracy``, every
+    ``evaluate_every`` steps and at the end. Raises TrainingError, ModelError, and RecipeError for ``evaluate_every``
+    or ``patience`` without held-out pairs.
     """
     reference_dir = reference_dir or model_dir
-    session = Session("dpo", base=model_dir, out=out, config=config, rows=rows, further=[reference_dir])
+    session = Session(
+        "dpo", base=model_dir, out=out, config=config, rows=rows, heldout=heldout or (), further=[reference_dir]
+    )
     if (done := session.finished()) is not None:
         return done
+    stop = stop_rule(config, heldout)
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_pairs(tokenizer, rows, **limits(config))
+    kept, skipped = encode_pairs(tokenizer, rows, **limits(config, model_dir))
     require_rows(kept, skipped)
+    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config, model_dir))
+    skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
     reference = folders.load_policy(reference_dir).to(session.accelerator.device).eval()
     objective = DpoObjective(
         session.adapt(folders.load_policy(model_dir)),
@@ -112,7 +137,20 @@ def train_dpo(
         forward_tokens=config.forward_tokens,
         share=share_of(session.accelerator),
     )
+    held_N2 = reference_logprobs(reference, held, forward_tokens=config.forward_tokens) if held else None
     del reference
-    outcome = session.run(objective, steps=planned_steps(len(kept), config), progress=progress)
+
+    def evaluate(_: int) -> dict[str, float]:
+        assert held_N2 is not None
+        return heldout_figures(objective.model, held, held_N2, config)
+
+    outcome = session.run(
+        objective,
+        steps=planned_steps(len(kept), config),
+        progress=progress,
+        evaluate=evaluate if held else None,
+        stop=stop,
+        best=lowest_loss if stop else None,
+    )
     title = Title("DPO policy", "Trained on soft preference labels by direct preference optimisation.")
     return session.conclude(objective.model, tokenizer, outcome, title, rows=len(kept), skipped=skipped)

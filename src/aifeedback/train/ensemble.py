@@ -58,6 +58,7 @@ class RewardEnsemble:
     def __init__(self, folders: Sequence[str | PathLike[str]], *, caution: float = 0.0) -> None:
         self.members = [RewardModel(folder) for folder in folders]
         self.caution = caution
+        self.encoding = self.members[0].encoding
         self.name = f"ensemble of {len(self.members)}: {self.members[0].name}"
 
     def judge(

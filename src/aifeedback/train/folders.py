@@ -12,25 +12,29 @@ from typing import Any
 
 import torch
 
+from aifeedback.engine import limits
+from aifeedback.engine.chat import Encoding, restore_template
 from aifeedback.errors import ModelError
 from aifeedback.models.folders import check_is_generator, check_weights
 
 PAD_TOKEN = "<|pad|>"
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def load_tokenizer(folder: str | PathLike[str]) -> Any:
-    """The tokenizer of a model folder; raises ModelError where there is none."""
+    """The tokenizer of a model folder, with the chat template it was trained with; raises ModelError without one."""
     from transformers import AutoTokenizer
 
     _check(folder)
     try:
-        return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     except (OSError, ValueError, KeyError) as cause:
         raise ModelError(
             f"no tokenizer can be loaded ({_first_line(cause)})",
             file=folder,
             fix="save one with tokenizer.save_pretrained",
         ) from cause
+    return restore_template(tokenizer, folder)
 
 
 def load_policy(folder: str | PathLike[str], *, dtype: torch.dtype = torch.float32) -> Any:
@@ -86,6 +90,29 @@ def load_scorer(folder: str | PathLike[str], *, seed: int | None, dtype: torch.d
     return model
 
 
+def context_window(folder: str | PathLike[str]) -> int | None:
+    """Most tokens of a sequence that the folder's model reads; None where it has no such limit."""
+    from transformers import AutoConfig
+
+    _check(folder)
+    try:
+        return limits.context_window(AutoConfig.from_pretrained(str(folder), trust_remote_code=False))
+    except (OSError, ValueError, KeyError) as cause:
+        raise ModelError(f"its config.json cannot be read ({_first_line(cause)})", file=folder) from cause
+
+
+def stored_dtype(folder: str | PathLike[str]) -> torch.dtype | None:
+    """The floating-point type of a folder's weights; None where they are of several types, or none is found."""
+    from safetensors import safe_open
+
+    kinds: set[torch.dtype] = set()
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(str(file), framework="pt") as stream:
+            names = list(stream.keys())
+            kinds |= {_DTYPES[kind] for name in names if (kind := stream.get_slice(name).get_dtype()) in _DTYPES}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
 def set_pad_token(tokenizer: Any, model: Any) -> None:
     """Gives model and tokenizer a padding token that is not EOS.
 
@@ -107,9 +134,22 @@ def set_pad_token(tokenizer: Any, model: Any) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def save_folder(model: Any, tokenizer: Any, out: str | PathLike[str], *, card: str) -> None:
-    """Writes weights, tokenizer and card; loads in plain transformers."""
+def save_folder(
+    model: Any, tokenizer: Any, out: str | PathLike[str], *, card: str, dtype: torch.dtype | None = None
+) -> None:
+    """Writes weights (as ``dtype``, where given), tokenizer, encoding and card; loads in plain transformers.
+
+    Generation settings name every token that ends a response, so that other engines stop where ours do.
+    """
     Path(out).mkdir(parents=True, exist_ok=True)
+    encoding = Encoding.of(tokenizer, model)
+    settings = getattr(model, "generation_config", None)
+    if settings is not None and encoding.end != tokenizer.eos_token_id:
+        settings.eos_token_id = sorted(encoding.stops)
+    if dtype is not None:
+        model.to(dtype)
+        model.config.dtype = dtype
+    encoding.save(out)
     with _quietly():
         model.save_pretrained(str(out))
     tokenizer.save_pretrained(str(out))

@@ -18,16 +18,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from aifeedback.engine.limits import context_window
 from aifeedback.errors import TrainingError
 from aifeedback.protocols import Labeler, RewardFn
 from aifeedback.records import Comparison, Completion, Prompt
 from aifeedback.train import folders
 from aifeedback.train.policy_gradient import Policy
 from aifeedback.train.reward_model import Accuracy, accuracy, wilson
+from aifeedback.train.rewards import adapted
 from aifeedback.train.rollout import (
+    EncodedPrompts,
     Rollout,
     as_rewards,
     encode_prompts,
+    plain_prompt,
     reference_logp,
     roll_out,
     sample_facts,
@@ -57,14 +61,15 @@ class Guard:
         """
         if (measure is None) == (judge is None):
             raise TrainingError("the guard needs one independent measure: either a score or a judge")
-        self.prompts, self.proxy, self.config = list(prompts), proxy, config
-        self.measure, self.judge, self.reward_labeler = measure, judge, reward_labeler
+        self.prompts, self.proxy, self.config = list(prompts), adapted(proxy), config
+        self.measure = None if measure is None else adapted(measure)
+        self.judge, self.reward_labeler = judge, reward_labeler
         self.folder = None if out is None else Path(out) / "training" / "candidates"
         self._reference: Rollout | None = None
 
     def __call__(self, step: int, policy: Policy) -> dict[str, float]:
         """Figures on held-out prompts, all named ``heldout_…``."""
-        encoded = encode_prompts(policy.tokenizer, self.prompts, max_prompt_tokens=policy.config.max_prompt_tokens)
+        encoded = _encoded(policy.tokenizer, self.prompts, policy.config, context_window(policy.model.config))
         rollout = self._sample(policy.model, policy, encoded.ids)
         proxy = score(self.proxy, encoded.prompts, rollout.texts)
         reference = reference_logp(
@@ -105,6 +110,18 @@ class Guard:
                 f"{known[-1]['heldout_reward']:.3g}"
             )
         return None
+
+    def best(self, history: Sequence[Mapping[str, float]]) -> int | None:
+        """The evaluated step within the limits on KL and repetition with the highest measure; None without any."""
+        config = self.config
+        known = [
+            line
+            for line in history
+            if "heldout_measure" in line
+            and (config.max_kl is None or line["heldout_kl"] <= config.max_kl)
+            and (config.max_repetition is None or line["heldout_repetition"] <= config.max_repetition)
+        ]
+        return int(max(known, key=lambda line: line["heldout_measure"])["step"]) if known else None
 
     def _sample(self, model: Any, policy: Policy, prompt_ids: Sequence[list[int]]) -> Rollout:
         uniform_BT = uniforms(
@@ -159,6 +176,8 @@ class Choice(NamedTuple):
     """Per candidate: share of held-out prompts won against SFT (ties half) with a 95 % Wilson interval."""
     n: int
     """Comparisons that the judge could decide, for the chosen candidate."""
+    decided: Mapping[str, int] = {}
+    """The same, per candidate."""
 
 
 def choose(
@@ -172,21 +191,30 @@ def choose(
 ) -> Choice:
     """Judges every kept candidate of the run ``out`` against ``sft`` and copies the best one's weights into ``out``.
 
-    All draw with the same random numbers. Raises TrainingError where there are no candidates or no verdicts. The
-    figure of the chosen one is the best of several: measure it again on other prompts before reporting it.
+    All draw with the same random numbers. ``training/choice.json`` has every candidate's win rate with its n,
+    ``training/choice.jsonl`` both texts and the verdict of every comparison. Prompts that are too long are left out.
+    Raises TrainingError where there are no candidates or no verdicts. The win rate of the chosen one is the best of
+    several: measure it again on other prompts before reporting it.
     """
     kept = sorted((Path(out) / "training" / "candidates").glob("step-*"))
     if not kept:
         raise TrainingError(f"{out}: no candidates were kept\n  → give the guard `out` and at least one candidate")
-    texts = {folder: _samples(folder, prompts, config, seed) for folder in [Path(sft), *kept]}
+    fitting = _encoded(folders.load_tokenizer(sft), prompts, config, folders.context_window(sft)).prompts
+    start = _samples(Path(sft), fitting, config, seed)
     rates: dict[str, tuple[float, float, float]] = {}
     decided: dict[str, int] = {}
+    lines: list[str] = []
     for folder in kept:
-        verdicts = [p.p_first for p in judge.label(versus(prompts, texts[folder], texts[Path(sft)]))]
+        texts = _samples(folder, fitting, config, seed)
+        verdicts = [p.p_first for p in judge.label(versus(fitting, texts, start))]
         known = [v for v in verdicts if v is not None]
+        decided[folder.name] = len(known)
         if known:
-            decided[folder.name] = len(known)
             rates[folder.name] = _share(known)
+        rows = zip(fitting, texts, start, verdicts, strict=True)
+        for prompt, text, other, p_first in rows:
+            line = {"candidate": folder.name, "prompt": plain_prompt(prompt), "policy": text, "start": other}
+            lines.append(json.dumps({**line, "p_policy": p_first}, ensure_ascii=False) + "\n")
     if not rates:
         raise TrainingError("the judge could not decide a single comparison of a candidate with SFT")
     best = max(rates, key=lambda name: (rates[name][0], name))
@@ -196,7 +224,8 @@ def choose(
             shutil.copyfile(file, Path(out) / file.name)
     report = {"chosen": best, "win_rates": rates, "n": decided}
     (Path(out) / "training" / "choice.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
-    return Choice(chosen, rates, decided[best])
+    (Path(out) / "training" / "choice.jsonl").write_text("".join(lines), encoding="utf-8")
+    return Choice(chosen, rates, decided[best], decided)
 
 
 def versus(prompts: Sequence[Prompt], policy: Sequence[str], reference: Sequence[str]) -> list[Comparison]:
@@ -256,18 +285,25 @@ def candidates(folder: Path) -> dict[int, float]:
     }
 
 
+def _encoded(tokenizer: Any, prompts: Sequence[Prompt], config: RLConfig, window: int | None) -> EncodedPrompts:
+    return encode_prompts(
+        tokenizer,
+        prompts,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_new_tokens=config.max_new_tokens,
+        context_window=window,
+    )
+
+
 def _samples(folder: Path, prompts: Sequence[Prompt], config: RLConfig, seed: int) -> list[str]:
     tokenizer = folders.load_tokenizer(folder)
     model = folders.load_policy(folder).eval()
-    encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=config.max_prompt_tokens)
-    if encoded.too_long:
-        raise TrainingError(f"{encoded.too_long} held-out prompts exceed {config.max_prompt_tokens} tokens")
     uniform_BT = uniforms(len(prompts), config.max_new_tokens, seed=seed, step=0, purpose="choose")
     with torch.inference_mode():
         return roll_out(
             model,
             tokenizer,
-            encoded.ids,
+            _encoded(tokenizer, prompts, config, None).ids,
             samples=1,
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,

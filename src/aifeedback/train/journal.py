@@ -2,27 +2,47 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from aifeedback.errors import MissingExtra
 
 
+class About(NamedTuple):
+    """What trackers show of a run."""
+
+    name: str
+    identity: str
+    """Equal for a resumed run, which trackers continue."""
+    settings: Mapping[str, Any]
+    is_resumed: bool = False
+
+
 class Trail:
     """Metric lines of a run; on resume, lines after the checkpoint are dropped and written again."""
 
-    def __init__(self, folder: Path, *, until: int, trackers: Sequence[str] = (), is_main: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        until: int,
+        trackers: Sequence[str] = (),
+        is_main: bool = True,
+        about: About | None = None,
+    ) -> None:
         self.folder, self.is_main = folder, is_main
         self.file = folder / "metrics.jsonl"
         self.lines: list[dict[str, float]] = [line for line in _lines(self.file) if line["step"] <= until]
-        self.sinks = [open_tracker(name, folder) for name in trackers] if is_main else []
+        about = about or About(folder.name, folder.name, {})
+        self.sinks = [open_tracker(name, folder, about, step=until) for name in trackers] if is_main else []
         if is_main:
             folder.mkdir(parents=True, exist_ok=True)
             _write_lines(self.file, self.lines)
@@ -39,11 +59,12 @@ class Trail:
         for sink in self.sinks:
             sink.log(line)
 
-    def last(self) -> dict[str, float]:
-        """The newest value of every figure."""
+    def last(self, until: int | None = None) -> dict[str, float]:
+        """The newest value of every metric, at or before step ``until`` where given."""
         merged: dict[str, float] = {}
         for line in self.lines:
-            merged |= line
+            if until is None or line["step"] <= until:
+                merged |= line
         merged.pop("step", None)
         return merged
 
@@ -83,18 +104,19 @@ def peak_memory_mb(device: torch.device) -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def open_tracker(name: str, folder: Path) -> Any:
-    """A sink with ``log(line)`` and ``close()``; raises MissingExtra where its package is not installed."""
-    return {"tensorboard": _TensorBoard, "trackio": _Tracked, "wandb": _Tracked}[name](name, folder)
+def open_tracker(name: str, folder: Path, about: About, *, step: int) -> Any:
+    """A sink with ``log(line)`` and ``close()``, continued after ``step``; raises MissingExtra without its package."""
+    return {"tensorboard": _TensorBoard, "trackio": _Trackio, "wandb": _Wandb}[name](folder, about, step)
 
 
 class _TensorBoard:
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, folder: Path, about: About, step: int) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as missing:
             raise MissingExtra("tensorboard", "track") from missing
-        self.writer = SummaryWriter(str(folder / name))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1 if about.is_resumed else None)
+        self.writer.add_text("settings", f"```json\n{json.dumps(about.settings, indent=2, default=str)}\n```", step)
 
     def log(self, line: Mapping[str, float]) -> None:
         for key, value in line.items():
@@ -105,23 +127,38 @@ class _TensorBoard:
         self.writer.close()
 
 
-class _Tracked:
-    """trackio and W&B share one interface: init, log, finish."""
+class _Logged:
+    """A package with ``init``, and runs with ``log`` and ``finish``."""
 
-    def __init__(self, name: str, folder: Path) -> None:
-        import importlib
-
+    def __init__(self, package: str, **run: Any) -> None:
         try:
-            self.module = importlib.import_module(name)
+            module = importlib.import_module(package)
         except ImportError as missing:
-            raise MissingExtra(name, "track") from missing
-        self.run = self.module.init(project="aifeedback", name=folder.name)
+            raise MissingExtra(package, "track") from missing
+        self.run = module.init(project="aifeedback", **run)
 
     def log(self, line: Mapping[str, float]) -> None:
         self.run.log({k: v for k, v in line.items() if k != "step"}, step=int(line["step"]))
 
     def close(self) -> None:
         self.run.finish()
+
+
+class _Wandb(_Logged):
+    """Runs are continued by id; W&B ignores steps that it has already."""
+
+    def __init__(self, folder: Path, about: About, step: int) -> None:
+        super().__init__(
+            "wandb", name=about.name, id=about.identity, config=dict(about.settings), resume="allow", dir=str(folder)
+        )
+
+
+class _Trackio(_Logged):
+    """Runs are continued by name, which therefore carries the run's identity."""
+
+    def __init__(self, folder: Path, about: About, step: int) -> None:
+        name = f"{about.name}-{about.identity[:6]}"
+        super().__init__("trackio", name=name, config=dict(about.settings), resume="allow")
 
 
 def _lines(file: Path) -> list[dict[str, float]]:

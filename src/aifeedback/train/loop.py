@@ -12,6 +12,7 @@ its deterministic algorithms. ``metrics.jsonl`` holds nothing that depends on th
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,9 +26,12 @@ from aifeedback.engine.forward import engine_of
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.protocols import Progress, silent
 from aifeedback.train import checkpoint
-from aifeedback.train.journal import Timing, Trail
+from aifeedback.train.journal import About, Timing, Trail
 from aifeedback.train.optim import build_optimizer, clip_gradients, rate, set_rate
 from aifeedback.train.settings import LoopConfig
+
+BEST = "best.safetensors"
+"""Weights of the best evaluated step, beside the checkpoints."""
 
 
 class Loss(NamedTuple):
@@ -73,13 +77,17 @@ class Outcome(NamedTuple):
     tokens_per_s: float
     peak_memory_mb: float
     figures: dict[str, float]
-    """The last value of every figure."""
+    """The last value of every metric, or its value at ``best_step``."""
     stopped: str | None
     """Why it ended before its last planned step."""
+    best_step: int | None = None
+    """The step whose weights a stopped run went back to; None: the last one made."""
 
 
 Evaluate = Callable[[int], Mapping[str, float]]
 """evaluate(step): figures on held-out data; must not change anything."""
+Best = Callable[[Sequence[Mapping[str, float]]], int | None]
+"""best(history): the evaluated step whose weights a stopped run returns, or None; a pure function of all lines."""
 Stop = Callable[[Sequence[Mapping[str, float]]], str | None]
 """stop(history): a reason to end now, or None; a pure function of all metric lines so far, so that it resumes."""
 
@@ -106,42 +114,72 @@ def run(
     progress: Progress = silent,
     evaluate: Evaluate | None = None,
     stop: Stop | None = None,
+    best: Best | None = None,
 ) -> Outcome:
     """Runs ``objective`` to step ``steps``, from the newest checkpoint under ``out`` if it has the same ``identity``.
 
-    Raises RecipeError for a checkpoint of another run, and TrainingError where loss or gradient is not finite. The
+    A run that ``stop`` ends goes back to the weights of the step that ``best`` names. Where anything raises, the steps
+    made so far are kept as a checkpoint (by a single process), and a run without a step leaves no files. Raises
+    RecipeError for a checkpoint of another run, and TrainingError where loss or gradient is not finite. The
     objective's modules hold the trained weights afterwards (whole on every process only without sharding).
     """
+    out = Path(out)
+    made = [folder for folder in (out, out.parent) if not folder.exists()]
     with _repeatable(config.seed, accelerator):
         wrapped = prepare(objective, config=config, accelerator=accelerator)
-        optimizer = build_optimizer(objective.parameters(), config)
-        keeper = _Keeper(objective, optimizer, folder=Path(out), identity=identity, accelerator=accelerator)
-        done = keeper.resume()
-        trail = Trail(Path(out), until=done, trackers=config.trackers, is_main=accelerator.is_main_process)
+        optimizer = build_optimizer(objective.parameters(), config, rates=getattr(objective, "rates", None))
+        keeper = _Keeper(
+            objective,
+            optimizer,
+            folder=out,
+            identity=identity,
+            accelerator=accelerator,
+            count=config.keep_checkpoints,
+        )
+        done, unevaluated = keeper.resume()
+        is_main = accelerator.is_main_process
+        about = About(out.parent.name, identity, config.model_dump(mode="json"), is_resumed=done > 0)
+        trail = Trail(out, until=done, trackers=config.trackers, is_main=is_main, about=about)
         timing = Timing(accelerator.device)
+
+        def conclude(step: int, figures: dict[str, float]) -> str | None:
+            """Evaluates a step that was made, writes its line and keeps what is due; returns a reason to stop."""
+            is_due = step == steps or (config.evaluate_every is not None and step % config.evaluate_every == 0)
+            if evaluate is not None and is_due:
+                keeper.hold(step, unevaluated=figures)
+                objective.eval()
+                with _whole(wrapped):
+                    figures = {**figures, **evaluate(step)}
+            trail.add({"step": step, **figures})
+            keeper.hold(step)
+            if best is not None and best(trail.lines) == step:
+                keeper.keep_best(step)
+            reason = stop(trail.lines) if stop else None
+            if step % config.checkpoint_every == 0 or step == steps or reason:
+                keeper.keep(step)
+            progress(step, steps, figures)
+            return reason
+
         try:
-            reason = stop(trail.lines) if stop and done else None
+            reason = conclude(done, unevaluated) if unevaluated else stop(trail.lines) if stop and done else None
             for step in range(done + 1, steps + 1):
                 if reason:
                     break
                 began = time.perf_counter()
-                figures = _step(
-                    objective, wrapped, optimizer, step, steps=steps, config=config, accelerator=accelerator
-                )
+                figures = _gradients(objective, wrapped, step, steps=steps, config=config, accelerator=accelerator)
+                keeper.release()
+                _move(optimizer, step, figures["learning_rate"])
                 timing.add(step, time.perf_counter() - began, tokens=figures.pop("tokens"))
-                is_due = step == steps or (config.evaluate_every is not None and step % config.evaluate_every == 0)
-                if evaluate is not None and is_due:
-                    objective.eval()
-                    with _whole(wrapped):
-                        figures |= evaluate(step)
-                trail.add({"step": step, **figures})
-                reason = stop(trail.lines) if stop else None
-                if step % config.checkpoint_every == 0 or step == steps or reason:
-                    keeper.keep(step, count=config.keep_checkpoints)
-                progress(step, steps, figures)
+                reason = conclude(step, figures)
+        except BaseException:
+            keeper.rescue()
+            raise
         finally:
             trail.close(timing)
-        return Outcome(trail.steps, *timing.summary(), figures=trail.last(), stopped=reason)
+            if is_main and not trail.lines and not keeper.has_any:
+                _remove(out, made)
+        back = keeper.restore_best() if reason and best is not None else None
+        return Outcome(trail.steps, *timing.summary(), figures=trail.last(back), stopped=reason, best_step=back)
 
 
 def prepare(objective: Any, *, config: LoopConfig, accelerator: Any) -> Any:
@@ -152,16 +190,10 @@ def prepare(objective: Any, *, config: LoopConfig, accelerator: Any) -> Any:
     return accelerator.prepare_model(objective)
 
 
-def _step(
-    objective: Any,
-    wrapped: Any,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    *,
-    steps: int,
-    config: LoopConfig,
-    accelerator: Any,
+def _gradients(
+    objective: Any, wrapped: Any, step: int, *, steps: int, config: LoopConfig, accelerator: Any
 ) -> dict[str, float]:
+    """Leaves the step's clipped gradients in place and returns its metrics; moves nothing."""
     objective.train()
     with _whole(wrapped):
         plan = objective.plan(step)
@@ -182,10 +214,13 @@ def _step(
             f"step {step}: loss {figures['loss']}, gradient norm {figures['grad_norm']}"
             "\n  → lower learning_rate, or look for broken rows; weights of the last checkpoint are intact"
         )
-    set_rate(optimizer, figures["learning_rate"])
+    return figures
+
+
+def _move(optimizer: torch.optim.Optimizer, step: int, learning_rate: float) -> None:
+    set_rate(optimizer, learning_rate, step=step)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return figures
 
 
 def _add_over_processes(sums: Mapping[str, Tensor | float], accelerator: Any) -> dict[str, float]:
@@ -255,15 +290,24 @@ def _repeatable(seed: int, accelerator: Any) -> Iterator[None]:
 class _Keeper:
     """Writes and finds this run's checkpoints."""
 
-    def __init__(self, objective: Any, optimizer: Any, *, folder: Path, identity: str, accelerator: Any) -> None:
+    def __init__(
+        self, objective: Any, optimizer: Any, *, folder: Path, identity: str, accelerator: Any, count: int
+    ) -> None:
         self.objective, self.optimizer, self.accelerator = objective, optimizer, accelerator
-        self.folder, self.identity = folder / "checkpoints", identity
+        self.folder, self.identity, self.count = folder / "checkpoints", identity, count
+        self.held: tuple[int, Mapping[str, Tensor], dict[str, float]] | None = None
 
-    def resume(self) -> int:
-        """The step that the newest checkpoint stands at, put back in place; 0 where there is none."""
+    @property
+    def has_any(self) -> bool:
+        """Whether a checkpoint of this run is on disk."""
+        return checkpoint.latest(self.folder) is not None
+
+    def resume(self) -> tuple[int, dict[str, float]]:
+        """Puts the newest checkpoint back in place; returns its step (0 without one) and the step's metrics if it was
+        not evaluated yet."""
         newest = checkpoint.latest(self.folder)
         if newest is None:
-            return 0
+            return 0, {}
         snapshot = checkpoint.read(newest)
         world = self.accelerator.num_processes
         if snapshot.facts["identity"] != self.identity:
@@ -278,19 +322,74 @@ class _Keeper:
         if "rng/cuda" in mine:
             torch.cuda.set_rng_state(mine.pop("rng/cuda"), self.accelerator.device)
         self.objective.load_state(mine)
+        return int(snapshot.facts["step"]), snapshot.facts.get("unevaluated", {})
+
+    def hold(self, step: int, *, unevaluated: Mapping[str, float] | None = None) -> None:
+        """Remembers random states and the objective's own state after ``step``: a failure in the next one moves them."""
+        self.held = step, self._mine(), dict(unevaluated or {})
+
+    def release(self) -> None:
+        """From here on the weights belong to no whole step."""
+        self.held = None
+
+    def rescue(self) -> None:
+        """Writes a checkpoint of the last whole step, if the weights are still its own.
+
+        Several processes cannot do so once one of them has failed; they resume from their last checkpoint.
+        """
+        if self.held is None or self.accelerator.num_processes > 1:
+            return
+        step, mine, unevaluated = self.held
+        if not checkpoint.path(self.folder, step).is_file():
+            self._write(step, mine, unevaluated=unevaluated)
+
+    def keep(self, step: int) -> None:
+        """Writes a checkpoint of the step just made and drops the oldest ones."""
+        self._write(step, self._mine())
+
+    def keep_best(self, step: int) -> None:
+        """Writes the trained weights of the best step so far in the place of the earlier best."""
+        trained = checkpoint.trained_parameters(self.objective)
+        tensors = {f"param/{name}": checkpoint.whole(p.detach()) for name, p in trained.items()}
+        if self.accelerator.is_main_process:
+            facts = {"step": step, "identity": self.identity}
+            checkpoint.write(checkpoint.Snapshot(tensors, facts), self.folder / BEST)
+        self.accelerator.wait_for_everyone()
+
+    def restore_best(self) -> int | None:
+        """Puts the best step's weights in place and returns the step; None where this run kept none."""
+        file = self.folder / BEST
+        if not file.is_file():
+            return None
+        snapshot = checkpoint.read(file)
+        if snapshot.facts["identity"] != self.identity:
+            return None
+        checkpoint.restore_parameters(snapshot, self.objective)
         return int(snapshot.facts["step"])
 
-    def keep(self, step: int, *, count: int) -> None:
-        mine = {"rng/cpu": torch.get_rng_state(), **self.objective.state()}
+    def _mine(self) -> dict[str, Tensor]:
+        mine = {"rng/cpu": torch.get_rng_state(), **{k: v.clone() for k, v in self.objective.state().items()}}
         if self.accelerator.device.type == "cuda":
             mine["rng/cuda"] = torch.cuda.get_rng_state(self.accelerator.device)
+        return mine
+
+    def _write(self, step: int, mine: Mapping[str, Tensor], **further: Any) -> None:
         everyone = _gather_objects(mine, self.accelerator)
-        facts = {"step": step, "identity": self.identity, "processes": self.accelerator.num_processes}
+        facts = {"step": step, "identity": self.identity, "processes": self.accelerator.num_processes, **further}
         snapshot = checkpoint.gather(self.objective, self.optimizer, rank_states=everyone, facts=facts)
         if self.accelerator.is_main_process:
             checkpoint.write(snapshot, checkpoint.path(self.folder, step))
-            checkpoint.prune(self.folder, keep=count)
+            checkpoint.prune(self.folder, keep=self.count)
         self.accelerator.wait_for_everyone()
+
+
+def _remove(out: Path, made: Sequence[Path]) -> None:
+    """Removes what a run without a step left: the folders that it made, where nothing else is in them."""
+    if out in made:
+        shutil.rmtree(out, ignore_errors=True)
+    for folder in made[1:]:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _gather_objects(mine: Mapping[str, Tensor], accelerator: Any) -> list[Mapping[str, Tensor]]:

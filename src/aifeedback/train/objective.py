@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from os import PathLike
+from typing import Any, NamedTuple, TypedDict
 
 from torch import Tensor, nn
 
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.records import Prompt
-from aifeedback.train.loop import Loss, Plan
+from aifeedback.train import folders
+from aifeedback.train.loop import Loss, Plan, Stop
 from aifeedback.train.rows import Order, split_by_tokens
 from aifeedback.train.settings import RowConfig
+from aifeedback.train.stopping import plateau
+
+logger = logging.getLogger(__name__)
+
+TOO_LONG = ("prompt_too_long", "completion_too_long", "beyond_context_window")
+"""Reasons for which a row is left out that a limit or another model would change."""
 
 
 class Share(NamedTuple):
@@ -80,6 +89,19 @@ def row_order(rows: Sequence[Any], config: RowConfig, *, prompts: Sequence[Promp
     return Order(len(rows), batch=config.batch, seed=config.seed, total=total, groups=groups)
 
 
+def stop_rule(config: RowConfig, heldout: Sequence[Any] | None) -> Stop | None:
+    """The rule that ``patience`` asks for; raises RecipeError for settings that need held-out rows without any."""
+    if config.patience is not None and (not heldout or config.evaluate_every is None):
+        raise RecipeError(
+            "needs held-out pairs or responses, and evaluate_every", key="patience", fix="give both, or leave it out"
+        )
+    if config.evaluate_every is not None and not heldout:
+        raise RecipeError(
+            "there are no held-out rows to evaluate on", key="evaluate_every", fix="give held-out rows, or leave it out"
+        )
+    return plateau(config.patience) if config.patience is not None else None
+
+
 def planned_steps(rows: int, config: RowConfig) -> int:
     """Optimizer steps of a run."""
     return config.steps if config.steps is not None else -(-max(1, round(config.epochs * rows)) // config.batch)
@@ -90,13 +112,38 @@ def share_of(accelerator: Any) -> Share:
     return Share(accelerator.process_index, accelerator.num_processes)
 
 
-def limits(config: RowConfig) -> dict[str, int]:
-    """The length limits, as the encoders take them."""
-    return {"max_prompt_tokens": config.max_prompt_tokens, "max_completion_tokens": config.max_completion_tokens}
+class Limits(TypedDict):
+    """Length limits, as the encoders take them."""
+
+    max_prompt_tokens: int | None
+    max_completion_tokens: int | None
+    context_window: int | None
+
+
+def limits(config: RowConfig, folder: str | PathLike[str]) -> Limits:
+    """The limits of the settings and of the model in ``folder``."""
+    return {
+        "max_prompt_tokens": config.max_prompt_tokens,
+        "max_completion_tokens": config.max_completion_tokens,
+        "context_window": folders.context_window(folder),
+    }
 
 
 def require_rows(kept: Sequence[Any], skipped: Counter[str]) -> None:
-    """Raises TrainingError with the reasons where no row can be used."""
+    """Reports before the first step what is left out.
+
+    Raises TrainingError with the reasons where no row can be used, or where more than half are left out for their
+    length: training on the shortest is training on another data set.
+    """
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items()))
     if not kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(skipped.items())) or "the data is empty"
-        raise TrainingError(f"no row can be trained on: {reasons}")
+        raise TrainingError(f"no row can be trained on: {reasons or 'the data is empty'}")
+    too_long = sum(skipped[reason] for reason in TOO_LONG)
+    rows = len(kept) + sum(skipped.values())
+    if 2 * too_long > len(kept) + too_long:
+        raise TrainingError(
+            f"{too_long} of {rows} rows are too long ({reasons})\n  → raise the limit that they exceed"
+            " (max_prompt_tokens, max_completion_tokens), take a model with a longer context window, or shorten them"
+        )
+    if skipped:
+        logger.warning("%d of %d rows are left out: %s", rows - len(kept), rows, reasons)

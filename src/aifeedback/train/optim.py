@@ -7,8 +7,8 @@ paper's optimizer. AdamW is torch's. Weight decay touches matrices only.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,32 @@ from torch import Tensor, nn
 from aifeedback.train.settings import OptimConfig
 
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
-    """An optimizer over the parameters that require a gradient, matrices and vectors as two groups."""
+class Rate(NamedTuple):
+    """How some parameters differ from the others in their learning rate."""
+
+    factor: float = 1.0
+    """Times the rate of the step."""
+    starts_after: int = 0
+    """Steps at the start in which they do not move."""
+
+
+def build_optimizer(
+    parameters: Iterable[nn.Parameter],
+    config: OptimConfig,
+    *,
+    rates: Callable[[nn.Parameter], Rate] | None = None,
+) -> torch.optim.Optimizer:
+    """An optimizer over the parameters that require a gradient; matrices, vectors and other ``rates`` are groups."""
     trained = [p for p in parameters if p.requires_grad]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    by_rate: dict[Rate, list[nn.Parameter]] = {}
+    for parameter in trained:
+        by_rate.setdefault(rates(parameter) if rates else Rate(), []).append(parameter)
+    groups: list[dict[str, Any]] = []
+    for own, members in by_rate.items():
+        groups += [
+            {"params": [p for p in members if p.ndim >= 2], "weight_decay": config.weight_decay, "rate": own},
+            {"params": [p for p in members if p.ndim < 2], "weight_decay": 0.0, "rate": own},
+        ]
     groups = [group for group in groups if group["params"]]
     if config.optimizer == "adamw":
         # One pass over memory instead of a dozen; plain tensors on a CPU only, where it needs nothing else.
@@ -97,10 +116,11 @@ def rate(step: int, *, steps: int, config: OptimConfig) -> float:
     return config.learning_rate
 
 
-def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Gives every group the same learning rate."""
+def set_rate(optimizer: torch.optim.Optimizer, value: float, *, step: int) -> None:
+    """Gives every group the learning rate of this step, as far as the group's own ``Rate`` does not differ."""
     for group in optimizer.param_groups:
-        group["lr"] = value
+        own = group.get("rate", Rate())
+        group["lr"] = value * own.factor if step > own.starts_after else 0.0
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:

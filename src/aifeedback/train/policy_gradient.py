@@ -30,6 +30,7 @@ from aifeedback.train.baselines import Value, make_baseline
 from aifeedback.train.loop import Loss, Plan
 from aifeedback.train.losses import policy_gradient_loss, value_loss
 from aifeedback.train.objective import Share
+from aifeedback.train.optim import Rate
 from aifeedback.train.rl_config import optimised_reward
 from aifeedback.train.rollout import (
     Clock,
@@ -73,7 +74,8 @@ class Micro(NamedTuple):
     completion_ids: list[list[int]]
     advantage_B: Tensor
     """R − b per row; the value network's estimate is subtracted in the pass."""
-    reward_B: Tensor
+    target_B: Tensor
+    """R − b before any normalisation: what the value network learns."""
     scale: float
 
 
@@ -109,6 +111,15 @@ class PolicyObjective(nn.Module):
     def reference(self) -> Any:
         return self._reference[0]
 
+    def rates(self, parameter: nn.Parameter) -> Rate:
+        """The value network has its own learning rate; the policy waits until it is warm."""
+        config = self.config
+        if self.value is None:
+            return Rate()
+        if any(parameter is own for own in self.value.parameters()):
+            return Rate(factor=(config.value_learning_rate or config.learning_rate) / config.learning_rate)
+        return Rate(starts_after=config.value_warmup_steps)
+
     def train(self, mode: bool = True) -> PolicyObjective:
         """Always in evaluation mode: the policy that is trained is the one that was sampled."""
         del mode
@@ -131,9 +142,9 @@ class PolicyObjective(nn.Module):
             )
         facts = self._gather(sample_facts(rollout, raw_B, reference))
         reward_B = self._optimised(facts)
-        weighed_B, advantage_B = self._advantage(reward_B)
+        weighed_B, advantage_B, target_B = self._advantage(reward_B)
         self._require_some(weighed_B, step)
-        micro = self._micro(rollout, facts, advantage_B, reward_B)
+        micro = self._micro(rollout, advantage_B, target_B)
         self.clock.start_update()
         tokens = sum(rollout.lengths) + sum(len(p) for p in rollout.prompt_ids)
         # Facts are those of all processes already; the loop adds figures up, so only the first process gives them.
@@ -159,8 +170,8 @@ class PolicyObjective(nn.Module):
         if self.value is not None:
             value_T = self.value(micro.prompt_ids, micro.completion_ids)
             advantage_T = advantage_T - value_T.detach()
-            reward_T = micro.reward_B.repeat_interleave(lengths).to(value_T)
-            lost = value_loss(value_T, reward_T, counted_T) * micro.scale
+            target_T = micro.target_B.repeat_interleave(lengths).to(value_T)
+            lost = value_loss(value_T, target_T, counted_T) * micro.scale
             extra = self.config.value_weight * lost
             figures["value_loss"] = lost
         return Loss(policy_gradient_loss(logp_T, advantage_T, counted_T) * micro.scale + extra, figures)
@@ -229,15 +240,15 @@ class PolicyObjective(nn.Module):
         reward_B = (facts.reward_B - mean) / sd - self.config.missing_eos_penalty * facts.truncated_B
         return optimised_reward(reward_B, facts.k1_B, beta=self.config.beta, kl_form=self.config.kl_form)
 
-    def _advantage(self, reward_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Which rows are weighed, and R − b, both (B,) over all processes."""
+    def _advantage(self, reward_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Which rows are weighed, R − b as it weighs the gradient, and R − b, all (B,) over all processes."""
         reward_PG = reward_B.view(-1, self.config.samples_per_prompt)
         advantage_B = (reward_PG - self.baseline.subtrahend(reward_PG)).flatten()
         self.baseline.observe(reward_PG)
-        weighed_B = ~advantage_B.isnan()
+        target_B, weighed_B = advantage_B, ~advantage_B.isnan()
         if self.config.normalise_advantage and int(weighed_B.sum()) > 1:
             advantage_B = advantage_B / (advantage_B[weighed_B].std() + 1e-8)
-        return weighed_B, advantage_B
+        return weighed_B, advantage_B, target_B
 
     def _require_some(self, weighed_B: Tensor, step: int) -> None:
         self.unscored_steps = 0 if bool(weighed_B.any()) else self.unscored_steps + 1
@@ -247,13 +258,13 @@ class PolicyObjective(nn.Module):
                 "\n  → look at what the reward returns; run again to go on from the last checkpoint"
             )
 
-    def _micro(self, rollout: Rollout, facts: SampleFacts, advantage_B: Tensor, reward_B: Tensor) -> list[Micro]:
+    def _micro(self, rollout: Rollout, advantage_B: Tensor, target_B: Tensor) -> list[Micro]:
         """This process's gradient passes; every process gets equally many, so that they stay in step."""
         weighed_B = ~advantage_B.isnan()
         scale = 1.0 / max(1, int(weighed_B.sum()))
         each = len(advantage_B) // self.share.world
         mine = slice(self.share.rank * each, (self.share.rank + 1) * each)
-        advantage_B, reward_B = advantage_B[mine], reward_B[mine]
+        advantage_B, target_B = advantage_B[mine], target_B[mine]
         rows = [i for i in range(each) if bool(weighed_B[mine][i])]
         batches = row_batches(rollout, rows, limit=self.config.forward_tokens)
         passes = max(1, int(self._gather(torch.tensor([float(len(batches))], dtype=torch.float64)).max()))
@@ -262,7 +273,7 @@ class PolicyObjective(nn.Module):
                 [rollout.prompt_ids[i] for i in batch],
                 [rollout.completion_ids[i] for i in batch],
                 advantage_B[batch],
-                reward_B[batch],
+                target_B[batch],
                 scale,
             )
             for batch in batches

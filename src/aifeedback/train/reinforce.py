@@ -18,11 +18,12 @@ from aifeedback.records import Prompt, content_id
 from aifeedback.train import folders, loop
 from aifeedback.train.objective import Share, share_of
 from aifeedback.train.policy_gradient import Hook, Policy, PolicyObjective
-from aifeedback.train.rewards import name_of
+from aifeedback.train.rewards import adapted, name_of
 from aifeedback.train.rl_config import other_form
 from aifeedback.train.rollout import (
     Clock,
     encode_prompts,
+    require_columns,
     whole_model,
 )
 from aifeedback.train.session import Session, Title, TrainResult
@@ -46,16 +47,31 @@ def train_rl(
 
     ``reference``: the frozen model that the KL is measured to, in memory (default: a copy of the starting policy). A
     judge that is the same checkpoint takes this object, so that nothing is loaded twice. ``hook`` gives figures on
-    held-out prompts every ``evaluate_every`` steps, ``stop`` ends the run on what the figures say (``guard.py`` makes
-    both). Raises TrainingError, ModelError, and whatever the reward raises.
+    held-out prompts every ``evaluate_every`` steps, ``stop`` ends the run on what they show (``guard.py`` makes both); a
+    run so ended goes back to the step that the hook's ``best`` names. Raises TrainingError, ModelError, and whatever the
+    reward raises: the steps made until then are kept, and the same call resumes after them.
     """
     tokenizer = folders.load_tokenizer(policy_dir)
-    encoded = encode_prompts(tokenizer, prompts, max_prompt_tokens=config.max_prompt_tokens)
+    encoded = encode_prompts(
+        tokenizer,
+        prompts,
+        max_prompt_tokens=config.max_prompt_tokens,
+        max_new_tokens=config.max_new_tokens,
+        context_window=folders.context_window(policy_dir),
+    )
+    reward = adapted(reward)
+    require_columns(reward, encoded.prompts)
     reward_name = reward_name or name_of(reward)
     asked = content_id([p.id for p in encoded.prompts], reward_name)
     session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
     if (done := session.finished()) is not None:
         return done
+    if config.trl:
+        raise RecipeError("are options of TRL's trainer", key="trl", fix="choose the engine trl, or leave them out")
+    if config.evaluate_every is not None and hook is None:
+        raise RecipeError(
+            "nothing evaluates this run", key="evaluate_every", fix="give a monitor (in Python: hook), or leave it out"
+        )
     share = share_of(session.accelerator)
     _check_share(config, share)
     policy = folders.load_policy(policy_dir)
@@ -72,6 +88,7 @@ def train_rl(
         progress=progress,
         evaluate=_evaluation(hook, objective),
         stop=stop,
+        best=getattr(hook, "best", None) if stop else None,
     )
     clock.write()
     title = Title(
@@ -79,8 +96,7 @@ def train_rl(
         f"REINFORCE with the baseline {config.chosen_baseline} on the reward `{reward_name}`. "
         f"{other_form(config.beta, config.kl_form)}.",
     )
-    skipped = {"prompt_too_long": encoded.too_long} if encoded.too_long else {}
-    return session.conclude(policy, tokenizer, outcome, title, rows=len(encoded.prompts), skipped=skipped)
+    return session.conclude(policy, tokenizer, outcome, title, rows=len(encoded.prompts), skipped=encoded.skipped)
 
 
 def planned_steps(prompts: int, config: RLConfig) -> int:

@@ -1,9 +1,10 @@
 """Reward model: a scalar head at the last token, trained on soft labels.
 
 Lee et al. 2023 (arXiv 2309.00267): −p·log σ(Δ) − (1−p)·log σ(−Δ), Δ = r(x, y₁) − r(x, y₂). Human labels are p ∈ {0, 1}.
-The last token is EOS. The folder is a standard sequence classifier with one output. Where we differ: the optional
-offset that centres rewards stands in the folder's config (``reward_offset``), since the classifier head has no bias;
-plain transformers ignores it, ``RewardModel`` subtracts it. Differences of rewards are the same either way.
+What is read is the finished conversation in the tokenizer's chat template, at its last token; without a template, the
+prompt's text, the response and EOS. The folder is a standard sequence classifier with one output. Where we differ: the
+optional offset that centres rewards is kept in the folder's config (``reward_offset``), since the classifier head has
+no bias; plain transformers ignores it, ``RewardModel`` subtracts it. Differences of rewards are the same either way.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aifeedback.engine.encoding import encode_completion, encode_prompt
-from aifeedback.errors import RecipeError, TrainingError
+from aifeedback.engine.chat import Encoding
+from aifeedback.engine.limits import context_window
+from aifeedback.errors import TrainingError
 from aifeedback.protocols import Progress, PromptLike, silent
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 from aifeedback.train import compute, folders
-from aifeedback.train.loop import Loss, Stop
+from aifeedback.train.loop import Loss
 from aifeedback.train.losses import soft_preference_loss
 from aifeedback.train.objective import (
     Micro,
@@ -33,11 +35,12 @@ from aifeedback.train.objective import (
     require_rows,
     row_order,
     share_of,
+    stop_rule,
 )
 from aifeedback.train.rows import Pair, PairIds, encode_pairs, split_by_tokens
 from aifeedback.train.session import Session, Title, TrainResult
 from aifeedback.train.settings import RewardModelConfig
-from aifeedback.train.stopping import plateau
+from aifeedback.train.stopping import lowest_loss
 
 
 class Accuracy(NamedTuple):
@@ -101,11 +104,11 @@ def fit_reward_model(
     session = Session("reward", base=model_dir, out=out, config=config, rows=rows, heldout=heldout or ())
     if (done := session.finished()) is not None:
         return done
-    stop = _stop_rule(config, heldout)
+    stop = stop_rule(config, heldout)
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_pairs(tokenizer, rows, **limits(config))
+    kept, skipped = encode_pairs(tokenizer, rows, **limits(config, model_dir), whole=True)
     require_rows(kept, skipped)
-    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config))
+    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config, model_dir), whole=True)
     skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
     model = folders.load_scorer(model_dir, seed=config.seed)
     folders.set_pad_token(tokenizer, model)
@@ -126,19 +129,13 @@ def fit_reward_model(
         progress=progress,
         evaluate=evaluate if held else None,
         stop=stop,
+        best=lowest_loss if stop else None,
     )
     title = Title(
-        "Reward model", "Scalar reward at the last token (EOS): `AutoModelForSequenceClassification`, one output."
+        "Reward model",
+        "Scalar reward at the last token of the conversation: `AutoModelForSequenceClassification`, one output.",
     )
     return session.conclude(model, tokenizer, outcome, title, rows=len(kept), skipped=skipped)
-
-
-def _stop_rule(config: RewardModelConfig, heldout: Sequence[Pair] | None) -> Stop | None:
-    if config.patience is None:
-        return None
-    if not heldout or config.evaluate_every is None:
-        raise RecipeError("needs held-out pairs and evaluate_every", key="patience", fix="give both, or leave it out")
-    return plateau(config.patience)
 
 
 def heldout_figures(model: Any, held: Sequence[PairIds], *, forward_tokens: int = 16_384) -> dict[str, float]:
@@ -192,7 +189,8 @@ class RewardModel:
         self.tokenizer = folders.load_tokenizer(folder)
         self.model = folders.load_scorer(folder, seed=None).eval()
         self.offset = float(getattr(self.model.config, "reward_offset", 0.0))
-        self.longest = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self.encoding = Encoding.of(self.tokenizer, self.model)
+        self.longest = context_window(self.model.config)
 
     def scores(
         self, prompts: Sequence[Prompt | PromptLike], completions: Sequence[Completion | str]
@@ -232,16 +230,11 @@ class RewardModel:
 
     def _ids(self, prompt: Prompt | PromptLike, completion: Completion | str) -> list[int]:
         text = completion.text if isinstance(completion, Completion) else completion
-        asked = prompt if isinstance(prompt, str) else as_prompt(prompt).messages
-        return [
-            *encode_prompt(self.tokenizer, asked),
-            *encode_completion(self.tokenizer, text),
-            self.tokenizer.eos_token_id,
-        ]
+        return self.encoding.conversation(as_prompt(prompt).messages, text)
 
 
 def as_prompt(prompt: Any) -> Prompt:
-    """A Prompt, or one made of message records or plain message dictionaries."""
+    """A Prompt, or one made of a text (one user message), message records or plain message dictionaries."""
     return prompt if isinstance(prompt, Prompt) else Prompt.of(prompt)
 
 

@@ -6,25 +6,34 @@ not scored; it passes through every combinator and never becomes a number.
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import importlib.util
 import inspect
 import math
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aifeedback.errors import InputError, RecipeError, TrainingError
 from aifeedback.protocols import Labeler, RewardFn, Scorer
 from aifeedback.records import Comparison, Completion, Prompt
 
+if TYPE_CHECKING:
+    from aifeedback.engine.chat import Encoding
+
 Values = list[float | None]
 
 
 class Reward:
-    """A reward function with a name. ``name`` enters a run's identity, so it should say all that matters."""
+    """A reward function with a name. ``name`` enters a run's identity, so it should say all that matters.
 
-    def __init__(self, name: str, function: Callable[..., Values]) -> None:
-        self.name, self.function = name, function
+    ``encoding``: that of the reward model behind it, which servers read rendered prompts with.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Values], *, encoding: Encoding | None = None) -> None:
+        self.name, self.function, self.encoding = name, function, encoding
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         return self.function(prompts, completions, **columns)
@@ -40,7 +49,7 @@ def reward_model(folder: str | Path, *, forward_tokens: int = 16_384) -> Reward:
     from aifeedback.train.reward_model import RewardModel
 
     model = RewardModel(folder, forward_tokens=forward_tokens)
-    return Reward(model.name, model)
+    return Reward(model.name, model, encoding=model.encoding)
 
 
 def judge_score(scorer: Scorer) -> Reward:
@@ -80,50 +89,55 @@ def mix(parts: Sequence[tuple[RewardFn, float]]) -> Reward:
     """Σ weight·reward; None where any part with a weight other than 0 is None."""
     if not parts or not all(math.isfinite(weight) for _, weight in parts):
         raise RecipeError("a mix of rewards needs at least one part, each with a finite weight", key="reward")
-    used = [(reward, weight) for reward, weight in parts if weight != 0]
+    used = [(adapted(reward), weight) for reward, weight in parts if weight != 0]
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         rows = [reward(prompts, completions, **columns) for reward, _ in used]
         weights = [weight for _, weight in used]
         return [_weighted(values, weights) for values in zip(*rows, strict=True)]
 
-    return Reward(" + ".join(f"{weight:g}·({name_of(reward)})" for reward, weight in parts), score)
+    name = " + ".join(f"{weight:g}·({name_of(reward)})" for reward, weight in parts)
+    return Reward(name, score, encoding=_encoding(*(reward for reward, _ in used)))
 
 
 def panel(members: Sequence[RewardFn]) -> Reward:
     """The members' mean; None where any member is None, since a mean over the others is another measure."""
     averaged = mix([(member, 1.0 / len(members)) for member in members])
-    return Reward(f"panel of {', '.join(name_of(member) for member in members)}", averaged)
+    return Reward(
+        f"panel of {', '.join(name_of(member) for member in members)}", averaged, encoding=_encoding(*members)
+    )
 
 
 def length_penalty(reward: RewardFn, *, per_word: float, free_words: int) -> Reward:
     """reward − per_word·max(0, words − free_words)."""
+    reward = adapted(reward)
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         values = reward(prompts, completions, **columns)
         extra = [max(0, len(text.split()) - free_words) for text in completions]
         return [None if v is None else v - per_word * n for v, n in zip(values, extra, strict=True)]
 
-    return Reward(f"{name_of(reward)} − {per_word:g} per word above {free_words}", score)
+    return Reward(f"{name_of(reward)} − {per_word:g} per word above {free_words}", score, encoding=_encoding(reward))
 
 
 def clip(reward: RewardFn, *, low: float, high: float) -> Reward:
     """The reward, held within [low, high]."""
     if not low < high:
         raise RecipeError(f"the lower limit {low} is not below the upper limit {high}", key="reward.clip")
+    reward = adapted(reward)
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         values = reward(prompts, completions, **columns)
         return [None if v is None or math.isnan(v) else min(high, max(low, v)) for v in values]
 
-    return Reward(f"{name_of(reward)} in [{low:g}, {high:g}]", score)
+    return Reward(f"{name_of(reward)} in [{low:g}, {high:g}]", score, encoding=_encoding(reward))
 
 
 def python_function(spec: str) -> Reward:
-    """``python:FILE.py:function``, called as TRL does: prompts, completions, further columns as keywords.
+    """``python:FILE.py:function``, in any of the forms of ``Function``.
 
-    A function that names its keywords gets those only. Raises InputError where file or function is missing; when called,
-    TrainingError for anything but one number or None per completion.
+    Raises InputError where file or function is missing; when called, TrainingError for anything but one number or None
+    per completion.
     """
     place = spec.removeprefix("python:")
     file, _, function_name = place.rpartition(":")
@@ -132,18 +146,84 @@ def python_function(spec: str) -> Reward:
     function: Any = getattr(_load(Path(file)), function_name, None)
     if not callable(function):
         raise InputError(f"no function '{function_name}'", file=file, key="reward")
-    parameters = inspect.signature(function).parameters.values()
-    takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
-    wanted = {p.name for p in parameters}
+    return Function(function, f"python:{place}")
 
-    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
-        given: Mapping[str, Any] = {"prompts": prompts, "completions": completions, **columns}
-        found: Any = function(**{k: v for k, v in given.items() if takes_all or k in wanted})
+
+class Function(Reward):
+    """A function of the user, in any of the forms that TRL knows.
+
+    ``def`` or ``async def``; it gets those of ``prompts``, ``completions`` and further columns that it names (all with
+    ``**kwargs``), by position where it names neither prompts nor completions. Completions are texts. A function whose
+    attribute ``conversational`` is true, or that fails with a TypeError, AttributeError or IndexError on its first
+    texts but accepts messages, gets prompts and completions as lists of messages, as TRL passes them for chat data.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        super().__init__(name, self._scores, encoding=_encoding(function))
+        self.wrapped = function
+        self.conversational: bool | None = getattr(function, "conversational", None)
+        try:
+            parameters = list(inspect.signature(function).parameters.values())
+        except (TypeError, ValueError):  # of some built-in functions
+            parameters = []
+        kinds = inspect.Parameter
+        self.takes_all = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+        self.named = {p.name for p in parameters if p.kind in (kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY)}
+        self.by_position = not self.takes_all and self.named.isdisjoint(("prompts", "completions"))
+        own = [p.name for p in parameters if p.default is kinds.empty and p.name in self.named]
+        self.required = set(own[2:] if self.by_position else own) - {"prompts", "completions"}
+
+    def require(self, columns: Iterable[str]) -> None:
+        """Raises InputError where the function needs a column that is not among these."""
+        if missing := sorted(self.required - set(columns)):
+            raise InputError(
+                f"{self.name} needs {', '.join(missing)}, which the prompts do not have",
+                key="reward",
+                fix="give the prompts this tag, or the argument a default",
+            )
+
+    def _scores(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        self.require(columns)
+        if self.conversational:
+            return self._once(*as_conversations(prompts, completions), columns)
+        try:
+            values = self._once(prompts, completions, columns)
+        except (TypeError, AttributeError, IndexError) as refused:
+            if self.conversational is False:
+                raise
+            try:
+                values = self._once(*as_conversations(prompts, completions), columns)
+            except (TypeError, AttributeError, IndexError, KeyError):
+                raise refused from None
+            self.conversational = True
+            return values
+        self.conversational = False
+        return values
+
+    def _once(self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> Values:
+        further = {k: v for k, v in columns.items() if self.takes_all or k in self.named}
+        if self.by_position:
+            found: Any = self.wrapped(prompts, completions, **further)
+        else:
+            both = {"prompts": prompts, "completions": completions}
+            found = self.wrapped(**{k: v for k, v in both.items() if self.takes_all or k in self.named}, **further)
+        if inspect.isawaitable(found):
+            found = _awaited(found)
         if not isinstance(found, Iterable):
-            raise TrainingError(f"{spec} returned {found!r}, not one reward per completion")
+            raise TrainingError(f"{self.name} returned {found!r}, not one reward per completion")
         return checked_rewards(list(found), len(completions))
 
-    return Reward(f"python:{place}", score)
+
+def adapted(reward: RewardFn) -> RewardFn:
+    """The reward itself, or a function of the user's made callable in this package's way."""
+    is_own = isinstance(reward, Reward) or hasattr(reward, "encoding")
+    return reward if is_own else Function(reward, name_of(reward))
+
+
+def as_conversations(prompts: Sequence[Any], completions: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """Prompts and completions as lists of messages."""
+    asked = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+    return asked, [[{"role": "assistant", "content": text}] for text in completions]
 
 
 def checked_rewards(values: Sequence[Any], count: int) -> list[float | None]:
@@ -158,6 +238,26 @@ def records(prompts: Sequence[Any], completions: Sequence[str]) -> tuple[list[Pr
     asked = [p if isinstance(p, Prompt) else Prompt.of(p) for p in prompts]
     answers = [Completion.of(p, text, source="policy") for p, text in zip(asked, completions, strict=True)]
     return asked, answers
+
+
+def _encoding(*rewards: Any) -> Encoding | None:
+    """The encoding of the first reward that has one."""
+    return next((found for reward in rewards if (found := getattr(reward, "encoding", None)) is not None), None)
+
+
+@functools.cache
+def _event_loop() -> asyncio.AbstractEventLoop:
+    """One loop in a thread for all rewards, so that what they keep open between calls stays usable."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True, name="aifeedback-rewards").start()
+    return loop
+
+
+def _awaited(found: Any) -> Any:
+    async def wait() -> Any:
+        return await found
+
+    return asyncio.run_coroutine_threadsafe(wait(), _event_loop()).result()
 
 
 def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float | None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,42 +19,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from aifeedback.engine.encoding import encode_prompt
+from aifeedback.engine.chat import Encoding
 from aifeedback.engine.generate import generate
 from aifeedback.errors import TrainingError
-from aifeedback.protocols import PromptLike, RewardFn
+from aifeedback.protocols import RewardFn
 from aifeedback.records import Prompt, Sampling
 from aifeedback.train import checkpoint, compute
-from aifeedback.train.rewards import checked_rewards
-
-
-class Tokens(NamedTuple):
-    """What generation needs to know of a tokenizer."""
-
-    eos_ids: frozenset[int]
-    pad_id: int
-
-    @classmethod
-    def of(cls, tokenizer: Any, model: Any) -> Tokens:
-        """Every id that ends an answer. Raises TrainingError where there is none."""
-        configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-        configured = configured if isinstance(configured, list) else [configured]
-        eos_ids = frozenset(i for i in (tokenizer.eos_token_id, *configured) if i is not None)
-        if not eos_ids:
-            raise TrainingError(
-                "the tokenizer has no EOS token, so no answer could end\n  → set eos_token in its folder"
-            )
-        pad = tokenizer.pad_token_id
-        return cls(eos_ids, pad if pad is not None else min(eos_ids))
+from aifeedback.train.objective import require_rows
+from aifeedback.train.rewards import Function, adapted, checked_rewards
 
 
 class Rollout(NamedTuple):
-    """Sampled completions, B rows. ``ids`` hold the EOS token where one was drawn."""
+    """Sampled completions, B rows. ``ids`` hold the end token where one was drawn."""
 
     prompt_ids: list[list[int]]
     completion_ids: list[list[int]]
     texts: list[str]
-    """Decoded without special tokens."""
+    """Decoded without special tokens; what the generation prompt wrote of a response comes first."""
     logp: list[Tensor]
     """Per token, at the sampling temperature, kept from sampling."""
     finished: list[bool]
@@ -81,14 +64,14 @@ def roll_out(
     uniform_BT: Tensor | None,
 ) -> Rollout:
     """``samples`` completions per prompt from the whole distribution: no top-k, no top-p (they would bias the KL)."""
-    tokens = Tokens.of(tokenizer, model)
+    encoding = Encoding.of(tokenizer, model)
     made = generate(
         model,
         prompt_ids,
         samples_per_prompt=samples,
         sampling=Sampling(temperature=temperature, top_k=None, top_p=None, max_new_tokens=max_new_tokens),
-        eos_ids=tokens.eos_ids,
-        pad_id=tokens.pad_id,
+        eos_ids=encoding.stops,
+        pad_id=encoding.pad,
         uniform_BT=uniform_BT,
     )
     lengths = made.length_B.tolist()
@@ -96,7 +79,7 @@ def roll_out(
     return Rollout(
         prompt_ids=[list(p) for p in prompt_ids for _ in range(samples)],
         completion_ids=ids,
-        texts=tokenizer.batch_decode(ids, skip_special_tokens=True),
+        texts=encoding.texts(ids),
         logp=[row[:n] for row, n in zip(made.logp_BT, lengths, strict=True)],
         finished=made.finished_B.tolist(),
     )
@@ -132,25 +115,50 @@ def row_batches(rollout: Rollout, rows: Sequence[int], *, limit: int) -> list[li
 
 
 class EncodedPrompts(NamedTuple):
-    """Prompts that fit, with their ids, and how many were left out."""
+    """Prompts that fit, with their ids, and how many were left out for which reason."""
 
     prompts: list[Prompt]
     ids: list[list[int]]
-    too_long: int
+    skipped: Mapping[str, int]
+
+    @property
+    def too_long(self) -> int:
+        """How many prompts were left out."""
+        return sum(self.skipped.values())
 
 
-def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt], *, max_prompt_tokens: int) -> EncodedPrompts:
-    """Token ids of every prompt of at most ``max_prompt_tokens`` tokens; longer ones are left out and counted."""
-    encoded = [(p, encode_prompt(tokenizer, as_prompt_like(p))) for p in prompts]
-    kept = [(p, ids) for p, ids in encoded if 0 < len(ids) <= max_prompt_tokens]
+def encode_prompts(
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    *,
+    max_prompt_tokens: int | None = None,
+    max_new_tokens: int = 0,
+    context_window: int | None = None,
+) -> EncodedPrompts:
+    """Token ids of the prompts that can be answered; the others are left out, counted and reported.
+
+    Left out are prompts without a token, with more than ``max_prompt_tokens``, or whose response of ``max_new_tokens``
+    would not fit the context window. Raises TrainingError where none is left, or more than half are too long.
+    """
+    most = math.inf if max_prompt_tokens is None else max_prompt_tokens
+    window = math.inf if context_window is None else context_window
+    skipped: Counter[str] = Counter()
+    kept: list[tuple[Prompt, list[int]]] = []
+    every = Encoding.of(tokenizer).prompts([p.messages for p in prompts])
+    for prompt, ids in zip(prompts, every, strict=True):
+        if not ids:
+            skipped["prompt_empty"] += 1
+        elif len(ids) > most:
+            skipped["prompt_too_long"] += 1
+        elif len(ids) + max_new_tokens > window:
+            skipped["beyond_context_window"] += 1
+        else:
+            kept.append((prompt, ids))
     if not kept:
-        raise TrainingError(f"none of {len(encoded)} prompts has between 1 and {max_prompt_tokens} tokens")
-    return EncodedPrompts([p for p, _ in kept], [ids for _, ids in kept], len(encoded) - len(kept))
-
-
-def as_prompt_like(prompt: Prompt) -> PromptLike:
-    """The messages of a prompt, as models take them."""
-    return prompt.messages
+        limit = min(most, window - max_new_tokens)
+        raise TrainingError(f"none of {len(every)} prompts has between 1 and {limit:g} tokens")
+    require_rows(kept, skipped)
+    return EncodedPrompts([p for p, _ in kept], [ids for _, ids in kept], dict(skipped))
 
 
 def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
@@ -162,8 +170,14 @@ def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> 
     columns: dict[str, list[str | None]] = {"reference": [p.reference for p in prompts]}
     for name in sorted({tag for p in prompts for tag in p.tags}):
         columns[name] = [p.tags.get(name) for p in prompts]
-    values = reward(prompts=[plain_prompt(p) for p in prompts], completions=list(texts), **columns)
+    values = adapted(reward)([plain_prompt(p) for p in prompts], list(texts), **columns)
     return checked_rewards(values, len(texts))
+
+
+def require_columns(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
+    """Raises InputError where a function needs a column that no prompt has."""
+    if isinstance(reward, Function):
+        reward.require({"reference", *(tag for p in prompts for tag in p.tags)})
 
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
@@ -266,5 +280,6 @@ def whole_model(model: Any) -> Any:
         return model
     full = {name: checkpoint.whole(p.detach()) for name, p in model.named_parameters()}
     plain_copy = type(model)(model.config).to(next(iter(full.values())).device)
+    plain_copy.generation_config = getattr(model, "generation_config", None)
     plain_copy.load_state_dict(full, strict=False)
     return plain_copy.eval()

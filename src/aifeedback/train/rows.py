@@ -6,13 +6,14 @@ that cannot be used and counts every reason; nothing is cut and nothing is guess
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from aifeedback.engine.encoding import encode_completion, encode_prompt
+from aifeedback.engine.chat import Encoding
 from aifeedback.errors import TrainingError
 from aifeedback.records import Comparison, Completion, Prompt
 
@@ -44,7 +45,7 @@ class Pair(Protocol):
 
 
 class SftIds(NamedTuple):
-    """Token ids of one row to imitate; the completion ends with EOS."""
+    """Token ids of one row to imitate; the completion ends with the token that ends a turn."""
 
     prompt: list[int]
     completion: list[int]
@@ -57,7 +58,7 @@ class SftIds(NamedTuple):
 
 
 class PairIds(NamedTuple):
-    """Token ids of one labelled comparison; both completions end with EOS."""
+    """Token ids of one labelled comparison; both completions end with the token that ends a turn."""
 
     prompt: list[int]
     first: list[int]
@@ -75,14 +76,16 @@ def encode_sft(
     tokenizer: Any,
     rows: Sequence[SftRow | tuple[Prompt, Completion]],
     *,
-    max_prompt_tokens: int,
-    max_completion_tokens: int,
+    max_prompt_tokens: int | None = None,
+    max_completion_tokens: int | None = None,
+    context_window: int | None = None,
 ) -> tuple[list[SftIds], Counter[str]]:
     """Usable rows as token ids, and how many were left out for which reason."""
-    encode = _Encoder(tokenizer, max_prompt_tokens, max_completion_tokens)
+    encoding = Encoding.of(tokenizer)
+    encode = _Encoder(encoding, (max_prompt_tokens, max_completion_tokens, context_window))
     kept: list[SftIds] = []
     for index, row in enumerate(rows):
-        prompt, completion = encode.prompt(row[0]), encode.completion(row[1])
+        prompt, completion = encode.prompt(row[0]), encoding.response(row[1].text)
         weight = float(row[2]) if len(row) > 2 else 1.0
         if encode.fits(prompt, completion):
             kept.append(SftIds(prompt, completion, weight, index))
@@ -90,10 +93,20 @@ def encode_sft(
 
 
 def encode_pairs(
-    tokenizer: Any, rows: Sequence[Pair], *, max_prompt_tokens: int, max_completion_tokens: int
+    tokenizer: Any,
+    rows: Sequence[Pair],
+    *,
+    max_prompt_tokens: int | None = None,
+    max_completion_tokens: int | None = None,
+    context_window: int | None = None,
+    whole: bool = False,
 ) -> tuple[list[PairIds], Counter[str]]:
-    """Usable labelled comparisons as token ids, and how many were left out for which reason."""
-    encode = _Encoder(tokenizer, max_prompt_tokens, max_completion_tokens)
+    """Usable labelled comparisons as token ids, and how many were left out for which reason.
+
+    ``whole``: as finished conversations, which is how a reward model reads them.
+    """
+    encoding = Encoding.of(tokenizer)
+    encode = _Encoder(encoding, (max_prompt_tokens, max_completion_tokens, context_window))
     kept: list[PairIds] = []
     for index, row in enumerate(rows):
         if row.p_first is None:
@@ -103,41 +116,55 @@ def encode_pairs(
             raise TrainingError(f"row {index + 1}: p_first = {row.p_first!r} is not a probability in [0, 1]")
         comparison = row.comparison
         prompt = encode.prompt(comparison.prompt)
-        first, second = encode.completion(comparison.first), encode.completion(comparison.second)
+        if whole:
+            first, second = (
+                encoding.conversation(comparison.prompt.messages, side.text)
+                for side in (comparison.first, comparison.second)
+            )
+            fits = encode.fits(prompt, first[len(prompt) :], second[len(prompt) :])
+            shared = min(len(prompt), _shared(first, second))
+            prompt, first, second = first[:shared], first[shared:], second[shared:]
+        else:
+            first, second = encoding.response(comparison.first.text), encoding.response(comparison.second.text)
+            fits = encode.fits(prompt, first, second)
         weight = float(getattr(row, "weight", 1.0))
-        if encode.fits(prompt, first, second):
+        if fits:
             kept.append(PairIds(prompt, first, second, float(row.p_first), weight, index))
     return kept, encode.skipped
 
 
-class _Encoder:
-    """Encodes prompts once each, adds EOS to completions, counts what does not fit."""
+def _shared(first: list[int], second: list[int]) -> int:
+    """Length of the common beginning."""
+    for at, (a, b) in enumerate(zip(first, second, strict=False)):
+        if a != b:
+            return at
+    return min(len(first), len(second))
 
-    def __init__(self, tokenizer: Any, max_prompt_tokens: int, max_completion_tokens: int) -> None:
-        if tokenizer.eos_token_id is None:
-            raise TrainingError(
-                "the tokenizer has no EOS token, so no answer could end\n  → set eos_token in its folder"
-            )
-        self.tokenizer = tokenizer
-        self.limits = (max_prompt_tokens, max_completion_tokens)
+
+class _Encoder:
+    """Encodes prompts once each and counts what does not fit."""
+
+    def __init__(self, encoding: Encoding, limits: tuple[int | None, int | None, int | None]) -> None:
+        self.encoding, self.limits = encoding, limits
         self.known: dict[str, list[int]] = {}
         self.skipped: Counter[str] = Counter()
 
     def prompt(self, prompt: Prompt) -> list[int]:
         if prompt.id not in self.known:
-            self.known[prompt.id] = encode_prompt(self.tokenizer, prompt.messages)
+            self.known[prompt.id] = self.encoding.prompt(prompt.messages)
         return self.known[prompt.id]
 
-    def completion(self, completion: Completion) -> list[int]:
-        return [*encode_completion(self.tokenizer, completion.text), self.tokenizer.eos_token_id]
-
     def fits(self, prompt: list[int], *completions: list[int]) -> bool:
+        most_prompt, most_completion, window = (math.inf if n is None else n for n in self.limits)
+        longest = max(len(ids) for ids in completions)
         if not prompt:
             self.skipped["prompt_empty"] += 1
-        elif len(prompt) > self.limits[0]:
+        elif len(prompt) > most_prompt:
             self.skipped["prompt_too_long"] += 1
-        elif max(len(ids) for ids in completions) > self.limits[1]:
+        elif longest > most_completion:
             self.skipped["completion_too_long"] += 1
+        elif len(prompt) + longest > window:
+            self.skipped["beyond_context_window"] += 1
         else:
             return True
         return False

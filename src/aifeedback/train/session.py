@@ -35,6 +35,8 @@ class TrainResult(Record):
     """Last value of every logged figure."""
     stopped: str | None = None
     """Why it ended before its last planned step."""
+    best_step: int | None = None
+    """The step whose weights are in the folder, where the run was stopped and went back to its best; None: the last."""
     identity: str = ""
     """Digest of model, data and settings."""
 
@@ -120,18 +122,20 @@ class Session:
 
     def _save(self, model: Any, weights: Mapping[str, Any], tokenizer: Any, result: TrainResult, title: Title) -> None:
         if self.config.shard and self.accelerator.num_processes > 1:
+            settings = getattr(model, "generation_config", None)
             model = type(model)(model.config)
+            model.generation_config = settings
             self.adapt(model)
             model.load_state_dict(weights)
         if self._adapters is not None:
             model = lora.merge(self._adapters, self.out / "adapter")
         settings = self.config.model_dump(mode="json")
         text = folders.card(*title, base=self.base, settings=settings, figures=result.figures)
-        folders.save_folder(model, tokenizer, self.out, card=text)
+        folders.save_folder(model, tokenizer, self.out, card=text, dtype=folders.stored_dtype(self.base))
         training = self.out / "training"
         (training / "result.partial").write_text(result.model_dump_json(indent=2), encoding="utf-8")
         (training / "result.partial").replace(training / "result.json")
-        for file in (training / "checkpoints").glob("step-*.safetensors"):
+        for file in (training / "checkpoints").glob("*.safetensors"):
             file.unlink()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -73,12 +73,14 @@ class RowConfig(LoopConfig):
 
     batch: int = Field(default=32, ge=1)
     """Rows per optimizer step, over all processes together."""
-    max_prompt_tokens: int = Field(default=1024, ge=1)
-    """Rows with a longer prompt are left out and counted."""
-    max_completion_tokens: int = Field(default=128, ge=1)
-    """Rows with a longer completion (EOS included) are left out and counted."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Rows with a longer prompt are left out and counted; None: as the context window allows."""
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    """Rows with a longer completion (its end token included) are left out and counted; None: as the window allows."""
     balance_by: str | None = None
     """A tag of the prompt: every value of it is drawn equally often."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stops after this many evaluations without better held-out loss or accuracy; None never."""
 
 
 class SftConfig(RowConfig):
@@ -90,8 +92,6 @@ class RewardModelConfig(RowConfig):
 
     epochs: float = 2.0
     """Passes over the data where ``steps`` is not given."""
-    patience: int | None = Field(default=None, ge=1)
-    """Stops after this many evaluations without better held-out loss or accuracy; None never."""
 
 
 class DpoConfig(RowConfig):
@@ -115,8 +115,8 @@ class RLConfig(LoopConfig):
     """Prompts per optimizer step, over all processes together."""
     samples_per_prompt: int = Field(default=1, ge=1)
     """Completions of each prompt in a step."""
-    max_prompt_tokens: int = Field(default=1024, ge=1)
-    """Longer prompts are left out and counted."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Longer prompts are left out and counted; None: as the context window allows."""
     max_new_tokens: int = Field(default=128, ge=1)
     """Completions are cut here; see ``missing_eos_penalty``."""
     temperature: float = Field(default=0.9, gt=0.0)
@@ -135,11 +135,25 @@ class RLConfig(LoopConfig):
     """Divides advantages by their standard deviation within the step. Biases the gradient (arXiv 2503.20783); off."""
     value_weight: float = Field(default=0.5, ge=0.0)
     """Weight of the value loss beside the policy loss; the value network shares no weights with the policy."""
+    value_learning_rate: float | None = Field(default=None, gt=0.0)
+    """Peak learning rate of the value network; None: that of the policy."""
+    value_warmup_steps: int = Field(default=0, ge=0)
+    """Steps at the start in which only the value network learns."""
+
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Further options of TRL's ``RLOOConfig`` by name, for the engine trl: ``use_vllm``, ``gradient_checkpointing`` …"""
 
     @model_validator(mode="after")
     def _baseline_fits(self) -> RLConfig:
         if self.baseline == "leave_one_out" and self.samples_per_prompt < 2:
             raise ValueError("leave_one_out needs samples_per_prompt of at least 2: one sample has no others")
+        return self
+
+    @model_validator(mode="after")
+    def _value_settings_are_used(self) -> RLConfig:
+        given = [name for name in ("value_learning_rate", "value_warmup_steps") if getattr(self, name)]
+        if given and self.chosen_baseline != "value":
+            raise ValueError(f"{', '.join(given)}: only the baseline 'value' has a value network")
         return self
 
     @property

@@ -30,3 +30,9 @@ def is_improving(values: Sequence[float], patience: int, least: float) -> bool:
     if len(values) <= patience:
         return True
     return min(values[-patience:]) < min(values[:-patience]) - least
+
+
+def lowest_loss(history: Sequence[Mapping[str, float]]) -> int | None:
+    """The step with the lowest held-out loss, the earliest of equal ones; None before the first evaluation."""
+    known = [line for line in history if "heldout_loss" in line]
+    return int(min(known, key=lambda line: line["heldout_loss"])["step"]) if known else None
