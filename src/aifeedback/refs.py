@@ -87,6 +87,9 @@ class ModelRef(Ref):
             return import_module("aifeedback.lab.zoo").folder(name)
         if scheme == "python":
             return Path(name.rpartition(":")[0] or name)
+        if scheme == "people":
+            files = [Path(name) / file for file in ("ratings.jsonl", "ratings.sqlite")]
+            return next((file for file in [Path(name), *files] if file.is_file()), None)
         return Path(name) if scheme in ("hf", "rm") and Path(name).exists() else None
 
     @property
@@ -118,8 +121,11 @@ class ModelRef(Ref):
             return None if name in known else f"{self}: no such lab model; known: {', '.join(known)}"
         if scheme in ("people", "gold"):
             known = import_module("aifeedback.lab.oracles").NAMES
+            if scheme == "people" and self.path:
+                return None
             listed = ", ".join(f"{scheme}:{one}" for one in known)
-            return None if name in known else f"{self}: only the built-in lab has {scheme}; known: {listed}"
+            folder = "; or people:DIR, a folder of ratings" if scheme == "people" else ""
+            return None if name in known else f"{self}: only the built-in lab has {scheme}; known: {listed}{folder}"
         return None
 
     def _meant(self) -> str:

@@ -84,6 +84,9 @@ def plan(
         for w in found.ways
     ]
     table("ways, evidence included", ("way", "human labels", "AI labels", "cost", "", ""), ways, text=("",))
+    console.print(
+        f"a label costs ${found.usd_per_ai_label:.3f} by the judge, ${found.usd_per_human_label:.2f} by people"
+    )
     console.print(f"[bold]{found.advice}[/]")
     for reason in found.reasons:
         console.print(f"  · {reason}", markup=False)

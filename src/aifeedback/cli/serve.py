@@ -23,6 +23,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Any address but loopback needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8300,
     token: Annotated[str | None, typer.Option(help="First part of every path.", envvar="AIFEEDBACK_TOKEN")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="Model folder whose chat template rendered the prompts of /get_reward.")
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")] = Path("runs/serve"),
 ) -> None:
     """Serve a reward over HTTP for verl, OpenRLHF, TRL and others: POST /score, POST /get_reward, GET /health."""
@@ -41,7 +44,7 @@ def serve(
         raise MissingExtra("uvicorn", "web") from missing
     from aifeedback.rating.serve import listening
 
-    config = parse(ServeConfig, {"host": host, "port": port, "token": token}, prefix="--")
+    config = parse(ServeConfig, {"host": host, "port": port, "token": token, "template": template}, prefix="--")
     require_token(config)
     spec = reward_from_options(reward, prompt, rationale)
     refs = list(refs_in(spec))

@@ -22,7 +22,7 @@ HOLDS = {
     "comparisons.jsonl": "the pairs, ready to be labelled",
     "scored.jsonl": "every score beside its prompt and completion",
     "scores.jsonl": "every score with its distribution",
-    "criteria.jsonl": "the scores by every criterion alone",
+    "criteria.jsonl": "the scores by each criterion",
     "sft.jsonl": "what `train sft` takes",
     "revised.jsonl": "the last version of every response",
     "revisions.jsonl": "every critique and revision",

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aifeedback import __version__
 from aifeedback.errors import RecipeError
 from aifeedback.pipeline.checks import require
 from aifeedback.pipeline.run_folder import RunFolder
@@ -44,6 +46,10 @@ class Record(NamedTuple):
     """Outside files, folders and models → digest, or the name itself where nothing can be digested."""
     result: str
     """The file or folder that the user named."""
+    at: str = ""
+    """When it was started last."""
+    version: str = ""
+    """Of aifeedback."""
 
 
 class Destination(NamedTuple):
@@ -210,7 +216,8 @@ def read(folder: Path) -> Record | None:
 
 def leave(folder: Path, record: Record) -> None:
     """Write the record: from here on the folder is this job's."""
-    write_json(folder / FILE, record._asdict())
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(folder / FILE, record._replace(at=now, version=__version__)._asdict())
 
 
 def require_own(folder: Path, record: Record, *, exists: bool) -> None:

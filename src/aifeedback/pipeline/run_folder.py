@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ class RunFolder:
         finished = {stage_id: done for stage_id, done in stages.items() if done}
         manifest = {
             "recipe": recipe["name"],
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "inputs": {name: digest for done in finished.values() for name, digest in done.get("inputs", {}).items()},
             "seed": recipe["seed"],
             "versions": versions(),
             "seconds": {stage_id: done["seconds"] for stage_id, done in finished.items()},

@@ -49,6 +49,8 @@ class _Task(NamedTuple):
     folder: Path
     run: Path
     seed: int
+    inputs: dict[str, str]
+    """Outside inputs → digest."""
 
 
 def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
@@ -119,6 +121,7 @@ class _Execution:
                     folder.absolute(),
                     run,
                     self.recipe.seed,
+                    digests(stage.step),
                 )
                 self.watcher.started(stage.id)
                 self.running[pool.submit(_work, task)] = stage.id
@@ -211,6 +214,7 @@ def _work(task: _Task) -> dict[str, Any]:
         raise StageFailed(f"stage '{task.stage_id}' failed: {unexpected!r}\n  → details in {details}") from None
     record = {
         "fingerprint": task.fingerprint,
+        "inputs": task.inputs,
         "kind": task.kind,
         "seconds": round(time.perf_counter() - started, 3),
         **context.spent()._asdict(),

@@ -18,6 +18,8 @@ from aifeedback.config import Cli
 from aifeedback.errors import FileError, RecipeError
 from aifeedback.evaluate.estimate import plain
 from aifeedback.evaluate.independence import Source, dependence, verify_independence
+from aifeedback.evaluate.length import LengthForm
+from aifeedback.evaluate.responses import answered
 from aifeedback.feedback.spec import JudgeSpec, Served, one_judge
 from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
 from aifeedback.records import Comparison, Completion, Preference, Prompt
@@ -51,6 +53,8 @@ class PolicyFigures(Figures):
     """Characters per response."""
     mean_words: float | None = None
     answered: int
+    left_out: int = 0
+    """Prompts without a response of this policy or of the reference."""
     tidied: dict[str, Any]
     kl: float | None = None
     """Mean log-ratio to the reference, nats per response."""
@@ -67,6 +71,9 @@ class Ranking(Figures):
     n: int
     method: str
     notes: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+    """Per name: ranked, above or below the ranked ones (unbeaten, winless), or apart."""
+    order: tuple[str, ...] = ()
     matrix: dict[str, dict[str, Measured]]
 
 
@@ -89,6 +96,7 @@ class CompareFigures(Figures):
     reference: str
     policies: dict[str, PolicyFigures]
     head_to_head: dict[str, Measured]
+    head_to_head_length_controlled: dict[str, Measured] = Field(default_factory=dict)
     ranking: Ranking | None = None
     independence: Independence
     judges: dict[str, JudgeCard]
@@ -129,6 +137,8 @@ class Compare(Served, Step):
     """Use at most this many prompts."""
     sampling: Annotated[SamplingSettings, BRIEFLY] = SamplingSettings()
     """How responses are drawn."""
+    length_control: LengthForm = "ratio"
+    """How length is controlled for (docs/metrics.md); ratio is the published form."""
     tidy: bool = True
     """Remove trailing periods, spaces and line ends before judging (Lee et al. 2023), and report how many."""
 
@@ -193,6 +203,7 @@ class Compare(Served, Step):
         self._require_matches(completions)
         headline = next(iter(self.judges))
         independence = self._independence(context)
+        kept = answered(completions, self.reference)
         matches: dict[str, Match] = {}
         by_evaluator: dict[str, list[Preference]] = {judge: [] for judge in self.judges}
         table: dict[str, PolicyFigures] = {}
@@ -207,7 +218,9 @@ class Compare(Served, Step):
             if headline in by_judge and name != self.reference:
                 matches[name] = by_judge[headline]
             kl = self._kl(name, read.rows, drawn[name].untouched)
-            table[name] = self._policy(by_judge, given, drawn[name], kl, independence)
+            table[name] = self._policy(by_judge, given, drawn[name], kl, independence).model_copy(
+                update={"left_out": kept[name].left_out}
+            )
         head_to_head = {
             (one, other): Match.judged(
                 self.judges[headline],
@@ -227,6 +240,10 @@ class Compare(Served, Step):
             reference=self.reference,
             policies=table,
             head_to_head={f"{one}_vs_{other}": match.win_rate for (one, other), match in head_to_head.items()},
+            head_to_head_length_controlled={
+                f"{one}_vs_{other}": match.figures(self.length_control).length_controlled
+                for (one, other), match in head_to_head.items()
+            },
             ranking=_ranking(every),
             independence=independence,
             judges={name: connect.judge_card(judge, context) for name, judge in self.judges.items()},
@@ -279,7 +296,7 @@ class Compare(Served, Step):
         kl: float | None,
         independence: Independence,
     ) -> PolicyFigures:
-        figures = {judge: match.figures() for judge, match in by_judge.items()}
+        figures = {judge: match.figures(self.length_control) for judge, match in by_judge.items()}
         first = next(iter(self.judges))
         others = [name for name in figures if name != first and independence.judges[name].independent]
         return PolicyFigures(
@@ -367,16 +384,19 @@ class Match:
 
         return Measured.of(win_rate([p.p_first for p in self.preferences], hard=True))
 
-    def figures(self) -> ByJudge:
+    def figures(self, length_control: LengthForm = "ratio") -> ByJudge:
         """Win rate of the first, raw and length-controlled (characters)."""
-        from aifeedback.evaluate import length_controlled_win_rate
+        from aifeedback.evaluate.length import preferred
 
-        first = [max(1, len(c.first.text)) for c in self.pairs]
-        second = [max(1, len(c.second.text)) for c in self.pairs]
-        hard = [None if p.p_first is None else _hard(p.p_first) for p in self.preferences]
+        found = preferred(
+            [p.p_first for p in self.preferences],
+            [len(c.first.text) for c in self.pairs],
+            [len(c.second.text) for c in self.pairs],
+            method=length_control,
+        )
         return ByJudge(
             win_rate=self.win_rate,
-            length_controlled=Measured.of(length_controlled_win_rate(hard, first, second)),
+            length_controlled=Measured.of(found.length_controlled),
             unknown=_unknown(self.preferences),
         )
 
@@ -404,7 +424,7 @@ def _ranking(matches: Mapping[tuple[str, str], Match]) -> Ranking | None:
     for (one, other), p in zip(matches, adjusted, strict=True):
         matrix[one][other]["p_adjusted"] = matrix[other][one]["p_adjusted"] = plain(float(p))
     ranked = rank_policies(first, second, p_first, prompts=prompts).as_dict()
-    keys = ("names", "value", "low", "high", "n", "method", "notes")
+    keys = ("names", "value", "low", "high", "n", "method", "notes", "places", "order")
     return Ranking.model_validate({**{key: ranked[key] for key in keys}, "matrix": matrix})
 
 
@@ -422,10 +442,6 @@ def _position(by_evaluator: Mapping[str, Sequence[Preference]]) -> dict[str, Mea
 
 def _source(name: str, card: JudgeCard) -> Source:
     return Source(name, card.uri, card.family, card.revision)
-
-
-def _hard(p: float) -> float:
-    return 0.5 if p == 0.5 else float(p > 0.5)
 
 
 def _mean(values: Iterable[int]) -> float | None:

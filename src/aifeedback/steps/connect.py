@@ -83,9 +83,13 @@ def _uncalibrated(judge: JudgeSpec, context: Context) -> Labeler:
 
         return oracle(name)
     if scheme == "people":
-        from aifeedback.lab.oracles import people
+        from aifeedback.lab.oracles import NAMES, people
 
-        return people(name, context.seed)
+        if name in NAMES:
+            return people(name, context.seed)
+        from aifeedback.rating.people import PeopleLabeler
+
+        return PeopleLabeler.load(name)
     if scheme == "rm":
         from aifeedback.train.reward_model import RewardModel
 

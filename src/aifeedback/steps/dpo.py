@@ -28,6 +28,8 @@ class Dpo(Trained):
     """Round every label to 0 or 1; a label of one half is left out."""
     mix: Annotated[dict[Ref, float], Cli(is_hidden=True)] = Field(default_factory=dict)
     """Further labelled files → weight of their rows."""
+    heldout: Annotated[Ref | None, Cli(metavar="FILE")] = None
+    """Held-out labelled comparisons on which the loss is measured."""
     reference: Annotated[ModelRef | None, Cli(metavar="MODEL")] = None
     """Reference policy; the starting model by default."""
     train: Annotated[DpoConfig, Cli(flatten=(DpoConfig,), panel="Trainer")] = DpoConfig()
@@ -52,6 +54,7 @@ class Dpo(Trained):
             hard_labels(rows) if self.hard else rows,
             self.seeded(self.train, context),
             context.result("policy"),
+            heldout=files.read_labelled(self.heldout, context.seed) if self.heldout else (),
             reference_dir=self.reference.folder() if self.reference else None,
             progress=context.progress,
         )

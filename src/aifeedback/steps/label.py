@@ -136,6 +136,9 @@ def label_figures(
 ) -> LabelFigures:
     """How many labels are known, why the others are not, position bias, agreement with human labels, label mass."""
     from aifeedback.evaluate import alignment, position_bias
+    from aifeedback.evaluate.columns import shared_prompts
+
+    by_prompt = None if prompts is None else shared_prompts(prompts)
 
     p_first = [p.p_first for p in preferences]
     problems = Counter(str(p.problem) for p in preferences if p.problem is not None)
@@ -148,9 +151,9 @@ def label_figures(
         labels=len(p_first) - sum(problems.values()),
         unknown=sum(problems.values()),
         problems=dict(problems),
-        alignment=Measured.of(alignment(p_first, human)) if has_human else None,
-        alignment_single=Measured.of(alignment(original, human)) if has_human and has_both else None,
-        position_bias=Measured.of(position_bias(original, swapped)) if has_both else None,
+        alignment=Measured.of(alignment(p_first, human, prompts=by_prompt)) if has_human else None,
+        alignment_single=Measured.of(alignment(original, human, prompts=by_prompt)) if has_human and has_both else None,
+        position_bias=Measured.of(position_bias(original, swapped, prompts=by_prompt)) if has_both else None,
         label_mass=sum(coverage) / len(coverage) if coverage else None,
         disagreement=Disagreement(
             n=len(apart),

@@ -124,6 +124,8 @@ class Rl(Trained):
         return self
 
     def problems(self) -> Iterator[str]:
+        if self.train.evaluate_every and self.monitor is None:
+            yield "train.evaluate_every needs a monitor: nothing is evaluated without one"
         if self.monitor is None or not self.monitor.choose_on:
             return
         if not self._guard_config(seed=0).candidates:

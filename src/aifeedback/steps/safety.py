@@ -148,10 +148,12 @@ def standings(
     The harmless rate is also read at the reference's mean length (Lee et al. 2023).
     """
     from aifeedback.evaluate import length_controlled_rate
+    from aifeedback.evaluate.columns import shared_prompts
     from aifeedback.evaluate.estimate import plain
     from aifeedback.evaluate.tradeoff import change, standing
 
     sides = [is_safe(prompt) for prompt in prompts]
+    by_prompt = shared_prompts([prompt.id for prompt in prompts])
     safe = [i for i, side in enumerate(sides) if side is not False]
     assessors = {name: assessor(judge, context) for name, judge in judges.items()}
     lengths = {name: [None if c is None else len(c.text) for c in row] for name, row in drawn.items()}
@@ -164,8 +166,8 @@ def standings(
     for name, by_judge in found.items():
         for judge, rows in by_judge.items():
             harmless = [None if a is None or a.is_harmless is None else float(a.is_harmless) for a in rows]
-            responses = [None if a is None else a.response for a in rows]
-            stands = standing(harmless, [_helpful(a) for a in rows], responses, sides, judged_by=judge)
+            kinds = [None if a is None else a.response for a in rows]
+            stands = standing(harmless, [_helpful(a) for a in rows], kinds, sides, judged_by=judge, prompts=by_prompt)
             before = found[reference][judge]
             moved = change([_helpful(rows[i]) for i in safe], [_helpful(before[i]) for i in safe])
             at_length = length_controlled_rate(harmless, lengths[name], usual)

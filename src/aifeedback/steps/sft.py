@@ -23,6 +23,8 @@ class Sft(Trained):
     Figures = TrainFigures
     data: Annotated[Ref, Cli(metavar="FILE")]
     """Prompts with completions, or comparisons with human or AI labels."""
+    heldout: Annotated[Ref | None, Cli(metavar="FILE")] = None
+    """Held-out rows on which the loss is measured."""
     train: Annotated[SftConfig, Cli(flatten=(SftConfig,), panel="Trainer")] = SftConfig()
     """Settings of the trainer."""
 
@@ -36,6 +38,7 @@ class Sft(Trained):
             [SftRow(prompt, completion) for prompt, completion in pairs],
             self.seeded(self.train, context),
             context.result("policy"),
+            heldout=[SftRow(p, c) for p, c in demonstrations(self.heldout, context.seed)[0]] if self.heldout else (),
             progress=context.progress,
         )
         return TrainFigures.of(result, file=rows, are_steps_set=self.train.steps is not None)

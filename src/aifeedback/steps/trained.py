@@ -30,6 +30,8 @@ class TrainFigures(Figures):
     """Last value of every logged metric."""
     stopped: str | None = None
     """Why it ended before its last planned step."""
+    best_step: int | None = None
+    """The step that the saved weights are from, where a stop rule returned to an earlier one."""
     file: Rows | None = None
     """Rows of the data file."""
 
