@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -386,14 +387,16 @@ class Match:
 
     def figures(self, length_control: LengthForm = "ratio") -> ByJudge:
         """Win rate of the first, raw and length-controlled (characters)."""
-        from aifeedback.evaluate.length import preferred
+        from aifeedback.evaluate.length import ExtrapolationWarning, preferred
 
-        found = preferred(
-            [p.p_first for p in self.preferences],
-            [len(c.first.text) for c in self.pairs],
-            [len(c.second.text) for c in self.pairs],
-            method=length_control,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExtrapolationWarning)  # the note stays in the figures
+            found = preferred(
+                [p.p_first for p in self.preferences],
+                [len(c.first.text) for c in self.pairs],
+                [len(c.second.text) for c in self.pairs],
+                method=length_control,
+            )
         return ByJudge(
             win_rate=self.win_rate,
             length_controlled=Measured.of(found.length_controlled),

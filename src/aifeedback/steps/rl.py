@@ -204,7 +204,10 @@ class Rl(Trained):
             config,
             seed=context.seed,
         )
-        rates = {name: Measured(value=rate, low=low, high=high) for name, (rate, low, high) in chosen.win_rates.items()}
+        rates = {
+            name: Measured(value=rate, low=low, high=high, n=chosen.decided.get(name))
+            for name, (rate, low, high) in chosen.win_rates.items()
+        }
         return Choice(chosen=chosen.folder.name, candidates=rates, n=chosen.n)
 
     def _guard_config(self, *, seed: int) -> GuardConfig:
