@@ -214,7 +214,7 @@ class Compare(Served, Step):
             for judge, spec in self.judges.items():
                 if other is None:
                     break
-                by_judge[judge] = Match.judged(spec, judge, name, read.rows, given, other, context)
+                by_judge[judge] = Match.judged(spec, judge, name, read.rows, given, other, context, self.length_control)
                 by_evaluator[judge] += by_judge[judge].preferences
             if headline in by_judge and name != self.reference:
                 matches[name] = by_judge[headline]
@@ -231,6 +231,7 @@ class Compare(Served, Step):
                 completions[one],
                 completions[other],
                 context,
+                self.length_control,
             )
             for one, other in combinations([n for n in self.policies if n != self.reference], 2)
         }
@@ -242,8 +243,7 @@ class Compare(Served, Step):
             policies=table,
             head_to_head={f"{one}_vs_{other}": match.win_rate for (one, other), match in head_to_head.items()},
             head_to_head_length_controlled={
-                f"{one}_vs_{other}": match.figures(self.length_control).length_controlled
-                for (one, other), match in head_to_head.items()
+                f"{one}_vs_{other}": match.length_controlled for (one, other), match in head_to_head.items()
             },
             ranking=_ranking(every),
             independence=independence,
@@ -297,7 +297,7 @@ class Compare(Served, Step):
         kl: float | None,
         independence: Independence,
     ) -> PolicyFigures:
-        figures = {judge: match.figures(self.length_control) for judge, match in by_judge.items()}
+        figures = {judge: match.figures() for judge, match in by_judge.items()}
         first = next(iter(self.judges))
         others = [name for name in figures if name != first and independence.judges[name].independent]
         return PolicyFigures(
@@ -353,6 +353,7 @@ class Match:
 
     pairs: list[Comparison]
     preferences: list[Preference]
+    length_control: LengthForm = "ratio"
 
     @classmethod
     def judged(
@@ -364,6 +365,7 @@ class Match:
         ours: Sequence[Completion | None],
         theirs: Sequence[Completion | None],
         context: Context,
+        length_control: LengthForm = "ratio",
     ) -> Match:
         """Judge every prompt that both answered; pairs and preferences are left in the folder."""
         pairs = [
@@ -376,31 +378,34 @@ class Match:
         files.write_records(
             context.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", preferences
         )
-        return cls(pairs, preferences)
+        return cls(pairs, preferences, length_control)
 
     @cached_property
-    def win_rate(self) -> Measured:
-        """Of the first: a share in [0, 1] of the pairs with a verdict, with its interval; a tie is half a win."""
-        from aifeedback.evaluate import win_rate
-
-        return Measured.of(win_rate([p.p_first for p in self.preferences], hard=True))
-
-    def figures(self, length_control: LengthForm = "ratio") -> ByJudge:
-        """Win rate of the first, raw and length-controlled (characters)."""
+    def _preferred(self) -> Any:
         from aifeedback.evaluate.length import ExtrapolationWarning, preferred
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExtrapolationWarning)  # the note stays in the figures
-            found = preferred(
+            return preferred(
                 [p.p_first for p in self.preferences],
                 [len(c.first.text) for c in self.pairs],
                 [len(c.second.text) for c in self.pairs],
-                method=length_control,
+                method=self.length_control,
             )
+
+    @cached_property
+    def win_rate(self) -> Measured:
+        """Of the first: a share in [0, 1] of the pairs with a verdict, with its interval; a tie is half a win."""
+        return Measured.of(self._preferred.win_rate)
+
+    @cached_property
+    def length_controlled(self) -> Measured:
+        """The same at equal length (characters)."""
+        return Measured.of(self._preferred.length_controlled)
+
+    def figures(self) -> ByJudge:
         return ByJudge(
-            win_rate=self.win_rate,
-            length_controlled=Measured.of(found.length_controlled),
-            unknown=_unknown(self.preferences),
+            win_rate=self.win_rate, length_controlled=self.length_controlled, unknown=_unknown(self.preferences)
         )
 
 
@@ -415,7 +420,7 @@ def _ranking(matches: Mapping[tuple[str, str], Match]) -> Ranking | None:
     for (one, other), match in matches.items():
         known = [p.p_first for p in match.preferences]
         mirrored = [None if p is None else 1 - p for p in known]
-        matrix.setdefault(one, {})[other] = win_rate(known, hard=True).as_dict()
+        matrix.setdefault(one, {})[other] = match.win_rate.model_dump()
         matrix.setdefault(other, {})[one] = win_rate(mirrored, hard=True).as_dict()
         first += [one] * len(known)
         second += [other] * len(known)
