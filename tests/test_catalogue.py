@@ -14,7 +14,7 @@ from aifeedback import files
 from aifeedback.cli import app
 from aifeedback.errors import FileError
 from aifeedback.files.catalogue import KNOWN
-from aifeedback.refs import input_path, input_problem
+from aifeedback.refs import Ref
 
 PAIR = {"input": "Name a colour.", "output_1": "Blue.", "output_2": "Seven.", "label": 1}
 
@@ -35,8 +35,8 @@ def put(path: Path, rows: object) -> Path:
 @pytest.mark.parametrize("place", ["llmbar/Natural", "llmbar/Dataset/LLMBar/Natural"])
 def test_a_copy_is_found_in_a_checkout_of_the_source(folder: Path, place: str) -> None:
     file = put(folder / place / "dataset.json", [PAIR])
-    assert input_path("llmbar-natural") == file
-    assert input_problem("llmbar-natural") is None
+    assert Ref("llmbar-natural").path == file
+    assert Ref("llmbar-natural").problem() is None
     read = files.read_comparisons("llmbar-natural")
     assert read.human == [1.0]
     assert files.read_prompts("llmbar-natural")[0].text == "Name a colour."
@@ -50,7 +50,7 @@ def test_a_file_of_that_name_comes_first(folder: Path, tmp_path: Path, monkeypat
 
 
 def test_a_set_that_is_not_there_says_where_to_get_it(folder: Path) -> None:
-    said = input_problem("pandalm")
+    said = Ref("pandalm").problem()
     assert said is not None
     for part in ("pandalm", KNOWN["pandalm"].source, str(folder / "pandalm"), "AIFEEDBACK_DATA"):
         assert part in said
@@ -67,7 +67,7 @@ def test_what_the_hub_holds_as_files_comes_from_there(folder: Path, monkeypatch:
         return [{"chosen": f"{start} Good day.", "rejected": f"{start} Go away."}]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-    assert input_problem("hh-harmless") is None
+    assert Ref("hh-harmless").problem() is None
     assert files.read_comparisons("hh-harmless").report.kept == 1
     assert asked == [("Anthropic/hh-rlhf", {"split": "test", "data_dir": "harmless-base"})]
 
@@ -76,9 +76,9 @@ def test_an_id_of_the_hub_is_no_mistake_but_a_mistyped_path_is(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     for name in ("owner/name", "owner/name#test", "owner/name#config/test", "data/name#test"):
-        assert input_problem(name) is None, name
+        assert Ref(name).problem() is None, name
     for name in ("data/pairs", "data/pairs.jsonl", "owner/pairs.jsonl", "pairs.jsonl", "llmbar-naturall"):
-        assert input_problem(name) == f"{name}: no such file"
+        assert Ref(name).problem() == f"{name}: no such file"
 
 
 def test_on_the_command_line(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from aifeedback import files, recipe, runner
+from aifeedback import files
+from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.summary import summarise
 from small_models import bpe_llama
 

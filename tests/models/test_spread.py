@@ -22,7 +22,7 @@ from aifeedback.models import local
 from aifeedback.models.cache import Journaled
 from aifeedback.models.fake import FakeModel
 from aifeedback.models.spread import HELPED_FROM, Spread, _serve
-from aifeedback.pipeline.step import Context, resolve
+from aifeedback.pipeline.step import Context
 from aifeedback.protocols import ModelCard, PromptLike
 from aifeedback.records import Sampling
 from aifeedback.steps import connect
@@ -299,7 +299,7 @@ def test_members_of_a_panel_stay_in_one_process_unless_told_otherwise(
         seen.append(context.workers)
         return FakeModel("noisy" if len(seen) == 1 else "longer")
 
-    monkeypatch.setattr(resolve, "connect_model", connect)
+    monkeypatch.setattr(connect, "connect_model", connected)
     context = Context(tmp_path, tmp_path, workers=told)
     connect.labeler(panel, context)
     assert seen == [expected, expected]

@@ -19,7 +19,8 @@ from aifeedback import files
 from aifeedback.engine.encoding import encode_completion, encode_prompt
 from aifeedback.files import LabelledRow
 from aifeedback.records import Completion, Prompt
-from aifeedback.steps.split import held_out, human_rows
+from aifeedback.steps.pairs import human_rows
+from aifeedback.steps.split import held_out
 from aifeedback.train.dpo import train_dpo
 from aifeedback.train.reward_model import fit_reward_model, wilson
 from aifeedback.train.rows import SftRow

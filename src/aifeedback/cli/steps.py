@@ -105,7 +105,7 @@ def _is_required(option: Any) -> bool:
 
 
 def _common(name: str, verb: Verb, schema: Any) -> list[inspect.Parameter]:
-    found = [("sets", Sets, None)]
+    found: list[tuple[str, Any, Any]] = [("sets", Sets, None)]
     if verb.has_out:
         out: Any = typer.Option("-o", "--out", help=verb.out_help, rich_help_panel=COMMON, metavar="PATH")
         found.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
