@@ -130,7 +130,7 @@ def out_cannot_be_made(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
     return ["label", "--data", data, "--judge", "fake:longer", "-o", "/proc/x/o.jsonl"], (
         "/proc/x",
-        "no folder",
+        "cannot create the folder",
         "another place",
     )
 
@@ -229,19 +229,19 @@ def model_folder_without_scheme(folder: Path) -> tuple[list[str], tuple[str, ...
         (model / name).write_text("{}")
     data = lines(folder / "pairs.jsonl", GOOD)
     given = ["--model", str(model), "--data", data, "-o", str(folder / "m")]
-    return ["train", "reward", *given], (f"'{model}' names no model; write hf:{model}\n",)
+    return ["train", "reward", *given], (f"'{model}' is not a model; write hf:{model}\n",)
 
 
 def lab_model_without_scheme(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
     given = ["--data", data, "--judge", "judge-b", "-o", str(folder / "o.jsonl")]
-    return ["label", *given], ("'judge-b' names no model; write lab:judge-b\n",)
+    return ["label", *given], ("'judge-b' is not a model; write lab:judge-b\n",)
 
 
 def model_of_unknown_scheme(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
     given = ["--data", data, "--judge", "vllm:my/judge", "-o", str(folder / "o.jsonl")]
-    return ["label", *given], ("'vllm:my/judge' names no model; write hf:DIR_OR_ID, openai:NAME",)
+    return ["label", *given], ("'vllm:my/judge' is not a model; write hf:DIR_OR_ID, openai:NAME",)
 
 
 def negative_rate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -267,7 +267,7 @@ def no_such_combination(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def combination_of_one(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    return label(data, folder, "--combine", "median"), ("--combine", "one judge", "several --judge or --prompt")
+    return label(data, folder, "--combine", "median"), ("--combine", "a single judge", "repeat --judge or --prompt")
 
 
 def rubric_and_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -279,7 +279,7 @@ def rubric_and_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 def ratings_by_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
     told = label(data, folder, "--by", "ratings", "--constitution", "harmless")
-    return told, ("constitution: ratings do not go by one", "--rubric")
+    return told, ("constitution: ratings cannot use one", "--rubric")
 
 
 def clamped_ratings(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -395,28 +395,28 @@ def figures_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def lab_pairs_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    return ["lab", "pairs", "2", "-o", "/proc/x.jsonl"], ("/proc", "nothing can be written", "another place")
+    return ["lab", "pairs", "2", "-o", "/proc/x.jsonl"], ("/proc", "cannot write to the folder", "another place")
 
 
 def lab_models_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    return ["lab", "build", "base", "-o", "/proc/x"], ("/proc/x", "no folder", "another place")
+    return ["lab", "build", "base", "-o", "/proc/x"], ("/proc/x", "cannot create the folder", "another place")
 
 
 def calibration_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     rows = [{**GOOD, "prompt": f"{n}?", "p_first": 0.7, "judge": "a model", "human_p_first": n % 2} for n in range(40)]
     data = lines(folder / "p.jsonl", *rows)
-    return ["calibrate", "--data", data, "-o", "/proc/x.json"], ("/proc", "nothing can be written", "another place")
+    return ["calibrate", "--data", data, "-o", "/proc/x.json"], ("/proc", "cannot write to the folder", "another place")
 
 
 def figures_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    return label(data, folder, "--json", "/proc/f.json"), ("/proc", "nothing can be written", "another place")
+    return label(data, folder, "--json", "/proc/f.json"), ("/proc", "cannot write to the folder", "another place")
 
 
 def figures_of_training_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
     given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--json", "/proc/f.json"]
-    return ["train", "sft", *given], ("/proc", "nothing can be written", "another place")
+    return ["train", "sft", *given], ("/proc", "cannot write to the folder", "another place")
 
 
 CASES = [

@@ -56,7 +56,8 @@ def parse(
 ) -> C:
     """Validates ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one.
 
-    With the prefix "--" a key is named by its option, or, if it is among ``by_set``, as ``--set KEY``: as it was given.
+    With the prefix "--" a key is named by its option, or, if it is among ``by_set`` (keys as written after --set), by
+    ``--set KEY``.
     """
     try:
         return schema.model_validate(dict(values))
@@ -85,10 +86,11 @@ def describe(
     # a validator of ours says it in its own words; pydantic's begin with a capital
     is_ours = problem["type"] == "value_error"
     message = problem["msg"].removeprefix("Value error, ") if is_ours else problem["msg"].lower()
-    if is_ours and not problem["loc"]:  # about several keys, which it names
+    is_whole = isinstance(problem["input"], Mapping)
+    if is_ours and (not problem["loc"] or (prefix == "--" and is_whole)):  # about several keys, which it names
         return message
-    told = repr(problem["input"])
-    where = f"'{key}' = {told}" if len(told) <= LONGEST_SHOWN else f"'{key}'"
+    value = repr(problem["input"])
+    where = f"'{key}'" if is_whole or len(value) > LONGEST_SHOWN else f"'{key}' = {value}"
     return f"{where}: {message}"
 
 
@@ -128,9 +130,20 @@ def _key(problem: Mapping[str, Any], prefix: str, by_set: Collection[str]) -> st
     """
     parts = [str(part) for part in problem["loc"] if not str(part).startswith("(")]
     if prefix == "--":
-        path = ".".join(parts)
-        if path and any(f"{path}.".startswith(f"{given}.") or given.startswith(f"{path}.") for given in by_set):
-            return f"--set {path}"
         named = [part for part in parts if not part.isdigit()]
+        if written := _as_written(named, by_set):
+            return f"--set {written}"
         return f"--{named[-1].replace('_', '-')}" if named else "options"
     return f"{prefix}{'.'.join(parts)}".strip()
+
+
+def _as_written(path: Sequence[str], by_set: Collection[str]) -> str:
+    """The part of a path that was given by --set: a command's keys may leave out the settings they are nested in."""
+    for key in by_set:
+        given = key.split(".")
+        for start in range(len(path)):
+            rest = list(path[start:])
+            shared = min(len(rest), len(given))
+            if rest[:shared] == given[:shared]:
+                return ".".join(rest)
+    return ""

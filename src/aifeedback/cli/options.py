@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typer
-from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
@@ -120,7 +119,7 @@ def _walk(
 
 def _option(name: str, field: Any, cli: Cli, path: tuple[str, ...], text: str) -> tuple[OptionOf, list[str]] | None:
     kind = _parsed(field.annotation)
-    if kind is None and cli.metavar:  # a short form that the settings class takes, such as a model's name
+    if cli.metavar and (kind is None or get_origin(kind) is Literal):  # the settings class takes a short form of it
         kind = str
     if cli.value is not None:
         kind = bool
@@ -138,14 +137,12 @@ def _option(name: str, field: Any, cli: Cli, path: tuple[str, ...], text: str) -
     if kind is bool and not cli.names and field.default is not True:
         flag = [spelled[0]]
     is_required = field.is_required() and not path[:-1] and not cli.is_repeated and kind is not bool
-    bounds = {} if kind not in (int, float) else _bounds(field)
     info = typer.Option(
         *flag,
         help=help_text,
         metavar=cli.metavar or ("N" if kind is int else "X" if kind is float else None),
         show_default=False,
         rich_help_panel=cli.panel or None,
-        **bounds,
     )
     parsed = kind if is_required else kind | None if isinstance(kind, type) or get_origin(kind) else kind
     return OptionOf(_parameter(path, spelled), path, parsed, info, cli.value), spelled
@@ -177,18 +174,6 @@ def _parsed(annotation: Any) -> Any:
 
 def _is_column_map(annotation: Any, cli: Cli) -> bool:
     return cli.names == ("--column",)
-
-
-def _bounds(field: Any) -> dict[str, Any]:
-    bounds: dict[str, Any] = {}
-    for extra in field.metadata:
-        if isinstance(extra, Ge):
-            bounds["min"] = extra.ge
-        if isinstance(extra, Le):
-            bounds["max"] = extra.le
-        if isinstance(extra, Gt):
-            continue  # pydantic says it, with the option's name
-    return bounds
 
 
 def _shown_default(field: Any) -> str:
@@ -224,11 +209,11 @@ def _own_texts(module: str) -> dict[str, dict[str, str]]:
 
 
 class Given(NamedTuple):
-    """What the user gave: settings, nested by name, and the --set keys among them by their full path."""
+    """What the user gave: settings, nested by name, and the keys that came by --set."""
 
     settings: dict[str, Any]
-    chosen: dict[str, str]
-    """Full path → as it was written."""
+    chosen: tuple[str, ...]
+    """As they were written."""
 
 
 def given_settings(
@@ -251,14 +236,10 @@ def given_settings(
         settings = merge(settings, nest({".".join(option.path): value})) if not isinstance(value, Mapping) else merge(
             settings, _put(option.path, value)
         )  # fmt: skip
-    chosen: dict[str, str] = {}
-    flat: dict[str, Any] = {}
-    for text in sets or ():
-        key, value = assign(text)
-        full = _full_path(schema, key)
-        chosen[full] = key
-        flat[full] = value
-    return Given(merge(settings, nest(flat)), chosen)
+    written = dict(assign(text) for text in sets or ())
+    nest(written)  # a key given twice is named as it was written
+    full = {_full_path(schema, key): value for key, value in written.items()}
+    return Given(merge(settings, nest(full)), tuple(written))
 
 
 def _put(path: Sequence[str], value: Any) -> dict[str, Any]:

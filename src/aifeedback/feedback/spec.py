@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from aifeedback.config import Cli, Config
 from aifeedback.feedback.judge import JudgeSettings
@@ -24,22 +24,29 @@ class Served(Config):
     """Address of an OpenAI-compatible server."""
     spend_cap_usd: Annotated[float | None, Cli(panel=SERVER, metavar="USD")] = Field(default=None, gt=0.0)
     """Stop before spending more than this (USD), earlier starts with the same journal included."""
-    prices: Annotated[Ref | None, Cli(panel=SERVER, metavar="FILE")] = None
+    prices: Annotated[str | None, Cli(panel=SERVER, metavar="FILE")] = None
     """Price table (YAML); the shipped one by default."""
     server: Annotated[dict[str, Any], Cli(is_hidden=True)] = Field(default_factory=dict)
     """Further server options by name: concurrency, requests_per_minute, readout, prices … (docs/servers.md)."""
 
+    @field_validator("prices")
+    @classmethod
+    def _is_file(cls, prices: str | None) -> str | None:
+        if prices is not None and not Path(prices).is_file():
+            raise ValueError("no such file; give a YAML price table, or leave it out")
+        return prices
+
     @property
     def server_options(self) -> dict[str, Any]:
         """What ``models.connect`` takes for a server; what was not set is left to its default."""
-        prices = str(self.prices) if self.prices else None
-        own = {"base_url": self.base_url, "cap_usd": self.spend_cap_usd, "prices": prices}
+        own = {"base_url": self.base_url, "cap_usd": self.spend_cap_usd, "prices": self.prices}
         return {**self.server, **{name: value for name, value in own.items() if value is not None}}
 
     def require_server(self, models: Iterable[ModelRef]) -> None:
         """Raises ValueError where a server's options are set and none of the models is served."""
         models = [model for model in models if model]
-        given = [*(["base_url"] if self.base_url else []), *(f"server.{name}" for name in self.server)]
+        given = [name for name in ("base_url", "prices") if getattr(self, name)]
+        given += [f"server.{name}" for name in self.server]
         if given and models and not any(model.is_served for model in models):
             raise ValueError(f"{', '.join(given)}: only a server (openai:NAME) has such a setting, not {models[0]}")
 
@@ -145,14 +152,17 @@ class JudgeSpec(Served, JudgeSettings):
         return JudgeSettings(**{**own, "seed": seed})
 
 
+COMBINATIONS = "must be mean, median or a file of learned weights (.json)"
+
+
 class PanelSpec(Config):
     """Several judges, or one model under several prompts, as one."""
 
     members: Annotated[tuple[JudgeSpec, ...], Cli(is_hidden=True)] = Field(min_length=2)
     """The judges, two or more."""
-    combine: Annotated[Literal["mean", "median"], Cli(panel="Judge")] = "mean"
-    """How a panel's preferences become one; a file of learned weights is given by --weights."""
-    weights: Annotated[Ref | None, Cli(panel="Judge", metavar="FILE")] = None
+    combine: Annotated[Literal["mean", "median"], Cli(panel="Judge", metavar="mean|median|FILE")] = "mean"
+    """How a panel's preferences become one: mean, median, or a file of learned weights (.json)."""
+    weights: Annotated[Ref | None, Cli(is_hidden=True)] = None
     """Weights learned for these panel members (`aifeedback calibrate --kind weights`); equal weights by default."""
     quorum: int | None = Field(default=None, ge=1)
     """Fewest members whose judgement must be known; all of them by default."""
@@ -160,6 +170,21 @@ class PanelSpec(Config):
     """A larger distance between the members' preferences leaves the label unknown (`disagreement`)."""
     calibration: str | None = None
     """A calibration map fitted for this very panel: its name or file."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        """``combine: FILE.json`` is a mean with learned weights."""
+        if isinstance(value, dict) and str(value.get("combine", "")).endswith(".json"):
+            return {**value, "combine": "mean", "weights": value["combine"]}
+        return value
+
+    @field_validator("combine", mode="before")
+    @classmethod
+    def _is_known(cls, combine: Any) -> Any:
+        if combine not in ("mean", "median"):
+            raise ValueError(COMBINATIONS)
+        return combine
 
     def refs(self) -> Iterator[Ref]:
         for member in self.members:
@@ -220,6 +245,9 @@ def judge_from_options(given: Mapping[str, Any]) -> dict[str, Any]:
     joined = {key: how.pop(key) for key in ("combine", "weights", "quorum", "max_spread") if key in how}
     judges = [one_judge(model, prompt, how, models) for model in models for prompt in prompts or [None]]
     if len(judges) == 1:
+        combine = str(joined.get("combine", "mean"))
+        if combine not in ("mean", "median") and not combine.endswith(".json"):
+            raise RecipeError(f"'--combine' = '{combine}': {COMBINATIONS}")
         if joined:
             raise RecipeError(
                 "a single judge has nothing to combine", key=f"--{next(iter(joined))}", fix="repeat --judge or --prompt"

@@ -25,8 +25,8 @@ from aifeedback.storage import read_json, write_json
 FILE = "command.json"
 FILES = (".jsonl", ".parquet")
 """Endings of a result that is one file."""
-HOW = ("base_url", "server", "spend_cap_usd", "batch_size", "workers", "gpus_each", "trackers", "checkpoint_every",
-       "keep_checkpoints")  # fmt: skip
+HOW = ("base_url", "server", "spend_cap_usd", "prices", "batch_size", "workers", "gpus_each", "trackers",
+       "checkpoint_every", "keep_checkpoints")  # fmt: skip
 GROUPED = "batch"
 """Settings that say how the work is done and not what comes out: they may differ between two starts of one job.
 So may ``batch`` of a step, how many items are judged together; a trainer's is another thing."""

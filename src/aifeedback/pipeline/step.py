@@ -49,7 +49,7 @@ class Measured(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    value: float | None
+    value: float | None = None
     low: float | None = None
     high: float | None = None
     n: int | None = None
