@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from aifeedback import evaluate
 from aifeedback.cli import app
 from aifeedback.errors import FileError, InputError, RecipeError
-from aifeedback.evaluate import rank_policies
+from aifeedback.evaluate import length, rank_policies
 from aifeedback.files import read_records
 from aifeedback.records import Comparison, Preference
 from models.stub import StubServer, answer
@@ -54,7 +54,7 @@ def test_files_of_answers_stand_in_for_models(data: Path) -> None:
     told = compare(*FILES, "--judge", "fake:noisy")
     policies = told["policies"]
     assert list(policies) == ["short", "middle", "long"]
-    assert policies["short"]["win_rate"] is None  # a file has no second draw to meet
+    assert policies["short"].get("win_rate") is None  # a file has no second draw to meet
     assert [row["answered"] for row in policies.values()] == [PROMPTS, PROMPTS, PROMPTS - 1]
     assert policies["middle"]["win_rate"]["n"] == PROMPTS
     assert policies["long"]["win_rate"]["n"] == told["head_to_head"]["middle_vs_long"]["n"] == PROMPTS - 1
@@ -71,21 +71,21 @@ def test_policies_are_printed_by_the_names_they_were_given(data: Path) -> None:
 
 def test_a_figure_that_extrapolates_is_told_with_the_policy(data: Path) -> None:
     told = compare("short.jsonl", "long.jsonl", "--judge", "fake:noisy")["printed"]
-    assert "! long, at equal length: not estimable" in told or "! long, at equal length: extrapolates" in told
+    assert "! long, length-controlled: not estimable" in told or "! long, length-controlled: extrapolates" in told
 
 
 def test_every_rate_is_fitted_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three meetings: a win rate and its mirror each; at equal length only the two with the reference."""
+    """Three meetings: raw and length-controlled rates once each, and the mirrored win rate for the matrix."""
     calls: dict[str, int] = {}
-    for name in ("win_rate", "length_controlled_win_rate"):
+    for module, name in ((evaluate, "win_rate"), (length, "preferred")):
 
-        def counted(*given: Any, _name: str = name, _real: Any = getattr(evaluate, name), **how: Any) -> Any:
+        def counted(*given: Any, _name: str = name, _real: Any = getattr(module, name), **how: Any) -> Any:
             calls[_name] = calls.get(_name, 0) + 1
             return _real(*given, **how)
 
-        monkeypatch.setattr(evaluate, name, counted)
+        monkeypatch.setattr(module, name, counted)
     compare(*FILES, "--judge", "fake:noisy")
-    assert calls == {"win_rate": 6, "length_controlled_win_rate": 2}
+    assert calls == {"win_rate": 3, "preferred": 3}
 
 
 def test_ranking_and_matrix_rest_on_all_meetings(data: Path) -> None:
@@ -123,7 +123,7 @@ def test_trailing_symbols_go_before_judging_and_are_told(data: Path) -> None:
     judged = read_records("out/comparisons-middle.jsonl", Comparison)
     assert all(pair.first.text.endswith("on .") or pair.first.text.count(".") == 1 for pair in judged)
     assert " . . ." in Path("out/completions-middle.jsonl").read_text()  # as they came
-    assert "trailing characters taken off 40 answers" in told["printed"]
+    assert "trailing characters removed from 40 responses" in told["printed"]
     assert compare(*FILES, "--judge", "fake:noisy", "--no-tidy")["policies"]["middle"]["tidied"] == {}
 
 

@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 
 from aifeedback.audit.report import report_run
+from aifeedback.config import parse
+from aifeedback.errors import RecipeError
 from aifeedback.lab import zoo
 from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.summary import summarise
+from aifeedback.refs import ConstitutionRef
 from aifeedback.steps.revise import Revise
 from small_models import bpe_llama
 
@@ -47,11 +50,11 @@ def finished(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
 
 def test_by_default_it_runs_in_the_lab_and_ones_own_models_bring_their_own_prompts() -> None:
     lab = recipe.load("constitutional")
-    assert {s.id for s in lab.steps} >= {"sft", "rm_hybrid", "rl_hybrid", "judge_cot", "people_labels"}
+    assert {s.id for s in lab.stages} >= {"sft", "rm_hybrid", "rl_hybrid", "judge_cot", "people_labels"}
     own = recipe.load("constitutional", {"judge": "hf:J", "policy": "hf:P", "prompts": "FILE"})
-    ids = {s.id: s.stage for s in own.steps}
+    ids = {s.id: s.step for s in own.stages}
     assert not {"sft", "rm_hybrid", "rl_hybrid", "judge_cot", "people_labels"} & set(ids)
-    told = json.dumps([s.stage.model_dump(mode="json") for s in own.steps])
+    told = json.dumps([s.step.model_dump(mode="json") for s in own.stages])
     assert "lab:" not in told
     assert "gold:" not in told
     assert ids["answers"].model == "hf:P"
@@ -61,11 +64,7 @@ def test_by_default_it_runs_in_the_lab_and_ones_own_models_bring_their_own_promp
 
 
 def test_the_labs_constitutions_are_files_behind_a_name() -> None:
-    from aifeedback.refs import input_path
-
-    path = input_path("constitution:lab:harmless")
-    assert path is not None
-    assert path.is_file()
+    assert ConstitutionRef("lab:harmless").path.is_file()
 
 
 def test_what_revising_takes_is_told_before_it_runs() -> None:
@@ -74,14 +73,14 @@ def test_what_revising_takes_is_told_before_it_runs() -> None:
     assert told.calls == 10 * 3 * 2, "a critique and a revision in each round, at most"
     assert told.leaves["revised.jsonl"] == 10
     assert revise.forecast({}).calls is None
-    wrong = revise.model_copy(update={"settings": {"round": 3}})
-    assert "settings.round" in "".join(wrong.problems())
+    with pytest.raises(RecipeError, match=r"settings\.round"):
+        parse(Revise, {**revise.model_dump(), "settings": {"round": 3}})
 
 
 def test_gold_never_trains() -> None:
-    for step in recipe.load("constitutional").steps:
-        if step.stage.kind in ("sft", "revise", "reward_model", "rl", "dpo", "sample", "pair"):
-            settings = json.dumps(step.stage.model_dump(mode="json", exclude={"heldout"}))
+    for stage in recipe.load("constitutional").stages:
+        if stage.step.kind in ("sft", "revise", "reward_model", "rl", "dpo", "sample", "pair"):
+            settings = json.dumps(stage.step.model_dump(mode="json", exclude={"heldout"}))
             assert "gold" not in settings
             assert "@data/heldout" not in settings
 

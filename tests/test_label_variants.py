@@ -142,11 +142,11 @@ def test_any_judge_can_be_calibrated(data: Path) -> None:
 
 
 def test_a_panels_servers_are_told_apart_from_its_local_members(data: Path) -> None:
-    from aifeedback.cli.judges import judging
+    from aifeedback.steps.label import Label
 
-    given = {"base_url": "http://127.0.0.1:9/v1"}
-    sets = ["server.concurrency=2", "hidden_mass=0.1"]
-    local, served = judging(["fake:quality", "openai:stub"], None, given, sets=sets).members
+    given = {"base_url": "http://127.0.0.1:9/v1", "server": {"concurrency": 2}, "hidden_mass": 0.1}
+    judge = {"model": ["fake:quality", "openai:stub"], **given}
+    local, served = Label.from_options({"comparisons": "x.jsonl", "judge": judge}).judge.members
     assert (local.base_url, local.server, local.hidden_mass) == (None, {}, 0.1)
     assert (served.base_url, served.server, served.hidden_mass) == (given["base_url"], {"concurrency": 2}, 0.1)
 

@@ -68,7 +68,7 @@ def test_show_of_a_comparison_and_of_an_audit_prints_their_tables() -> None:
     assert ids("compared/comparisons-other.jsonl")[0] in shown
     run(AUDIT)
     assert "The judge decides" in run("show made")
-    with pytest.raises(InputError, match="no run lies here"):
+    with pytest.raises(InputError, match="not a run"):
         run("show .")
 
 

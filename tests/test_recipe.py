@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from aifeedback.cli import app
 from aifeedback.errors import RecipeError
 from aifeedback.pipeline import recipe
+from aifeedback.refs import ModelRef, Ref
+from aifeedback.steps.rl import Rl
 
 TEXT = """
 name: tiny
@@ -31,7 +33,7 @@ def written(folder: Path, text: str = TEXT) -> Path:
 
 def test_settings_fill_in_with_their_own_type(tmp_path: Path) -> None:
     loaded = recipe.load(written(tmp_path))
-    label = loaded.stages[0].stage
+    label = loaded.stages[0].step
     assert label.limit == 4
     assert label.judge.model == "fake:longer"
     assert loaded.stages[1].needs == ("labels",)
@@ -39,18 +41,18 @@ def test_settings_fill_in_with_their_own_type(tmp_path: Path) -> None:
 
 def test_overrides_reach_settings_stage_keys_and_the_seed(tmp_path: Path) -> None:
     loaded = recipe.load(
-        written(tmp_path), {"judge": "fake:first", "seed": 7, "model.train.stages": 2, "labels.limit": 9}
+        written(tmp_path), {"judge": "fake:first", "seed": 7, "model.train.steps": 2, "labels.limit": 9}
     )
     assert loaded.seed == 7
     assert loaded.stages[0].step.judge.model == "fake:first"
     assert loaded.stages[0].step.limit == 9
-    assert loaded.stages[1].step.train == {"steps": 2}
+    assert loaded.stages[1].step.train.model_dump(exclude_unset=True) == {"steps": 2}
 
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ("stage: label,", "no stage 'lable'"),
+        ("stage: label,", "no step 'lable'"),
         ("comparisons: DATA", "unknown key 'comparison'; did you mean 'comparisons'?"),
         ('"${judge}"', "'${jugde}' is not a setting"),
         ('"@labels/labelled.jsonl"', "'@lables' is not an earlier stage"),
@@ -88,12 +90,13 @@ def test_a_stage_with_an_empty_condition_is_left_out(tmp_path: Path) -> None:
 
 
 def test_references_become_paths_of_the_run(tmp_path: Path) -> None:
-    found = recipe.locate({"a": "hf:@sft/policy", "b": ["@x/y.jsonl"], "c": "plain"}, tmp_path)
-    assert found == {
-        "a": f"hf:{tmp_path}/stages/sft/policy",
-        "b": [f"{tmp_path}/stages/x/y.jsonl"],
-        "c": "plain",
-    }
+    assert ModelRef("hf:@sft/policy").within(tmp_path) == f"hf:{tmp_path}/stages/sft/policy"
+    assert Ref("plain").within(tmp_path) == "plain"
+    given = Rl(model="hf:@sft/policy", prompts="plain", reward={"mix": [{"source": "rm:@rm/reward_model"}]})
+    found = given.within(tmp_path)
+    assert found.model == f"hf:{tmp_path}/stages/sft/policy"
+    assert found.reward.mix[0].source == f"rm:{tmp_path}/stages/rm/reward_model"
+    assert found.prompts == "plain"
 
 
 @pytest.mark.parametrize("name", sorted(recipe.shipped()))
@@ -125,8 +128,8 @@ def test_references_in_keys_are_filled_in_and_waited_for(tmp_path: Path) -> None
     mixed = TEXT.replace('data: "@labels/labelled.jsonl"}', 'data: FILE, mix: {"@labels/labelled.jsonl": 0.5}}')
     loaded = recipe.load(written(tmp_path, mixed))
     assert loaded.stages[1].needs == ("labels",)
-    located = recipe.locate(loaded.stages[1].step.model_dump(), tmp_path)
-    assert located["mix"] == {str(tmp_path / "stages" / "labels" / "labelled.jsonl"): 0.5}
+    located = loaded.stages[1].step.within(tmp_path)
+    assert located.mix == {str(tmp_path / "stages" / "labels" / "labelled.jsonl"): 0.5}
 
 
 def test_check_prints_every_setting() -> None:

@@ -70,7 +70,7 @@ def test_a_result_is_not_replaced_by_another_job(label: Callable[..., bytes]) ->
     with StubServer(answer) as server:
         every = label(server)
         with pytest.raises(
-            RecipeError, match=r"out\.jsonl: holds the result of another job \(limit not given, now 2\)"
+            RecipeError, match=r"out\.jsonl: already contains a result with different settings \(limit not set, now 2\)"
         ):
             label(server, "--limit", "2")
         assert Path("out.jsonl").read_bytes() == every
@@ -110,11 +110,11 @@ def test_how_a_server_is_asked_makes_no_other_job(label: Callable[..., bytes]) -
 def test_nothing_that_was_there_before_is_replaced(label: Callable[..., bytes]) -> None:
     with StubServer(answer) as server:
         Path("out.jsonl").write_text("my own\n")
-        with pytest.raises(RecipeError, match="is there already, and was not made by this command"):
+        with pytest.raises(RecipeError, match="exists already, and was not made by this command"):
             label(server)
         Path("set").mkdir()
         Path("set/README.md").write_text("my own")
-        with pytest.raises(RecipeError, match="set: is there already"):
+        with pytest.raises(RecipeError, match="set: exists already"):
             label(server, "--format", "dataset", "-o", "set")
         assert not Path("out.jsonl.run").exists()
         assert server.count == 0
@@ -127,8 +127,8 @@ def test_what_is_done_is_said_for_every_step(tmp_path: Path, monkeypatch: pytest
         asked = [*command, "answers.jsonl", "-o", f"{command[0]}.jsonl"]
         first, again = (CliRunner().invoke(app, asked, catch_exceptions=False) for _ in range(2))
         assert (first.exit_code, again.exit_code) == (0, 0)
-        assert "finished before" not in first.output
-        assert "finished before" in again.output
+        assert "Already complete" not in first.output
+        assert "Already complete" in again.output
 
 
 def test_what_a_server_left_open_is_asked_again(label: Callable[..., bytes]) -> None:
@@ -162,7 +162,7 @@ def test_a_critique_that_was_left_open_is_asked_again(tmp_path: Path, monkeypatc
         dead.setattr(fake, "connect", lambda name: fake.FakeModel(name, faults={Problem.SERVER_ERROR: 1.0}))
         assert problems() == {"server_error": 3}
     assert problems() == {}
-    assert "finished before" in CliRunner().invoke(app, asked, catch_exceptions=False).output
+    assert "Already complete" in CliRunner().invoke(app, asked, catch_exceptions=False).output
 
 
 def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "run the same command to go on" in said
+    assert "Rerun to resume" in said
     assert "Traceback" not in said
 
 

@@ -76,10 +76,12 @@ def test_sft_dpo_and_reward_model(llama: Path, answers: Path, pairs: Path, tmp_p
 def test_a_trained_folder_is_not_trained_again_nor_replaced(llama: Path, answers: Path, tmp_path: Path) -> None:
     command = f"train sft --model hf:{llama} --data {answers} --steps 1 --batch 4 -o {tmp_path / 'out'}".split()
     first, again = (CliRunner().invoke(app, command, catch_exceptions=False) for _ in range(2))
-    assert "finished before" not in first.output
-    assert "finished before" in again.output
+    assert "Already complete" not in first.output
+    assert "Already complete" in again.output
     assert again.output.splitlines()[-1] == first.output.splitlines()[-1]
-    with pytest.raises(RecipeError, match=r"holds the result of another job \(train.steps 1, now 2\)"):
+    with pytest.raises(
+        RecipeError, match=r"already contains a result with different settings \(train.steps 1, now 2\)"
+    ):
         CliRunner().invoke(app, [*command, "--steps", "2"], catch_exceptions=False)
     with pytest.raises(RecipeError, match=r"\(train.batch 4, now 2\)"):
         CliRunner().invoke(app, [*command, "--batch", "2"], catch_exceptions=False)
@@ -91,7 +93,7 @@ def test_a_trained_folder_is_not_trained_again_nor_replaced(llama: Path, answers
 
 def test_a_model_from_elsewhere_is_never_overwritten(llama: Path, answers: Path, tmp_path: Path) -> None:
     mine = shutil.copytree(llama, tmp_path / "mine")
-    with pytest.raises(RecipeError, match="is there already, and was not made by this command"):
+    with pytest.raises(RecipeError, match="exists already, and was not made by this command"):
         train(f"sft --model hf:{mine} --data {answers} --steps 1", mine)
 
 
@@ -117,7 +119,7 @@ def test_rl_watched_by_another_judge_keeps_the_best_checkpoint(
     assert set(told["choice"]["candidates"]) == {"step-00000002", "step-00000004"}
     assert "heldout_measure" in told["figures"]
     refused = CliRunner().invoke(app, [*f"train {what} --engine trl".split(), "-o", str(tmp_path / "trl")])
-    assert "cannot be watched" in str(refused.exception) + refused.output
+    assert "cannot be monitored" in str(refused.exception) + refused.output
     alone = what.replace("--monitor-judge fake:longer", "")
     refused = CliRunner().invoke(app, [*f"train {alone}".split(), "-o", str(tmp_path / "alone")])
     assert "needs held-out prompts and a judge" in str(refused.exception) + refused.output

@@ -34,9 +34,9 @@ class Quiet:
 
 @pytest.mark.parametrize("name", TOY)
 def test_gold_measures_and_decides_nothing(name: str) -> None:
-    for step in recipe.load(name).steps:
-        if step.stage.kind in ("sft", "reward_model", "dpo", "rl", "sample", "pair"):
-            settings = step.stage.model_dump(mode="json", exclude={"heldout"})
+    for stage in recipe.load(name).stages:
+        if stage.step.kind in ("sft", "reward_model", "dpo", "rl", "sample", "pair"):
+            settings = stage.step.model_dump(mode="json", exclude={"heldout"})
             monitor = settings.pop("monitor", None) or {}
             assert "gold" not in json.dumps(settings)
             assert "@world/heldout" not in json.dumps(settings)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from aifeedback.steps.dpo import Dpo
 from aifeedback.steps.reward_model import RewardModel
 from aifeedback.steps.rewards import RewardSpec
 from aifeedback.steps.rl import Rl
+from aifeedback.steps.trained import TrainFigures
 from aifeedback.train import folders, reinforce
 
 TRAIN = {"optimizer": "adamw", "learning_rate": 3e-3}
@@ -63,7 +63,7 @@ def test_dpo_is_held_to_the_reference_that_was_named(
 
     def train(*_: Any, reference_dir: Any = None, **__: Any) -> Any:
         given.append(reference_dir)
-        return SimpleNamespace(model_dump=lambda **_: {})
+        return TrainFigures(steps=1, rows=1, seconds_per_step=1.0, tokens_per_s=1.0, peak_memory_mb=1.0)
 
     monkeypatch.setattr("aifeedback.train.dpo.train_dpo", train)
     stage = Dpo(model=f"hf:{llama}", data=labels, reference="hf:elsewhere")
