@@ -767,13 +767,13 @@ def test_the_preferred_responses_follow_the_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rows", "wanted", "test"), [(60, 200, 30), (60, 30, 30), (60, 20, 20), (3, 200, 1)])
 def test_a_test_split_smaller_than_its_setting_is_reported(tmp_path: Path, rows: int, wanted: int, test: int) -> None:
-    from aifeedback.stages.base import Job
-    from aifeedback.stages.data import Split
+    from aifeedback.pipeline.step import Context
+    from aifeedback.steps.split import Split
 
     prompts = jsonl(tmp_path / "p.jsonl", [{"prompt": f"Q{n}"} for n in range(rows)])
     split = Split(prompts=str(prompts), test=wanted)
-    figures = split.run(Job(tmp_path, tmp_path / "journal.sqlite", tmp_path, 0, lambda *_: None)).figures
+    figures = split.run(Context(tmp_path, tmp_path))
     assert split.forecast({str(prompts): rows}).leaves == {"train.jsonl": rows - test, "test.jsonl": test}
-    assert (figures["train"], figures["test"], figures.get("test_wanted")) == (
+    assert (figures.train, figures.test, figures.test_wanted) == (
         rows - test, test, wanted if test < wanted else None,
     )  # fmt: skip

@@ -41,7 +41,7 @@ class Seen:
 
     def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None: ...
 
-    def finished(self, stage_id: str, *, seconds: float, skipped: bool) -> None:
+    def finished(self, stage_id: str, *, seconds: float, skipped: bool, **_: object) -> None:
         (self.skipped if skipped else self.ran).append(stage_id)
 
 

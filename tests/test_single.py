@@ -152,16 +152,16 @@ def test_a_critique_that_was_left_open_is_asked_again(tmp_path: Path, monkeypatc
     write("answers.jsonl", [{"prompt": f"{n}?", "completion": f"answer {n}"} for n in range(3)])
     asked = ["revise", "--data", "answers.jsonl", "--model", "fake:longer", "-o", "sft.jsonl"]
 
-    def problems() -> dict[str, int]:
+    def problems(exit_code: int) -> dict[str, int]:
         connect.release_models()
         result = CliRunner().invoke(app, asked, catch_exceptions=False)
-        assert result.exit_code == 0, result.output
+        assert result.exit_code == exit_code, result.output
         return json.loads(Path("sft.jsonl.run/figures.json").read_text())["problems"]
 
     with monkeypatch.context() as dead:
         dead.setattr(fake, "connect", lambda name: fake.FakeModel(name, faults={Problem.SERVER_ERROR: 1.0}))
-        assert problems() == {"server_error": 3}
-    assert problems() == {}
+        assert problems(exit_code=4) == {"server_error": 3}
+    assert problems(exit_code=0) == {}
     assert "Already complete" in CliRunner().invoke(app, asked, catch_exceptions=False).output
 
 

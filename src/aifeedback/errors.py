@@ -8,7 +8,7 @@ AIFeedbackError
 │   └── ModelError      a model URI or folder that cannot be used
 ├── MissingExtra        an optional dependency is not installed; exit code 2
 ├── JournalError        the journal is damaged or was edited; exit code 3
-├── JudgeUnavailable    judge unreachable after all retries; exit code 4
+├── JudgeUnavailable    judge unreachable after all retries; exit code 4 (as when nothing could be read)
 └── TrainingError       a training run cannot continue (a rank died, loss is not finite); exit code 5
 """
 

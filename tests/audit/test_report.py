@@ -81,7 +81,7 @@ def test_a_policy_without_a_figure_at_equal_length_says_why(tmp_path: Path) -> N
 
 def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecipeError, match="no folder can be made here"):
+    with pytest.raises(RecipeError, match="cannot create the folder"):
         write_report(summary(), tmp_path / "file" / "run")
 
 

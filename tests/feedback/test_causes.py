@@ -1,16 +1,13 @@
-"""What is printed when labels are unknown or mean little: the cause, the written verdicts, and one verdict line."""
+"""Why labels are unknown: the cause, what a judge wrote, and where a rationale ends."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from aifeedback.feedback.causes import most_frequent_cause, written_verdicts
 from aifeedback.feedback.rationale import before_verdict, default_stops
-from aifeedback.feedback.verdict import judge_verdict
 from aifeedback.models.cache import Journaled
-from aifeedback.records import Judgement, Preference, Problem
+from aifeedback.records import Problem
 from aifeedback.standards.judge import JudgePrompt
 from aifeedback.store import Journal
 from models.stub import Response, StubServer, as_json, chat_body
@@ -36,32 +33,6 @@ def test_cut_verdicts_advise_the_limit_and_written_ones_are_kept(tmp_path: Path)
         (reading,) = Journaled(model_of(server, readout="parsed"), journal).read_labels([ask("a")], ["1", "2"])
         assert written_verdicts(journal, reading.call_id or "") == ["Well, let me see"]
         assert "raise answer_tokens" in str(most_frequent_cause([reading], journal))
-
-
-def preference(p_first: float | None, mass: float = 0.9) -> Preference:
-    problem = None if p_first is not None else Problem.UNREADABLE
-    judgement = Judgement(
-        comparison_id="c", judge="j", shown_swapped=False, readout="logprobs", p_first=p_first, coverage=mass, problem=problem
-    )  # fmt: skip
-    return Preference(comparison_id="c", source="j", p_first=p_first, judgements=(judgement,), problem=problem)
-
-
-@pytest.mark.parametrize(
-    ("preferences", "mark"),
-    [
-        ([preference(0.9), preference(0.2)], "✓"),
-        ([preference(0.9, 2.6e-6), preference(0.2, 2.6e-6)], "✗"),
-        ([preference(0.5002), preference(0.4999)], "✗"),
-        ([preference(None)], "✗"),
-        ([], "✗"),
-        ([preference(0.9, 0.3)], "!"),
-        ([preference(0.9), preference(None), preference(None)], "!"),
-    ],
-)
-def test_one_line_says_whether_labels_mean_anything(preferences: list[Preference], mark: str) -> None:
-    verdict = judge_verdict(preferences)
-    assert verdict.mark == mark
-    assert (verdict.advice is None) == (mark == "✓")
 
 
 def test_a_rationale_ends_where_it_states_the_verdict_itself() -> None:

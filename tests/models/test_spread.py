@@ -26,7 +26,8 @@ from aifeedback.pipeline.step import Context
 from aifeedback.protocols import ModelCard, PromptLike
 from aifeedback.records import Sampling
 from aifeedback.steps import connect
-from aifeedback.steps.label import Label, Score
+from aifeedback.steps.label import Label
+from aifeedback.steps.score import Score
 from aifeedback.store import Journal
 
 LABELS = ["1", "2"]

@@ -30,8 +30,7 @@ def calibrate(
 ) -> None:
     """Fit a map from a judge's confidence to its agreement with people; cross-validated error before and after."""
     from aifeedback import files
-    from aifeedback.cli.show import show_verdict
-    from aifeedback.cli.terminal import console, show_figures
+    from aifeedback.cli.terminal import console, show_figures, show_verdict
     from aifeedback.pipeline.checks import require
     from aifeedback.pipeline.command import require_same_content
     from aifeedback.pipeline.step import Context
@@ -53,7 +52,7 @@ def calibrate(
         context.result(target.name).replace(target)
     show_figures(figures.fit, json_file)
     console.print(f"→ [bold]{target}[/]", soft_wrap=True)
-    show_verdict(figures)
+    show_verdict(figures.verdict())
 
 
 def _target(out: str, judge: str | None) -> Path:

@@ -7,11 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aifeedback.cli.terminal import console, show_figures, table
+from pydantic import ValidationError
+
+from aifeedback.cli.steps import TRAIN_VERBS, VERBS
+from aifeedback.cli.terminal import console, show_figures, show_verdict, table
 from aifeedback.errors import FileError
 from aifeedback.pipeline import command
 from aifeedback.pipeline.command import Record
 from aifeedback.pipeline.run_folder import RunFolder
+from aifeedback.pipeline.verdict import Verdict
+from aifeedback.steps import step_class
 from aifeedback.storage import read_json
 
 HOLDS = {
@@ -113,6 +118,18 @@ def _show_job(folder: Path, record: Record) -> None:
         console.print("[yellow]![/] not finished: rerun the same command to resume")
     else:
         show_figures_of(record.command, figures)
+        verdict = _verdict(record.command, figures)
+        if verdict is not None:
+            show_verdict(verdict)
+
+
+def _verdict(name: str, figures: Mapping[str, Any]) -> Verdict | None:
+    """What the command's last line said; None for a command that is not a step, or figures of another version."""
+    verb = VERBS.get(name) or TRAIN_VERBS.get(name.removeprefix("train "))
+    try:
+        return step_class(verb.kind).Figures.model_validate(figures).verdict() if verb else None
+    except ValidationError:
+        return None
 
 
 def _show_files(folder: Path) -> None:
@@ -164,14 +181,3 @@ def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> N
             show_findings(judge)
     else:
         show_figures(figures if isinstance(figures, Mapping) else figures.as_json(), json_file)
-
-
-def show_verdict(figures: Any) -> None:
-    """The last line of a command: ✓ ! ✗, what it means, what to do next."""
-    verdict = figures.verdict()
-    if verdict is None:
-        return
-    mark = {"ok": "[green]✓[/]", "watch": "[yellow]![/]", "bad": "[red]✗[/]"}[verdict.level]
-    console.print(f"{mark} {verdict.meaning}", highlight=False, soft_wrap=True)
-    if verdict.action:
-        console.print(f"  → {verdict.action}", markup=False, highlight=False, soft_wrap=True)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, given_settings, options_of, with_parameters
+from aifeedback.errors import JudgeUnavailable
+from aifeedback.pipeline.step import Figures
 from aifeedback.steps import step_class
 
 KEYWORD, EMPTY = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
@@ -157,7 +159,7 @@ def run_one(
 ) -> Any:
     """Run a step with a progress line, hand its result over, print its metrics and its verdict."""
     from aifeedback.cli.exports import Exports
-    from aifeedback.cli.show import show_figures_of, show_verdict
+    from aifeedback.cli.show import show_figures_of
     from aifeedback.cli.terminal import console, progress_line
     from aifeedback.pipeline.checks import require
     from aifeedback.pipeline.command import Destination, run_step
@@ -169,7 +171,7 @@ def run_one(
         with progress_line(command) as progress:
             figures = step.run(Context(Path(), Path(), seed=seed, progress=progress))
         show_figures_of(step.kind, figures, json_file)
-        show_verdict(figures)
+        _end(figures)
         return figures
     exports = Exports.of(form, out) if command == "label" else None
     destination = exports.destination if exports else Destination(out, step.main)
@@ -183,11 +185,10 @@ def run_one(
     if step.kind == "compare":
         from aifeedback.audit.report import write_report
 
-        summary = {"title": "Comparison of policies", "seed": seed, "reference": step.reference}
-        figures = done.figures.as_json()
-        kept = {key: figures[key] for key in ("policies", "head_to_head")}
-        stages = {"compare": {"kind": "compare", **done.spent._asdict(), "figures": figures}}
-        report = write_report({**summary, **done.spent._asdict(), **kept, "stages": stages}, destination.folder)
+        summary = done.figures.summary()
+        summary["stages"]["compare"] |= done.spent._asdict()
+        head = {"title": "Comparison of policies", "seed": seed, **done.spent._asdict()}
+        report = write_report({**head, **summary}, destination.folder)
         console.print(f"report: [bold]{report}[/]", soft_wrap=True)
     if step.kind == "audit":
         console.print(f"report: [bold]{destination.folder / 'report.html'}[/]", soft_wrap=True)
@@ -198,8 +199,19 @@ def run_one(
         exports.write(step)
     if json_file and step.kind in ("compare", "audit"):
         write_json(json_file, done.figures.as_json())
-    show_verdict(done.figures)
+    _end(done.figures)
     return done.figures
+
+
+def _end(figures: Figures) -> None:
+    """The verdict is the last line; a command that could read nothing ends as one whose judge is unreachable."""
+    from aifeedback.cli.terminal import show_verdict
+
+    verdict = figures.verdict()
+    if verdict is not None:
+        show_verdict(verdict)
+    if figures.is_unread:
+        raise typer.Exit(JudgeUnavailable.exit_code)
 
 
 def show_spent(spent: Any) -> None:

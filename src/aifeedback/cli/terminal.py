@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column, Table
 
+from aifeedback.pipeline.verdict import Verdict
+
 console = Console(highlight=False)
 
 
@@ -44,11 +46,23 @@ class RunWatcher:
         count = counted(done, total, task.elapsed or 0.0)
         self.progress.update(task.id, completed=done, total=total or None, count=count, figures=brief(figures))
 
-    def finished(self, stage_id: str, *, seconds: float, skipped: bool) -> None:
+    def finished(self, stage_id: str, *, seconds: float, skipped: bool, verdict: Verdict | None = None) -> None:
         if stage_id in self.tasks:
             self.progress.remove_task(self.tasks.pop(stage_id))
         note = "[dim]already done[/]" if skipped else f"{seconds:.1f} s"
         console.print(f"[green]✓[/] {stage_id:<18} {note}")
+        if verdict is not None:
+            show_verdict(verdict, indent="  ")
+
+
+def show_verdict(verdict: Verdict, indent: str = "") -> None:
+    """✓ ! ✗, what it means, what to do next."""
+    from rich.markup import escape
+
+    style = {"ok": "green", "watch": "yellow", "bad": "red"}[verdict.level]
+    console.print(f"{indent}[{style}]{verdict.mark}[/] {escape(verdict.meaning)}", soft_wrap=True)
+    if verdict.action:
+        console.print(f"{indent}  → {verdict.action}", markup=False, soft_wrap=True)
 
 
 def counted(done: int, total: int, elapsed_s: float) -> str:
@@ -98,8 +112,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, t
     console.print(drawn)
 
 
-DETAILS = ("judge", "judges", "panel")
-"""Who judged, by which words and settings: in the saved figures and the report, too long for the screen."""
+DETAILS = ("judge", "judges", "panel", "cause")
+"""Who judged by which words and settings, and what the verdict says: in the saved metrics and the report."""
 
 
 def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, title: str = "") -> None:

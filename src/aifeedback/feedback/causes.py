@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
 
 from aifeedback.records import Problem
 from aifeedback.store import Journal
@@ -34,16 +36,18 @@ class Asked(Protocol):
     def call_id(self) -> str | None: ...
 
 
-class Cause(NamedTuple):
+class Cause(BaseModel):
     """The most frequent reason why something is unknown."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     problem: Problem
     count: int
     of: int
     """Unknown records in all."""
-    cause: str | None
+    cause: str | None = None
     """In the server's own words, where the journal has them."""
-    advice: str | None
+    advice: str | None = None
 
     def __str__(self) -> str:
         said = f": {self.cause}" if self.cause else ""
@@ -63,7 +67,7 @@ def most_frequent_cause(records: Iterable[Asked], journal: Journal | None = None
     for call_id in sorted(ids) if journal is not None else ():
         messages.update(_raw(journal, call_id).get("causes", ())[-1:])
     cause = messages.most_common(1)[0][0] if messages else None
-    return Cause(problem, count, len(unknown), cause, ADVICE.get(problem))
+    return Cause(problem=problem, count=count, of=len(unknown), cause=cause, advice=ADVICE.get(problem))
 
 
 def written_verdicts(journal: Journal, call_id: str) -> list[str]:

@@ -15,6 +15,7 @@ class Unanswered(NamedTuple):
     prompt_id: str
     sample: int
     problem: Problem
+    call_id: str | None = None
 
 
 class Sampled(NamedTuple):
@@ -50,13 +51,13 @@ def sample_completions(
             drawn = sampling.model_copy(update={"seed": derived_seed(sampling.seed, "sample", sample)})
             for prompt, reply in zip(batch, model.reply([list(p.messages) for p in batch], drawn), strict=True):
                 if reply.problem is not None:
-                    unanswered.append(Unanswered(prompt.id, sample, reply.problem))
+                    unanswered.append(Unanswered(prompt.id, sample, reply.problem, reply.call_id))
                     continue
                 answer = written(reply.text)
                 if not answer.text and reply.text:
                     is_cut = reply.finish_reason == "length"
                     problem = Problem.TRUNCATED if is_cut else Problem.EMPTY
-                    unanswered.append(Unanswered(prompt.id, sample, problem))
+                    unanswered.append(Unanswered(prompt.id, sample, problem, reply.call_id))
                     continue
                 thinking_removed += answer.blocks > 0
                 found[prompt.id, sample] = Completion.of(

@@ -27,6 +27,7 @@ from aifeedback.pipeline import checks
 from aifeedback.pipeline.recipe import Recipe, Stage
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.pipeline.step import Context, Step
+from aifeedback.pipeline.verdict import Verdict
 from aifeedback.records import content_id
 from aifeedback.refs import Ref
 from aifeedback.steps import step_class
@@ -38,7 +39,7 @@ class Watcher(Protocol):
 
     def started(self, stage_id: str) -> None: ...
     def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None: ...
-    def finished(self, stage_id: str, *, seconds: float, skipped: bool) -> None: ...
+    def finished(self, stage_id: str, *, seconds: float, skipped: bool, verdict: Verdict | None) -> None: ...
 
 
 class _Task(NamedTuple):
@@ -68,7 +69,7 @@ def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
             before = place.done(stage.id)
             if before and before["fingerprint"] == prints[stage.id] and all(need in done for need in stage.needs):
                 done.add(stage.id)
-                watcher.finished(stage.id, seconds=before["seconds"], skipped=True)
+                watcher.finished(stage.id, seconds=before["seconds"], skipped=True, verdict=_verdict(before))
             else:
                 waiting[stage.id] = stage
         if waiting:
@@ -99,7 +100,9 @@ class _Execution:
                         stage_id = self.running.pop(future)
                         outcome = _result(future, stage_id)
                         done.add(stage_id)
-                        self.watcher.finished(stage_id, seconds=outcome["seconds"], skipped=False)
+                        self.watcher.finished(
+                            stage_id, seconds=outcome["seconds"], skipped=False, verdict=_verdict(outcome)
+                        )
                         self.place.write_manifest(self.recipe.resolved())
             except BaseException:
                 _stop(pool)
@@ -212,16 +215,23 @@ def _work(task: _Task) -> dict[str, Any]:
         details = task.folder / "error.txt"
         details.write_text(traceback.format_exc(), encoding="utf-8")
         raise StageFailed(f"stage '{task.stage_id}' failed: {unexpected!r}\n  → details in {details}") from None
+    verdict = figures.verdict()
     record = {
         "fingerprint": task.fingerprint,
         "inputs": task.inputs,
         "kind": task.kind,
         "seconds": round(time.perf_counter() - started, 3),
         **context.spent()._asdict(),
+        "verdict": verdict._asdict() if verdict else None,
         "figures": figures.as_json(),
     }
     write_json(task.folder / "done.json", record)
     return record
+
+
+def _verdict(done: Mapping[str, Any]) -> Verdict | None:
+    found = done.get("verdict")
+    return Verdict(**found) if found else None
 
 
 class StageFailed(AIFeedbackError):

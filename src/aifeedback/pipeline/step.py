@@ -8,26 +8,20 @@ tokens and cost are read from the journal and are no figures.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from aifeedback.config import Config, parse
 from aifeedback.errors import InputError
+from aifeedback.feedback.causes import Asked, Cause, most_frequent_cause
+from aifeedback.pipeline.verdict import Verdict
 from aifeedback.protocols import Model, Progress, silent
 from aifeedback.refs import Ref, refs_in
 from aifeedback.store.journal import Spent
-
-
-class Verdict(NamedTuple):
-    """One line for people: how good the result is, what it means, what to do."""
-
-    level: Literal["ok", "watch", "bad"]
-    meaning: str
-    action: str = ""
 
 
 class Figures(BaseModel):
@@ -41,6 +35,11 @@ class Figures(BaseModel):
     def verdict(self) -> Verdict | None:
         """What the last line of the command says; None where there is nothing to judge."""
         return None
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether models were called and nothing could be read; a command then ends with exit code 4."""
+        return False
 
 
 class Measured(BaseModel):
@@ -121,6 +120,15 @@ class Context:
                 with Journal(path) as journal:
                     total += journal.spent(step)
         return total
+
+    def cause(self, records: Iterable[Asked]) -> Cause | None:
+        """The most frequent reason why some of the records are unknown, in the server's words where it gave one."""
+        from aifeedback.store import Journal
+
+        if not self.journal.is_file():
+            return most_frequent_cause(records)
+        with Journal(self.journal) as journal:
+            return most_frequent_cause(records, journal)
 
     def connect(self, name: str, server: Mapping[str, Any] | None = None) -> Model:
         """A model with the run's journal in front of it; a second call in the same process does not load it again."""

@@ -47,6 +47,7 @@ def summarise(folder: Path) -> dict[str, Any]:
             "calls": done["calls"],
             "tokens": done["tokens"],
             "cost_usd": done["cost_usd"],
+            "verdict": done.get("verdict"),
             "figures": done["figures"],
         }
         for stage_id, done in stages.items()

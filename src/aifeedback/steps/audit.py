@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -12,6 +12,7 @@ from aifeedback import files
 from aifeedback.config import Cli
 from aifeedback.feedback.spec import JudgeSpec, one_judge
 from aifeedback.pipeline.step import Context, Figures, Rows, Step
+from aifeedback.pipeline.verdict import Verdict, count
 from aifeedback.refs import Ref
 from aifeedback.steps import connect
 
@@ -20,6 +21,41 @@ class AuditFigures(Figures):
     judges: list[dict[str, Any]]
     """One audit per judge (``audit.judge.Audit``), findings included."""
     rows: Rows | None = None
+
+    @property
+    def is_unread(self) -> bool:
+        return all(judge["unreadable"] == judge["pairs"] for judge in self.judges)
+
+    def verdict(self) -> Verdict:
+        """Of the judge with the gravest findings, the worst of them by name."""
+        return max((_verdict(judge) for judge in self.judges), key=lambda verdict: GRAVITY[verdict.level])
+
+
+GRAVITY = {"ok": 0, "watch": 1, "bad": 2}
+
+
+def _verdict(judge: Mapping[str, Any]) -> Verdict:
+    name, findings = judge["judge"], judge["findings"]
+    if judge["unreadable"] == judge["pairs"]:
+        return Verdict(
+            "bad",
+            f"{name}: none of the {judge['pairs']:,} pairs could be read.",
+            "Run `aifeedback label` on a few pairs: it prints the cause.",
+        )
+    by_level = {level: [f["title"] for f in findings if f["level"] == level] for level in ("bad", "watch")}
+    if bad := by_level["bad"]:
+        more = f", and {count(len(by_level['watch']), 'point')} to watch" if by_level["watch"] else ""
+        return Verdict(
+            "bad",
+            f"{name}: {count(len(bad), 'serious fault')}{more}: {', '.join(bad)}.",
+            "See the report before using this judge.",
+        )
+    if watch := by_level["watch"]:
+        return Verdict("watch", f"{name}: {count(len(watch), 'point')} to watch: {', '.join(watch)}.")
+    measured = sum(f["level"] == "fine" for f in findings)
+    if not measured:
+        return Verdict("watch", f"{name}: nothing could be measured.", "Audit on more pairs, best with human labels.")
+    return Verdict("ok", f"{name}: no significant fault found by {count(measured, 'probe')}.")
 
 
 class Audit(Step):

@@ -11,6 +11,7 @@ from aifeedback import files
 from aifeedback.config import Cli
 from aifeedback.errors import FileError, MissingExtra
 from aifeedback.pipeline.step import Context, Figures, Step
+from aifeedback.pipeline.verdict import Verdict
 from aifeedback.records import Preference
 from aifeedback.refs import Ref
 
@@ -19,6 +20,20 @@ class CalibrateFigures(Figures):
     kind: str
     fit: dict[str, Any]
     """What the fit reports: its parameters, its cross-validated error before and after."""
+    worse: tuple[str, ...] = ()
+    """Measures by which held-out pairs fare worse with the fit than without."""
+
+    def verdict(self) -> Verdict:
+        what = "these weights" if self.kind == "weights" else "this map"
+        n = self.fit["n"]
+        if self.worse:
+            meaning = f"Held-out pairs fare worse with {what} than without: {', '.join(self.worse)} (n = {n:,})."
+            return Verdict("bad", meaning, f"Do not use {what}: fit on more pairs, or use another --kind.")
+        if self.kind == "weights":
+            before, after = self.fit["log_loss_equal"], self.fit["log_loss_learned"]
+            return Verdict("ok", f"Log loss on held-out pairs {before:.3f} → {after:.3f} (n = {n:,}).")
+        before, after = self.fit["ece_before"], self.fit["ece_after"]
+        return Verdict("ok", f"Calibration error on held-out pairs {before:.3f} → {after:.3f} (n = {n:,}).")
 
 
 class Calibrate(Step):
@@ -57,7 +72,7 @@ class Calibrate(Step):
             draw_reliability(fitted.fit, judge, Path(self.figure))
         fitted.save(target.parent)
         fit = fitted.fit.model_dump(exclude={"reliability_before", "reliability_after"})
-        return CalibrateFigures(kind=self.map, fit=json.loads(json.dumps(fit, default=str)))
+        return CalibrateFigures(kind=self.map, fit=json.loads(json.dumps(fit, default=str)), worse=fitted.fit.worse)
 
     def _weights(self, target: Path, seed: int) -> CalibrateFigures:
         """The weights of the panel whose labels these are, from every member's judgements in its run folder."""
@@ -76,7 +91,9 @@ class Calibrate(Step):
         human = {row["comparison_id"]: row["human_p_first"] for row in rows}
         learned = fit_weights(preferences, [human.get(p.comparison_id) for p in preferences], seed=seed)
         learned.save(target)
-        return CalibrateFigures(kind="weights", fit=learned.model_dump(mode="json"))
+        equal, own = learned.log_loss_equal, learned.log_loss_learned
+        worse = (f"log loss {equal:.3g} → {own:.3g}",) if own > equal else ()
+        return CalibrateFigures(kind="weights", fit=learned.model_dump(mode="json"), worse=worse)
 
 
 def judge_of(rows: Any, file: str) -> str:

@@ -23,6 +23,7 @@ from aifeedback.evaluate.length import LengthForm
 from aifeedback.evaluate.responses import answered
 from aifeedback.feedback.spec import JudgeSpec, Served, one_judge
 from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
+from aifeedback.pipeline.verdict import Verdict
 from aifeedback.records import Comparison, Completion, Preference, Prompt
 from aifeedback.refs import JudgeRef, ModelRef, PolicyRef, Ref, file_part
 from aifeedback.steps import connect
@@ -106,6 +107,41 @@ class CompareFigures(Figures):
     safety: SafetyStandings | None = None
     assessors: dict[str, JudgeCard] | None = None
     rows: Rows
+
+    def summary(self) -> dict[str, Any]:
+        """As the report takes them."""
+        figures = self.as_json()
+        shared = {key: figures[key] for key in ("reference", "policies", "head_to_head")}
+        return {**shared, "stages": {"compare": {"kind": "compare", "figures": figures}}}
+
+    def verdict(self) -> Verdict | None:
+        """The report's finding: win rates raw and length-controlled, independent evaluators and harm, weighed."""
+        from aifeedback.audit import wording
+        from aifeedback.audit.gather import gather
+        from aifeedback.audit.story import display
+
+        story = gather(self.summary())
+        found = [verdict for policy in story.contenders if (verdict := wording.verdict(policy, story))]
+        if not found:
+            return None
+        levels = {verdict.level for verdict in found}
+        kinds = [kind for verdict in found for kind, _ in verdict.objections]
+        action = next((advice for kind, advice in ADVICE.items() if kind in kinds), "")
+        if not action and levels == {""}:
+            action = "More prompts narrow the intervals: `aifeedback plan` says how many."
+        level = "bad" if "bad" in levels else "ok" if levels == {"good"} else "watch"
+        given = {display(name): name for name in self.policies}
+        return Verdict(level, wording.renamed(wording.headline(story), given), action)
+
+
+ADVICE = {
+    "harm": "Read the harmful responses in the report before anybody uses this policy.",
+    "unverified": "Add a judge of another family (--judge), or have people rate a sample (aifeedback rate).",
+    "evaluator": "Have people rate a sample before relying on it: aifeedback rate.",
+    "length": "Report the length-controlled win rate.",
+    "no length": "Compare on prompts with responses of similar length, or have people rate a sample.",
+}
+"""What to do about an objection to the finding, the gravest first."""
 
 
 class Compare(Served, Step):

@@ -9,6 +9,7 @@ from aifeedback import files
 from aifeedback.config import Cli
 from aifeedback.evaluate.length import LengthForm
 from aifeedback.pipeline.step import Context, Figures, Measured, Rows, Step
+from aifeedback.pipeline.verdict import Verdict, on_agreement, on_unknown
 from aifeedback.refs import Ref
 
 
@@ -28,6 +29,19 @@ class EvaluateFigures(Figures):
     brier: Measured | None = None
     file: Rows | None = None
     """Rows of the data file."""
+
+    def verdict(self) -> Verdict:
+        agreement = on_agreement(self.alignment)
+        if agreement is not None and agreement.level == "bad":
+            return agreement
+        if found := on_unknown(self.unknown, self.rows, "labels", None):
+            return found
+        if agreement is None:
+            meaning = "The file has no human labels: agreement with human labels is unknown."
+            return Verdict(
+                "watch", meaning, "Have some of the pairs rated: aifeedback rate FILE -o ratings --rater NAME"
+            )
+        return agreement
 
 
 class Evaluate(Step):

@@ -14,11 +14,22 @@ from pydantic import Field
 
 from aifeedback import files
 from aifeedback.config import Cli
+from aifeedback.feedback.causes import Cause
 from aifeedback.feedback.panel import disagreement
 from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, judge_from_options
 from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
+from aifeedback.pipeline.verdict import (
+    NARROW,
+    SEE_JUDGE,
+    Verdict,
+    on_agreement,
+    on_label_mass,
+    on_unknown,
+    percent,
+    with_interval,
+)
 from aifeedback.protocols import Labeler
-from aifeedback.records import Comparison, Preference
+from aifeedback.records import Comparison, Judgement, Preference
 from aifeedback.refs import ConstitutionRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
@@ -54,6 +65,51 @@ class LabelFigures(Figures):
     """How they are combined."""
     principles: list[str] | None = None
     rows: Rows | None = None
+    undecided: float | None = None
+    """Share of the known labels that are within 0.01 of one half."""
+    cause: Cause | None = None
+    """The most frequent reason for unknown labels."""
+
+    @property
+    def is_unread(self) -> bool:
+        return not self.labels and self.unknown > 0
+
+    def verdict(self) -> Verdict:
+        total = self.labels + self.unknown
+        if not total:
+            return Verdict("watch", "There was nothing to label.", "Look at the rows that were skipped.")
+        unknown = on_unknown(self.unknown, total, "pairs", self.cause)
+        if self.is_unread and unknown is not None:
+            return unknown
+        mass, agreement = on_label_mass(self.label_mass), on_agreement(self.alignment)
+        found = [verdict for verdict in (mass, self._decides(), agreement, unknown) if verdict is not None]
+        for level in ("bad", "watch"):
+            if worst := next((verdict for verdict in found if verdict.level == level), None):
+                return worst
+        seen = "" if self.label_mass is None else f", label mass {percent(self.label_mass)}"
+        meaning = f"{self.labels:,} of {total:,} pairs labelled{seen}."
+        return Verdict("ok", f"{meaning} {agreement.meaning}" if agreement else meaning)
+
+    def _decides(self) -> Verdict | None:
+        """Whether the labels depend on the responses."""
+        if self.undecided is not None and self.undecided >= ALMOST_ALL:
+            meaning = f"{percent(self.undecided)} of the labels are within 0.01 of one half: the judge does not decide."
+            return Verdict("bad", meaning, SEE_JUDGE)
+        bias = self.position_bias
+        if bias is not None and bias.value is not None and bias.value >= ALMOST_ALL and (bias.low or 0.0) > 0.5:
+            shown = with_interval(bias)
+            meaning = (
+                f"The same position wins in both orders on {shown} of the pairs: the judge sees only the position."
+            )
+            return Verdict("bad", meaning, SEE_JUDGE)
+        if self.undecided is not None and self.undecided > 0.5:
+            meaning = f"{percent(self.undecided)} of the labels are within 0.01 of one half."
+            return Verdict("watch", meaning, "Another --prompt or another judge may decide more often.")
+        return None
+
+
+ALMOST_ALL = 0.95
+"""Share of the labels from which on a fault is a judge's only behaviour."""
 
 
 class Label(Step):
@@ -102,6 +158,7 @@ class Label(Step):
         prompts = [comparison.prompt.id for comparison in read.rows]
         return label_figures(preferences, read.human, prompts).model_copy(
             update={
+                "cause": context.cause(judgements_of(preferences)),
                 **judged_by(self.judge, context),
                 "principles": _principles(self.judge),
                 "rows": Rows.of(read.report),
@@ -139,8 +196,8 @@ def label_figures(
     from aifeedback.evaluate.columns import shared_prompts
 
     by_prompt = None if prompts is None else shared_prompts(prompts)
-
     p_first = [p.p_first for p in preferences]
+    known = [p for p in p_first if p is not None]
     problems = Counter(str(p.problem) for p in preferences if p.problem is not None)
     has_human = any(h is not None for h in human)
     original, swapped = by_order(preferences)
@@ -148,13 +205,14 @@ def label_figures(
     coverage = [j.coverage for p in preferences for j in p.judgements if j.coverage is not None]
     apart = [found for preference in preferences if (found := disagreement(preference))]
     return LabelFigures(
-        labels=len(p_first) - sum(problems.values()),
+        labels=len(known),
         unknown=sum(problems.values()),
         problems=dict(problems),
         alignment=Measured.of(alignment(p_first, human, prompts=by_prompt)) if has_human else None,
         alignment_single=Measured.of(alignment(original, human, prompts=by_prompt)) if has_human and has_both else None,
         position_bias=Measured.of(position_bias(original, swapped, prompts=by_prompt)) if has_both else None,
         label_mass=sum(coverage) / len(coverage) if coverage else None,
+        undecided=sum(round(abs(p - 0.5), 9) <= NARROW for p in known) / len(known) if known else None,
         disagreement=Disagreement(
             n=len(apart),
             mean_spread=sum(d.spread for d in apart) / len(apart),
@@ -163,6 +221,11 @@ def label_figures(
         if apart
         else None,
     )
+
+
+def judgements_of(preferences: Sequence[Preference]) -> list[Judgement]:
+    """Every judgement beneath the preferences that are unknown."""
+    return [judgement for p in preferences if p.p_first is None for judgement in p.judgements]
 
 
 def by_order(preferences: Sequence[Preference]) -> tuple[list[float | None], list[float | None]]:

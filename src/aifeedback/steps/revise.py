@@ -10,9 +10,12 @@ from pydantic import Field, model_validator
 
 from aifeedback import files
 from aifeedback.config import Cli
+from aifeedback.feedback.causes import ADVICE, Cause
 from aifeedback.feedback.revise import Reviser, ReviseSettings, helpful_rows, sft_rows
 from aifeedback.feedback.spec import Served
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.pipeline.verdict import Verdict, on_unknown
+from aifeedback.records import Problem
 from aifeedback.refs import ConstitutionRef, ModelRef, PromptRef, Ref
 from aifeedback.steps.connect import JudgeCard, model_card
 
@@ -27,6 +30,28 @@ class ReviseFigures(Figures):
     """Rows of training data, by origin."""
     reviser: JudgeCard
     rows: Rows
+
+    @property
+    def is_unread(self) -> bool:
+        return self.responses > 0 and sum(self.problems.values()) == self.responses
+
+    def verdict(self) -> Verdict:
+        failed = sum(self.problems.values())
+        if found := on_unknown(failed, self.responses, "revisions", _cause(self.problems)):
+            return found
+        if self.responses and not self.changed:
+            meaning = f"None of the {self.responses:,} responses was changed: the model does not revise."
+            return Verdict("bad", meaning, "Try another --revise-prompt or another model.")
+        return Verdict("ok", f"{self.changed:,} of {self.responses:,} responses were changed.")
+
+
+def _cause(problems: Mapping[str, int]) -> Cause | None:
+    """The most frequent of them; the record of a revision names no call, so that the server's words are not known."""
+    if not problems:
+        return None
+    name, number = max(problems.items(), key=lambda item: item[1])
+    problem = Problem(name)
+    return Cause(problem=problem, count=number, of=sum(problems.values()), advice=ADVICE.get(problem))
 
 
 class Revise(Served, Step):

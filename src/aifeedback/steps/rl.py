@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from aifeedback import files
 from aifeedback.config import Cli, Config
+from aifeedback.errors import RecipeError
 from aifeedback.feedback.spec import JudgeSpec, Served
 from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows
 from aifeedback.records import Prompt
@@ -110,6 +111,10 @@ class Rl(Trained):
             given["reward"] = {"judge": {"model": reward.partition(":")[2], **judge}}
         if monitor := given.get("monitor"):
             monitor = dict(monitor)
+            if not {"prompts", "judge"} <= monitor.keys():
+                raise RecipeError(
+                    "a monitor needs held-out prompts and a judge", fix="give both --monitor and --monitor-judge"
+                )
             prompt, every = given.pop("monitor_prompt", None), given.pop("monitor_every", None)
             if isinstance(monitor.get("judge"), str) and prompt:
                 monitor["judge"] = {"model": monitor["judge"], "prompt": prompt}

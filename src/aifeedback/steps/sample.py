@@ -10,10 +10,12 @@ from pydantic import Field, model_validator
 
 from aifeedback import files
 from aifeedback.config import Cli, Config
+from aifeedback.feedback.causes import Cause
 from aifeedback.feedback.sample import sample_completions
 from aifeedback.feedback.spec import Served
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
-from aifeedback.records import Sampling
+from aifeedback.pipeline.verdict import MANY_UNKNOWN, Verdict, count, on_unknown
+from aifeedback.records import Problem, Sampling
 from aifeedback.refs import ModelRef, Ref
 
 
@@ -43,9 +45,27 @@ class SampleFigures(Figures):
     completions: int
     truncated: int
     """Completions that hit the token limit."""
+    thinking_removed: int = 0
+    """Completions from which blocks of thinking were removed."""
     problems: dict[str, int]
-    """Prompts without a completion, by problem."""
+    """Completions that are missing, by problem."""
     rows: Rows
+    cause: Cause | None = None
+    """The most frequent reason for missing completions."""
+
+    @property
+    def is_unread(self) -> bool:
+        return not self.completions and sum(self.problems.values()) > 0
+
+    def verdict(self) -> Verdict:
+        missing = sum(self.problems.values())
+        if found := on_unknown(missing, self.completions + missing, "completions", self.cause):
+            is_cut = self.cause is not None and self.cause.problem is Problem.TRUNCATED
+            return found._replace(action="Raise --max-new-tokens.") if is_cut else found
+        if self.truncated > MANY_UNKNOWN * self.completions:
+            meaning = f"{self.truncated:,} of {self.completions:,} completions were cut at the token limit."
+            return Verdict("watch", meaning, "Raise --max-new-tokens, or keep them if the policy is meant to be cut.")
+        return Verdict("ok", f"{count(self.completions, 'completion')} of {count(self.prompts, 'prompt')}.")
 
 
 class Sample(Served, Step):
@@ -94,6 +114,8 @@ class Sample(Served, Step):
             prompts=len(read.rows),
             completions=len(sampled.completions),
             truncated=sum(c.finish_reason == "length" for c in sampled.completions),
+            thinking_removed=sampled.thinking_removed,
             problems=dict(Counter(str(missing.problem) for missing in sampled.unanswered)),
             rows=Rows.of(read.report),
+            cause=context.cause(sampled.unanswered),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from statistics import fmean, pstdev
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
@@ -11,10 +12,12 @@ from pydantic import Field, model_validator
 from aifeedback import files, records
 from aifeedback.config import Cli
 from aifeedback.errors import RecipeError
+from aifeedback.feedback.causes import Cause
 from aifeedback.feedback.rank import Design, RankScorer
 from aifeedback.feedback.rubric import RubricScorer
 from aifeedback.feedback.spec import JudgeSpec, judge_from_options, rating_alone
 from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.pipeline.verdict import Verdict, on_label_mass, on_unknown, percent
 from aifeedback.protocols import Scorer
 from aifeedback.refs import Ref
 from aifeedback.steps import connect
@@ -31,6 +34,37 @@ class ScoreFigures(Figures):
     problems: dict[str, int]
     judge: JudgeCard
     rows: Rows
+    label_mass: float | None = None
+    """Mean probability of the ratings together."""
+    spread: float | None = None
+    """Standard deviation of the known rewards."""
+    cause: Cause | None = None
+    """The most frequent reason for unknown scores."""
+
+    @property
+    def is_unread(self) -> bool:
+        return not self.scores and sum(self.problems.values()) > 0
+
+    def verdict(self) -> Verdict:
+        unknown = sum(self.problems.values())
+        total = self.scores + unknown
+        mass, rest = on_label_mass(self.label_mass), on_unknown(unknown, total, "completions", self.cause)
+        if self.is_unread and rest is not None:
+            return rest
+        if mass is not None and mass.level == "bad":
+            return mass
+        if self.scores > 1 and self.spread is not None and self.spread < EQUAL:
+            meaning = f"All {self.scores:,} scores are equal: the judge does not distinguish the completions."
+            return Verdict("bad", meaning, "Do not train on these scores; try another --prompt or another judge.")
+        if found := rest or mass:
+            return found
+        mean = "" if self.mean_value is None else f", mean reward {self.mean_value:+.2f}"
+        seen = "" if self.label_mass is None else f", label mass {percent(self.label_mass)}"
+        return Verdict("ok", f"{self.scores:,} of {total:,} completions scored{mean}{seen}.")
+
+
+EQUAL = 1e-3
+"""Rewards, in [−1, 1], whose standard deviation is smaller do not depend on the completions."""
 
 
 class Score(Step):
@@ -84,6 +118,7 @@ class Score(Step):
         if criteria:
             files.write_records(context.folder / "criteria.jsonl", criteria)
         known = [s.value for s in scores if s.value is not None]
+        masses = [s.coverage for s in scores if s.coverage is not None]
         expected = [s.expected for s in scores if s.expected is not None and not self.rank]
         return ScoreFigures(
             scores=len(known),
@@ -92,6 +127,9 @@ class Score(Step):
             problems=dict(Counter(str(s.problem) for s in scores if s.problem is not None)),
             judge=connect.judge_card(self.judge, context),
             rows=Rows.of(read.report),
+            label_mass=fmean(masses) if masses else None,
+            spread=pstdev(known) if known else None,
+            cause=context.cause(scores),
         )
 
     def _scores(self, read: files.Completions, context: Context) -> tuple[list[records.Score], list[records.Score]]:
