@@ -23,6 +23,7 @@ from typing import Any, NamedTuple, Protocol
 import yaml
 
 from aifeedback.errors import AIFeedbackError, RecipeError
+from aifeedback.extensions import source_of
 from aifeedback.pipeline import checks
 from aifeedback.pipeline.recipe import Recipe, Stage
 from aifeedback.pipeline.run_folder import RunFolder
@@ -151,8 +152,10 @@ def fingerprint(step: Step, seed: int, above: Mapping[str, str], outside: Mappin
 
 
 def digests(step: Step) -> dict[str, str]:
-    """Every outside input by name, with its digest; the name itself where there is nothing local to digest."""
-    return {str(ref): digest_ref(ref) for ref in step.inputs()}
+    """Every outside input by name, with its digest; the name itself where there is nothing local to digest. The source
+    of a step from outside is one of them."""
+    code = source_of(type(step))
+    return {str(ref): digest_ref(ref) for ref in step.inputs()} | ({code.name: digest(code)} if code else {})
 
 
 def digest_ref(ref: Ref) -> str:
