@@ -9,8 +9,6 @@ import typer
 
 from aifeedback.cli.options import Json, Seed
 from aifeedback.cli.terminal import RunWatcher, bars, console, table
-from aifeedback.errors import RecipeError
-from aifeedback.pipeline.run_folder import RunFolder
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
@@ -52,29 +50,17 @@ def run(
 
 
 def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
-    from aifeedback.audit.report import write_report
-    from aifeedback.pipeline import runner
-    from aifeedback.pipeline.summary import summarise
+    from aifeedback.pipeline.run import require, run_recipe
     from aifeedback.storage import write_json
 
-    runner.require_inputs(recipe)
-    _require_own(folder, recipe.name)
+    require(recipe, folder)
     console.print(f"[bold]{recipe.name}[/] seed {recipe.seed} → {folder}")
     with bars() as progress:
-        runner.run(recipe, folder, RunWatcher(progress))
-    summary = summarise(folder)
-    report = write_report(summary, folder)
-    print_summary(summary)
+        finished = run_recipe(recipe, folder, RunWatcher(progress))
+    print_summary(dict(finished.summary))
     if json_file:
-        write_json(json_file, summary)
-    console.print(f"\nreport: [bold]{report}[/]")
-
-
-def _require_own(folder: Path, name: str) -> None:
-    """Raises RecipeError where another recipe's run lies: the stages of one would stand among those of the other."""
-    before = RunFolder(folder).manifest.get("recipe", name)
-    if before != name:
-        raise RecipeError(f"holds a run of '{before}', this is '{name}'", file=folder, fix="give another -o")
+        write_json(json_file, finished.summary)
+    console.print(f"\nreport: [bold]{finished.report}[/]")
 
 
 def print_summary(summary: dict[str, Any]) -> None:

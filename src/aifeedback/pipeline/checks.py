@@ -36,6 +36,13 @@ def require(step: Step) -> None:
         raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
 
 
+def require_refs(refs: list[Ref]) -> None:
+    """Raises MissingExtra or RecipeError for models, prompts and files that cannot be used."""
+    require_modules(modules_of(refs))
+    if found := problems_of(iter(refs)):
+        raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
+
+
 def modules(step: Step) -> Iterator[str]:
     """Modules of optional dependencies that a step and its models import."""
     yield from step.requires()

@@ -22,27 +22,18 @@ class Finished(NamedTuple):
 
 
 def run_recipe(recipe: Recipe, folder: Path, watcher: runner.Watcher) -> Finished:
-    """Run what is not done and write summary and report.
-
-    Raises MissingExtra or RecipeError, with every problem, before anything runs, and where ``folder`` holds a run of
-    another recipe.
-    """
+    """Run the stages that are not done and write summary and report; ``require`` checks beforehand."""
     from aifeedback.audit.report import write_report
 
-    require_own(folder, recipe.name)
     runner.run(recipe, folder, watcher)
     summary = summarise(folder)
     return Finished(summary, write_report(summary, folder))
 
 
 def require(recipe: Recipe, folder: Path) -> None:
-    """Raises MissingExtra or RecipeError, with every problem, before anything runs."""
+    """Raises MissingExtra or RecipeError, with every problem, before anything runs; RecipeError also if ``folder`` holds a
+    run of another recipe."""
     runner.require_inputs(recipe)
-    require_own(folder, recipe.name)
-
-
-def require_own(folder: Path, name: str) -> None:
-    """Raises RecipeError if the folder holds another recipe's run, whose stages would mix with these."""
-    before = RunFolder(folder).manifest.get("recipe", name)
-    if before != name:
-        raise RecipeError(f"holds a run of '{before}', this is '{name}'", file=folder, fix="give another -o")
+    before = RunFolder(folder).manifest.get("recipe", recipe.name)
+    if before != recipe.name:  # its stages would mix with these
+        raise RecipeError(f"holds a run of '{before}', this is '{recipe.name}'", file=folder, fix="give another -o")

@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -125,7 +127,8 @@ class _Execution:
                     digests(stage.step),
                 )
                 self.watcher.started(stage.id)
-                self.running[pool.submit(_work, task)] = stage.id
+                with _without_script():
+                    self.running[pool.submit(_work, task)] = stage.id
 
     def _drain(self, events: Any) -> None:
         while True:
@@ -173,6 +176,19 @@ def code_digest() -> str:
 
 
 ONLY_SHOWS = {"cli", "audit", "rating", "integrations", "summary.py", "provenance.py"}
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Meanwhile a new process does not run the user's script again: a stage needs nothing of it, and a script that calls
+    ``run`` at its top level would start itself in every worker."""
+    main = sys.modules["__main__"]
+    hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 def _begin(events: Any, parent: int) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.feedback.spec import Judging, JudgeSpec, PanelSpec, one_judge
+from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, one_judge
 from aifeedback.pipeline.step import Context, Figures, Rows, Step
 from aifeedback.refs import ProbeRef, Ref
 from aifeedback.steps import connect

@@ -344,7 +344,6 @@ class Compare(Served, Step):
             reason=found.reason,
         )
 
-
     def _weakest(self, name: str, judge: Judging, trainers: Sequence[Source], context: Context) -> Source:
         """The judge as a source; of a panel the first member that depends on a trainer, for its verdict is in all."""
         members = judge.members if isinstance(judge, PanelSpec) else (judge,)
