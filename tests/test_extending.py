@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from aifeedback import extensions
+from aifeedback import extensions, files
 from aifeedback.cli import app
 from aifeedback.errors import AIFeedbackError, InputError
 from aifeedback.pipeline import recipe as recipes
@@ -96,7 +96,7 @@ def test_a_probe_from_a_file_is_part_of_an_audit(place: Path) -> None:
     assert loud["value"] == 1.0
     assert loud["n"] == 12
     assert {finding["probe"] for finding in findings} > {"loud"}
-    assert "Three exclamation marks win 100 %" in (place / "audit" / "report.html").read_text()
+    assert "Three exclamation marks win 100" in (place / "audit" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_format_from_a_file_is_read_by_every_reader_of_pairs(place: Path) -> None:
@@ -259,6 +259,4 @@ def test_a_recipe_names_the_stage_whose_step_cannot_be_used(place: Path, stage: 
 
 def test_a_format_must_be_one(place: Path) -> None:
     with pytest.raises(AIFeedbackError, match="is not a format"):
-        from aifeedback import files
-
         files.read_comparisons("python:format.py:read_thread:pairs.jsonl")

@@ -179,14 +179,16 @@ def test_compare_and_audit_are_the_commands(place: Path) -> None:
     write(place / "b.jsonl", [{"prompt": f"p{i}", "completion": "d"} for i in range(6)])
     write(place / "p.jsonl", [{"prompt": f"p{i}"} for i in range(6)])
     result = af.compare({"a": "a.jsonl", "b": Path("b.jsonl")}, "p.jsonl", judges=["fake:longer"], out="one")
-    ran = CliRunner().invoke(app, ["compare", "a=a.jsonl", "b=b.jsonl", "--prompts", "p.jsonl", "--judge", "fake:longer", "-o", "two"])  # fmt: skip
+    how = "compare a=a.jsonl b=b.jsonl --prompts p.jsonl --judge fake:longer -o two"
+    ran = CliRunner().invoke(app, how.split())
     assert ran.exit_code == 0, ran.output
     assert json.loads(Path("one/figures.json").read_text()) == json.loads(Path("two/figures.json").read_text())
     assert result.figures.policies["b"].win_rate is not None
     assert result.figures.policies["b"].win_rate.value == 0.0
     audit = af.audit([af.Judge("fake:first"), "fake:quality"], "pairs.jsonl", probes=["position"], out="audit-one")
     assert isinstance(audit.figures, AuditFigures)
-    ran = CliRunner().invoke(app, ["audit", "fake:first", "fake:quality", "--data", "pairs.jsonl", "--probe", "position", "-o", "audit-two"])  # fmt: skip
+    how = "audit fake:first fake:quality --data pairs.jsonl --probe position -o audit-two"
+    ran = CliRunner().invoke(app, how.split())
     assert ran.exit_code == 0, ran.output
     one, two = (json.loads(Path(f"audit-{n}/audit.json").read_text()) for n in ("one", "two"))
     assert [judge["findings"] for judge in one["judges"]] == [judge["findings"] for judge in two["judges"]]
@@ -197,7 +199,7 @@ def test_audit_stays_callable_once_its_package_is_loaded(place: Path) -> None:
 
     assert isinstance(aifeedback.audit, types.ModuleType)
     found = af.audit("fake:first", af.load_pairs("pairs.jsonl"), probes=["position"])
-    assert [finding["probe"] for finding in found.figures.judges[0]["findings"]][0] == "position"
+    assert found.figures.judges[0]["findings"][0]["probe"] == "position"
     assert found.folder.parent == Path("runs/python")
 
 
