@@ -94,18 +94,21 @@ _COLUMNS = ("win_rate", "length_controlled", "win_rate_independent")
 def check(recipe: str, sets: Sets = None) -> None:
     """Shows a recipe's settings and all that they fill in, names every problem at once, and forecasts its model calls."""
     import yaml
+    from rich.markup import escape
 
+    from aifeedback.pipeline.checks import missing_modules
     from aifeedback.pipeline.recipe import assign, load
-    from aifeedback.pipeline.runner import check_inputs
+    from aifeedback.pipeline.runner import check_inputs, required_modules
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
     console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
     told = {name: "–" if value in (None, "") else str(value) for name, value in loaded.settings.items()}
     table("settings: --set NAME=VALUE", ("setting", "value"), list(told.items()), text=("value",))
     show_forecast(loaded)
-    problems = check_inputs(loaded)
+    missing = missing_modules(required_modules(loaded))
+    problems = [*([missing] if missing else []), *check_inputs(loaded)]
     for problem in problems:
-        console.print(f"[red]✗[/] {problem}", markup=True)
+        console.print(f"[red]✗[/] {escape(problem)}", highlight=False, soft_wrap=True)
     if problems:
         raise typer.Exit(2)
     console.print("[green]✓[/] nothing missing; nothing was run")

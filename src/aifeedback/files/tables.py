@@ -105,6 +105,13 @@ def is_table(name: str | Path) -> bool:
     return _suffix(Path(name)) in TABLE_SUFFIXES
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a data set would be loaded from the hub: it is named, and not on this machine."""
+    name = split_format(name)[1]
+    known = catalogue.KNOWN.get(name)
+    return not _located(name)[0].exists() and (bool(known and known.hub) or (known is None and is_hub_id(name)))
+
+
 def place_problem(name: str) -> str | None:
     """What is wrong with the name of a file, without reading it; None if it can be tried."""
     name = split_format(name)[1]

@@ -276,6 +276,11 @@ def check_inputs(recipe: Recipe) -> list[str]:
 
 def require_inputs(recipe: Recipe) -> None:
     """Raises MissingExtra or RecipeError, with every problem, before anything runs."""
+    checks.require_modules(required_modules(recipe))
     if problems := check_inputs(recipe):
         raise RecipeError("\n  ".join(problems), fix="nothing was run; fix these first")
-    checks.require_modules(name for stage in recipe.stages for name in checks.modules(stage.step))
+
+
+def required_modules(recipe: Recipe) -> list[str]:
+    """Modules of optional dependencies that any stage imports."""
+    return [name for stage in recipe.stages for name in checks.modules(stage.step)]

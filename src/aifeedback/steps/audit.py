@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -54,9 +54,6 @@ class Audit(Step):
             for prompt in prompts
         }
         return super().from_options({**given, "judges": judges}, chosen)
-
-    def requires(self) -> Iterator[str]:
-        yield from ("scipy", "statsmodels", "sklearn", "matplotlib")
 
     def run(self, context: Context) -> AuditFigures:
         from aifeedback.audit.ahead import CHUNK

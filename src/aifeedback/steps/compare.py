@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -180,9 +180,6 @@ class Compare(Served, Step):
         for name in served if not any(PolicyRef(policy).is_served for policy in policies.values()) else ():
             given.pop(name)
         return super().from_options({**given, "policies": policies, "reference": next(iter(policies))}, chosen)
-
-    def requires(self) -> Iterator[str]:
-        yield from ("scipy", "statsmodels", "matplotlib")
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.prompts), self.limit)
