@@ -10,7 +10,7 @@ TORCH ?=
 UV_FLAGS := --compile-bytecode -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
 SEED ?= 0
 
-.PHONY: setup demo demo-short test check format bench campaign test-server docs clean
+.PHONY: setup demo demo-short test check format bench campaign test-server wheel-test docs clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,16 @@ check: setup
 test-server: setup
 	$(BIN)/uv pip install --quiet --python $(BIN)/python $(UV_FLAGS) 'llama-cpp-python[server]' gguf
 	$(BIN)/pytest -m server -s
+
+# The built wheel in an environment of its own: first without any extra, then with `local`. About three minutes.
+wheel-test: setup
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/uv build --quiet --wheel $(if $(WHEELS),--find-links $(WHEELS)) -o build/wheel
+	$(PYTHON) -m venv build/wheel/env
+	$(BIN)/uv pip install --quiet --python build/wheel/env/bin/python $(UV_FLAGS) build/wheel/*.whl
+	$(PYTHON) tests/wheel/check.py base build/wheel/env/bin
+	wheel=$$(echo build/wheel/*.whl) && $(BIN)/uv pip install --quiet --python build/wheel/env/bin/python $(UV_FLAGS) "$$wheel[local]"
+	$(PYTHON) tests/wheel/check.py local build/wheel/env/bin
 
 # Full-size versions of the reliability and coverage measurements; hours.
 campaign: setup

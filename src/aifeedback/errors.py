@@ -82,12 +82,13 @@ class ModelError(InputError):
 
 
 class MissingExtra(AIFeedbackError):
-    """An optional dependency is not installed."""
+    """An optional dependency is not installed. Several modules, and several extras, are separated by commas."""
 
     exit_code = 2
 
     def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed\n  → pip install 'aifeedback[{extra}]'")
+        verb = "are" if "," in module else "is"
+        super().__init__(f"{module} {verb} not installed\n  → pip install 'aifeedback[{extra}]'")
 
 
 class JournalError(AIFeedbackError):

@@ -1,8 +1,11 @@
 """References: what settings and options name from outside, one type per kind, parsed once.
 
     hf:DIR_OR_ID   openai:NAME   lab:NAME   fake:NAME   python:FILE.py:NAME      a model
+    SCHEME:NAME, where an installed package registers the scheme                 a model
     rm:DIR         gold:NAME     people:NAME                                     further judges
     a name or a path                                                             prompts, constitutions, rubrics, files
+    FORMAT:PATH, python:FILE.py:NAME:PATH                                        a file in a format from outside
+    a name, or python:FILE.py:NAME                                               probes, advantages, rewards
     @STEP/FILE, hf:@STEP/FOLDER                                                  what an earlier step leaves
 
 A reference is a string that knows its kind. Everything here works without loading a model, so that a mistake is found
@@ -11,18 +14,21 @@ before the first call.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
+from aifeedback import extensions
 from aifeedback.errors import AIFeedbackError, InputError, RecipeError
 
 SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python")
+MODELS, ADVANTAGES, REWARDS = "aifeedback.models", "aifeedback.advantages", "aifeedback.rewards"
 NO_PROMPT = ("gold", "people", "rm")
 """Judges that read no prompt: the oracle, people, reward models."""
 _STEP = re.compile(r"^(?P<scheme>[a-z]+:)?@(?P<step>[A-Za-z0-9_-]+)(?:/(?P<file>.+))?$")
@@ -35,7 +41,7 @@ class Ref(str):
     def scheme(self) -> str:
         """``hf`` of ``hf:DIR``; empty where there is none."""
         head, colon, tail = self.partition(":")
-        return head if colon and tail and head in SCHEMES else ""
+        return head if colon and tail and (head in SCHEMES or head in extensions.registered(MODELS)) else ""
 
     @property
     def name(self) -> str:
@@ -47,6 +53,18 @@ class Ref(str):
         """The id of the earlier step that leaves it; None for what comes from outside the run."""
         found = _STEP.match(self)
         return found["step"] if found else None
+
+    @property
+    def row_format(self) -> str:
+        """The format from outside that a data file's name begins with; empty where its columns decide."""
+        from aifeedback.files.tables import split_format
+
+        return split_format(self)[0] if type(self) is Ref else ""
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether it names something that the package does not hold."""
+        return bool(self)
 
     @property
     def path(self) -> Path | None:
@@ -86,7 +104,7 @@ class ModelRef(Ref):
         if scheme == "lab":
             return import_module("aifeedback.lab.zoo").folder(name)
         if scheme == "python":
-            return Path(name.rpartition(":")[0] or name)
+            return extensions.file_of(name)
         if scheme == "people":
             files = [Path(name) / file for file in ("ratings.jsonl", "ratings.sqlite")]
             return next((file for file in [Path(name), *files] if file.is_file()), None)
@@ -109,13 +127,12 @@ class ModelRef(Ref):
 
     def problem(self) -> str | None:
         scheme, name = self.scheme, self.name
-        if scheme not in self.kinds:
+        if scheme not in self.kinds and scheme not in extensions.registered(MODELS):
             return f"'{self}' is not a model; write {self._meant()}"
         if scheme in ("hf", "rm"):
             return _folder_problem(name)
         if scheme == "python":
-            path = self.path
-            return None if path and path.is_file() else f"{self}: no such file; write python:FILE.py:NAME"
+            return extensions.file_problem(self)
         if scheme == "lab":
             known = import_module("aifeedback.lab.zoo").names()
             return None if name in known else f"{self}: no such lab model; known: {', '.join(known)}"
@@ -168,9 +185,88 @@ class PolicyRef(ModelRef):
 
 
 class RewardRef(ModelRef):
-    """A reward: rm:DIR, or python:FILE.py:FUNCTION."""
+    """A reward: rm:DIR, python:FILE.py:FUNCTION, or the name of one that an installed package registers."""
 
     kinds = ("rm", "python")
+
+    @property
+    def is_registered(self) -> bool:
+        return self in extensions.registered(REWARDS)
+
+    @property
+    def path(self) -> Path | None:
+        return extensions.source_of(extensions.find(REWARDS, self)) if self.is_registered else super().path
+
+    def problem(self) -> str | None:
+        return None if self.is_registered else super().problem()
+
+
+class PartRef(Ref):
+    """A part of a method by its name: a shipped one, one of an installed package, or python:FILE.py:NAME."""
+
+    group: ClassVar[str]
+
+    @classmethod
+    def shipped(cls) -> tuple[str, ...]:
+        """The names that need nothing from outside."""
+        raise NotImplementedError
+
+    @property
+    def is_outside(self) -> bool:
+        return self not in self.shipped()
+
+    @property
+    def path(self) -> Path | None:
+        """The source file of a part from outside."""
+        if self.startswith(extensions.PYTHON):
+            return extensions.file_of(self)
+        return extensions.source_of(self.load()) if self.is_outside else None
+
+    def load(self) -> Any:
+        """The object from outside. Raises InputError."""
+        if problem := self.problem():
+            raise InputError(problem)
+        return extensions.find(self.group, self)
+
+    def problem(self) -> str | None:
+        if self.startswith(extensions.PYTHON):
+            return extensions.file_problem(self)
+        known = (*self.shipped(), *extensions.registered(self.group))
+        if self in known:
+            return None
+        close = difflib.get_close_matches(self, known, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"one of {', '.join(known)}, or python:FILE.py:NAME"
+        return f"no {self.group.rpartition('.')[2].removesuffix('s')} '{self}'\n  → {hint}"
+
+
+class AdvantageRef(PartRef):
+    """How rewards become advantages (``train/baselines.py``)."""
+
+    group = ADVANTAGES
+
+    @classmethod
+    def shipped(cls) -> tuple[str, ...]:
+        return get_args(import_module("aifeedback.train.settings").BaselineName)
+
+
+class FormatRef(PartRef):
+    """A format of data files from outside."""
+
+    group = "aifeedback.formats"
+
+    @classmethod
+    def shipped(cls) -> tuple[str, ...]:
+        return ()
+
+
+class ProbeRef(PartRef):
+    """A probe of an audit."""
+
+    group = "aifeedback.probes"
+
+    @classmethod
+    def shipped(cls) -> tuple[str, ...]:
+        return tuple(import_module("aifeedback.audit.probes").PROBES)
 
 
 class StandardRef(Ref):
@@ -239,8 +335,10 @@ class RubricRef(StandardRef):
 def refs_in(value: Any) -> Iterator[Ref]:
     """Every reference inside settings, in their order. A settings class may say itself which count, as ``refs()``."""
     if isinstance(value, Ref):
-        if value:
+        if value.is_outside:
             yield value
+        if value.row_format:
+            yield FormatRef(value.row_format)
     elif isinstance(value, BaseModel):
         own = getattr(value, "refs", None)
         if own is not None:

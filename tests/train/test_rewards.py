@@ -116,9 +116,9 @@ def test_python_function_with_keywords_gets_everything(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("python:mine.py", "names no function"),
+        ("python:mine.py", "has no name after the file"),
         ("python:absent.py:f", "no such file"),
-        ("python:{file}:absent", "no function 'absent'"),
+        ("python:{file}:absent", "has no 'absent'"),
     ],
 )
 def test_python_function_says_what_is_missing(tmp_path: Path, spec: str, message: str) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
-from aifeedback.errors import MissingExtra
 from aifeedback.records import content_id
 
 MINUS = "\u2212"
@@ -330,10 +329,8 @@ def drawn(draw: Callable[[Any], None], *, width: float, height: float, alt: str)
 
 @contextmanager
 def _settings(salt: str) -> Iterator[None]:
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingExtra("matplotlib", "stats") from None
+    import matplotlib
+
     with matplotlib.rc_context(cast(Any, {**_STYLE, "svg.hashsalt": salt})), warnings.catch_warnings():
         # a glyph that DejaVu lacks is only measured with it: the page's own fonts draw the text
         warnings.filterwarnings("ignore", message="Glyph")

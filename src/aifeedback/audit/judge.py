@@ -19,6 +19,7 @@ from aifeedback.audit.probes.refusal import refusal
 from aifeedback.errors import InputError
 from aifeedback.protocols import Labeler, Progress, silent
 from aifeedback.records import Comparison, Preference, Prompt
+from aifeedback.refs import ProbeRef
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ def _require_new(
 def require_probes(names: Sequence[str]) -> None:
     """Raises InputError for a name that no probe has."""
     for name in names:
-        if name not in PROBES:
-            raise InputError(f"no probe '{name}'", key="probes", fix=f"one of {', '.join(PROBES)}")
+        if problem := ProbeRef(name).problem():
+            raise InputError(problem)
 
 
 def _run(chosen: Sequence[str], ground: Ground, refusal_prompts: Sequence[Prompt] | None) -> list[Finding]:
@@ -161,5 +162,5 @@ def _run(chosen: Sequence[str], ground: Ground, refusal_prompts: Sequence[Prompt
         if name == "refusal" and refusal_prompts is not None:
             findings += refusal(ground, refusal_prompts)
         else:
-            findings += PROBES[name](ground)
+            findings += (PROBES.get(name) or ProbeRef(name).load())(ground)
     return findings

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from aifeedback.cli.terminal import console
 from aifeedback.errors import RecipeError
+from aifeedback.pipeline.checks import require_modules
 from aifeedback.pipeline.command import FILES, Destination
 
 FORMS = ("rows", "trl", "dataset")
@@ -34,6 +35,8 @@ class Exports(NamedTuple):
         """Raises RecipeError before anything is run where form and name do not go together."""
         if form not in FORMS:
             raise RecipeError(f"there is no format '{form}'", key="--format", fix=", ".join(FORMS))
+        if form == "dataset":
+            require_modules(("pyarrow",))
         if form == "dataset" and out.suffix in FILES:
             raise RecipeError("a dataset is a folder", file=out, key="--format", fix="-o FOLDER")
         return cls(form, out)

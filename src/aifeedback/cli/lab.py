@@ -110,6 +110,9 @@ def build(
 ) -> None:
     """Trains the lab's models from scratch, exactly as the shipped ones were trained."""
     from aifeedback.cli.terminal import progress_line
+    from aifeedback.pipeline.checks import require_modules
+
+    require_modules(("torch", "transformers", "tokenizers"))
     from aifeedback.lab import zoo
     from aifeedback.lab.build import build as build_models
     from aifeedback.storage import make_folder

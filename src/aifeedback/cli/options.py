@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 
 from aifeedback.config import Cli
 from aifeedback.errors import RecipeError
+from aifeedback.refs import PartRef
 
 COMMON = "Running"
 """Heading of the options that every step has."""
@@ -140,7 +141,7 @@ def _option(name: str, field: Any, cli: Cli, path: tuple[str, ...], text: str) -
     info = typer.Option(
         *flag,
         help=help_text,
-        metavar=cli.metavar or ("N" if kind is int else "X" if kind is float else None),
+        metavar=cli.metavar or _metavar(field.annotation, kind),
         show_default=False,
         rich_help_panel=cli.panel or None,
     )
@@ -170,6 +171,14 @@ def _parsed(annotation: Any) -> Any:
     if get_origin(annotation) is tuple and get_args(annotation)[1:] == (...,):
         return list[str]
     return None
+
+
+def _metavar(annotation: Any, kind: Any) -> str | None:
+    """What a value is; for a part that may come from outside, the shipped names as a Literal lists them."""
+    parts = [arg for arg in get_args(annotation) if isinstance(arg, type) and issubclass(arg, PartRef)]
+    if parts:
+        return f"[{'|'.join(parts[0].shipped())}|python:FILE.py:NAME]"
+    return "N" if kind is int else "X" if kind is float else None
 
 
 def _is_column_map(annotation: Any, cli: Cli) -> bool:

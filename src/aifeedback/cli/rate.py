@@ -72,6 +72,11 @@ def rate(
     """Open the rating page, one secret link per rater, until Ctrl-C; then export the ratings and their agreement."""
     from aifeedback.cli.terminal import console, progress_line
     from aifeedback.errors import RecipeError
+    from aifeedback.pipeline.checks import modules_of, require_modules
+    from aifeedback.refs import Ref
+
+    page = () if export_only else ("fastapi", "uvicorn", "multipart", "markdown_it")
+    require_modules([*page, *modules_of([Ref(data)])])
     from aifeedback.rating import RatingBook, export, read_task, serve
     from aifeedback.rating.guidelines import read_guidelines
     from aifeedback.rating.task import sampled

@@ -9,8 +9,6 @@ import typer
 
 from aifeedback.cli.options import Json, Seed
 from aifeedback.cli.terminal import RunWatcher, bars, console, table
-from aifeedback.errors import RecipeError
-from aifeedback.pipeline.run_folder import RunFolder
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
@@ -52,29 +50,17 @@ def run(
 
 
 def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
-    from aifeedback.audit.report import write_report
-    from aifeedback.pipeline import runner
-    from aifeedback.pipeline.summary import summarise
+    from aifeedback.pipeline.run import require, run_recipe
     from aifeedback.storage import write_json
 
-    runner.require_inputs(recipe)
-    _require_own(folder, recipe.name)
+    require(recipe, folder)
     console.print(f"[bold]{recipe.name}[/] seed {recipe.seed} → {folder}")
     with bars() as progress:
-        runner.run(recipe, folder, RunWatcher(progress))
-    summary = summarise(folder)
-    report = write_report(summary, folder)
-    print_summary(summary)
+        finished = run_recipe(recipe, folder, RunWatcher(progress))
+    print_summary(dict(finished.summary))
     if json_file:
-        write_json(json_file, summary)
-    console.print(f"\nreport: [bold]{report}[/]")
-
-
-def _require_own(folder: Path, name: str) -> None:
-    """Raises RecipeError where another recipe's run lies: the stages of one would stand among those of the other."""
-    before = RunFolder(folder).manifest.get("recipe", name)
-    if before != name:
-        raise RecipeError(f"holds a run of '{before}', this is '{name}'", file=folder, fix="give another -o")
+        write_json(json_file, finished.summary)
+    console.print(f"\nreport: [bold]{finished.report}[/]")
 
 
 def print_summary(summary: dict[str, Any]) -> None:
@@ -108,18 +94,21 @@ _COLUMNS = ("win_rate", "length_controlled", "win_rate_independent")
 def check(recipe: str, sets: Sets = None) -> None:
     """Shows a recipe's settings and all that they fill in, names every problem at once, and forecasts its model calls."""
     import yaml
+    from rich.markup import escape
 
+    from aifeedback.pipeline.checks import missing_modules
     from aifeedback.pipeline.recipe import assign, load
-    from aifeedback.pipeline.runner import check_inputs
+    from aifeedback.pipeline.runner import check_inputs, required_modules
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
     console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
     told = {name: "–" if value in (None, "") else str(value) for name, value in loaded.settings.items()}
     table("settings: --set NAME=VALUE", ("setting", "value"), list(told.items()), text=("value",))
     show_forecast(loaded)
-    problems = check_inputs(loaded)
+    missing = missing_modules(required_modules(loaded))
+    problems = [*([missing] if missing else []), *check_inputs(loaded)]
     for problem in problems:
-        console.print(f"[red]✗[/] {problem}", markup=True)
+        console.print(f"[red]✗[/] {escape(problem)}", highlight=False, soft_wrap=True)
     if problems:
         raise typer.Exit(2)
     console.print("[green]✓[/] nothing missing; nothing was run")

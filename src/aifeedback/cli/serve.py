@@ -30,27 +30,22 @@ def serve(
 ) -> None:
     """Serve a reward over HTTP for verl, OpenRLHF, TRL and others: POST /score, POST /get_reward, GET /health."""
     from aifeedback.config import parse
-    from aifeedback.errors import MissingExtra, RecipeError
+    from aifeedback.pipeline.checks import require_modules, require_refs
+
+    require_modules(("fastapi", "uvicorn"))
+    import uvicorn
+
     from aifeedback.integrations.serve import ServeConfig, create_app, require_token
-    from aifeedback.pipeline.checks import modules_of, require_modules
     from aifeedback.pipeline.step import Context
-    from aifeedback.refs import problems_of, refs_in
+    from aifeedback.rating.serve import listening
+    from aifeedback.refs import refs_in
     from aifeedback.steps.rewards import reward_from_options, reward_function
     from aifeedback.storage import make_folder
-
-    try:
-        import uvicorn
-    except ModuleNotFoundError as missing:
-        raise MissingExtra("uvicorn", "web") from missing
-    from aifeedback.rating.serve import listening
 
     config = parse(ServeConfig, {"host": host, "port": port, "token": token, "template": template}, prefix="--")
     require_token(config)
     spec = reward_from_options(reward, prompt, rationale)
-    refs = list(refs_in(spec))
-    require_modules(modules_of(refs))
-    if problems := problems_of(iter(refs)):
-        raise RecipeError("\n  ".join(problems), fix="nothing was served; fix this first")
+    require_refs(list(refs_in(spec)))
     make_folder(out)
     with listening(host, port) as door:
         function = reward_function(spec, Context(out, out))

@@ -182,16 +182,8 @@ def run_one(
     if done.was_done:
         console.print("[dim]Already complete with these settings; no calls made.[/]")
     show_figures_of(step.kind, done.figures, json_file)
-    if step.kind == "compare":
-        from aifeedback.audit.report import write_report
-
-        summary = done.figures.summary()
-        summary["stages"]["compare"] |= done.spent._asdict()
-        head = {"title": "Comparison of policies", "seed": seed, **done.spent._asdict()}
-        report = write_report({**head, **summary}, destination.folder)
+    if (report := step.report(done.figures, done.spent, destination.folder, seed)) is not None:
         console.print(f"report: [bold]{report}[/]", soft_wrap=True)
-    if step.kind == "audit":
-        console.print(f"report: [bold]{destination.folder / 'report.html'}[/]", soft_wrap=True)
     show_spent(done.spent)
     beside = f"  [dim](records and journal in {destination.folder})[/]" if destination.is_file else ""
     console.print(f"→ [bold]{done.result}[/]{beside}", soft_wrap=True)

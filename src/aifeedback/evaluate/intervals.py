@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aifeedback.errors import InputError, MissingExtra
+from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, cluster_sums
 
 
@@ -30,10 +30,8 @@ NO_SPREAD = "no spread: every row shows the same, so the rows do not show how fa
 
 
 def special() -> Any:
-    try:
-        from scipy import special
-    except ImportError:
-        raise MissingExtra("scipy", "stats") from None
+    from scipy import special
+
     return special
 
 
@@ -69,10 +67,8 @@ def clopper_pearson(share: float, n: float, confidence: float = 0.95) -> Interva
 def _binomial(share: float, n: float, alpha: float, method: str) -> Interval:
     if not n > 0:
         return NO_INTERVAL
-    try:
-        from statsmodels.stats.proportion import proportion_confint
-    except ImportError:
-        raise MissingExtra("statsmodels", "stats") from None
+    from statsmodels.stats.proportion import proportion_confint
+
     ends: Any = proportion_confint(min(share * n, n), n, alpha, method)
     # the ends at 0 and 1 are exact; rounding would leave them a hair inside
     return Interval(float(ends[0]) if share > 0 else 0.0, float(ends[1]) if share < 1 else 1.0)

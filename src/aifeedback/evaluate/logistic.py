@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aifeedback.errors import MissingExtra
 from aifeedback.evaluate.columns import Floats, cluster_sums
 
 SUSPICIOUS = 8.0
@@ -36,10 +35,8 @@ def fit_logistic(design: Floats, targets: Floats, clusters: NDArray[np.intp] | N
         return unknown._replace(problem="too few rows, or predictors that do not vary")
     if targets.min() == targets.max() and targets.min() in (0.0, 1.0):
         return unknown._replace(problem="every label is the same")
-    try:
-        import statsmodels.api as sm
-    except ImportError:
-        raise MissingExtra("statsmodels", "stats") from None
+    import statsmodels.api as sm
+
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:

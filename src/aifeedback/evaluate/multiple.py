@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from aifeedback.errors import InputError, MissingExtra
+from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, numbers
 
 Correction: TypeAlias = Literal["holm", "benjamini-hochberg", "none"]
@@ -37,9 +37,7 @@ def _adjusted(p_values: Numbers, method: str) -> Floats:
     adjusted = numbers(p_values, "p_values").copy()
     known = ~np.isnan(adjusted)
     if known.any():
-        try:
-            from statsmodels.stats.multitest import multipletests
-        except ImportError:
-            raise MissingExtra("statsmodels", "stats") from None
+        from statsmodels.stats.multitest import multipletests
+
         adjusted[known] = multipletests(adjusted[known], method=method)[1]
     return adjusted

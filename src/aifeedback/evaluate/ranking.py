@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from aifeedback.errors import InputError, MissingExtra
+from aifeedback.errors import InputError
 from aifeedback.evaluate.columns import Floats, Numbers, cluster_sums, groups, known_rows, probabilities
 from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate, plain
 from aifeedback.evaluate.intervals import share_interval, variance_of_mean, z_of
@@ -129,10 +129,8 @@ class _Parts(NamedTuple):
 def _parts(counts: Floats) -> _Parts:
     """Who can be ranked: the largest group in which every item reaches every other by wins; of equals the one with the
     most comparisons. A single item has no strength."""
-    try:
-        from scipy.sparse.csgraph import connected_components
-    except ImportError:
-        raise MissingExtra("scipy", "stats") from None
+    from scipy.sparse.csgraph import connected_components
+
     reaches = _reachable(counts > 0)
     _, part_of = connected_components(counts > 0, directed=True, connection="strong")
     groups = [np.flatnonzero(part_of == part) for part in np.unique(part_of)]

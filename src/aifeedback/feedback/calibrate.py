@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.config import Config, parse
-from aifeedback.errors import InputError, MissingExtra, StandardsError
+from aifeedback.errors import InputError, StandardsError
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Preference
 from aifeedback.storage import write_json
@@ -235,10 +235,8 @@ def log_loss(confidence: Floats, right: Floats) -> float:
 
 def pool_adjacent_violators(x: Floats, y: Floats) -> list[tuple[float, float]]:
     """The non-decreasing step function of least squares, as the first and last knot of each step; x in any order."""
-    try:
-        from sklearn.isotonic import IsotonicRegression
-    except ImportError:
-        raise MissingExtra("scikit-learn", "stats") from None
+    from sklearn.isotonic import IsotonicRegression
+
     fit = IsotonicRegression().fit(x, y)
     return list(zip(fit.X_thresholds_.tolist(), fit.y_thresholds_.tolist(), strict=True))
 
@@ -259,10 +257,8 @@ def _logistic(z: Floats, y: Floats, *, with_intercept: bool) -> tuple[float, flo
 
     Both are drawn to 1 and 0 by one pseudo-pair: separable data stay finite.
     """
-    try:
-        from scipy.optimize import minimize
-    except ImportError:
-        raise MissingExtra("scipy", "stats") from None
+    from scipy.optimize import minimize
+
     goal = np.array([1.0, 0.0])
 
     def loss(weights: Floats) -> tuple[float, Floats]:

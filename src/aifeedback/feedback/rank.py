@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from aifeedback.errors import MissingExtra
 from aifeedback.feedback.pairing import by_prompt, tournament
 from aifeedback.protocols import Labeler
 from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt, Score
@@ -104,10 +103,8 @@ def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prio
 
     ``results`` holds (i, j, P(i better)). With two answers and p the fitted difference is close to logit p.
     """
-    try:
-        from scipy.optimize import minimize
-    except ImportError:
-        raise MissingExtra("scipy", "stats") from None
+    from scipy.optimize import minimize
+
     i, j = (np.array([result[side] for result in results], dtype=int) for side in (0, 1))
     p = np.array([result[2] for result in results])
     rows = np.arange(len(p))

@@ -24,7 +24,7 @@ from aifeedback.files.prompts import (
     write_records,
 )
 from aifeedback.files.report import ReadReport, Skipped
-from aifeedback.files.tables import is_table, place_of, place_problem, read_rows, write_rows
+from aifeedback.files.tables import is_on_hub, is_table, place_of, place_problem, read_rows, write_rows
 
 __all__ = [
     "Comparisons",
@@ -34,6 +34,7 @@ __all__ = [
     "Prompts",
     "ReadReport",
     "Skipped",
+    "is_on_hub",
     "is_table",
     "labelled",
     "load_judged",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from aifeedback.errors import FileError
 from aifeedback.files.report import Ledger, ReadReport, RowFault
-from aifeedback.files.shapes import SHAPES, Pair, Shape, shape_of
+from aifeedback.files.shapes import SHAPES, Pair, Shape, named_shape, shape_of
 from aifeedback.files.tables import Row, read_rows
 from aifeedback.files.text import PARTS_OF_A_PAIR, PromptCell, require_used, with_context
 from aifeedback.files.verdicts import Indices
@@ -185,7 +185,9 @@ def _stored(pair: Pair, seed: int) -> Pair:
 
 
 def _recognise(path: str | Path, rows: Iterator[Row], criterion: str | None) -> tuple[Shape, Iterator[Row]]:
-    """The format, detected from the first readable rows; the rows again, from the start."""
+    """The format, named or detected from the first readable rows; the rows again, from the start."""
+    if (named := named_shape(path)) is not None:
+        return named, rows
     head: list[Row] = []
     for row in rows:
         head.append(row)
@@ -288,9 +290,10 @@ def _chain(head: list[Row], rest: Iterator[Row]) -> Iterator[Row]:
     yield from rest
 
 
-def prompt_of(row: Mapping[str, Any]) -> PromptCell | None:
-    """The prompt of a row in a comparisons format, whole; None if it is in none. Raises RowFault."""
-    shape = shape_of(_as_group(row))
+def prompt_of(row: Mapping[str, Any], shape: Shape | None = None) -> PromptCell | None:
+    """The prompt of a row in a comparisons format (``shape``, or the one that fits), whole; None if it is in none.
+    Raises RowFault."""
+    shape = shape or shape_of(_as_group(row))
     if shape is None or shape.columns == ("_rows",):
         return None
     pair = next(iter(_read(row, shape, None)), None)

@@ -12,7 +12,7 @@ from aifeedback.errors import FileError
 from aifeedback.files.cells import is_blank, is_missing
 from aifeedback.files.pairs import map_columns, prompt_of
 from aifeedback.files.report import Ledger, ReadReport, RowFault
-from aifeedback.files.shapes import request
+from aifeedback.files.shapes import Shape, named_shape, request
 from aifeedback.files.tables import Row, read_rows, write_rows
 from aifeedback.files.text import (
     DIALOGUE_COLUMNS,
@@ -63,13 +63,14 @@ def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, 
     the last user turn), ``turns`` (the first), Prompt records. Raises FileError where the file cannot be used.
     """
     ledger = Ledger(path, "prompts")
+    shape = named_shape(path)
     prompts: list[Prompt] = []
     inputs: list[Mapping[str, Any]] = []
     for row in map_columns(path, read_rows(path), columns):
         if limit is not None and len(prompts) >= limit:
             break
         try:
-            prompt = _prompt(row)
+            prompt = _prompt(row, shape)
         except RowFault as fault:
             ledger.skip_fault(row.number, fault)
             continue
@@ -179,9 +180,11 @@ def _completion_cells(prompt: Prompt, completion: Completion) -> dict[str, Any]:
     return cells
 
 
-def _prompt(row: Row) -> Prompt:
+def _prompt(row: Row, shape: Shape | None = None) -> Prompt:
     if row.fault:
         raise RowFault(row.fault)
+    if shape is not None and (whole := prompt_of(row.values, shape)) is not None:
+        return whole.record()
     return _prompt_cell(row.values).record()
 
 

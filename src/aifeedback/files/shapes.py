@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from aifeedback import extensions
+from aifeedback.errors import InputError
 from aifeedback.files.cells import is_blank, is_missing, kind_of, name_in, parsed
 from aifeedback.files.report import RowFault
+from aifeedback.files.tables import FORMATS, split_format
 from aifeedback.files.text import (
     DIALOGUE_COLUMNS,
     Messages,
@@ -82,7 +87,26 @@ class Shape(NamedTuple):
 
 
 def shape_of(row: Mapping[str, Any]) -> Shape | None:
-    return next((shape for shape in SHAPES if shape.fits(row)), None)
+    """The first format that fits the row: the shipped ones, then those of installed packages."""
+    return next((shape for shape in (*SHAPES, *_installed()) if shape.fits(row)), None)
+
+
+def named_shape(path: str | Path) -> Shape | None:
+    """The format that a file's name begins with; None where its columns decide. Raises InputError."""
+    name, _ = split_format(path)
+    return _outside(name) if name else None
+
+
+@cache
+def _installed() -> tuple[Shape, ...]:
+    return tuple(_outside(name) for name in extensions.registered(FORMATS))
+
+
+def _outside(name: str) -> Shape:
+    found = extensions.find(FORMATS, name)
+    if not isinstance(found, Shape):
+        raise InputError(f"'{name}' is not a format", fix="name a Shape (aifeedback.files.shapes)")
+    return found
 
 
 def number(row: Mapping[str, Any], key: str) -> float | None:

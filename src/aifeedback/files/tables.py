@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from aifeedback import extensions
 from aifeedback.errors import FileError, MissingExtra
 from aifeedback.files import catalogue
 from aifeedback.files.cells import TornList, kind_of, unfolded
@@ -27,6 +28,7 @@ from aifeedback.storage import make_folder
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow")
 COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+FORMATS = "aifeedback.formats"
 MAX_ROW_CHARS = 4_000_000
 _HUB_ID = re.compile(r"^(?!\.)[\w.-]+/[\w.-]+(#[\w./-]+)?$")
 _SPLITS = {
@@ -51,6 +53,7 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     """Yield the rows of a file, a folder, a set known by name (``catalogue.py``) or a hub data set (``owner/name``,
     ``owner/name#split``, ``owner/name#config/split``). A folder takes ``#split`` too. Raises FileError where there is
     nothing to read."""
+    path = split_format(path)[1]
     location, part = _located(path)
     if location.is_dir():
         return _folder(location, part)
@@ -66,10 +69,20 @@ def read_rows(path: str | Path) -> Iterator[Row]:
     raise FileError("no such file or folder", file=path, fix=f"give {_readable()}")
 
 
+def split_format(name: str | Path) -> tuple[str, str]:
+    """``FORMAT:PATH`` or ``python:FILE.py:NAME:PATH`` → the format from outside and the path; ('', name) without one."""
+    text = str(name)
+    if text.startswith(extensions.PYTHON) and text.count(":") >= 3:
+        scheme, file, attribute, path = text.split(":", 3)
+        return f"{scheme}:{file}:{attribute}", path
+    head, _, path = text.partition(":")
+    return (head, path) if path and head in extensions.registered(FORMATS) else ("", text)
+
+
 def place_of(name: str | Path) -> Path:
     """The file or folder that a name stands for: a path as it is, a folder without its ``#split``, a known set's copy
     on this machine."""
-    return _located(name)[0]
+    return _located(split_format(name)[1])[0]
 
 
 def _located(name: str | Path) -> tuple[Path, str]:
@@ -92,8 +105,16 @@ def is_table(name: str | Path) -> bool:
     return _suffix(Path(name)) in TABLE_SUFFIXES
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a data set would be loaded from the hub: it is named, and not on this machine."""
+    name = split_format(name)[1]
+    known = catalogue.KNOWN.get(name)
+    return not _located(name)[0].exists() and (bool(known and known.hub) or (known is None and is_hub_id(name)))
+
+
 def place_problem(name: str) -> str | None:
     """What is wrong with the name of a file, without reading it; None if it can be tried."""
+    name = split_format(name)[1]
     location, part = _located(name)
     if location.is_dir():
         return _folder_problem(location, part)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
+from aifeedback import extensions
 from aifeedback.errors import ModelError
 from aifeedback.protocols import Model, PromptLike
 
@@ -15,7 +16,8 @@ SCHEMES = {
     "openai": ("aifeedback.models.server", "connect"),
     "fake": ("aifeedback.models.fake", "connect"),
 }
-"""Scheme → module and function; the function takes the URI's name and the options."""
+"""Scheme → module and function; the function takes the URI's name and the options. Further schemes come from the
+entry-point group ``aifeedback.models``, by the same rule."""
 
 
 class Connected(Model, Protocol):
@@ -27,14 +29,20 @@ class Connected(Model, Protocol):
 
 
 def connect(uri: str, **options: Any) -> Connected:
-    """A model by URI: ``hf:FOLDER_OR_ID``, ``openai:NAME`` (``base_url=…``), ``lab:NAME``, ``fake:NAME``.
+    """Make a model of its reference: ``hf:FOLDER_OR_ID``, ``openai:NAME`` (``base_url=…``), ``lab:NAME``, ``fake:NAME``.
 
+    ``python:FILE.py:NAME`` calls NAME of that file with the reference; a scheme of the entry-point group
+    ``aifeedback.models`` calls its object with the name after the scheme. Either returns the model.
     Options depend on the kind of model; see ``models.local.load``, ``models.server.connect``, ``models.fake.connect``.
-    Raises ModelError for a URI that names no model, before anything is computed.
+    Raises ModelError for a reference that names no model, before anything is computed.
     """
     scheme, separator, name = uri.partition(":")
+    if separator and name and scheme not in SCHEMES:
+        is_file = scheme == "python"
+        if (made := extensions.find("aifeedback.models", uri if is_file else scheme)) is not None:
+            return made(uri if is_file else name, **options)
     if not separator or scheme not in SCHEMES or not name:
-        known = ", ".join(f"{s}:NAME" for s in SCHEMES)
+        known = ", ".join(f"{s}:NAME" for s in (*SCHEMES, *extensions.registered("aifeedback.models")))
         raise ModelError(f"no model can be made of {uri!r}", fix=f"write one of {known}; a folder is hf:FOLDER")
     module, function = SCHEMES[scheme]
     return getattr(import_module(module), function)(name, **options)

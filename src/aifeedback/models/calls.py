@@ -17,20 +17,16 @@ from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import aiohttp
 from pydantic import Field
 
 from aifeedback.config import Config
-from aifeedback.errors import AIFeedbackError, JudgeUnavailable, MissingExtra, ModelError
+from aifeedback.errors import AIFeedbackError, JudgeUnavailable, ModelError
 from aifeedback.models.budget import Purse
 from aifeedback.models.dialects import setting_for, speaks_of_length
 from aifeedback.models.wire import Unusable, Usage, payload
 from aifeedback.models.wire import usage as usage_of
 from aifeedback.records import Problem
-
-try:
-    import aiohttp
-except ModuleNotFoundError as missing:
-    raise MissingExtra("aiohttp", "server") from missing
 
 T = TypeVar("T")
 TRANSIT = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.NO_LOGPROBS})

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
+from aifeedback import files
 from aifeedback.errors import MissingExtra, RecipeError
 from aifeedback.pipeline.step import Step
 from aifeedback.refs import ModelRef, Ref, problems_of
 
 EXTRAS = {
-    "torch": "local",
-    "transformers": "local",
-    "accelerate": "local",
-    "peft": "local",
-    "datasets": "hub",
-    "pyarrow": "hub",
-    "uvicorn": "web",
-    "fastapi": "web",
-    "ray": "ray",
-    "trl": "trl",
+    "local": ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"),
+    "web": ("fastapi", "uvicorn", "multipart", "markdown_it"),
+    "hub": ("datasets", "pyarrow", "huggingface_hub"),
+    "ray": ("ray",),
+    "trl": ("trl",),
+    "track": ("tensorboard", "trackio", "wandb"),
 }
-"""Module of an optional dependency → the extra that installs it."""
+"""Extra → the modules that it installs. Whatever else the package imports is installed with it."""
+COLUMNAR = (".parquet", ".arrow")
 
 
 def problems(step: Step) -> list[str]:
@@ -36,6 +35,13 @@ def require(step: Step) -> None:
         raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
 
 
+def require_refs(refs: list[Ref]) -> None:
+    """Raises MissingExtra or RecipeError for models, prompts and files that cannot be used."""
+    require_modules(modules_of(refs))
+    if found := problems_of(iter(refs)):
+        raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
+
+
 def modules(step: Step) -> Iterator[str]:
     """Modules of optional dependencies that a step and its models import."""
     yield from step.requires()
@@ -43,14 +49,32 @@ def modules(step: Step) -> Iterator[str]:
 
 
 def modules_of(refs: Iterable[Ref]) -> Iterator[str]:
-    """Modules of optional dependencies that models import."""
+    """Modules of optional dependencies that models and files need."""
     for ref in refs:
-        if isinstance(ref, ModelRef) and (ref.is_local or ref.scheme == "rm"):
-            yield from ("torch", "transformers")
+        if isinstance(ref, ModelRef):
+            yield from ("torch", "transformers") if ref.is_local or ref.scheme == "rm" else ()
+        elif type(ref) is Ref:
+            yield from modules_for(ref.path or Path(ref))
+            yield from ("datasets",) if files.is_on_hub(ref) else ()
+
+
+def modules_for(file: Path) -> Iterator[str]:
+    """Modules of optional dependencies that reading or writing a file needs."""
+    yield from ("pyarrow",) if file.suffix in COLUMNAR else ()
 
 
 def require_modules(names: Iterable[str]) -> None:
-    """Raises MissingExtra, with the line that installs it, for the first that is not installed."""
-    for name in dict.fromkeys(names):
-        if find_spec(name) is None:
-            raise MissingExtra(name, EXTRAS.get(name, "all"))
+    """Raises MissingExtra that names all that are not installed, with the one line that installs them."""
+    missing = [name for name in dict.fromkeys(names) if find_spec(name) is None]
+    if missing:
+        extras = [extra for extra, modules in EXTRAS.items() if not set(modules).isdisjoint(missing)]
+        raise MissingExtra(", ".join(missing), ",".join(extras) or "all")
+
+
+def missing_modules(names: Iterable[str]) -> str | None:
+    """The message of the MissingExtra that ``require_modules`` raises; None if all are installed."""
+    try:
+        require_modules(names)
+    except MissingExtra as missing:
+        return str(missing)
+    return None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from aifeedback import __version__
 from aifeedback.errors import RecipeError
-from aifeedback.pipeline.checks import require
+from aifeedback.pipeline.checks import modules, modules_for, require, require_modules
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.pipeline.runner import digests, fingerprint
 from aifeedback.pipeline.step import Context, Figures, Step
@@ -112,6 +112,7 @@ def run_step(
     Raises RecipeError before any model call if an input is missing, or if ``destination`` holds the finished result of
     another job.
     """
+    require_modules([*modules(step), *modules_for(destination.out)])
     require(step)
     folder = destination.folder
     if destination.out.suffix and not (destination.is_file or destination.is_model or destination.out.is_dir()):

@@ -27,7 +27,7 @@ import yaml
 from pydantic import Field
 
 from aifeedback.config import Config, describe, parse
-from aifeedback.errors import RecipeError
+from aifeedback.errors import InputError, RecipeError
 from aifeedback.pipeline.step import Step
 from aifeedback.steps import step_class
 
@@ -187,6 +187,8 @@ def _stages(
             step = schema.model_validate(merge(values, nest(overrides.get(stage_id, {}))))
         except KeyError as unknown:
             problems.append(f"{where}: {unknown.args[0]}")
+        except InputError as unusable:
+            problems.append(f"{where}: {unusable}")
         except ValueError as invalid:
             errors = getattr(invalid, "errors", list)()
             problems += [f"{where}: {describe(e, schema)}" for e in errors] or [f"{where}: {invalid}"]

@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import yaml
 
 from aifeedback.errors import AIFeedbackError, RecipeError
+from aifeedback.extensions import source_of
 from aifeedback.pipeline import checks
 from aifeedback.pipeline.recipe import Recipe, Stage
 from aifeedback.pipeline.run_folder import RunFolder
@@ -127,7 +130,8 @@ class _Execution:
                     digests(stage.step),
                 )
                 self.watcher.started(stage.id)
-                self.running[pool.submit(_work, task)] = stage.id
+                with _without_script():
+                    self.running[pool.submit(_work, task)] = stage.id
 
     def _drain(self, events: Any) -> None:
         while True:
@@ -154,8 +158,10 @@ def fingerprint(step: Step, seed: int, above: Mapping[str, str], outside: Mappin
 
 
 def digests(step: Step) -> dict[str, str]:
-    """Every outside input by name, with its digest; the name itself where there is nothing local to digest."""
-    return {str(ref): digest_ref(ref) for ref in step.inputs()}
+    """Every outside input by name, with its digest; the name itself where there is nothing local to digest. The source
+    of a step from outside is one of them."""
+    code = source_of(type(step))
+    return {str(ref): digest_ref(ref) for ref in step.inputs()} | ({code.name: digest(code)} if code else {})
 
 
 def digest_ref(ref: Ref) -> str:
@@ -173,6 +179,19 @@ def code_digest() -> str:
 
 
 ONLY_SHOWS = {"cli", "audit", "rating", "integrations", "summary.py", "provenance.py"}
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Meanwhile a new process does not run the user's script again: a stage needs nothing of it, and a script that calls
+    ``run`` at its top level would start itself in every worker."""
+    main = sys.modules["__main__"]
+    hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 def _begin(events: Any, parent: int) -> None:
@@ -267,6 +286,11 @@ def check_inputs(recipe: Recipe) -> list[str]:
 
 def require_inputs(recipe: Recipe) -> None:
     """Raises MissingExtra or RecipeError, with every problem, before anything runs."""
+    checks.require_modules(required_modules(recipe))
     if problems := check_inputs(recipe):
         raise RecipeError("\n  ".join(problems), fix="nothing was run; fix these first")
-    checks.require_modules(name for stage in recipe.stages for name in checks.modules(stage.step))
+
+
+def required_modules(recipe: Recipe) -> list[str]:
+    """Modules of optional dependencies that any stage imports."""
+    return [name for stage in recipe.stages for name in checks.modules(stage.step)]

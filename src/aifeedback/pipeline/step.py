@@ -152,6 +152,10 @@ class Step(Config):
         """Reads records, calls functions, writes records."""
         raise NotImplementedError
 
+    def report(self, figures: Any, spent: Spent, folder: Path, seed: int) -> Path | None:
+        """The report of a finished step, written into its folder; None for a step that has none."""
+        del figures, spent, folder, seed
+
     def refs(self) -> Iterator[Ref]:
         """Everything that the settings name."""
         for name in type(self).model_fields:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from aifeedback.extensions import find
+from aifeedback.errors import InputError
+from aifeedback.extensions import find, registered
 from aifeedback.pipeline.step import Step
 
 STEPS = {
@@ -35,10 +36,13 @@ STEPS = {
 
 
 def step_class(kind: str) -> type[Step]:
-    """The class behind ``stage: kind``. Raises KeyError that lists the known kinds."""
+    """The class behind ``stage: kind``. Raises InputError for one from outside that cannot be used, else KeyError that
+    lists the known kinds."""
     if kind in STEPS:
         module, _, name = STEPS[kind].partition(":")
         return getattr(import_module(f"aifeedback.steps.{module}"), name)
-    if (found := find("aifeedback.steps", kind)) is not None:
-        return found
-    raise KeyError(f"no step '{kind}'; known: {', '.join(STEPS)}")
+    if (found := find("aifeedback.steps", kind)) is None:
+        raise KeyError(f"no step '{kind}'; known: {', '.join((*STEPS, *registered('aifeedback.steps')))}")
+    if not (isinstance(found, type) and issubclass(found, Step)):
+        raise InputError(f"'{kind}' is not a step", fix="name a subclass of Step (aifeedback.pipeline.step)")
+    return found

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.feedback.spec import JudgeSpec, one_judge
+from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, one_judge
 from aifeedback.pipeline.step import Context, Figures, Rows, Step
 from aifeedback.pipeline.verdict import Verdict, count
-from aifeedback.refs import Ref
+from aifeedback.refs import ProbeRef, Ref
 from aifeedback.steps import connect
+from aifeedback.store.journal import Spent
 
 
 class AuditFigures(Figures):
@@ -65,14 +67,14 @@ class Audit(Step):
     main: ClassVar[str] = "audit.json"
     Figures = AuditFigures
     judges: Annotated[
-        dict[str, JudgeSpec],
+        dict[str, Judging],
         Cli(flatten=(JudgeSpec,), is_argument=True, metavar="JUDGE", panel="Judge"),
     ] = Field(min_length=1)
     """Judges to audit side by side."""
     data: Annotated[Ref, Cli(("--data", "--comparisons"), metavar="FILE")]
     """Pairs, best with human labels."""
-    probes: Annotated[list[str] | None, Cli(("--probe",), is_repeated=True, metavar="NAME")] = None
-    """Run only these probes. Repeat for several."""
+    probes: Annotated[list[ProbeRef] | None, Cli(("--probe",), is_repeated=True, metavar="NAME")] = None
+    """Run only these probes, by name or python:FILE.py:NAME. Repeat for several."""
     n: int = Field(default=400, ge=2)
     """Pairs for a probe that changes texts."""
     limit: int | None = Field(default=None, ge=1)
@@ -89,15 +91,6 @@ class Audit(Step):
         }
         return super().from_options({**given, "judges": judges}, chosen)
 
-    def problems(self) -> Iterator[str]:
-        from aifeedback.audit.judge import require_probes
-        from aifeedback.pipeline.step import settings_problem
-
-        yield from settings_problem(lambda: require_probes(self.probes or ()))
-
-    def requires(self) -> Iterator[str]:
-        yield from ("scipy", "statsmodels", "sklearn", "matplotlib")
-
     def run(self, context: Context) -> AuditFigures:
         from aifeedback.audit.ahead import CHUNK
         from aifeedback.audit.judge import audit_judge
@@ -110,7 +103,7 @@ class Audit(Step):
         changed: dict[str, Any] = {}
         audits = []
         for judge in self.judges.values():
-            spec = judge.model_copy(update={"batch_size": max(judge.batch_size, CHUNK)})
+            spec = _batched(judge, CHUNK)
             card = connect.judge_card(spec, context)
             audits.append(
                 audit_judge(
@@ -132,3 +125,14 @@ class Audit(Step):
         write_json(context.folder / "audit.json", figures.model_dump(mode="json", include={"judges"}))
         write_judge_report(audits, context.folder / "report.html")
         return figures
+
+    def report(self, figures: AuditFigures, spent: Spent, folder: Path, seed: int) -> Path:
+        del figures, spent, seed
+        return folder / "report.html"  # ``run`` writes it, from findings that the metrics leave out
+
+
+def _batched(judge: Judging, batch: int) -> Judging:
+    """The judge with at least ``batch`` pairs per call of a model."""
+    if isinstance(judge, PanelSpec):
+        return judge.model_copy(update={"members": tuple(_batched(member, batch) for member in judge.members)})
+    return judge.model_copy(update={"batch_size": max(judge.batch_size, batch)})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.errors import FileError, MissingExtra
+from aifeedback.errors import FileError
 from aifeedback.pipeline.step import Context, Figures, Step
 from aifeedback.pipeline.verdict import Verdict
 from aifeedback.records import Preference
@@ -48,9 +47,6 @@ class Calibrate(Step):
     """What to fit: a calibration map, or a panel's weights."""
     figure: Annotated[str | None, Cli(metavar="FILE")] = None
     """Also draw the reliability diagram here (.svg)."""
-
-    def requires(self) -> Iterator[str]:
-        yield from ("scipy", "sklearn", "statsmodels")
 
     def run(self, context: Context) -> CalibrateFigures:
         target = context.result("calibration.json")
@@ -106,10 +102,8 @@ def judge_of(rows: Any, file: str) -> str:
 
 def draw_reliability(fit: Any, judge: str, path: Path) -> None:
     """Stated confidence against agreement with people, before and after; a point's area is its number of pairs."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("matplotlib", "stats") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot([0.5, 1.0], [0.5, 1.0], color="0.6", linewidth=1)

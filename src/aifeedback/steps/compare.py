@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -21,7 +21,7 @@ from aifeedback.evaluate.estimate import plain
 from aifeedback.evaluate.independence import Source, dependence, verify_independence
 from aifeedback.evaluate.length import LengthForm
 from aifeedback.evaluate.responses import answered
-from aifeedback.feedback.spec import JudgeSpec, Served, one_judge
+from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, Served, one_judge
 from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
 from aifeedback.pipeline.verdict import Verdict
 from aifeedback.records import Comparison, Completion, Preference, Prompt
@@ -32,6 +32,7 @@ from aifeedback.steps.label import by_order, label_all
 from aifeedback.steps.policies import Responses, responses, sampled
 from aifeedback.steps.safety import AssessorSpec, SafetyStandings, assessor_card, standings
 from aifeedback.steps.sample import BRIEFLY, SamplingSettings
+from aifeedback.store.journal import Spent
 
 AGAIN = "\0"
 """Stands for the second draw of the reference; no policy can be called that."""
@@ -162,10 +163,10 @@ class Compare(Served, Step):
     prompts: Annotated[Ref, Cli(("--prompts", "--data"), metavar="FILE")]
     """Held-out prompts."""
     judges: Annotated[
-        dict[str, JudgeSpec],
+        dict[str, Judging],
         Cli(flatten=(JudgeSpec,), only=("model", "prompt", "by", "rationale", "constitution", "rubric", "shots")),
     ] = Field(min_length=1)
-    """Name → judge, the headline judge first; one whose model is empty is left out."""
+    """Name → judge or panel, the headline judge first; one whose model is empty is left out."""
     safety: Annotated[dict[str, AssessorSpec], Cli(is_repeated=True, metavar="MODEL")] = Field(default_factory=dict)
     """Model that assesses whether responses do harm, refuse, help; or gold:talk. Repeat for several."""
     trained_by: Annotated[list[ModelRef], Cli(is_repeated=True, metavar="MODEL")] = Field(default_factory=list)
@@ -181,8 +182,8 @@ class Compare(Served, Step):
 
     @field_validator("judges")
     @classmethod
-    def _named(cls, judges: dict[str, JudgeSpec]) -> dict[str, JudgeSpec]:
-        return {name: judge for name, judge in judges.items() if judge.model}
+    def _named(cls, judges: dict[str, Judging]) -> dict[str, Judging]:
+        return {name: judge for name, judge in judges.items() if isinstance(judge, PanelSpec) or judge.model}
 
     @field_validator("trained_by")
     @classmethod
@@ -215,9 +216,6 @@ class Compare(Served, Step):
         for name in served if not any(PolicyRef(policy).is_served for policy in policies.values()) else ():
             given.pop(name)
         return super().from_options({**given, "policies": policies, "reference": next(iter(policies))}, chosen)
-
-    def requires(self) -> Iterator[str]:
-        yield from ("scipy", "statsmodels", "matplotlib")
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.prompts), self.limit)
@@ -363,10 +361,7 @@ class Compare(Served, Step):
     def _independence(self, context: Context) -> Independence:
         """Per judge, whether it may serve as proof (R16)."""
         trainers = [_source(name, connect.model_card(JudgeRef(name), context)) for name in self.trained_by]
-        sources = [
-            _source(name, connect.model_card(judge.model, context, judge.server_options))
-            for name, judge in self.judges.items()
-        ]
+        sources = [self._weakest(name, judge, trainers, context) for name, judge in self.judges.items()]
         found = verify_independence(trainers, sources)
         return Independence(
             judges={
@@ -382,6 +377,30 @@ class Compare(Served, Step):
             reason=found.reason,
         )
 
+    def _weakest(self, name: str, judge: Judging, trainers: Sequence[Source], context: Context) -> Source:
+        """The judge as a source; of a panel the first member that depends on a trainer, for its verdict is in all."""
+        members = judge.members if isinstance(judge, PanelSpec) else (judge,)
+        cards = [connect.model_card(member.model, context, member.server_options) for member in members]
+        sources = [_source(name, card) for card in cards]
+        return next((s for s in sources if any(dependence(s, trainer) for trainer in trainers)), sources[0])
+
+    def report(self, figures: CompareFigures, spent: Spent, folder: Path, seed: int) -> Path:
+        from aifeedback.audit.report import write_report
+
+        plain = figures.as_json()
+        return write_report(
+            {
+                "title": "Comparison of policies",
+                "seed": seed,
+                "reference": self.reference,
+                **spent._asdict(),
+                "policies": plain["policies"],
+                "head_to_head": plain["head_to_head"],
+                "stages": {"compare": {"kind": "compare", **spent._asdict(), "figures": plain}},
+            },
+            folder,
+        )
+
 
 @dataclass(frozen=True)
 class Match:
@@ -394,7 +413,7 @@ class Match:
     @classmethod
     def judged(
         cls,
-        judge: JudgeSpec,
+        judge: Judging,
         judge_name: str,
         name: str,
         prompts: Sequence[Prompt],

@@ -183,6 +183,8 @@ class JudgeCard(Figures):
     rubric: str | None = None
     constitution: str | None = None
     settings: Mapping[str, Any] = {}
+    members: Mapping[str, JudgeCard] | None = None
+    """Of a panel."""
 
 
 _FAMILIES = {"gold": "oracle", "people": "people", "rm": "reward model"}
@@ -196,8 +198,14 @@ def model_card(name: ModelRef, context: Context, server: Mapping[str, Any] | Non
     return JudgeCard(model=str(name), **card.model_dump(mode="json"))
 
 
-def judge_card(judge: JudgeSpec, context: Context) -> JudgeCard:
+def judge_card(judge: JudgeSpec | PanelSpec, context: Context) -> JudgeCard:
     """Who judges, by which words."""
+    if isinstance(judge, PanelSpec):
+        members = {f"{member.model} {member.prompt}": judge_card(member, context) for member in judge.members}
+        settings = judge.model_dump(mode="json", exclude={"members"})
+        return JudgeCard(
+            model=f"panel ({judge.combine}): {', '.join(members)}", family="panel", settings=settings, members=members
+        )
     card = model_card(judge.model, context, judge.server_options)
     if not judge.model.is_readable:
         return card

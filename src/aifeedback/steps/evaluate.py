@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 from aifeedback import files
@@ -53,9 +52,6 @@ class Evaluate(Step):
     """A labelled file, or any file with verdicts."""
     length_control: LengthForm = "ratio"
     """How length is controlled for (docs/metrics.md); ratio is the published form."""
-
-    def requires(self) -> Iterator[str]:
-        yield from ("scipy", "statsmodels", "sklearn")
 
     def run(self, context: Context) -> EvaluateFigures:
         from aifeedback.evaluate.label_metrics import labelled

@@ -140,7 +140,7 @@ class Label(Step):
         return super().from_options({**given, "judge": judge_from_options(given.get("judge", {}))}, chosen)
 
     def requires(self) -> Iterator[str]:
-        yield from ("ray",) if self.engine == "ray" else ()
+        yield from ("ray", "pyarrow") if self.engine == "ray" else ()
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.comparisons), self.limit)

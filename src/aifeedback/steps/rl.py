@@ -128,6 +128,10 @@ class Rl(Trained):
             raise ValueError("monitor: TRL's trainer cannot be monitored; use engine own")
         return self
 
+    def requires(self) -> Iterator[str]:
+        yield from super().requires()
+        yield from ("trl", "datasets") if self.engine == "trl" else ()
+
     def problems(self) -> Iterator[str]:
         if self.train.evaluate_every and self.monitor is None:
             yield "train.evaluate_every needs a monitor: nothing is evaluated without one"

@@ -102,10 +102,6 @@ class Score(Step):
             raise RecipeError("a panel cannot score", key="--judge", fix="give a single --judge and --prompt")
         return super().from_options({**given, "judge": judge}, chosen)
 
-    def requires(self) -> Iterator[str]:
-        if self.rank:
-            yield "scipy"
-
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.completions), self.limit)
         return Forecast(None if count is None or self.rank else count * self.judge.calls_per_score)

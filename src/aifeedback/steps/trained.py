@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -63,5 +63,9 @@ class Trained(Step):
         """A trainer's settings, with the run's seed unless one is set."""
         return settings if "seed" in settings.model_fields_set else settings.model_copy(update={"seed": context.seed})
 
-    def requires(self) -> Any:
+    def requires(self) -> Iterator[str]:
         yield from ("torch", "transformers", "accelerate")
+        settings: Any = getattr(self, "train", None)
+        if settings is not None:
+            yield from ("peft",) if settings.lora else ()
+            yield from settings.trackers

@@ -17,12 +17,14 @@ A reward of NaN means not scored: it enters no baseline and gets none.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from aifeedback.refs import AdvantageRef
 from aifeedback.train import plain
 from aifeedback.train.settings import BaselineName
 
@@ -136,12 +138,25 @@ class Value(nn.Module):
         return self.head(hidden_BTD[rows, places]).squeeze(-1)
 
 
-def make_baseline(name: BaselineName) -> Baseline:
-    """A fresh baseline by name."""
+class FromFunction(Stateless):
+    """A function from outside: rewards (P, G) in, advantages (P, G) out; a sample with NaN is left out."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+
+    def subtrahend(self, reward_PG: Tensor) -> Tensor:
+        return reward_PG - self.function(reward_PG)
+
+
+def make_baseline(name: BaselineName | AdvantageRef) -> Baseline:
+    """A fresh baseline by name; one from outside is a class like those here, or a function of the rewards."""
     kinds: dict[str, type[NoBaseline] | type[LearnedValue] | type[LeaveOneOut] | type[RunningMean]] = {
         "none": NoBaseline,
         "running_mean": RunningMean,
         "value": LearnedValue,
         "leave_one_out": LeaveOneOut,
     }
-    return kinds[name]()
+    if name in kinds:
+        return kinds[name]()
+    found = AdvantageRef(name).load()
+    return found() if inspect.isclass(found) else FromFunction(found)

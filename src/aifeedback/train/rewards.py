@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib.util
 import inspect
 import math
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aifeedback import extensions
 from aifeedback.errors import InputError, RecipeError, TrainingError
 from aifeedback.protocols import Labeler, RewardFn, Scorer
 from aifeedback.records import Comparison, Completion, Prompt
@@ -134,19 +134,16 @@ def clip(reward: RewardFn, *, low: float, high: float) -> Reward:
 
 
 def python_function(spec: str) -> Reward:
-    """``python:FILE.py:function``, in any of the forms of ``Function``.
+    """``python:FILE.py:function``, or a function of the entry-point group ``aifeedback.rewards`` by its name, in any of
+    the forms of ``Function``.
 
-    Raises InputError where file or function is missing; when called, TrainingError for anything but one number or None
+    Raises InputError if file or function is missing; when called, TrainingError for anything but one number or None
     per completion.
     """
-    place = spec.removeprefix("python:")
-    file, _, function_name = place.rpartition(":")
-    if not file or not function_name:
-        raise InputError(f"'{spec}' names no function", key="reward", fix="write python:FILE.py:function")
-    function: Any = getattr(_load(Path(file)), function_name, None)
+    function: Any = extensions.find("aifeedback.rewards", spec)
     if not callable(function):
-        raise InputError(f"no function '{function_name}'", file=file, key="reward")
-    return Function(function, f"python:{place}")
+        raise InputError(f"no function '{spec}'", key="reward", fix="write python:FILE.py:function")
+    return Function(function, spec)
 
 
 class Function(Reward):
@@ -265,20 +262,6 @@ def _weighted(values: Sequence[float | None], weights: Sequence[float]) -> float
     if len(known) < len(values):
         return None
     return math.fsum(v * w for v, w in zip(known, weights, strict=True))
-
-
-def _load(file: Path) -> Any:
-    if not file.is_file():
-        raise InputError("no such file", file=file, key="reward")
-    spec = importlib.util.spec_from_file_location(f"aifeedback_reward_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise InputError("not a Python file", file=file, key="reward")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as broken:
-        raise InputError(f"cannot be imported: {type(broken).__name__}: {broken}", file=file, key="reward") from broken
-    return module
 
 
 def _finite(value: Any) -> float | None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from aifeedback.config import Cli, Config
+from aifeedback.refs import AdvantageRef
 
 
 class OptimConfig(Config):
@@ -104,6 +105,7 @@ class DpoConfig(RowConfig):
 
 
 BaselineName = Literal["none", "running_mean", "value", "leave_one_out"]
+"""The shipped ones (``baselines.py``)."""
 
 
 class RLConfig(LoopConfig):
@@ -125,8 +127,8 @@ class RLConfig(LoopConfig):
     """Weight of the KL to the reference, in the form that ``kl_form`` names."""
     kl_form: Literal["paper", "usual"] = "paper"
     """paper: (1−β)·r − β·KL. usual: r − β·KL."""
-    baseline: BaselineName | None = None
-    """None: leave_one_out with several samples per prompt, the published learned value with one."""
+    baseline: AdvantageRef | None = None
+    """How rewards become advantages; by default leave_one_out with several samples per prompt, value with one."""
     missing_eos_penalty: float = Field(default=0.0, ge=0.0)
     """Subtracted from the (z-scored) reward of a completion that was cut before it ended by itself."""
     zscore_samples: int | None = Field(default=None, ge=2)
@@ -145,6 +147,8 @@ class RLConfig(LoopConfig):
 
     @model_validator(mode="after")
     def _baseline_fits(self) -> RLConfig:
+        if self.baseline and (problem := self.baseline.problem()):
+            raise ValueError(f"baseline: {problem}")
         if self.baseline == "leave_one_out" and self.samples_per_prompt < 2:
             raise ValueError("leave_one_out needs samples_per_prompt of at least 2: one sample has no others")
         return self
@@ -157,8 +161,8 @@ class RLConfig(LoopConfig):
         return self
 
     @property
-    def chosen_baseline(self) -> BaselineName:
-        return self.baseline or ("leave_one_out" if self.samples_per_prompt > 1 else "value")
+    def chosen_baseline(self) -> AdvantageRef:
+        return self.baseline or AdvantageRef("leave_one_out" if self.samples_per_prompt > 1 else "value")
 
 
 class GuardConfig(Config):
