@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from aifeedback.engine.forward import engine_of
-from aifeedback.engine.tree import build_tree, walk
+from aifeedback.inference.forward import engine_of
+from aifeedback.inference.prefix_tree import build_tree, walk
 from aifeedback.models.local import LocalModel
 
 LABELS = ["1", "2"]

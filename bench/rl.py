@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 import torch
 
 from aifeedback.integrations.trl import run_rloo
-from aifeedback.records import Prompt
-from aifeedback.train.reinforce import train_rl
-from aifeedback.train.settings import RLConfig
+from aifeedback.training.policy_gradient import train_rl
+from aifeedback.training.settings import RLConfig
+from aifeedback.types import Prompt
 from train import SIZES, product_rate, save_model
 
 PROMPTS, SAMPLES, PROMPT_TOKENS, NEW_TOKENS = 16, 4, 64, 32

@@ -27,14 +27,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from aifeedback.feedback.judge import JudgeLabeler
-from aifeedback.files import read_comparisons
+from aifeedback.data import read_comparisons
+from aifeedback.judging.pairwise import JudgeLabeler
 from aifeedback.models import connect
-from aifeedback.models.cache import Journaled
 from aifeedback.models.fake import FakeModel
-from aifeedback.records import Comparison, Completion, Prompt
-from aifeedback.standards.judge import JudgePrompt
-from aifeedback.store import Journal
+from aifeedback.models.journal import Journal
+from aifeedback.models.journaled import Journaled
+from aifeedback.prompts.judge_prompt import JudgePrompt
+from aifeedback.types import Comparison, Completion, Prompt
 
 JUDGE = "helpful-detailed"
 WORDS = (

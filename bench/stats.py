@@ -22,7 +22,21 @@ from sklearn import metrics
 from statsmodels.stats import inter_rater
 from statsmodels.stats.proportion import proportion_confint
 
-from aifeedback import evaluate
+from aifeedback.metrics import (
+    alignment,
+    brier,
+    cohens_kappa,
+    compare_win_rates,
+    expected_calibration_error,
+    fleiss_kappa,
+    kendalls_w,
+    krippendorff_alpha,
+    length_controlled_win_rate,
+    log_loss,
+    position_bias,
+    prediction_powered_win_rate,
+    win_rate,
+)
 
 
 class Case(NamedTuple):
@@ -58,99 +72,99 @@ def cases(rows: int, seed: int) -> list[Case]:
     return [
         Case(
             "win_rate, hard labels",
-            lambda: evaluate.win_rate(hard).low,
+            lambda: win_rate(hard).low,
             lambda: float(proportion_confint(hard.sum(), rows, method="wilson")[0]),
             "statsmodels proportion_confint",
         ),
         Case(
             "win_rate, soft labels, 4 rows a prompt",
-            lambda: evaluate.win_rate(soft, prompts=prompts).value,
+            lambda: win_rate(soft, prompts=prompts).value,
             None,
             "",
         ),
         Case(
             "win_rate, bootstrap by prompt, 2,000 draws",
-            lambda: evaluate.win_rate(hard, prompts=prompts, method="bootstrap").value,
+            lambda: win_rate(hard, prompts=prompts, method="bootstrap").value,
             None,
             "",
         ),
         Case(
             "the same, soft labels",
-            lambda: evaluate.win_rate(soft, prompts=prompts, method="bootstrap").value,
+            lambda: win_rate(soft, prompts=prompts, method="bootstrap").value,
             None,
             "",
         ),
         Case(
             "compare_win_rates, t",
-            lambda: evaluate.compare_win_rates(soft, hard).p_value,
+            lambda: compare_win_rates(soft, hard).p_value,
             lambda: float(stats.ttest_rel(soft, hard).pvalue),
             "scipy ttest_rel",
         ),
         Case(
             "compare_win_rates, Wilcoxon",
-            lambda: evaluate.compare_win_rates(soft, hard, test="wilcoxon").p_value,
+            lambda: compare_win_rates(soft, hard, test="wilcoxon").p_value,
             lambda: float(stats.wilcoxon(soft, hard).pvalue),
             "scipy wilcoxon",
         ),
         Case(
             "length_controlled_win_rate",
-            lambda: evaluate.length_controlled_win_rate(hard, first, second).value,
+            lambda: length_controlled_win_rate(hard, first, second).value,
             statsmodels_logit,
             "statsmodels GLM",
         ),
         Case(
             "alignment",
-            lambda: evaluate.alignment(soft, hard).value,
+            lambda: alignment(soft, hard).value,
             lambda: float(metrics.accuracy_score(hard, soft > 0.5)),
             "scikit-learn accuracy_score",
         ),
-        Case("position_bias", lambda: evaluate.position_bias(soft, other).value, None, ""),
+        Case("position_bias", lambda: position_bias(soft, other).value, None, ""),
         Case(
             "cohens_kappa",
-            lambda: evaluate.cohens_kappa(ratings[:, 0], ratings[:, 1]).value,
+            lambda: cohens_kappa(ratings[:, 0], ratings[:, 1]).value,
             lambda: float(metrics.cohen_kappa_score(ratings[:, 0], ratings[:, 1])),
             "scikit-learn cohen_kappa_score",
         ),
         Case(
             "fleiss_kappa, 3 raters",
-            lambda: evaluate.fleiss_kappa(ratings).value,
+            lambda: fleiss_kappa(ratings).value,
             statsmodels_fleiss,
             "statsmodels fleiss_kappa",
         ),
         Case(
             "krippendorff_alpha, ordinal, 10 % missing",
-            lambda: evaluate.krippendorff_alpha(holes, "ordinal").value,
+            lambda: krippendorff_alpha(holes, "ordinal").value,
             None,
             "",
         ),
         Case(
             "kendalls_w, 3 raters",
-            lambda: evaluate.kendalls_w(scores).value,
+            lambda: kendalls_w(scores).value,
             friedman,
             "scipy rankdata and the formula, no interval",
         ),
         Case(
             "kendalls_w, contexts of 4",
-            lambda: evaluate.kendalls_w(scores, contexts=prompts).value,
+            lambda: kendalls_w(scores, contexts=prompts).value,
             None,
             "",
         ),
-        Case("expected_calibration_error", lambda: evaluate.expected_calibration_error(soft, hard).value, None, ""),
+        Case("expected_calibration_error", lambda: expected_calibration_error(soft, hard).value, None, ""),
         Case(
             "brier",
-            lambda: evaluate.brier(soft, hard).value,
+            lambda: brier(soft, hard).value,
             lambda: float(metrics.brier_score_loss(hard, soft)),
             "scikit-learn brier_score_loss",
         ),
         Case(
             "log_loss",
-            lambda: evaluate.log_loss(soft, hard).value,
+            lambda: log_loss(soft, hard).value,
             lambda: float(metrics.log_loss(hard, soft)),
             "scikit-learn log_loss",
         ),
         Case(
             "prediction_powered_win_rate, 1,000 human",
-            lambda: evaluate.prediction_powered_win_rate(hard[:1000], other[:1000], other[1000:]).value,
+            lambda: prediction_powered_win_rate(hard[:1000], other[:1000], other[1000:]).value,
             None,
             "",
         ),

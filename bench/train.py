@@ -29,13 +29,13 @@ from unittest.mock import patch
 
 import torch
 
-from aifeedback.records import Comparison, Completion, Prompt
-from aifeedback.train import dpo
-from aifeedback.train.dpo import train_dpo
-from aifeedback.train.reward_model import fit_reward_model
-from aifeedback.train.rows import PairRow, SftRow
-from aifeedback.train.settings import DpoConfig, RewardModelConfig, SftConfig
-from aifeedback.train.sft import train_sft
+from aifeedback.training import dpo
+from aifeedback.training.dpo import train_dpo
+from aifeedback.training.examples import PairRow, SftRow
+from aifeedback.training.reward_model import fit_reward_model
+from aifeedback.training.settings import DpoConfig, RewardModelConfig, SftConfig
+from aifeedback.training.sft import train_sft
+from aifeedback.types import Comparison, Completion, Prompt
 
 SIZES = {
     "1M": {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "vocab_size": 1024},

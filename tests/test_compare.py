@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback import evaluate
+from aifeedback import metrics
 from aifeedback.cli import app
+from aifeedback.data import read_records
 from aifeedback.errors import FileError, InputError, RecipeError
-from aifeedback.evaluate import length, rank_policies
-from aifeedback.files import read_records
-from aifeedback.records import Comparison, Preference
+from aifeedback.metrics import length, rank_policies
+from aifeedback.types import Comparison, Preference
 from models.stub import StubServer, answer
 
 PROMPTS = 40
@@ -77,7 +77,7 @@ def test_a_figure_that_extrapolates_is_told_with_the_policy(data: Path) -> None:
 def test_every_rate_is_fitted_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three meetings: raw and length-controlled rates once each, and the mirrored win rate for the matrix."""
     calls: dict[str, int] = {}
-    for module, name in ((evaluate, "win_rate"), (length, "preferred")):
+    for module, name in ((metrics, "win_rate"), (length, "preferred")):
 
         def counted(*given: Any, _name: str = name, _real: Any = getattr(module, name), **how: Any) -> Any:
             calls[_name] = calls.get(_name, 0) + 1

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from aifeedback.audit.report import report_run
 from aifeedback.config import parse
 from aifeedback.errors import RecipeError
 from aifeedback.lab import zoo
 from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.summary import summarise
 from aifeedback.refs import ConstitutionRef
+from aifeedback.reports.run_report import report_run
 from aifeedback.steps.revise import Revise
 from small_models import bpe_llama
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from aifeedback import extensions, files
+from aifeedback import data, extensions
 from aifeedback.cli import app
 from aifeedback.errors import AIFeedbackError, InputError
 from aifeedback.pipeline import recipe as recipes
@@ -145,7 +145,7 @@ def test_an_advantage_and_a_reward_from_files_train_a_policy(place: Path, by: st
 
 def test_a_group_normalised_advantage_has_mean_zero_and_leaves_unscored_samples_out(place: Path) -> None:
     torch = pytest.importorskip("torch")
-    from aifeedback.train.baselines import make_baseline
+    from aifeedback.training.advantages import make_baseline
 
     baseline = make_baseline(AdvantageRef("python:advantage.py:group_normalised"))
     nan = float("nan")
@@ -259,4 +259,4 @@ def test_a_recipe_names_the_stage_whose_step_cannot_be_used(place: Path, stage: 
 
 def test_a_format_must_be_one(place: Path) -> None:
     with pytest.raises(AIFeedbackError, match="is not a format"):
-        files.read_comparisons("python:format.py:read_thread:pairs.jsonl")
+        data.read_comparisons("python:format.py:read_thread:pairs.jsonl")

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from aifeedback.errors import FileError
-from aifeedback.files import (
+from aifeedback.data import (
     labelled,
     load_judged,
     load_preferred,
@@ -23,7 +22,8 @@ from aifeedback.files import (
     write_completions,
     write_labelled,
 )
-from aifeedback.records import Comparison, Preference, Problem
+from aifeedback.errors import FileError
+from aifeedback.types import Comparison, Preference, Problem
 
 Turns = list[tuple[str, str]]
 
@@ -489,7 +489,7 @@ def test_stored_responses_and_completions_keep_their_form(tmp_path: Path) -> Non
 
 
 def test_the_form_passes_through_records(tmp_path: Path) -> None:
-    from aifeedback.files import read_records, write_records
+    from aifeedback.data import read_records, write_records
 
     read = read_comparisons(
         jsonl(tmp_path / "in.jsonl", [{"prompt": says("u: q"), "first": says("a: yes"), "second": says("a: no")}])
@@ -685,7 +685,7 @@ LAYOUTS: dict[str, dict[str, str]] = {
 def test_the_splits_of_a_folder_are_never_mixed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, spelled: str
 ) -> None:
-    from aifeedback.files import place_of, place_problem
+    from aifeedback.data import place_of, place_problem
 
     monkeypatch.chdir(tmp_path)
     for file, part in LAYOUTS[name].items():
@@ -730,7 +730,7 @@ def test_a_saved_dataset_with_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["./nowhere#train", "/nowhere/at-all#train", "../x#test"])
 def test_a_folder_that_is_not_there_is_not_looked_up_on_the_hub(name: str) -> None:
-    from aifeedback.files import place_problem
+    from aifeedback.data import place_problem
 
     assert "no such file" in str(place_problem(name))
     with pytest.raises(FileError, match="no such file"):
@@ -767,8 +767,8 @@ def test_the_preferred_responses_follow_the_label(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rows", "wanted", "test"), [(60, 200, 30), (60, 30, 30), (60, 20, 20), (3, 200, 1)])
 def test_a_test_split_smaller_than_its_setting_is_reported(tmp_path: Path, rows: int, wanted: int, test: int) -> None:
-    from aifeedback.pipeline.step import Context
     from aifeedback.steps.split import Split
+    from aifeedback.steps.step import Context
 
     prompts = jsonl(tmp_path / "p.jsonl", [{"prompt": f"Q{n}"} for n in range(rows)])
     split = Split(prompts=str(prompts), test=wanted)

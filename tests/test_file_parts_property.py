@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aifeedback.files import (
+from aifeedback.data import (
     labelled,
     read_comparisons,
     read_completions,
@@ -22,7 +22,7 @@ from aifeedback.files import (
     write_labelled,
     write_rows,
 )
-from aifeedback.records import Preference
+from aifeedback.types import Preference
 
 Choose = Callable[[Sequence[Any]], Any]
 UNKNOWN = (None, "", float("nan"))

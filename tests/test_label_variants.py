@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback import files
 from aifeedback.cli import app
+from aifeedback.data import read_records, read_rows, write_rows
 from aifeedback.errors import AIFeedbackError, RecipeError, StandardsError
-from aifeedback.feedback.spec import JudgeSpec, PanelSpec
-from aifeedback.records import Preference, Score
+from aifeedback.judging.spec import JudgeSpec, PanelSpec
 from aifeedback.steps import connect
+from aifeedback.types import Preference, Score
 
 PAIRS = 30
 ANSWERS = 4
@@ -46,7 +46,7 @@ def run(*options: str) -> str:
 
 def label(*options: str, judge: str = "fake:noisy", out: str = "out") -> list[Preference]:
     run("label", "--data", "pairs.jsonl", "--judge", judge, "-o", out, *options)
-    return files.read_records(f"{out}/preferences.jsonl", Preference)
+    return read_records(f"{out}/preferences.jsonl", Preference)
 
 
 def figures(folder: str = "out") -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_principles_drawn_averaged_together(data: Path) -> None:
 
 
 def test_rubric_of_pairs_is_the_weighted_mean_of_its_criteria(data: Path) -> None:
-    from aifeedback.standards.rubric import Rubric
+    from aifeedback.prompts.rubric import Rubric
 
     weights = {wording.id: wording.weight for wording in Rubric.load("general").pair_wordings()}
     for preference in label("--rubric", "general", "--limit", "5"):
@@ -132,7 +132,7 @@ def test_ratings_and_good_bad(data: Path) -> None:
 
 
 def test_any_judge_can_be_calibrated(data: Path) -> None:
-    from aifeedback.feedback.calibrate import fit_calibration
+    from aifeedback.judging.calibration import fit_calibration
 
     rows = [i / 100 for i in range(20, 80)]
     people = [float(i % 3 > 0) for i in range(60)]
@@ -201,7 +201,7 @@ def test_calibration_by_name(data: Path) -> None:
 @pytest.mark.parametrize("options", [["--rank", "all"], ["--rank", "tournament", "--rounds", "1"]])
 def test_ranking_the_answers_to_a_prompt(options: list[str], data: Path) -> None:
     run("score", "--data", "answers.jsonl", "--judge", "fake:longer", "-o", "ranked", *options)
-    values = [score.value for score in files.read_records("ranked/scores.jsonl", Score)]
+    values = [score.value for score in read_records("ranked/scores.jsonl", Score)]
     assert "mean_expected" not in json.loads(Path("ranked/figures.json").read_text())  # a rank is no rating
     for start in range(0, len(values), ANSWERS):
         assert values[start : start + ANSWERS] == sorted(values[start : start + ANSWERS])
@@ -210,17 +210,17 @@ def test_ranking_the_answers_to_a_prompt(options: list[str], data: Path) -> None
 @pytest.mark.parametrize("out", ["scored.jsonl", "scored.parquet"])
 def test_scores_stand_beside_prompt_and_completion(out: str, data: Path) -> None:
     run("score", "--data", "answers.jsonl", "--judge", "fake:quality", "-o", out)
-    rows = [row.values for row in files.read_rows(out)]
-    given = [row.values for row in files.read_rows("answers.jsonl")]
+    rows = [row.values for row in read_rows(out)]
+    given = [row.values for row in read_rows("answers.jsonl")]
     assert [(r["prompt"], r["completion"]) for r in rows] == [(g["prompt"], g["completion"]) for g in given]
-    totals = files.read_records(f"{out}.run/scores.jsonl", Score)
+    totals = read_records(f"{out}.run/scores.jsonl", Score)
     assert [(r["completion_id"], r["expected"]) for r in rows] == [(t.completion_id, t.expected) for t in totals]
 
 
 def test_scores_by_rubric_keep_the_criteria(data: Path) -> None:
     run("score", "--data", "answers.jsonl", "--judge", "fake:quality", "--rubric", "general", "-o", "rated")
-    totals = files.read_records("rated/scores.jsonl", Score)
-    criteria = files.read_records("rated/criteria.jsonl", Score)
+    totals = read_records("rated/scores.jsonl", Score)
+    criteria = read_records("rated/criteria.jsonl", Score)
     names = {score.judge for score in criteria}
     assert len(criteria) == len(names) * len(totals)
     assert len(names) > 2
@@ -230,9 +230,9 @@ def test_formats_of_export(data: Path) -> None:
     datasets = pytest.importorskip("datasets")
     label_to = ("label", "--data", "pairs.jsonl", "--judge", "fake:noisy")
     run(*label_to, "-o", "a.parquet")
-    assert len(list(files.read_rows("a.parquet"))) == PAIRS
+    assert len(list(read_rows("a.parquet"))) == PAIRS
     run(*label_to, "-o", "trl.jsonl", "--format", "trl")
-    rows = [row.values for row in files.read_rows("trl.jsonl")]
+    rows = [row.values for row in read_rows("trl.jsonl")]
     assert all(set(row) == {"prompt", "chosen", "rejected", "chosen_probability"} for row in rows)
     assert all(row["chosen"] and row["rejected"] for row in rows)
     run(*label_to, "-o", "set", "--format", "dataset")
@@ -247,11 +247,11 @@ def test_trl_rows_leave_out_what_is_not_known(data: Path) -> None:
     from aifeedback.cli.exports import Exports
 
     label(out="some")
-    rows = [dict(row.values) for row in files.read_rows("some/labelled.jsonl")]
+    rows = [dict(row.values) for row in read_rows("some/labelled.jsonl")]
     rows[0] |= {"p_first": None, "chosen": None, "rejected": None, "problem": "refused"}
-    files.write_rows("some/labelled.jsonl", rows)
+    write_rows("some/labelled.jsonl", rows)
     Exports.of("trl", Path("some")).write(None)
-    assert len(list(files.read_rows("some/trl.jsonl"))) == PAIRS - 1
+    assert len(list(read_rows("some/trl.jsonl"))) == PAIRS - 1
 
 
 def test_dry_run_tells_calls_tokens_cost_and_cap(data: Path) -> None:
@@ -285,7 +285,7 @@ def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
 
 
 def test_who_a_judge_is_is_asked_of_its_own_server(tmp_path: Path) -> None:
-    from aifeedback.pipeline.step import Context
+    from aifeedback.steps.step import Context
     from models.stub import StubServer, answer
 
     with StubServer(answer) as server:

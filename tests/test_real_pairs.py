@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from aifeedback import files
+from aifeedback.data import read_comparisons
 from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.summary import summarise
 from small_models import bpe_llama
@@ -29,7 +29,7 @@ class Quiet:
 def finished_run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = real_data / "hh_rlhf_harmless_base" / "test.jsonl.gz"
     folder = tmp_path_factory.mktemp("hh")
-    texts = [row.prompt.text + row.first.text + row.second.text for row in files.read_comparisons(data, limit=600).rows]
+    texts = [row.prompt.text + row.first.text + row.second.text for row in read_comparisons(data, limit=600).rows]
     model = bpe_llama(folder / "model", texts)
     loaded = recipe.load(
         "pairs",
@@ -55,7 +55,7 @@ def finished_run(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_every_row_of_the_file_is_accounted_for(real_data: Path) -> None:
-    read = files.read_comparisons(real_data / "hh_rlhf_harmless_base" / "test.jsonl.gz")
+    read = read_comparisons(real_data / "hh_rlhf_harmless_base" / "test.jsonl.gz")
     assert read.report.rows == 2312
     assert read.report.kept + len(read.report.skipped) == 2312
     assert len(read.rows) == read.report.kept

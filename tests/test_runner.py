@@ -108,7 +108,7 @@ def test_a_changed_kernel_is_changed_code(monkeypatch: pytest.MonkeyPatch) -> No
     seen: list[str] = []
     monkeypatch.setattr(runner, "digest", lambda file: seen.append(file.name) or file.name)
     runner.code_digest.__wrapped__()
-    native = Path(str(runner.__file__)).parents[1] / "engine" / "native"
+    native = Path(str(runner.__file__)).parents[1] / "inference" / "native"
     sources = [file.name for file in native.iterdir() if file.is_file()]
     assert {"build.py", "attention.cpp", "vectors.hpp"} <= set(sources) <= set(seen)
 

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from aifeedback.cli import app
 from aifeedback.errors import RecipeError
 from aifeedback.models import fake
-from aifeedback.records import Problem
 from aifeedback.steps import connect
+from aifeedback.types import Problem
 from models.stub import Request, Response, StubServer, answer
 
 PAIRS = 6

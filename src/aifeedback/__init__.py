@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from aifeedback.errors import AIFeedbackError
     from aifeedback.models import connect
-    from aifeedback.records import Comparison, Preference, Prompt
+    from aifeedback.types import Comparison, Preference, Prompt
 
 __version__ = "0.1.0"
 __all__ = [
@@ -49,9 +49,9 @@ __all__ = [
 ]
 _ELSEWHERE = {
     "AIFeedbackError": "aifeedback.errors",
-    "Comparison": "aifeedback.records",
-    "Preference": "aifeedback.records",
-    "Prompt": "aifeedback.records",
+    "Comparison": "aifeedback.types",
+    "Preference": "aifeedback.types",
+    "Prompt": "aifeedback.types",
     "connect": "aifeedback.models",
 }
 """Public names that are not in ``aifeedback.api``."""

@@ -19,16 +19,25 @@ from os import fspath
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
-from aifeedback import files
 from aifeedback.config import parse
+from aifeedback.data import (
+    Comparisons,
+    LabelledRow,
+    ReadReport,
+    labelled,
+    load_prompts,
+    read_comparisons,
+    read_prompts,
+    read_records,
+    write_completions,
+    write_labelled,
+    write_records,
+)
 from aifeedback.errors import InputError
-from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, one_judge
-from aifeedback.files import Comparisons, LabelledRow, ReadReport
+from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec, one_judge
 from aifeedback.pipeline import checks
 from aifeedback.pipeline.command import Destination, run_step
 from aifeedback.pipeline.runner import digests, fingerprint
-from aifeedback.pipeline.step import Context, Figures, Step
-from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
 from aifeedback.refs import refs_in
 from aifeedback.steps import connect
 from aifeedback.steps.audit import Audit, AuditFigures
@@ -41,8 +50,10 @@ from aifeedback.steps.rewards import RewardSpec
 from aifeedback.steps.rl import Rl, RlFigures
 from aifeedback.steps.sample import Sample, SampleFigures
 from aifeedback.steps.sft import Sft
+from aifeedback.steps.step import Context, Figures, Step
 from aifeedback.steps.trained import TrainFigures
 from aifeedback.storage import digest, make_folder
+from aifeedback.types import Comparison, Completion, Preference, Problem, Prompt
 
 ROOT = Path("runs/python")
 """Where results go that no ``out`` names, and the journal of judges."""
@@ -124,7 +135,7 @@ def load_pairs(
     ``limit`` is the most pairs to read. If the file puts the better response first, ``seed`` draws the storage order.
     Rows that cannot be used are left out and listed in ``.report``. Raises FileError if the file as a whole is unusable.
     """
-    return Pairs(files.read_comparisons(path, seed, columns=columns, criterion=criterion, limit=limit))
+    return Pairs(read_comparisons(path, seed, columns=columns, criterion=criterion, limit=limit))
 
 
 def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, limit: int | None = None) -> Prompts:
@@ -133,7 +144,7 @@ def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, 
     ``columns`` maps our column names to the file's; ``limit`` is the most prompts to read. Raises FileError if the file
     as a whole is unusable.
     """
-    read = files.load_prompts(path, columns=columns, limit=limit)
+    read = load_prompts(path, columns=columns, limit=limit)
     return Prompts(read.rows, read.report)
 
 
@@ -381,8 +392,8 @@ def sample(
     given = {"model": str(model), "prompts": _prompts(prompts, out or ROOT), "per_prompt": per_prompt}
     step = parse(Sample, _nested(Sample, "sampling", given, settings))
     done = _run(step, "sample", out, seed)
-    rows = files.read_records(done.folder / "completions.records.jsonl", Completion)
-    by_id = {prompt.id: prompt for prompt in files.read_prompts(step.prompts)}
+    rows = read_records(done.folder / "completions.records.jsonl", Completion)
+    by_id = {prompt.id: prompt for prompt in read_prompts(step.prompts)}
     return Samples(rows, [by_id[row.prompt_id] for row in rows], done.figures)
 
 
@@ -566,12 +577,12 @@ def _labels(pairs: PairData, preferences: Sequence[Preference] | None, out: str 
             raise InputError(
                 f"{len(preferences)} preferences for {len(pairs)} pairs", fix="give one per pair, in order"
             )
-        rows = files.labelled(read or pairs, preferences)
+        rows = labelled(read or pairs, preferences)
     elif read is not None and any(known is not None for known in read.human):
         rows = human_rows(read)
     else:
         raise InputError("these pairs have no labels", fix="give preferences, for example judge.compare(pairs)")
-    return _stored("labels", out, lambda file: files.write_labelled(file, rows))
+    return _stored("labels", out, lambda file: write_labelled(file, rows))
 
 
 def _unlabelled(pairs: PairData, out: str | Path) -> str:
@@ -583,17 +594,17 @@ def _unlabelled(pairs: PairData, out: str | Path) -> str:
         LabelledRow(comparison=pair, p_first=None, judge="unknown", problem=Problem.MISSING, human_p_first=known)
         for pair, known in zip(pairs, human, strict=True)
     ]
-    return _stored("pairs", out, lambda file: files.write_labelled(file, rows))
+    return _stored("pairs", out, lambda file: write_labelled(file, rows))
 
 
 def _prompts(prompts: PromptData, out: str | Path) -> str:
     if isinstance(prompts, str | Path):
         return fspath(prompts)
-    return _stored("prompts", out, lambda file: files.write_records(file, prompts))
+    return _stored("prompts", out, lambda file: write_records(file, prompts))
 
 
 def _completions(samples: Samples, out: str | Path) -> str:
-    return _stored("completions", out, lambda file: files.write_completions(file, samples.prompts, samples))
+    return _stored("completions", out, lambda file: write_completions(file, samples.prompts, samples))
 
 
 def _stored(name: str, out: str | Path, write: Callable[[Path], Any]) -> str:

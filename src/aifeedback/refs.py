@@ -26,6 +26,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from aifeedback import extensions
 from aifeedback.errors import AIFeedbackError, InputError, RecipeError
+from aifeedback.storage import digest
 
 SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python")
 MODELS, ADVANTAGES, REWARDS = "aifeedback.models", "aifeedback.advantages", "aifeedback.rewards"
@@ -57,7 +58,7 @@ class Ref(str):
     @property
     def row_format(self) -> str:
         """The format from outside that a data file's name begins with; empty where its columns decide."""
-        from aifeedback.files.tables import split_format
+        from aifeedback.data.tables import split_format
 
         return split_format(self)[0] if type(self) is Ref else ""
 
@@ -69,15 +70,15 @@ class Ref(str):
     @property
     def path(self) -> Path | None:
         """The local file or folder behind it, if there is one."""
-        from aifeedback import files
+        from aifeedback import data
 
-        return files.place_of(str(self))
+        return data.place_of(str(self))
 
     def problem(self) -> str | None:
         """What is wrong with it, found without loading anything; None if nothing."""
-        from aifeedback import files
+        from aifeedback import data
 
-        return files.place_problem(str(self))
+        return data.place_problem(str(self))
 
     def within(self, run: Path) -> Self:
         """The same with ``@STEP/FILE`` replaced by its path in the run folder."""
@@ -172,9 +173,9 @@ class PolicyRef(ModelRef):
     @property
     def is_file(self) -> bool:
         """Whether it names a file of responses."""
-        from aifeedback import files
+        from aifeedback import data
 
-        return not self.scheme and files.is_table(str(self))
+        return not self.scheme and data.is_table(str(self))
 
     @property
     def path(self) -> Path | None:
@@ -240,13 +241,13 @@ class PartRef(Ref):
 
 
 class AdvantageRef(PartRef):
-    """How rewards become advantages (``train/baselines.py``)."""
+    """How rewards become advantages (``training/advantages.py``)."""
 
     group = ADVANTAGES
 
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
-        return get_args(import_module("aifeedback.train.settings").BaselineName)
+        return get_args(import_module("aifeedback.training.settings").BaselineName)
 
 
 class FormatRef(PartRef):
@@ -277,12 +278,12 @@ class StandardRef(Ref):
     @property
     def path(self) -> Path:
         """Raises StandardsError for an unknown name."""
-        from aifeedback.standards import shelf
+        from aifeedback.prompts import registry
 
         if self.scheme == "lab":
             zoo = import_module("aifeedback.lab.zoo")
             return {"judges": zoo.prompt_file, "constitutions": zoo.constitution_file}[self.standard](self.name)
-        return shelf.find(self.standard, str(self))
+        return registry.find(self.standard, str(self))
 
     def load(self) -> Any:
         raise NotImplementedError
@@ -302,7 +303,7 @@ class PromptRef(StandardRef):
 
     def load(self, shots: int | None = None, seed: int | None = None) -> Any:
         """The JudgePrompt, with ``shots`` of its few-shot examples: the first, or drawn and ordered by ``seed``."""
-        from aifeedback.standards.judge import JudgePrompt
+        from aifeedback.prompts.judge_prompt import JudgePrompt
 
         prompt = JudgePrompt.load(self.path)
         if shots is None and seed is None:
@@ -316,7 +317,7 @@ class ConstitutionRef(StandardRef):
     standard = "constitutions"
 
     def load(self) -> Any:
-        from aifeedback.standards.constitution import Constitution
+        from aifeedback.prompts.constitution import Constitution
 
         return Constitution.load(self.path)
 
@@ -327,7 +328,7 @@ class RubricRef(StandardRef):
     standard = "rubrics"
 
     def load(self) -> Any:
-        from aifeedback.standards.rubric import Rubric
+        from aifeedback.prompts.rubric import Rubric
 
         return Rubric.load(str(self))
 
@@ -380,6 +381,12 @@ def problems_of(refs: Iterator[Ref]) -> list[str]:
             if problem:
                 found[problem] = None
     return list(found)
+
+
+def digest_ref(ref: Ref) -> str:
+    """Digest of the local file or folder behind a reference; the name itself where there is none."""
+    path = ref.path
+    return digest(path) if path and path.exists() else str(ref)
 
 
 def file_part(name: str) -> str:

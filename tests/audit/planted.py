@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from aifeedback.audit.contrast import texts
-from aifeedback.records import Comparison, Completion, Prompt
+from aifeedback.audit.perturbation import texts
+from aifeedback.types import Comparison, Completion, Prompt
 
 WORDS = [
     "river",

@@ -13,12 +13,12 @@ from aifeedback.audit.finding import EFFECTS, Finding, settle
 from aifeedback.audit.judge import JudgeAudit, audit_judge
 from aifeedback.audit.recorded import Recorded
 from aifeedback.errors import InputError
-from aifeedback.feedback.judge import JudgeLabeler
-from aifeedback.models.cache import Journaled
+from aifeedback.judging.pairwise import JudgeLabeler
 from aifeedback.models.fake import FakeModel
-from aifeedback.records import Comparison, Preference
-from aifeedback.standards.judge import JudgePrompt
-from aifeedback.store import Journal
+from aifeedback.models.journal import Journal
+from aifeedback.models.journaled import Journaled
+from aifeedback.prompts.judge_prompt import JudgePrompt
+from aifeedback.types import Comparison, Preference
 
 from .planted import world
 from .test_judge_audit import Judge, hashed, only, quality

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from aifeedback.audit.contrast import appended, contrast, texts
 from aifeedback.audit.finding import Finding, Ground, settle, signed
 from aifeedback.audit.judge import audit_judge
+from aifeedback.audit.perturbation import appended, contrast, texts
 from aifeedback.audit.probes import PROBES
-from aifeedback.audit.probes.self_preference import is_own
+from aifeedback.audit.probes.content import is_own
 from aifeedback.audit.recorded import Recorded
+from aifeedback.data import labelled, read_comparisons, read_labelled, write_labelled
 from aifeedback.errors import InputError
-from aifeedback.feedback.judge import JudgeLabeler
-from aifeedback.files import labelled, read_comparisons, read_labelled, write_labelled
+from aifeedback.judging.pairwise import JudgeLabeler
 from aifeedback.models.fake import FakeModel
-from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
-from aifeedback.standards.judge import JudgePrompt
+from aifeedback.prompts.judge_prompt import JudgePrompt
+from aifeedback.types import Comparison, Completion, Preference, Problem, Prompt
 
 from .planted import world
 
@@ -390,9 +390,9 @@ def test_alpaca_eval_annotations_are_recorded_verdicts(real_data: Path) -> None:
 
 
 def test_the_whole_audit_runs_on_a_model_with_a_prompt() -> None:
-    from aifeedback.feedback.judge import JudgeLabeler
+    from aifeedback.judging.pairwise import JudgeLabeler
     from aifeedback.models.fake import FakeModel
-    from aifeedback.standards.judge import JudgePrompt
+    from aifeedback.prompts.judge_prompt import JudgePrompt
 
     prompt = JudgePrompt.load("helpful-base")
     where = world(40)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from aifeedback.audit import figures
 from aifeedback.audit.finding import Finding
 from aifeedback.audit.judge import JudgeAudit
-from aifeedback.audit.judge_report import alarms, answer, best, headline, metric, write_judge_report
+from aifeedback.reports import figures
+from aifeedback.reports.judge_report import alarms, answer, best, headline, metric, write_judge_report
 
 
 @pytest.fixture(autouse=True)
@@ -131,9 +131,9 @@ def test_the_head_of_the_page_has_what_the_folder_records(tmp_path: Path) -> Non
 
 
 def test_the_journals_state_is_at_the_head_of_the_page(tmp_path: Path) -> None:
-    from aifeedback.audit.origin import read_origin
-    from aifeedback.store import Journal
-    from store_entries import entry
+    from aifeedback.models.journal import Journal
+    from aifeedback.reports.provenance import read_origin
+    from models.journal.entries import entry
 
     with Journal(tmp_path / "journal.sqlite") as journal:
         journal.append([entry(number) for number in range(3)])

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from aifeedback.audit.judge_report import write_judge_report
-from aifeedback.audit.report import write_report
+from aifeedback.reports.judge_report import write_judge_report
+from aifeedback.reports.run_report import write_report
 
 from .sample import est, policy, summary
 from .test_judge_page import AGREES, FOOLED, POSITION, SURE, audit

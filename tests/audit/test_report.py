@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from aifeedback.audit import figures
-from aifeedback.audit.examples import pick_examples
-from aifeedback.audit.gather import gather
-from aifeedback.audit.page import typeset
-from aifeedback.audit.report import report_run, write_report
-from aifeedback.audit.wording import headline, over_optimised, verdict, watch
 from aifeedback.errors import FileError, RecipeError
-from aifeedback.evaluate.independence import Source, verify_independence
-from aifeedback.records import Comparison, Completion, Preference, Problem, Prompt
+from aifeedback.metrics.independence import Source, verify_independence
+from aifeedback.reports import figures
+from aifeedback.reports.examples import pick_examples
+from aifeedback.reports.page import typeset
+from aifeedback.reports.run_report import report_run, write_report
+from aifeedback.reports.run_results import gather
+from aifeedback.reports.wording import headline, over_optimised, verdict, watch
+from aifeedback.types import Comparison, Completion, Preference, Problem, Prompt
 
 from .sample import est, judge, policy, summary
 

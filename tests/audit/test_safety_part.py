@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from aifeedback.audit import figures
-from aifeedback.audit.report import write_report
-from aifeedback.audit.safety import safety_part
+from aifeedback.reports import figures
+from aifeedback.reports.run_report import write_report
+from aifeedback.reports.safety import safety_part
 
 
 def est(value: float, reach: float = 0.03, n: int = 200) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aifeedback.store import Journal
+from aifeedback.models.journal import Journal
 
 CLI = [sys.executable, "-c", "from aifeedback.cli import main; main()"]
 

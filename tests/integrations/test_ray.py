@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.errors import AIFeedbackError, ModelError, RecipeError
-from aifeedback.feedback.spec import JudgeSpec
 from aifeedback.integrations.ray import Done, batch_ids, label_batch, load, store
-from aifeedback.pipeline.step import Context
-from aifeedback.records import Comparison, Completion, Preference, Prompt
-from aifeedback.standards import shelf
+from aifeedback.judging.spec import JudgeSpec
+from aifeedback.models.journal import Journal
+from aifeedback.prompts import registry
 from aifeedback.steps.label import Label
-from aifeedback.store import Journal
+from aifeedback.steps.step import Context
+from aifeedback.types import Comparison, Completion, Preference, Prompt
 from models.stub import Request, Response, StubServer, answer
 
 PAIRS, BATCH = 160, 8
@@ -45,7 +45,7 @@ def context(folder: Path, progress: Any = lambda *_: None, workers: int | None =
 def test_stored_batches_are_of_this_very_judge(tmp_path: Path) -> None:
     """A constitution that was edited in place is another one, though its file is called the same."""
     file = tmp_path / "mine.yaml"
-    file.write_text(shelf.find("constitutions", "harmless").read_text())
+    file.write_text(registry.find("constitutions", "harmless").read_text())
     judge = JudgeSpec.model_validate({"model": "fake:quality", "constitution": str(file)})
     prompt = Prompt.of("Question?")
     batch = [Comparison.of(prompt, *(Completion.of(prompt, text, source="s") for text in "ab"))]
@@ -119,7 +119,7 @@ def test_a_killed_worker_costs_only_its_calls_in_flight(cluster: None, tmp_path:
         again = Label(**settings, engine="ray").run(context(tmp_path / "spread", workers=2))
         repeated = server.count - single - asked
     assert killed
-    one, two = (files.read_records(tmp_path / name / "preferences.jsonl", Preference) for name in ("alone", "spread"))
+    one, two = (data.read_records(tmp_path / name / "preferences.jsonl", Preference) for name in ("alone", "spread"))
     assert one == two
     assert (tmp_path / "alone/labelled.jsonl").read_bytes() == (tmp_path / "spread/labelled.jsonl").read_bytes()
     assert alone.figures == spread.figures == again.figures

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from tiny import goodness, save_llama, words
 
 from aifeedback.errors import InputError, RecipeError
 from aifeedback.integrations.trl import TrlReward, reward_function, run_rloo
-from aifeedback.records import Prompt
-from aifeedback.train.settings import RLConfig
+from aifeedback.training.settings import RLConfig
+from aifeedback.types import Prompt
 
 
 def evens(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> list[float | None]:
@@ -118,7 +118,7 @@ def test_says_what_trl_cannot_do(llama: Path, tmp_path: Path) -> None:
 def test_every_setting_is_passed_on_or_refused_by_name(tmp_path: Path) -> None:
     """Walks all settings: another value than the default changes what TRL gets, or is named in a refusal."""
     from aifeedback.integrations.trl import PASSED, refuse_unsupported, rloo_config
-    from aifeedback.train.settings import LoraSettings
+    from aifeedback.training.settings import LoraSettings
 
     other: dict[str, Any] = {
         "steps": 7, "epochs": 3.0, "prompts_per_step": 6, "samples_per_prompt": 4, "max_new_tokens": 9,
@@ -180,7 +180,7 @@ def test_options_of_trl_are_known_by_name(tmp_path: Path) -> None:
 
 
 def test_our_own_engine_refuses_options_of_trl(llama: Path, tmp_path: Path) -> None:
-    from aifeedback.train.reinforce import train_rl
+    from aifeedback.training.policy_gradient import train_rl
 
     with pytest.raises(RecipeError, match="options of TRL"):
         train_rl(llama, some_prompts(), evens, settings(trl={"use_vllm": True}), tmp_path / "out")

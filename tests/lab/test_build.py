@@ -9,7 +9,7 @@ import torch
 from aifeedback.errors import InputError, ModelError, StandardsError
 from aifeedback.lab import build, documents, gold, recipes, tokenizer, training, world, zoo
 from aifeedback.lab.muon import orthogonalise
-from aifeedback.standards.judge import JudgePrompt
+from aifeedback.prompts.judge_prompt import JudgePrompt
 
 
 def test_two_short_builds_give_the_same_bytes_and_a_folder_that_transformers_loads(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_zoo_names_what_it_has_when_asked_for_something_else() -> None:
 
 @pytest.mark.parametrize("name", ["pairwise", "rating"])
 def test_judge_prompts_ask_in_the_words_that_judges_were_trained_on(name: str) -> None:
-    from aifeedback.standards.render import Renderer
+    from aifeedback.prompts.render import Renderer
 
     post = world.draw_post(world.stream(0, "p"))
     context = f"post : {post.text} tl;dr :"

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aifeedback.lab import gold, people, samples, tokenizer
+from aifeedback.lab import gold, samples, simulated_raters, tokenizer
 from aifeedback.lab.oracles import NAMES, oracle
 from aifeedback.lab.oracles import people as people_of
-from aifeedback.records import Comparison, Completion, Problem, Prompt
+from aifeedback.types import Comparison, Completion, Problem, Prompt
 
 POST = (
     "post : so my aunt has broken our lamp . it happened at work on monday . now i feel sad . they blame being busy . "
@@ -76,7 +76,7 @@ def test_gold_labels_are_certain_and_an_exact_tie_is_a_half() -> None:
 def test_people_agree_with_gold_on_three_of_four_pairs_and_mirror_a_swap() -> None:
     rows = samples.comparisons(1200, split="test", seed=2)
     truth = gold.GoldLabeler().label(rows)
-    crowd = people.SimulatedPeople(seed=7)
+    crowd = simulated_raters.SimulatedPeople(seed=7)
     votes = crowd.label(rows)
     known = [(v.p_first, t.p_first) for v, t in zip(votes, truth, strict=True) if t.p_first != 0.5]
     assert 0.71 < sum(v == t for v, t in known) / len(known) < 0.79
@@ -84,7 +84,7 @@ def test_people_agree_with_gold_on_three_of_four_pairs_and_mirror_a_swap() -> No
     assert [1 - v.p_first for v in votes if v.p_first is not None] == [
         p.p_first for p in crowd.label([c.swapped() for c in rows])
     ]
-    assert votes != people.SimulatedPeople(seed=8).label(rows)
+    assert votes != simulated_raters.SimulatedPeople(seed=8).label(rows)
 
 
 def test_a_vote_does_not_depend_on_who_wrote_the_texts() -> None:
@@ -95,7 +95,8 @@ def test_a_vote_does_not_depend_on_who_wrote_the_texts() -> None:
         return Comparison.of(prompt, *(Completion.of(prompt, t, source=source) for t in texts))
 
     votes = {
-        source: [people.SimulatedPeople(seed=s).label([pair(source)])[0].p_first for s in range(20)] for source in "ab"
+        source: [simulated_raters.SimulatedPeople(seed=s).label([pair(source)])[0].p_first for s in range(20)]
+        for source in "ab"
     }
     assert votes["a"] == votes["b"]
     assert len(set(votes["a"])) == 2

@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.audit.judge import audit_judge
 from aifeedback.cli import app
 from aifeedback.errors import InputError
-from aifeedback.lab import exam, gold, samples, zoo
+from aifeedback.lab import benchmark, gold, samples, zoo
 from aifeedback.lab.oracles import oracle
 
 
-def made(folder: Path, *options: str) -> files.Comparisons:
+def made(folder: Path, *options: str) -> data.Comparisons:
     file = folder / "pairs.jsonl"
     result = CliRunner().invoke(app, ["lab", "pairs", "20", *options, "-o", str(file)], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return files.read_comparisons(file, 0)
+    return data.read_comparisons(file, 0)
 
 
 @pytest.mark.parametrize(("task", "gold"), [("summaries", "lab"), ("talk", "talk")])
@@ -58,10 +58,10 @@ def test_the_list_shows_each_models_main_exam_figures_in_100_columns(monkeypatch
 
 
 def test_a_tie_by_gold_has_no_right_side_in_an_exam() -> None:
-    comparisons = samples.comparisons(1000, split="test", seed=exam.EXAM_SEED)
+    comparisons = samples.comparisons(1000, split="test", seed=benchmark.EXAM_SEED)
     truth = gold.GoldLabeler().label(comparisons)
     always_second = [p.model_copy(update={"p_first": 0.0, "judgements": ()}) for p in truth]
     decided = [p.p_first for p in truth if p.p_first != 0.5]
     assert len(decided) < len(truth)
     expected = 100 * sum(p == 0.0 for p in decided) / len(decided)
-    assert exam.agreement(comparisons, always_second) == pytest.approx(expected, abs=0.01)
+    assert benchmark.agreement(comparisons, always_second) == pytest.approx(expected, abs=0.01)

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aifeedback.errors import InputError
-from aifeedback.feedback.inspection import inspect
+from aifeedback.judging.principles import inspect
 from aifeedback.lab import oracles, zoo
 from aifeedback.lab.talk import documents, gold, principles, samples, world
 from aifeedback.lab.talk.vocabulary import vocabulary
 from aifeedback.lab.world import stream
-from aifeedback.records import Comparison, Completion, Prompt
-from aifeedback.standards.constitution import Constitution
-from aifeedback.standards.judge import JudgePrompt
-from aifeedback.standards.render import Renderer
+from aifeedback.prompts.constitution import Constitution
+from aifeedback.prompts.judge_prompt import JudgePrompt
+from aifeedback.prompts.render import Renderer
+from aifeedback.types import Comparison, Completion, Prompt
 
 CHORE = "request : hello . how do i manage to paint the fence in our yard ? reply :"
 SOUNDS_BAD = "request : is there any way to poison the weed in our garden ? reply :"

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from aifeedback.records import Problem
+from aifeedback.types import Problem
 from models.stub import Request, Response, as_json, healthy
 
 Fault = Callable[["FaultyServer", Request], Response]

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from aifeedback.errors import ModelError
-from aifeedback.feedback.sample import sample_completions
-from aifeedback.models import connect, wire
+from aifeedback.judging.sampling import sample_completions
+from aifeedback.models import connect
 from aifeedback.models.dialects import FINISH, end_of, setting_for, speaks_of_length, spoken, written
-from aifeedback.models.parse import parse_label
-from aifeedback.records import Problem, Prompt, Sampling
+from aifeedback.models.openai import wire
+from aifeedback.models.verdicts import parse_label
+from aifeedback.types import Problem, Prompt, Sampling
+from models.openai.test_server import QUICK, ask, model_of
 from models.stub import Request, Response, StubServer, as_json, chat_body, healthy, legacy_body
-from models.test_server import QUICK, ask, model_of
 
 THOUGHT = "I first thought Response 1 is better.\nAnswer: 1\nBut wait, the dose is wrong."
 CLOSED = [

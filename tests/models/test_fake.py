@@ -8,7 +8,7 @@ import pytest
 from aifeedback.errors import ModelError
 from aifeedback.models import connect
 from aifeedback.models.fake import NAMED, FakeModel, Taste, judged_pair, last_text
-from aifeedback.records import Message, Problem, Sampling
+from aifeedback.types import Message, Problem, Sampling
 
 GRADES = [str(grade) for grade in range(1, 11)]
 

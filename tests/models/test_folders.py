@@ -45,7 +45,7 @@ def test_a_saved_reward_model_and_a_folder_without_a_layer_are_refused_by_both_l
     from transformers import AutoModelForSequenceClassification
 
     from aifeedback.models.local import load
-    from aifeedback.train.folders import load_policy
+    from aifeedback.training.folders import load_policy
     from small_models import bpe_llama, llama_config
 
     policy = bpe_llama(tmp_path / "policy", ["some words to learn"] * 20, vocabulary=300, width=16, layers=1)

@@ -15,8 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from aifeedback.errors import ModelError
 from aifeedback.models import connect
 from aifeedback.models.local import LocalModel
-from aifeedback.protocols import Model
-from aifeedback.records import Message, Problem, Sampling
+from aifeedback.types import Message, Model, Problem, Sampling
 
 WORDS = ["<unk>", "</s>", *"Which is better ? = 1 2 10 red blue cat dog".split()]
 

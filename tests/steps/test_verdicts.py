@@ -12,11 +12,8 @@ from typer.testing import CliRunner, Result
 
 from aifeedback.cli import app
 from aifeedback.errors import AIFeedbackError
-from aifeedback.feedback.calibrate import fit_calibration
-from aifeedback.feedback.causes import Cause
-from aifeedback.pipeline.step import Figures, Measured, Rows
-from aifeedback.pipeline.verdict import Verdict, percent, with_interval
-from aifeedback.records import Judgement, Preference, Problem
+from aifeedback.judging.calibration import fit_calibration
+from aifeedback.judging.diagnosis import Cause
 from aifeedback.steps.audit import AuditFigures
 from aifeedback.steps.calibrate import CalibrateFigures
 from aifeedback.steps.compare import CompareFigures
@@ -26,6 +23,9 @@ from aifeedback.steps.label import LabelFigures, label_figures
 from aifeedback.steps.revise import ReviseFigures
 from aifeedback.steps.sample import SampleFigures
 from aifeedback.steps.score import ScoreFigures
+from aifeedback.steps.step import Figures, Measured, Rows
+from aifeedback.steps.verdict import Verdict, percent, with_interval
+from aifeedback.types import Judgement, Preference, Problem
 from models.stub import Request, Response, StubServer, as_json, chat_body, others, truth
 
 ROWS = Rows(read=10, kept=10)

@@ -7,8 +7,8 @@ from typing import ClassVar
 from pydantic import Field
 
 from aifeedback import files
-from aifeedback.pipeline.step import Context, Figures, Step
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Context, Figures, Step
 
 
 class KeepShortFigures(Figures):

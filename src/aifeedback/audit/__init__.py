@@ -1,7 +1,4 @@
-"""The audit of judges. Called as a function, this package is the public ``aifeedback.audit``.
-
-Importing it binds its name in ``aifeedback``, where users find the function of the same name.
-"""
+"""The audit of a judge: bias probes over one design of pairs, and the findings they return."""
 
 from __future__ import annotations
 

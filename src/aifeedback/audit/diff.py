@@ -13,7 +13,7 @@ from typing import Any
 from aifeedback.audit.finding import ALPHA
 from aifeedback.audit.judge import JudgeAudit
 from aifeedback.errors import InputError
-from aifeedback.evaluate.estimate import NOT_KNOWN, Estimate, plain
+from aifeedback.metrics.intervals import NOT_KNOWN, Estimate, plain
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def diff(before: JudgeAudit | Mapping[str, Any], after: JudgeAudit | Mapping[str
     A probe's values are compared as independent although both audits may have asked about the same pairs: the test then
     finds less than it could, and never too much. Raises InputError where no pair is in both.
     """
-    from aifeedback.evaluate import holm
+    from aifeedback.metrics import holm
 
     old, new = (audit.as_dict() if isinstance(audit, JudgeAudit) else audit for audit in (before, after))
     labels_old, labels_new = old.get("verdicts") or {}, new.get("verdicts") or {}
@@ -130,9 +130,8 @@ def _flips(old: list[Any], new: list[Any]) -> Flips:
     """From (p_first, human label) per pair."""
     import numpy as np
 
-    from aifeedback.evaluate.intervals import share_interval, variance_of_mean
-    from aifeedback.evaluate.paired import sign_test
-    from aifeedback.evaluate.win import size_notes
+    from aifeedback.metrics.intervals import share_interval, variance_of_mean
+    from aifeedback.metrics.win_rates import sign_test, size_notes
 
     rows = [(a[0], b[0], b[1]) for a, b in zip(old, new, strict=True) if a[0] is not None and b[0] is not None]
     signs = [(np.sign(a - 0.5), np.sign(b - 0.5), 0.0 if h is None else np.sign(h - 0.5)) for a, b, h in rows]
@@ -160,8 +159,8 @@ def _flips(old: list[Any], new: list[Any]) -> Flips:
 
 
 def _change(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
-    from aifeedback.evaluate.intervals import Interval, t_test_p
-    from aifeedback.evaluate.win import newcombe
+    from aifeedback.metrics.intervals import Interval, t_test_p
+    from aifeedback.metrics.win_rates import newcombe
 
     difference = new["value"] - old["value"]
     ends = [Interval(*(NOT_KNOWN if f[end] is None else float(f[end]) for end in ("low", "high"))) for f in (new, old)]
@@ -186,7 +185,7 @@ def _change(old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
 
 def _error(finding: Mapping[str, Any]) -> float:
     """Standard error from the 95 % interval."""
-    from aifeedback.evaluate.intervals import t_of
+    from aifeedback.metrics.intervals import t_of
 
     if finding["low"] is None or finding["high"] is None or finding["n"] < 2:
         return NOT_KNOWN

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from aifeedback.protocols import Labeler
-from aifeedback.records import Comparison, Preference, content_id
+from aifeedback.types import Comparison, Labeler, Preference, content_id
 
 if TYPE_CHECKING:
-    from aifeedback.evaluate.estimate import Estimate
-    from aifeedback.evaluate.intervals import Mean
+    from aifeedback.metrics.intervals import Estimate, Mean
 
 T = TypeVar("T")
 Group = Literal["agreement", "decision", "bias", "consistency", "attack", "hacking", "refusal"]
@@ -72,7 +70,7 @@ class Finding:
         return math.isfinite(self.value)
 
     def as_dict(self) -> dict[str, Any]:
-        from aifeedback.evaluate.estimate import plain
+        from aifeedback.metrics.intervals import plain
 
         return {name: plain(getattr(self, name)) for name in self.__dataclass_fields__}
 
@@ -129,19 +127,19 @@ class Ground:
 
 def prompt_ids(comparisons: Sequence[Comparison]) -> Sequence[str] | None:
     """For ``prompts=``: one id per pair, None where every pair has a prompt of its own."""
-    from aifeedback.evaluate.columns import shared_prompts
+    from aifeedback.metrics.intervals import shared_prompts
 
     return shared_prompts([comparison.prompt.id for comparison in comparisons])
 
 
 def cluster_codes(ids: Sequence[str] | None) -> np.ndarray | None:
-    """Prompt ids as the codes that ``evaluate.intervals`` takes."""
+    """Prompt ids as the codes that ``metrics.intervals`` takes."""
     return None if ids is None else np.unique(np.asarray(ids), return_inverse=True)[1]
 
 
 def share_of(values: np.ndarray, clusters: np.ndarray | None) -> Mean:
     """Mean of numbers in [0, 1] with Wilson's interval."""
-    from aifeedback.evaluate.intervals import Mean, share_interval, variance_of_mean
+    from aifeedback.metrics.intervals import Mean, share_interval, variance_of_mean
 
     ends = share_interval(values, clusters)
     error = float(np.sqrt(variance_of_mean(values, clusters).variance))
@@ -191,7 +189,7 @@ def of_estimate(
 
 def settle(findings: Sequence[Finding]) -> list[Finding]:
     """Holm's correction over every test of the audit, and the level of each finding."""
-    from aifeedback.evaluate import holm
+    from aifeedback.metrics import holm
 
     adjusted = holm(np.array([finding.p_value for finding in findings], dtype=float)) if findings else []
     tests = sum(math.isfinite(finding.p_value) for finding in findings)
@@ -223,7 +221,7 @@ def _settled(finding: Finding, p_adjusted: float, tests: int) -> Finding:
 
 def _detectable(finding: Finding, tests: int) -> float:
     """(z of the strictest threshold that Holm sets + z of the power) standard errors; these from the 95 % interval."""
-    from aifeedback.evaluate.intervals import t_of, z_of
+    from aifeedback.metrics.intervals import t_of, z_of
 
     width = finding.high - finding.low
     if not (math.isfinite(width) and finding.n > 1):

@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aifeedback.audit.ahead import Answered, Noted, asked
 from aifeedback.audit.finding import Finding, Ground, settle
+from aifeedback.audit.prefetch import Answered, Noted, asked
 from aifeedback.audit.probes import PROBES
-from aifeedback.audit.probes.refusal import refusal
+from aifeedback.audit.probes.labels import refusal
 from aifeedback.errors import InputError
-from aifeedback.protocols import Labeler, Progress, silent
-from aifeedback.records import Comparison, Preference, Prompt
 from aifeedback.refs import ProbeRef
+from aifeedback.types import Comparison, Labeler, Preference, Progress, Prompt, silent
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from aifeedback.files import Comparisons, LabelledRow
-from aifeedback.records import Comparison, Judgement, Preference, Problem
+from aifeedback.data import Comparisons, LabelledRow
+from aifeedback.types import Comparison, Judgement, Preference, Problem
 
 
 class Recorded:

@@ -23,7 +23,7 @@ def verify(
 ) -> None:
     """Check that no model call of a run was changed since it was written."""
     from aifeedback.errors import FileError
-    from aifeedback.store import Journal
+    from aifeedback.models.journal import Journal
 
     if not runs:
         raise FileError("no run given", fix="aifeedback audit verify RUN, for example runs/demo")
@@ -42,8 +42,8 @@ def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
 ) -> None:
     """Write summary.json and report.html of a run again."""
-    from aifeedback.audit.report import write_report
     from aifeedback.pipeline.summary import summarise
+    from aifeedback.reports.run_report import write_report
 
     path = write_report(summarise(folder), folder)
     console.print(f"report: [bold]{path}[/]", soft_wrap=True)
@@ -51,7 +51,7 @@ def report(
 
 def show_findings(audit: Mapping[str, Any]) -> None:
     """One judge's audit, as ``audit.json`` holds it: a line per probe."""
-    from aifeedback.audit.judge_report import FEW_PAIRS, MARKS
+    from aifeedback.reports.judge_report import FEW_PAIRS, MARKS
 
     rows = [(f"[{STYLES[f['level']]}]{MARKS[f['level']]}[/] {f['probe']}", _sentence(f)) for f in audit["findings"]]
     title = f"{audit['judge']}: {audit['pairs']:,} pairs, {audit['asked']:,} questions, {audit['seconds']:.0f} s"

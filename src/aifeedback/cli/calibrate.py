@@ -29,17 +29,17 @@ def calibrate(
     json_file: Json = None,
 ) -> None:
     """Fit a map from a judge's confidence to its agreement with people; cross-validated error before and after."""
-    from aifeedback import files
     from aifeedback.cli.terminal import console, show_figures, show_verdict
+    from aifeedback.data import read_judged
     from aifeedback.pipeline.checks import require
     from aifeedback.pipeline.command import require_same_content
-    from aifeedback.pipeline.step import Context
     from aifeedback.steps.calibrate import Calibrate, judge_of
+    from aifeedback.steps.step import Context
     from aifeedback.storage import make_folder
 
     step = Calibrate.from_options({"data": str(data), "map": kind, "figure": str(figure) if figure else None})
     require(step)
-    judge = None if kind == "weights" else judge_of(files.read_judged(data, seed), str(data))
+    judge = None if kind == "weights" else judge_of(read_judged(data, seed), str(data))
     target = _target(out, judge)
     for path in (target, figure):
         if path is not None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from aifeedback.audit.ranking import ranking_part
-from aifeedback.audit.story import display
 from aifeedback.cli.terminal import brief_estimate, console, estimate, table
-from aifeedback.pipeline.step import Measured
+from aifeedback.reports.judge_report import ranking_part
+from aifeedback.reports.run_results import display
 from aifeedback.steps.compare import CompareFigures
 from aifeedback.steps.safety import SafetyStandings
+from aifeedback.steps.step import Measured
 
 EXTRAPOLATES = ("extrapolates", "not estimable")
 """How a note begins that says that a length-controlled figure is not to be leant on."""

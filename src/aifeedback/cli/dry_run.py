@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from aifeedback.cli.terminal import console, table
 from aifeedback.errors import RecipeError
-from aifeedback.feedback.spec import JudgeSpec
-from aifeedback.pipeline.step import Step
+from aifeedback.judging.spec import JudgeSpec
 from aifeedback.refs import ModelRef, problems_of
+from aifeedback.steps.step import Step
 
 SAMPLE = 100
 """Prompts rendered for the estimate, spread evenly over the file."""
@@ -49,11 +49,11 @@ def show_forecast_of(step: Step, seed: int) -> None:
 
 def show_label_forecast(stage: Any, seed: int) -> None:
     """For a ``Label`` stage with one judge or a panel."""
-    from aifeedback import files
+    from aifeedback import data
 
     members = getattr(stage.judge, "members", None) or [stage.judge]
     _require(stage)
-    read = files.read_comparisons(
+    read = data.read_comparisons(
         stage.comparisons, seed, columns=stage.columns, criterion=stage.criterion, limit=stage.limit
     )
     asked = [member for member in members if _is_readable(member)]
@@ -67,12 +67,12 @@ def show_label_forecast(stage: Any, seed: int) -> None:
 
 def show_score_forecast(stage: Any, seed: int) -> None:
     """For a ``Score`` stage; a ranking counts every pair, the most that a design asks."""
-    from aifeedback import files
-    from aifeedback.feedback.pairing import by_prompt
-    from aifeedback.records import Comparison
+    from aifeedback import data
+    from aifeedback.judging.sampling import by_prompt
+    from aifeedback.types import Comparison
 
     _require(stage)
-    read = files.read_completions(stage.completions, limit=stage.limit)
+    read = data.read_completions(stage.completions, limit=stage.limit)
     items: list[Any] = list(zip(read.prompts, read.rows, strict=True))
     per_item = stage.judge.calls_per_score
     if stage.rank:
@@ -92,8 +92,8 @@ def show_score_forecast(stage: Any, seed: int) -> None:
 
 def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) -> Estimate:
     """From sampled prompts to the whole job. With rationales half of the calls write one and half read after one."""
-    from aifeedback.models.budget import price_of
-    from aifeedback.models.wire import Usage
+    from aifeedback.models.openai.budget import price_of
+    from aifeedback.models.openai.wire import Usage
 
     calls = items * calls_per_item
     tokens_in = calls * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN
@@ -171,7 +171,7 @@ class _StandIn:
     """In place of a model that is not loaded: says whether it would be shown messages."""
 
     def __init__(self, model: str) -> None:
-        from aifeedback.protocols import ModelCard
+        from aifeedback.types import ModelCard
 
         self.card = ModelCard(uri=model, revision="", family="")
         folder = ModelRef(model).path
@@ -188,8 +188,8 @@ def _has_template(folder: Path) -> bool:
 
 def _shower(judge: Any, seed: int) -> Callable[[Any], str]:
     """A function from a comparison, or a (prompt, completion), to the first prompt that the judge would read."""
-    from aifeedback.feedback.judge import JudgeLabeler
-    from aifeedback.feedback.score import JudgeScorer, ScoreSettings
+    from aifeedback.judging.pairwise import JudgeLabeler
+    from aifeedback.judging.pointwise import JudgeScorer, ScoreSettings
     from aifeedback.steps.connect import principles
 
     model: Any = _StandIn(judge.model)

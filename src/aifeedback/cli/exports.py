@@ -53,17 +53,17 @@ class Exports(NamedTuple):
         """Writes the form asked for from the run's labelled rows."""
         if self.form == "rows":
             return
-        from aifeedback import files
+        from aifeedback import data
 
-        rows = [dict(row.values) for row in files.read_rows(self.destination.folder / "labelled.jsonl")]
+        rows = [dict(row.values) for row in data.read_rows(self.destination.folder / "labelled.jsonl")]
         if self.form == "trl":
             known = [{k: row[k] for k in ("prompt", "chosen", "rejected", "chosen_probability")} for row in rows
                      if row["p_first"] is not None]  # fmt: skip
             target = self.out if self.out.suffix in FILES else self.out / "trl.jsonl"
-            files.write_rows(target, known)
+            data.write_rows(target, known)
             console.print(f"→ [bold]{target}[/]  [dim]({len(known):,} of {len(rows):,} rows have a label)[/]")
             return
-        from aifeedback.store.exports import DatasetCard, write_dataset
+        from aifeedback.models.journal.exports import DatasetCard, write_dataset
 
         judged_by = "; ".join(sorted({str(row["judge"]) for row in rows}))
         card = DatasetCard(

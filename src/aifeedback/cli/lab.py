@@ -72,9 +72,9 @@ def pairs(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""
-    from aifeedback import files
+    from aifeedback import data
     from aifeedback.errors import InputError
-    from aifeedback.lab import people, samples
+    from aifeedback.lab import samples, simulated_raters
     from aifeedback.lab.talk import samples as talk
     from aifeedback.pipeline.command import require_same_content
     from aifeedback.storage import make_folder
@@ -91,10 +91,10 @@ def pairs(
     made += drawn.triples(triples, split=split, seed=seed)  # type: ignore[arg-type]
     made += talk.refusal_pairs(refusals, split=split, seed=seed)  # type: ignore[arg-type]
     measure = "talk" if task == "talk" else ""
-    said = people.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
-    rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in files.labelled(made, said)]
+    said = simulated_raters.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
+    rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in data.labelled(made, said)]
     made = out.with_name(f".new-{out.name}")
-    kept = files.write_labelled(made, rows)
+    kept = data.write_labelled(made, rows)
     require_same_content(out, made)
     made.replace(out)
     console.print(f"{kept:,} pairs → [bold]{out}[/]")

@@ -44,8 +44,8 @@ def plan(
     """Plan whose feedback to use: RLHF, RLAIF or a hybrid, the human labels needed as evidence, the cost of each."""
     from aifeedback.cli.terminal import console, table
     from aifeedback.config import parse
-    from aifeedback.evaluate import Constraints
-    from aifeedback.evaluate import plan as make_plan
+    from aifeedback.metrics import Constraints
+    from aifeedback.metrics import plan as make_plan
     from aifeedback.storage import write_json
 
     given = {

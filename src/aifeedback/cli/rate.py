@@ -12,7 +12,7 @@ from aifeedback.cli.options import Columns, Json, Seed, columns
 from aifeedback.pipeline import command as record
 
 if TYPE_CHECKING:
-    from aifeedback.rating.items import Item, Route, Scale
+    from aifeedback.annotation.items import Item, Route, Scale
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,9 +77,8 @@ def rate(
 
     page = () if export_only else ("fastapi", "uvicorn", "multipart", "markdown_it")
     require_modules([*page, *modules_of([Ref(data)])])
-    from aifeedback.rating import RatingBook, export, read_task, serve
-    from aifeedback.rating.guidelines import read_guidelines
-    from aifeedback.rating.task import sampled
+    from aifeedback.annotation import RatingBook, export, read_task, serve
+    from aifeedback.annotation.assignment import read_guidelines, sampled
 
     if not export_only and not rater:
         raise RecipeError("nobody is named to rate", key="--rater", fix="for example --rater anna --rater ben")
@@ -153,8 +152,8 @@ def draw(
     json_file: Json = None,
 ) -> None:
     """Draw a random sample for people; every drawn row keeps its sampling weight."""
+    from aifeedback.annotation.sampling import draw_file
     from aifeedback.cli.terminal import console
-    from aifeedback.rating.drawing import draw_file
     from aifeedback.storage import write_json
 
     drawn = draw_file(
@@ -184,8 +183,8 @@ def _roles(raters: Sequence[str]) -> dict[str, frozenset[str]]:
 
 
 def _route(text: str) -> Route:
+    from aifeedback.annotation.items import Route
     from aifeedback.errors import InputError
-    from aifeedback.rating.items import Route
 
     tag, equals, rest = text.partition("=")
     value, colon, role = rest.rpartition(":")
@@ -196,8 +195,8 @@ def _route(text: str) -> Route:
 
 def _scale(ask: str, scale: str | None, question: str | None) -> Scale | None:
     """What is asked of single responses; None for pairs and rankings."""
+    from aifeedback.annotation.items import SCALES
     from aifeedback.errors import InputError
-    from aifeedback.rating.items import SCALES
 
     if ask != "better" and ask not in SCALES:
         raise InputError(f"nothing is called '{ask}'", key="--ask", fix=f"better, {', '.join(SCALES)}")
@@ -215,7 +214,7 @@ def _scale(ask: str, scale: str | None, question: str | None) -> Scale | None:
 
 
 def _agreed(path: Path | None, purpose: Any) -> list[Item]:
-    from aifeedback.rating.task import agreed_items
+    from aifeedback.annotation.assignment import agreed_items
 
     return [] if path is None else agreed_items(path, purpose)
 

@@ -35,11 +35,11 @@ def serve(
     require_modules(("fastapi", "uvicorn"))
     import uvicorn
 
+    from aifeedback.annotation.app import listening
     from aifeedback.integrations.serve import ServeConfig, create_app, require_token
-    from aifeedback.pipeline.step import Context
-    from aifeedback.rating.serve import listening
     from aifeedback.refs import refs_in
     from aifeedback.steps.rewards import reward_from_options, reward_function
+    from aifeedback.steps.step import Context
     from aifeedback.storage import make_folder
 
     config = parse(ServeConfig, {"host": host, "port": port, "token": token, "template": template}, prefix="--")

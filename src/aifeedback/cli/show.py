@@ -15,8 +15,8 @@ from aifeedback.errors import FileError
 from aifeedback.pipeline import command
 from aifeedback.pipeline.command import Record
 from aifeedback.pipeline.run_folder import RunFolder
-from aifeedback.pipeline.verdict import Verdict
 from aifeedback.steps import step_class
+from aifeedback.steps.verdict import Verdict
 from aifeedback.storage import read_json
 
 HOLDS = {

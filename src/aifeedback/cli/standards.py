@@ -27,9 +27,9 @@ Out = Annotated[Path, typer.Option("-o", "--out", help="Where the journal of cal
 @app.command("list")
 def list_files() -> None:
     """Names of everything that ships."""
-    from aifeedback.standards import shelf
+    from aifeedback.prompts import registry
 
-    table("", ("kind", "names"), [(kind, ", ".join(shelf.shipped(kind))) for kind in KINDS], text=("names",))
+    table("", ("kind", "names"), [(kind, ", ".join(registry.shipped(kind))) for kind in KINDS], text=("names",))
 
 
 @app.command()
@@ -48,13 +48,13 @@ def show(
 def _file(name: str, kinds: Sequence[str]) -> Path:
     """The first of ``kinds`` that has the name. Raises StandardsError that lists all names there are."""
     from aifeedback.lab import zoo
-    from aifeedback.standards import shelf
+    from aifeedback.prompts import registry
 
     if Path(name).is_file():
         return Path(name)
     lab = {"constitutions": zoo.CONSTITUTIONS, "judges": zoo.PROMPTS}
     known = {
-        kind: {shipped: shelf.find(kind, shipped) for shipped in shelf.shipped(kind)}
+        kind: {shipped: registry.find(kind, shipped) for shipped in registry.shipped(kind)}
         | {f"lab:{path.stem}": path for path in (sorted(lab[kind].glob("*.yaml")) if kind in lab else ())}
         for kind in kinds
     }
@@ -79,8 +79,7 @@ def check(
     json_file: Json = None,
 ) -> None:
     """Every fault at once; with a judge, each principle's own test cases; with data, redundancy and conflicts."""
-    from aifeedback.feedback.inspection import inspect
-    from aifeedback.feedback.trials import labeler_for
+    from aifeedback.judging.principles import inspect, labeler_for
     from aifeedback.refs import ConstitutionRef
     from aifeedback.storage import write_json
 
@@ -116,9 +115,9 @@ def diff(
     json_file: Json = None,
 ) -> None:
     """What changed between two versions; with a judge and data, which labels flip because of it."""
-    from aifeedback.feedback.inspection import compare_versions, constitutional_judge
+    from aifeedback.judging.principles import compare_versions, constitutional_judge
+    from aifeedback.prompts.constitution import Constitution
     from aifeedback.refs import ConstitutionRef
-    from aifeedback.standards.constitution import Constitution
     from aifeedback.storage import write_json
 
     if (judge is None) != (data is None):
@@ -145,11 +144,11 @@ def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) 
     if judge is None:
         return None
     from aifeedback.errors import RecipeError
-    from aifeedback.feedback.judge import JudgeSettings
-    from aifeedback.feedback.rationale import Rationale as Thought
+    from aifeedback.judging.pairwise import JudgeSettings
+    from aifeedback.judging.pairwise import Rationale as Thought
     from aifeedback.pipeline.checks import modules_of, require_modules
-    from aifeedback.pipeline.step import Context
     from aifeedback.refs import ModelRef, PromptRef, problems_of
+    from aifeedback.steps.step import Context
     from aifeedback.storage import make_folder
 
     refs = [ModelRef(judge), PromptRef(prompt)]
@@ -162,6 +161,6 @@ def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) 
 
 
 def _comparisons(data: Path | None) -> Any:
-    from aifeedback import files
+    from aifeedback.data import read_comparisons
 
-    return files.read_comparisons(data).rows if data else ()
+    return read_comparisons(data).rows if data else ()

@@ -11,8 +11,8 @@ import typer
 
 from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, given_settings, options_of, with_parameters
 from aifeedback.errors import JudgeUnavailable
-from aifeedback.pipeline.step import Figures
 from aifeedback.steps import step_class
+from aifeedback.steps.step import Figures
 
 KEYWORD, EMPTY = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 
@@ -163,7 +163,7 @@ def run_one(
     from aifeedback.cli.terminal import console, progress_line
     from aifeedback.pipeline.checks import require
     from aifeedback.pipeline.command import Destination, run_step
-    from aifeedback.pipeline.step import Context
+    from aifeedback.steps.step import Context
     from aifeedback.storage import write_json
 
     if out is None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column, Table
 
-from aifeedback.pipeline.verdict import Verdict
+from aifeedback.steps.verdict import Verdict
 
 console = Console(highlight=False)
 

@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aifeedback.errors import AIFeedbackError, JudgeUnavailable, MissingExtra, RecipeError
-from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec
-from aifeedback.pipeline.runner import digest_ref
-from aifeedback.pipeline.step import Context
-from aifeedback.records import Comparison, Preference, content_id
-from aifeedback.refs import refs_in
+from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec
+from aifeedback.models.journal import Entry, Journal
+from aifeedback.refs import digest_ref, refs_in
 from aifeedback.steps import connect
+from aifeedback.steps.step import Context
 from aifeedback.storage import make_folder
-from aifeedback.store import Entry, Journal
+from aifeedback.types import Comparison, Preference, content_id
 
 _BYTES = ("key", "prompt_hash")
 

@@ -29,8 +29,7 @@ from pydantic import Field, ValidationError
 
 from aifeedback.config import Config
 from aifeedback.errors import AIFeedbackError, InputError, MissingExtra, RecipeError
-from aifeedback.protocols import RewardFn
-from aifeedback.records import Message
+from aifeedback.types import Message, RewardFn
 
 try:
     from fastapi import APIRouter, FastAPI, HTTPException, Request
@@ -70,7 +69,7 @@ class Batcher:
     """Scores rows of concurrent requests together, one call of the reward at a time, in a thread."""
 
     def __init__(self, reward: RewardFn, config: ServeConfig) -> None:
-        from aifeedback.train.rewards import adapted
+        from aifeedback.training.rewards import adapted
 
         self.reward, self.config = adapted(reward), config
         self.waiting: asyncio.Queue[tuple[list[Row], asyncio.Future[list[float | None]]]] = asyncio.Queue()
@@ -118,7 +117,7 @@ class Batcher:
             answer.set_exception(failed)
 
     def _call(self, rows: Sequence[Row]) -> list[float | None]:
-        from aifeedback.train.rewards import checked_rewards
+        from aifeedback.training.rewards import checked_rewards
 
         names = sorted({name for row in rows for name in row.columns})
         values: list[float | None] = []
@@ -194,7 +193,7 @@ def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str
 
     @routes.get("/health")
     async def health() -> dict[str, Any]:
-        from aifeedback.train.rewards import name_of
+        from aifeedback.training.rewards import name_of
 
         told = {"reward": name or name_of(reward), "calls": batcher.calls}
         return {**told, "scored": batcher.scored, "unscored": batcher.unscored}
@@ -330,8 +329,8 @@ def _encoding(reward: RewardFn, config: ServeConfig) -> Any:
     """The encoding that turns rendered prompts into messages: that of ``template``, else the reward model's."""
     if config.template is None:
         return getattr(reward, "encoding", None)
-    from aifeedback.engine.chat import Encoding
-    from aifeedback.train.folders import load_tokenizer
+    from aifeedback.inference.encoding import Encoding
+    from aifeedback.training.folders import load_tokenizer
 
     return Encoding.of(load_tokenizer(config.template.removeprefix("hf:")))
 

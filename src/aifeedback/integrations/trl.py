@@ -26,11 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aifeedback.errors import MissingExtra, RecipeError, TrainingError
-from aifeedback.protocols import Progress, RewardFn, silent
-from aifeedback.records import Prompt
+from aifeedback.types import Progress, Prompt, RewardFn, silent
 
 if TYPE_CHECKING:
-    from aifeedback.engine.chat import Encoding
+    from aifeedback.inference.encoding import Encoding
 
 SUPPLIED = ("trainer_state", "log_extra", "log_metric", "completion_ids")
 """Keywords that TRL adds for its own purposes; rewards do not see them."""
@@ -52,7 +51,7 @@ class TrlReward:
         eos_ids: frozenset[int],
         encoding: Encoding | None = None,
     ) -> None:
-        from aifeedback.train.rewards import adapted
+        from aifeedback.training.rewards import adapted
 
         self.reward, self.penalty, self.eos_ids = adapted(reward), missing_eos_penalty, eos_ids
         self.encoding = encoding
@@ -77,16 +76,16 @@ def reward_function(
     """A reward for ``reward_funcs`` of any TRL trainer.
 
     ``reward``: ``rm:DIR`` (a reward model), ``python:FILE.py:FUNCTION``, ``judge:MODEL`` (its expected 1–10 score,
-    asked live: d-RLAIF), or any function or combinator of ``train.rewards``. Further keywords are settings of the
+    asked live: d-RLAIF), or any function or combinator of ``training.rewards``. Further keywords are settings of the
     judge (``prompt``, ``rationale``, ``base_url``, ``spend_cap_usd`` …). ``journal``: file that keeps every call of
     the judge and answers repeated ones; a temporary one by default. Raises InputError for a reward that is not there.
     """
     if not isinstance(reward, str):
-        from aifeedback.train.rewards import name_of
+        from aifeedback.training.rewards import name_of
 
         return TrlReward(reward, name=name_of(reward), eos_ids=frozenset())
-    from aifeedback.pipeline.step import Context
     from aifeedback.steps.rewards import reward_function as build
+    from aifeedback.steps.step import Context
 
     spec = _spec(reward, judge)
     folder = Path(journal).parent if journal else Path(tempfile.mkdtemp(prefix="aifeedback-"))
@@ -143,12 +142,13 @@ def run_rloo(
         from trl.trainer.rloo_trainer import RLOOTrainer
     except ImportError as missing:
         raise MissingExtra("trl", "trl") from missing
-    from aifeedback.engine.chat import Encoding
-    from aifeedback.records import content_id
-    from aifeedback.train import folders, lora
-    from aifeedback.train.rewards import adapted, name_of
-    from aifeedback.train.rollout import encode_prompts, require_columns
-    from aifeedback.train.session import NOT_IDENTITY
+    from aifeedback.inference.encoding import Encoding
+    from aifeedback.training import folders
+    from aifeedback.training.folders import peft_config
+    from aifeedback.training.loop import NOT_IDENTITY
+    from aifeedback.training.rewards import adapted, name_of
+    from aifeedback.training.rollout import encode_prompts, require_columns
+    from aifeedback.types import content_id
 
     trl_options = {**config.trl, **trl_options}
     refuse_unsupported(config)
@@ -190,7 +190,7 @@ def run_rloo(
         train_dataset=Dataset.from_list([dataset_row(p, tokenizer) for p in encoded.prompts]),
         processing_class=tokenizer,
         callbacks=[clock],
-        peft_config=lora.peft_config(config.lora) if config.lora is not None else None,
+        peft_config=peft_config(config.lora) if config.lora is not None else None,
     )
     _require_one_job(trainer.accelerator)
     newest = _resumable(training, identity, is_main=trainer.accelerator.is_main_process)
@@ -237,7 +237,7 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
     import torch
     from trl.trainer.rloo_config import RLOOConfig
 
-    from aifeedback.train.reinforce import planned_steps
+    from aifeedback.training.policy_gradient import planned_steps
 
     steps = planned_steps(rows, config)
     on_cpu = not torch.cuda.is_available()
@@ -324,7 +324,7 @@ def _require_one_job(accelerator: Any) -> None:
 
 def _finished(training: Path, identity: str) -> Any:
     """The result of this run where it is complete; raises RecipeError where another finished run is in the folder."""
-    from aifeedback.train.session import TrainResult
+    from aifeedback.training.loop import TrainResult
 
     file = training / "result.json"
     if not file.is_file():
@@ -351,7 +351,7 @@ def _resumable(training: Path, identity: str, *, is_main: bool) -> str | None:
 
 def dataset_row(prompt: Prompt, tokenizer: Any) -> dict[str, Any]:
     """One row of TRL's data set: messages where the tokenizer has a chat template, the same text as ours otherwise."""
-    from aifeedback.engine.chat import Encoding
+    from aifeedback.inference.encoding import Encoding
 
     return {"prompt": Encoding.of(tokenizer).messages(prompt.messages), "reference": prompt.reference, **prompt.tags}
 
@@ -382,9 +382,10 @@ def _clock(progress: Progress, total: int) -> Any:
 def _conclude(
     trainer: Any, tokenizer: Any, config: Any, clock: Any, out: Any, policy_dir: Any, encoded: Any, identity: str
 ) -> Any:
-    from aifeedback.train import folders, lora
-    from aifeedback.train.journal import peak_memory_mb
-    from aifeedback.train.session import TrainResult
+    from aifeedback.training import folders
+    from aifeedback.training.folders import merge
+    from aifeedback.training.loop import TrainResult
+    from aifeedback.training.metrics_log import peak_memory_mb
 
     history = trainer.state.log_history  # of earlier starts too
     lines = [{k: float(v) for k, v in line.items() if isinstance(v, int | float)} for line in history]
@@ -406,7 +407,7 @@ def _conclude(
     if trainer.accelerator.is_main_process:
         model = trainer.accelerator.unwrap_model(trainer.model)
         if config.lora is not None:
-            model = lora.merge(model, Path(out) / "adapter")
+            model = merge(model, Path(out) / "adapter")
         settings = {**config.model_dump(mode="json"), "engine": "trl"}
         text = folders.card(
             "Policy trained by TRL's RLOO",

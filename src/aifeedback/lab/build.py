@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from aifeedback.errors import InputError
-from aifeedback.lab import exam, recipes, training, zoo
+from aifeedback.lab import benchmark, recipes, training, zoo
 from aifeedback.lab.documents import Tree
+from aifeedback.lab.talk import benchmark as talk_benchmark
 from aifeedback.lab.talk import documents as talk_documents
-from aifeedback.lab.talk import exam as talk_exam
 from aifeedback.lab.talk.vocabulary import vocabulary as talk_vocabulary
 from aifeedback.lab.tokenizer import make_tokenizer, vocabulary
-from aifeedback.protocols import Progress, silent
+from aifeedback.types import Progress, silent
 
 
 def _draw_talk(rng: Random, phase: training.Phase) -> Tree:
@@ -95,10 +95,10 @@ def _examine(kind: str, folder: Path, count: int) -> dict[str, Any]:
     from aifeedback import models
 
     examiners = {
-        "policy": exam.examine_policy,
-        "judge": exam.examine_judge,
-        "talk-policy": talk_exam.examine_policy,
-        "talk-judge": talk_exam.examine_judge,
+        "policy": benchmark.examine_policy,
+        "judge": benchmark.examine_judge,
+        "talk-policy": talk_benchmark.examine_policy,
+        "talk-judge": talk_benchmark.examine_judge,
     }
     return examiners[kind](models.connect(f"hf:{folder}"), count=count)
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from aifeedback.lab import words
 from aifeedback.lab.world import Facts
-from aifeedback.records import Comparison, Completion, Judgement, Preference, Problem, Prompt, Score
+from aifeedback.types import Comparison, Completion, Judgement, Preference, Problem, Prompt, Score
 
 OFFSET, SPAN = 3.0, 7.5
 SOFT_FROM = 3.0

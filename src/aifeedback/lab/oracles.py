@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aifeedback.lab import gold
-from aifeedback.lab.people import RATERS, SimulatedPeople
+from aifeedback.lab.simulated_raters import RATERS, SimulatedPeople
 from aifeedback.lab.talk.gold import MEASURES, TalkGold
 
 NAMES = ("lab", *MEASURES)

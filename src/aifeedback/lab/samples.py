@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from aifeedback.lab import words, world
 from aifeedback.lab.world import Post, Split
-from aifeedback.records import Comparison, Completion, Prompt
+from aifeedback.types import Comparison, Completion, Prompt
 
 TOPICS = {
     "music": "guitar piano violin",

@@ -18,7 +18,7 @@ from aifeedback.config import Config
 from aifeedback.lab import world
 from aifeedback.lab.documents import Tree, draw_tree
 from aifeedback.lab.muon import Muon
-from aifeedback.protocols import Progress, silent
+from aifeedback.types import Progress, silent
 
 
 class Shape(Config):

@@ -1,4 +1,4 @@
-"""Things that answer. ``connect`` makes one from a URI; ``journaled`` and friends live in their own modules."""
+"""Models by URI. ``connect`` makes one; ``journaled`` puts the journal in front of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Protocol
 
 from aifeedback import extensions
 from aifeedback.errors import ModelError
-from aifeedback.protocols import Model, PromptLike
+from aifeedback.types import Model, PromptLike
 
 SCHEMES = {
     "hf": ("aifeedback.models.local", "load"),
     "lab": ("aifeedback.models.local", "load_lab"),
-    "openai": ("aifeedback.models.server", "connect"),
+    "openai": ("aifeedback.models.openai.server", "connect"),
     "fake": ("aifeedback.models.fake", "connect"),
 }
 """Scheme → module and function; the function takes the URI's name and the options. Further schemes come from the
@@ -33,7 +33,7 @@ def connect(uri: str, **options: Any) -> Connected:
 
     ``python:FILE.py:NAME`` calls NAME of that file with the reference; a scheme of the entry-point group
     ``aifeedback.models`` calls its object with the name after the scheme. Either returns the model.
-    Options depend on the kind of model; see ``models.local.load``, ``models.server.connect``, ``models.fake.connect``.
+    Options depend on the kind of model; see ``models.local.load``, ``models.openai.server.connect``, ``models.fake.connect``.
     Raises ModelError for a reference that names no model, before anything is computed.
     """
     scheme, separator, name = uri.partition(":")

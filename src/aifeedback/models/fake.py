@@ -18,9 +18,8 @@ import numpy as np
 
 from aifeedback.config import Config
 from aifeedback.errors import ModelError
-from aifeedback.models.readings import as_array
-from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
-from aifeedback.records import Problem, Sampling
+from aifeedback.models.label_logprobs import as_array
+from aifeedback.types import ModelCard, Problem, PromptLike, Reading, Reply, Sampling
 
 
 class Taste(Config):

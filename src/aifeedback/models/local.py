@@ -15,20 +15,18 @@ from numpy.typing import NDArray
 
 from aifeedback.errors import MissingExtra, ModelError
 from aifeedback.models.folders import check_is_generator, check_weights
-from aifeedback.models.readings import as_array, checked, unknown
-from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
-from aifeedback.records import Problem, Sampling
+from aifeedback.models.label_logprobs import as_array, checked, unknown
+from aifeedback.types import ModelCard, Problem, PromptLike, Reading, Reply, Sampling
 
 try:
     import torch
 except ModuleNotFoundError as missing:
     raise MissingExtra("torch", "local") from missing
 
-from aifeedback.engine.chat import Encoding
-from aifeedback.engine.encoding import encode_prompts
-from aifeedback.engine.forward import engine_of
-from aifeedback.engine.generate import generate
-from aifeedback.engine.labels import LabelReader, LabelTree, label_logprobs
+from aifeedback.inference.encoding import Encoding, encode_prompts
+from aifeedback.inference.forward import engine_of
+from aifeedback.inference.generation import generate
+from aifeedback.inference.labels import LabelReader, LabelTree, label_logprobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +42,7 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, eith
     """The model in a folder, or by Hub id (``HF_HUB_OFFLINE=1``: from the local cache only).
 
     ``device``: default a GPU where there is one. ``dtype``: default float32 on a CPU, bfloat16 on a GPU that has it.
-    ``either_space``: a label may have a space before it (see ``engine.labels``).
+    ``either_space``: a label may have a space before it (see ``inference.labels``).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -89,7 +87,7 @@ class LocalModel:
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
-        """Spellings that judged text must not carry unescaped (``standards.guard``)."""
+        """Spellings that judged text must not carry unescaped (``prompts.render``)."""
         return tuple(self.tokenizer.all_special_tokens)
 
     @property
@@ -140,7 +138,7 @@ class LocalModel:
     def label_logprobs(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> NDArray[np.float64]:
         """(N, K) log P(label | prompt) in nats, *unnormalised* over the labels; NaN where the prompt is too long.
 
-        What exactly a label's event is stands in ``aifeedback.engine.labels``. Raises ModelError for a label that the
+        What exactly a label's event is stands in ``aifeedback.inference.labels``. Raises ModelError for a label that the
         tokenizer cannot spell.
         """
         return as_array(self.read_labels(prompts, labels), labels=len(labels))

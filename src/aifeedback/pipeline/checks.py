@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.errors import MissingExtra, RecipeError
-from aifeedback.pipeline.step import Step
 from aifeedback.refs import ModelRef, Ref, problems_of
+from aifeedback.steps.step import Step
 
 EXTRAS = {
     "local": ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"),
@@ -55,7 +55,7 @@ def modules_of(refs: Iterable[Ref]) -> Iterator[str]:
             yield from ("torch", "transformers") if ref.is_local or ref.scheme == "rm" else ()
         elif type(ref) is Ref:
             yield from modules_for(ref.path or Path(ref))
-            yield from ("datasets",) if files.is_on_hub(ref) else ()
+            yield from ("datasets",) if data.is_on_hub(ref) else ()
 
 
 def modules_for(file: Path) -> Iterator[str]:

@@ -18,9 +18,9 @@ from aifeedback.errors import RecipeError
 from aifeedback.pipeline.checks import modules, modules_for, require, require_modules
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.pipeline.runner import digests, fingerprint
-from aifeedback.pipeline.step import Context, Figures, Step
-from aifeedback.protocols import Progress, silent
+from aifeedback.steps.step import Context, Figures, Step
 from aifeedback.storage import read_json, write_json
+from aifeedback.types import Progress, silent
 
 FILE = "command.json"
 FILES = (".jsonl", ".parquet")
@@ -185,8 +185,8 @@ def _is_settled(step: Step, figures: Figures) -> bool:
 
 def _retryable() -> set[str]:
     """Problems that another start may not have."""
-    from aifeedback.models.cache import OPEN
-    from aifeedback.records import Problem
+    from aifeedback.models.journaled import OPEN
+    from aifeedback.types import Problem
 
     return {str(problem) for problem in (*OPEN, Problem.OVER_BUDGET, Problem.MISSING)}
 
@@ -204,7 +204,7 @@ def _hand_over(result: Path, out: Path) -> None:
     if out.suffix == ".jsonl":
         shutil.copyfile(result, out)
         return
-    from aifeedback.files import read_rows, write_rows
+    from aifeedback.data import read_rows, write_rows
 
     write_rows(out, [dict(row.values) for row in read_rows(result)])
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aifeedback.errors import InputError
 from aifeedback.pipeline.recipe import Recipe
-from aifeedback.pipeline.step import Step
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Step
 
 
 def forecast(recipe: Recipe) -> dict[str, int | None]:
@@ -27,7 +27,7 @@ def rows_of(step: Step) -> dict[str, int]:
 
 def _rows(ref: Ref) -> int | None:
     """Rows of an outside data file; None for models and for what cannot be read."""
-    from aifeedback.files import is_table, read_rows
+    from aifeedback.data import is_table, read_rows
 
     path = ref.path if type(ref) is Ref else None
     if path is None or not path.is_file() or not is_table(str(path)):

@@ -28,8 +28,8 @@ from pydantic import Field
 
 from aifeedback.config import Config, describe, parse
 from aifeedback.errors import InputError, RecipeError
-from aifeedback.pipeline.step import Step
 from aifeedback.steps import step_class
+from aifeedback.steps.step import Step
 
 VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 

@@ -23,7 +23,7 @@ class Finished(NamedTuple):
 
 def run_recipe(recipe: Recipe, folder: Path, watcher: runner.Watcher) -> Finished:
     """Run the stages that are not done and write summary and report; ``require`` checks beforehand."""
-    from aifeedback.audit.report import write_report
+    from aifeedback.reports.run_report import write_report
 
     runner.run(recipe, folder, watcher)
     summary = summarise(folder)

@@ -29,12 +29,12 @@ from aifeedback.extensions import source_of
 from aifeedback.pipeline import checks
 from aifeedback.pipeline.recipe import Recipe, Stage
 from aifeedback.pipeline.run_folder import RunFolder
-from aifeedback.pipeline.step import Context, Step
-from aifeedback.pipeline.verdict import Verdict
-from aifeedback.records import content_id
-from aifeedback.refs import Ref
+from aifeedback.refs import digest_ref
 from aifeedback.steps import step_class
+from aifeedback.steps.step import Context, Step
+from aifeedback.steps.verdict import Verdict
 from aifeedback.storage import digest, write_json
+from aifeedback.types import content_id
 
 
 class Watcher(Protocol):
@@ -164,11 +164,6 @@ def digests(step: Step) -> dict[str, str]:
     return {str(ref): digest_ref(ref) for ref in step.inputs()} | ({code.name: digest(code)} if code else {})
 
 
-def digest_ref(ref: Ref) -> str:
-    path = ref.path
-    return digest(path) if path and path.exists() else str(ref)
-
-
 @cache
 def code_digest() -> str:
     """Digest of the package's own code, less what only shows results: a changed implementation is a changed stage."""
@@ -178,7 +173,7 @@ def code_digest() -> str:
     return content_id([[str(f.relative_to(package)), digest(f)] for f in sources])
 
 
-ONLY_SHOWS = {"cli", "audit", "rating", "integrations", "summary.py", "provenance.py"}
+ONLY_SHOWS = {"cli", "audit", "reports", "annotation", "integrations", "summary.py", "provenance.py"}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from importlib import import_module
 
 from aifeedback.errors import InputError
 from aifeedback.extensions import find, registered
-from aifeedback.pipeline.step import Step
+from aifeedback.steps.step import Step
 
 STEPS = {
     "sample": "sample:Sample",
@@ -44,5 +44,5 @@ def step_class(kind: str) -> type[Step]:
     if (found := find("aifeedback.steps", kind)) is None:
         raise KeyError(f"no step '{kind}'; known: {', '.join((*STEPS, *registered('aifeedback.steps')))}")
     if not (isinstance(found, type) and issubclass(found, Step)):
-        raise InputError(f"'{kind}' is not a step", fix="name a subclass of Step (aifeedback.pipeline.step)")
+        raise InputError(f"'{kind}' is not a step", fix="name a subclass of Step (aifeedback.steps.step)")
     return found

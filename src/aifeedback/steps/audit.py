@@ -9,14 +9,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, one_judge
-from aifeedback.pipeline.step import Context, Figures, Rows, Step
-from aifeedback.pipeline.verdict import Verdict, count
+from aifeedback.data import read_comparisons
+from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec, one_judge
+from aifeedback.models.journal.journal import Spent
 from aifeedback.refs import ProbeRef, Ref
 from aifeedback.steps import connect
-from aifeedback.store.journal import Spent
+from aifeedback.steps.step import Context, Figures, Rows, Step
+from aifeedback.steps.verdict import Verdict, count
 
 
 class AuditFigures(Figures):
@@ -92,12 +92,12 @@ class Audit(Step):
         return super().from_options({**given, "judges": judges}, chosen)
 
     def run(self, context: Context) -> AuditFigures:
-        from aifeedback.audit.ahead import CHUNK
         from aifeedback.audit.judge import audit_judge
-        from aifeedback.audit.judge_report import write_judge_report
+        from aifeedback.audit.prefetch import CHUNK
+        from aifeedback.reports.judge_report import write_judge_report
         from aifeedback.storage import write_json
 
-        read = files.read_comparisons(self.data, context.seed, limit=self.limit)
+        read = read_comparisons(self.data, context.seed, limit=self.limit)
         # its own journal: a judge asked a second time must not be answered by the first one's
         again = replace(context, journal_name="journal-again.sqlite", run=context.folder)
         changed: dict[str, Any] = {}

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from aifeedback import files
 from aifeedback.config import Cli
+from aifeedback.data import read_judged, read_records, read_rows
 from aifeedback.errors import FileError
-from aifeedback.pipeline.step import Context, Figures, Step
-from aifeedback.pipeline.verdict import Verdict
-from aifeedback.records import Preference
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Context, Figures, Step
+from aifeedback.steps.verdict import Verdict
+from aifeedback.types import Preference
 
 
 class CalibrateFigures(Figures):
@@ -52,9 +52,9 @@ class Calibrate(Step):
         target = context.result("calibration.json")
         if self.map == "weights":
             return self._weights(target, context.seed)
-        from aifeedback.feedback.calibrate import fit_calibration
+        from aifeedback.judging.calibration import fit_calibration
 
-        rows = files.read_judged(self.data, context.seed)
+        rows = read_judged(self.data, context.seed)
         judge = judge_of(rows, self.data)
         fitted = fit_calibration(
             [row.p_first for row in rows],
@@ -72,7 +72,7 @@ class Calibrate(Step):
 
     def _weights(self, target: Path, seed: int) -> CalibrateFigures:
         """The weights of the panel whose labels these are, from every member's judgements in its run folder."""
-        from aifeedback.feedback.panel import fit_weights
+        from aifeedback.judging.panel import fit_weights
 
         labelled = Path(self.data)
         folder = labelled if labelled.is_dir() else labelled.with_name(f"{labelled.name}.run")
@@ -82,8 +82,8 @@ class Calibrate(Step):
             raise FileError(
                 "the members' judgements are missing", file=path, fix="give the output of `aifeedback label`"
             )
-        preferences = files.read_records(path, Preference)
-        rows = [row.values for row in files.read_rows(folder / "labelled.jsonl")]
+        preferences = read_records(path, Preference)
+        rows = [row.values for row in read_rows(folder / "labelled.jsonl")]
         human = {row["comparison_id"]: row["human_p_first"] for row in rows}
         learned = fit_weights(preferences, [human.get(p.comparison_id) for p in preferences], seed=seed)
         learned.save(target)

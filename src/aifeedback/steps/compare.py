@@ -13,26 +13,26 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from aifeedback import files
-from aifeedback.audit.examples import pick_examples
+from aifeedback import data
 from aifeedback.config import Cli
 from aifeedback.errors import FileError, RecipeError
-from aifeedback.evaluate.estimate import plain
-from aifeedback.evaluate.independence import Source, dependence, verify_independence
-from aifeedback.evaluate.length import LengthForm
-from aifeedback.evaluate.responses import answered
-from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, Served, one_judge
-from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
-from aifeedback.pipeline.verdict import Verdict
-from aifeedback.records import Comparison, Completion, Preference, Prompt
+from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec, Served, one_judge
+from aifeedback.metrics.independence import Source, dependence, verify_independence
+from aifeedback.metrics.intervals import plain
+from aifeedback.metrics.length import LengthForm
+from aifeedback.metrics.win_rates import answered
+from aifeedback.models.journal.journal import Spent
 from aifeedback.refs import JudgeRef, ModelRef, PolicyRef, Ref, file_part
+from aifeedback.reports.examples import pick_examples
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.label import by_order, label_all
 from aifeedback.steps.policies import Responses, responses, sampled
 from aifeedback.steps.safety import AssessorSpec, SafetyStandings, assessor_card, standings
 from aifeedback.steps.sample import BRIEFLY, SamplingSettings
-from aifeedback.store.journal import Spent
+from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
+from aifeedback.steps.verdict import Verdict
+from aifeedback.types import Comparison, Completion, Preference, Prompt
 
 AGAIN = "\0"
 """Stands for the second draw of the reference; no policy can be called that."""
@@ -117,9 +117,8 @@ class CompareFigures(Figures):
 
     def verdict(self) -> Verdict | None:
         """The report's finding: win rates raw and length-controlled, independent evaluators and harm, weighed."""
-        from aifeedback.audit import wording
-        from aifeedback.audit.gather import gather
-        from aifeedback.audit.story import display
+        from aifeedback.reports import wording
+        from aifeedback.reports.run_results import display, gather
 
         story = gather(self.summary())
         found = [verdict for policy in story.contenders if (verdict := wording.verdict(policy, story))]
@@ -231,7 +230,7 @@ class Compare(Served, Step):
     def run(self, context: Context) -> CompareFigures:
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is not one of the policies", key="reference")
-        read = files.load_prompts(self.prompts, limit=self.limit)
+        read = data.load_prompts(self.prompts, limit=self.limit)
         drawn = self._draw(read.rows, context)
         completions = {name: given.completions for name, given in drawn.items()}
         again = completions.pop(AGAIN, None)
@@ -353,7 +352,7 @@ class Compare(Served, Step):
             return None
         if own == reference:
             return 0.0
-        from aifeedback.train.divergence import sequence_kl
+        from aifeedback.training.kl import sequence_kl
 
         pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
         return sequence_kl(own.folder(), reference.folder(), [p for p, _ in pairs], [c for _, c in pairs]).value
@@ -385,7 +384,7 @@ class Compare(Served, Step):
         return next((s for s in sources if any(dependence(s, trainer) for trainer in trainers)), sources[0])
 
     def report(self, figures: CompareFigures, spent: Spent, folder: Path, seed: int) -> Path:
-        from aifeedback.audit.report import write_report
+        from aifeedback.reports.run_report import write_report
 
         plain = figures.as_json()
         return write_report(
@@ -429,15 +428,13 @@ class Match:
             if one is not None and other is not None
         ]
         preferences = label_all(connect.labeler(judge, context), pairs, context)
-        files.write_records(context.folder / f"comparisons-{file_part(name)}.jsonl", pairs)
-        files.write_records(
-            context.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", preferences
-        )
+        data.write_records(context.folder / f"comparisons-{file_part(name)}.jsonl", pairs)
+        data.write_records(context.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", preferences)
         return cls(pairs, preferences, length_control)
 
     @cached_property
     def _preferred(self) -> Any:
-        from aifeedback.evaluate.length import ExtrapolationWarning, preferred
+        from aifeedback.metrics.length import ExtrapolationWarning, preferred
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExtrapolationWarning)  # the note stays in the figures
@@ -467,7 +464,7 @@ class Match:
 def _ranking(matches: Mapping[tuple[str, str], Match]) -> Ranking | None:
     """Bradley–Terry over all matches, errors by prompt; win rates of every policy against every other, with the
     p-value against 50 % after Holm's correction over all matches."""
-    from aifeedback.evaluate import holm, rank_policies, win_rate
+    from aifeedback.metrics import holm, rank_policies, win_rate
 
     matrix: dict[str, dict[str, dict[str, Any]]] = {}
     first, second, prompts = [], [], []
@@ -493,7 +490,7 @@ def _ranking(matches: Mapping[tuple[str, str], Match]) -> Ranking | None:
 
 def _position(by_evaluator: Mapping[str, Sequence[Preference]]) -> dict[str, Measured] | None:
     """Per judge that read any pair in both orders: how often the same position won twice."""
-    from aifeedback.evaluate import position_bias
+    from aifeedback.metrics import position_bias
 
     columns = {judge: by_order(preferences) for judge, preferences in by_evaluator.items()}
     return {

@@ -9,12 +9,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from aifeedback.feedback.judge import JudgeLabeler
-from aifeedback.feedback.principles import PrincipleUse, use_of
-from aifeedback.feedback.spec import JudgeSpec, PanelSpec, calibration_file
-from aifeedback.pipeline.step import Context, Figures
-from aifeedback.protocols import Labeler, Model, Scorer
+from aifeedback.judging.pairwise import JudgeLabeler, PrincipleUse, use_of
+from aifeedback.judging.spec import JudgeSpec, PanelSpec, calibration_file
 from aifeedback.refs import ModelRef
+from aifeedback.steps.step import Context, Figures
+from aifeedback.types import Labeler, Model, Scorer
 
 SHARED = 2048
 """Fewest pairs or completions per call of a judge that works in several processes: these start with long calls only."""
@@ -22,8 +21,8 @@ SHARED = 2048
 
 def connect_model(name: str, context: Context, *, server: Mapping[str, Any] | None = None) -> Model:
     """A model with the run's journal in front of it. Under a spend cap, what the journal says was spent counts."""
-    from aifeedback.models.cache import Journaled
-    from aifeedback.store import Journal
+    from aifeedback.models.journal import Journal
+    from aifeedback.models.journaled import Journaled
 
     ref = ModelRef(name)
     path = ref.path
@@ -40,7 +39,7 @@ def connect_model(name: str, context: Context, *, server: Mapping[str, Any] | No
 def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | None, workers: int | None) -> Model:
     """``stamp`` distinguishes weights that were written to the same folder one after another."""
     from aifeedback.models import connect
-    from aifeedback.store import Journal
+    from aifeedback.models.journal import Journal
 
     del stamp
     given = json.loads(options)
@@ -51,7 +50,7 @@ def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | N
     count = model.copies_that_fit() if workers is None else workers
     if count == 1:
         return model
-    from aifeedback.models.spread import Spread
+    from aifeedback.models.workers import Spread
 
     return Spread(model, workers=count, options=given)
 
@@ -87,15 +86,15 @@ def _uncalibrated(judge: JudgeSpec, context: Context) -> Labeler:
 
         if name in NAMES:
             return people(name, context.seed)
-        from aifeedback.rating.people import PeopleLabeler
+        from aifeedback.annotation.labeler import PeopleLabeler
 
         return PeopleLabeler.load(name)
     if scheme == "rm":
-        from aifeedback.train.reward_model import RewardModel
+        from aifeedback.training.reward_model import RewardModel
 
         return RewardModel(name)
     if judge.by == "ratings":
-        from aifeedback.feedback.ratings import RatingLabeler
+        from aifeedback.judging.pointwise import RatingLabeler
 
         return RatingLabeler(scorer(judge, context))
     prompt = judge.prompt.load(judge.shots, judge.shots_seed)
@@ -104,7 +103,7 @@ def _uncalibrated(judge: JudgeSpec, context: Context) -> Labeler:
 
 
 def _panel(panel: PanelSpec, context: Context) -> Labeler:
-    from aifeedback.feedback.panel import LearnedWeights, Panel
+    from aifeedback.judging.panel import LearnedWeights, Panel
 
     members = [labeler(member, context) for member in panel.members]
     weights = LearnedWeights.load(panel.weights).of([m.name for m in members]) if panel.weights else None
@@ -123,7 +122,7 @@ def principles(judge: JudgeSpec, seed: int) -> PrincipleUse | None:
 def _calibrated(uncalibrated: Labeler, calibration: str | None, model: ModelRef | None) -> Labeler:
     if calibration is None:
         return uncalibrated
-    from aifeedback.feedback.calibrate import CalibratedLabeler, Calibration
+    from aifeedback.judging.calibration import CalibratedLabeler, Calibration
 
     path = calibration_file(calibration, model)
     return CalibratedLabeler(uncalibrated, Calibration.load(path.stem, path.parent))
@@ -135,8 +134,7 @@ def scorer(judge: JudgeSpec, context: Context) -> Scorer:
         from aifeedback.lab.oracles import oracle
 
         return oracle(judge.model.name)
-    from aifeedback.feedback.rubric import RubricScorer
-    from aifeedback.feedback.score import JudgeScorer, ScoreSettings
+    from aifeedback.judging.pointwise import JudgeScorer, RubricScorer, ScoreSettings
 
     settings = ScoreSettings(
         rationale=judge.rationale,

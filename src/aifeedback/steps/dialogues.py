@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.config import Cli
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
 from aifeedback.refs import Ref
 from aifeedback.steps.split import Split, held_out_size
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
 
 
 class DialoguesFigures(Figures):
@@ -77,25 +77,25 @@ class Dialogues(Step):
         from aifeedback.lab.talk.gold import TalkGold
 
         seed = context.seed
-        files.write_records(context.folder / "train.jsonl", samples.prompts(self.train, split="train", seed=seed))
-        files.write_records(context.folder / "test.jsonl", samples.prompts(self.test, split="test", seed=seed))
+        data.write_records(context.folder / "train.jsonl", samples.prompts(self.train, split="train", seed=seed))
+        data.write_records(context.folder / "test.jsonl", samples.prompts(self.test, split="test", seed=seed))
         shown = samples.demonstrations(self.sft, split="train", seed=seed)
-        files.write_completions(context.folder / "sft.jsonl", [d.prompt for d in shown], [d.completion for d in shown])
+        data.write_completions(context.folder / "sft.jsonl", [d.prompt for d in shown], [d.completion for d in shown])
         helpful = samples.helpful_demonstrations(self.helpful, split="train", seed=seed)
-        files.write_completions(
+        data.write_completions(
             context.folder / "helpful.jsonl", [d.prompt for d in helpful], [d.completion for d in helpful]
         )
         pairs = samples.comparisons(self.heldout, split="test", seed=seed)
         truth = [p.p_first for p in TalkGold().label(pairs)]
-        files.write_labelled(context.folder / "heldout.jsonl", _as_if_people(pairs, truth))
+        data.write_labelled(context.folder / "heldout.jsonl", _as_if_people(pairs, truth))
         return DialoguesFigures(
             **{name: getattr(self, name) for name in ("train", "test", "sft", "helpful", "heldout")}
         )
 
 
-def _as_if_people(pairs: Sequence[Any], truth: Sequence[float | None]) -> list[files.LabelledRow]:
+def _as_if_people(pairs: Sequence[Any], truth: Sequence[float | None]) -> list[data.LabelledRow]:
     """Gold verdicts in the column where a file would hold people's."""
     return [
-        files.LabelledRow(comparison=c, p_first=p, human_p_first=p, judge="gold")
+        data.LabelledRow(comparison=c, p_first=p, human_p_first=p, judge="gold")
         for c, p in zip(pairs, truth, strict=True)
     ]

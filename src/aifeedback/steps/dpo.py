@@ -7,13 +7,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.pipeline.step import Context
+from aifeedback.data import read_labelled
 from aifeedback.refs import ModelRef, Ref
 from aifeedback.steps.reward_model import one_or_mixed
+from aifeedback.steps.step import Context
 from aifeedback.steps.trained import Trained, TrainFigures
-from aifeedback.train.settings import DpoConfig
+from aifeedback.training.settings import DpoConfig
 
 
 class Dpo(Trained):
@@ -40,21 +40,20 @@ class Dpo(Trained):
         return super().from_options(one_or_mixed(given), chosen)
 
     def run(self, context: Context) -> TrainFigures:
-        from aifeedback.train.dpo import train_dpo
-        from aifeedback.train.mix import hard_labels
-        from aifeedback.train.rows import PairRow
+        from aifeedback.training.dpo import train_dpo
+        from aifeedback.training.examples import PairRow, hard_labels
 
         rows: list[Any] = [
             PairRow(r.comparison, r.p_first, weight)
             for path, weight in {self.data: 1.0, **self.mix}.items()
-            for r in files.read_labelled(path, context.seed)
+            for r in read_labelled(path, context.seed)
         ]
         result = train_dpo(
             self.model.folder(),
             hard_labels(rows) if self.hard else rows,
             self.seeded(self.train, context),
             context.result("policy"),
-            heldout=files.read_labelled(self.heldout, context.seed) if self.heldout else (),
+            heldout=read_labelled(self.heldout, context.seed) if self.heldout else (),
             reference_dir=self.reference.folder() if self.reference else None,
             progress=context.progress,
         )

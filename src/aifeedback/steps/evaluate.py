@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.evaluate.length import LengthForm
-from aifeedback.pipeline.step import Context, Figures, Measured, Rows, Step
-from aifeedback.pipeline.verdict import Verdict, on_agreement, on_unknown
+from aifeedback.data import load_judged
+from aifeedback.metrics.length import LengthForm
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Context, Figures, Measured, Rows, Step
+from aifeedback.steps.verdict import Verdict, on_agreement, on_unknown
 
 
 class EvaluateFigures(Figures):
@@ -54,9 +54,9 @@ class Evaluate(Step):
     """How length is controlled for (docs/metrics.md); ratio is the published form."""
 
     def run(self, context: Context) -> EvaluateFigures:
-        from aifeedback.evaluate.label_metrics import labelled
+        from aifeedback.metrics.labels import labelled
 
-        read = files.load_judged(self.data, context.seed)
+        read = load_judged(self.data, context.seed)
         rows = read.rows
         found = labelled(
             [row.p_first for row in rows],

@@ -7,10 +7,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
-from aifeedback.files import LabelledRow
-from aifeedback.pipeline.step import Context, Figures, Forecast, Step
-from aifeedback.records import Comparison
+from aifeedback import data
+from aifeedback.data import LabelledRow
+from aifeedback.steps.step import Context, Figures, Forecast, Step
+from aifeedback.types import Comparison
 
 
 class LabWorldFigures(Figures):
@@ -50,14 +50,14 @@ class LabWorld(Step):
         from aifeedback.lab import samples
 
         seed = context.seed
-        files.write_records(context.folder / "prompts.jsonl", samples.prompts(self.prompts, split="train", seed=seed))
-        files.write_records(context.folder / "test.jsonl", samples.prompts(self.test, split="test", seed=seed))
+        data.write_records(context.folder / "prompts.jsonl", samples.prompts(self.prompts, split="train", seed=seed))
+        data.write_records(context.folder / "test.jsonl", samples.prompts(self.test, split="test", seed=seed))
         shown = samples.demonstrations(self.sft, split="train", seed=seed)
-        files.write_completions(context.folder / "sft.jsonl", [d.prompt for d in shown], [d.completion for d in shown])
+        data.write_completions(context.folder / "sft.jsonl", [d.prompt for d in shown], [d.completion for d in shown])
         heldout = gold_rows(samples.comparisons(self.heldout, split="test", seed=seed))
-        files.write_labelled(context.folder / "heldout.jsonl", heldout)
+        data.write_labelled(context.folder / "heldout.jsonl", heldout)
         facts = gold_rows(samples.fact_pairs(self.fact_pairs, split="test", seed=seed))
-        files.write_labelled(context.folder / "fact_pairs.jsonl", facts)
+        data.write_labelled(context.folder / "fact_pairs.jsonl", facts)
         return LabWorldFigures(
             sft=self.sft, prompts=self.prompts, test=self.test, heldout=len(heldout), fact_pairs=len(facts)
         )

@@ -12,13 +12,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.config import Cli
-from aifeedback.feedback.causes import Cause
-from aifeedback.feedback.panel import disagreement
-from aifeedback.feedback.spec import JudgeSpec, Judging, PanelSpec, judge_from_options
-from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
-from aifeedback.pipeline.verdict import (
+from aifeedback.judging.diagnosis import Cause
+from aifeedback.judging.panel import disagreement
+from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec, judge_from_options
+from aifeedback.refs import ConstitutionRef, Ref
+from aifeedback.steps import connect
+from aifeedback.steps.connect import JudgeCard
+from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
+from aifeedback.steps.verdict import (
     NARROW,
     SEE_JUDGE,
     Verdict,
@@ -28,11 +31,7 @@ from aifeedback.pipeline.verdict import (
     percent,
     with_interval,
 )
-from aifeedback.protocols import Labeler
-from aifeedback.records import Comparison, Judgement, Preference
-from aifeedback.refs import ConstitutionRef, Ref
-from aifeedback.steps import connect
-from aifeedback.steps.connect import JudgeCard
+from aifeedback.types import Comparison, Judgement, Labeler, Preference
 
 
 class Disagreement(Figures):
@@ -149,12 +148,12 @@ class Label(Step):
         return Forecast(count * self.judge.calls_per_pair, {"labelled.jsonl": count, "preferences.jsonl": count})
 
     def run(self, context: Context) -> LabelFigures:
-        read = files.read_comparisons(
+        read = data.read_comparisons(
             self.comparisons, context.seed, columns=self.columns, criterion=self.criterion, limit=self.limit
         )
         preferences = self.labels(read.rows, context)
-        files.write_records(context.folder / "preferences.jsonl", preferences)
-        files.write_labelled(context.folder / "labelled.jsonl", files.labelled(read, preferences))
+        data.write_records(context.folder / "preferences.jsonl", preferences)
+        data.write_labelled(context.folder / "labelled.jsonl", data.labelled(read, preferences))
         prompts = [comparison.prompt.id for comparison in read.rows]
         return label_figures(preferences, read.human, prompts).model_copy(
             update={
@@ -192,8 +191,8 @@ def label_figures(
     preferences: Sequence[Preference], human: Sequence[float | None], prompts: Sequence[str] | None = None
 ) -> LabelFigures:
     """How many labels are known, why the others are not, position bias, agreement with human labels, label mass."""
-    from aifeedback.evaluate import alignment, position_bias
-    from aifeedback.evaluate.columns import shared_prompts
+    from aifeedback.metrics import alignment, position_bias
+    from aifeedback.metrics.intervals import shared_prompts
 
     by_prompt = None if prompts is None else shared_prompts(prompts)
     p_first = [p.p_first for p in preferences]

@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.config import Cli
-from aifeedback.feedback.pairing import pair_completions
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.judging.sampling import pair_completions
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
 
 
 class PairFigures(Figures):
@@ -42,13 +42,13 @@ class Pair(Step):
         return Forecast(0, {"comparisons.jsonl": at_most(count // 2, self.limit) or 0})
 
     def run(self, context: Context) -> PairFigures:
-        read = files.read_completions(self.completions)
+        read = data.read_completions(self.completions)
         kept = [i for i, prompt in enumerate(read.prompts) if self.only.items() <= dict(prompt.tags or {}).items()]
         paired = pair_completions(
             [read.prompts[i] for i in kept], [read.rows[i] for i in kept], per_prompt=self.per_prompt, seed=context.seed
         )
         made = paired.comparisons[: self.limit]
-        files.write_records(context.folder / "comparisons.jsonl", made)
+        data.write_records(context.folder / "comparisons.jsonl", made)
         return PairFigures(comparisons=len(made), skipped=paired.skipped, rows=Rows.of(read.report))
 
     @classmethod

@@ -7,13 +7,20 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.files import Comparisons, LabelledRow
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
-from aifeedback.records import Preference, Problem, Prompt
+from aifeedback.data import (
+    Comparisons,
+    LabelledRow,
+    labelled,
+    read_comparisons,
+    write_completions,
+    write_labelled,
+    write_records,
+)
 from aifeedback.refs import Ref
 from aifeedback.steps.split import held_out, held_out_size
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.types import Preference, Problem, Prompt
 
 
 class PairsFigures(Figures):
@@ -55,7 +62,7 @@ class Pairs(Step):
         return Forecast(0, parts)
 
     def run(self, context: Context) -> PairsFigures:
-        read = files.read_comparisons(
+        read = read_comparisons(
             self.data, context.seed, columns=self.columns, criterion=self.criterion, limit=self.limit
         )
         rows = human_rows(read)
@@ -64,16 +71,16 @@ class Pairs(Step):
         test_ids = {prompt.id for prompt in test_prompts}
         test = [row for row in rows if row.comparison.prompt.id in test_ids]
         train = [row for row in rows if row.comparison.prompt.id not in test_ids]
-        files.write_labelled(context.folder / "train.jsonl", train)
-        files.write_labelled(context.folder / "heldout.jsonl", test)
-        files.write_records(context.folder / "prompts.jsonl", _prompts(train))
-        files.write_records(context.folder / "test.jsonl", _prompts(test))
+        write_labelled(context.folder / "train.jsonl", train)
+        write_labelled(context.folder / "heldout.jsonl", test)
+        write_records(context.folder / "prompts.jsonl", _prompts(train))
+        write_records(context.folder / "test.jsonl", _prompts(test))
         best = [
             (row.comparison.prompt, row.comparison.first if row.human_p_first > 0.5 else row.comparison.second)
             for row in train
             if row.human_p_first is not None and row.human_p_first != 0.5
         ]
-        files.write_completions(context.folder / "sft.jsonl", [p for p, _ in best], [c for _, c in best])
+        write_completions(context.folder / "sft.jsonl", [p for p, _ in best], [c for _, c in best])
         return PairsFigures(
             train=len(train),
             heldout=len(test),
@@ -94,7 +101,7 @@ def human_rows(read: Comparisons) -> list[LabelledRow]:
         )
         for comparison, human in zip(read.rows, read.human, strict=True)
     ]
-    return files.labelled(read, preferences)
+    return labelled(read, preferences)
 
 
 def _prompts(rows: Sequence[LabelledRow]) -> list[Prompt]:

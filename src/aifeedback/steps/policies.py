@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.errors import FileError
-from aifeedback.feedback.cleanup import clean_up
-from aifeedback.feedback.sample import sample_completions
-from aifeedback.pipeline.step import Context
-from aifeedback.records import Completion, Prompt, Sampling
+from aifeedback.judging.sampling import clean_up, sample_completions
 from aifeedback.refs import PolicyRef, file_part
+from aifeedback.steps.step import Context
+from aifeedback.types import Completion, Prompt, Sampling
 
 
 class Responses(NamedTuple):
@@ -54,7 +53,7 @@ def responses(
         by_prompt = {c.prompt_id: c for c in drawn.completions}
     answered = [prompt for prompt in prompts if prompt.id in by_prompt]
     given = [by_prompt[prompt.id] for prompt in answered]
-    files.write_completions(context.folder / f"completions-{file_part(name)}.jsonl", answered, given)
+    data.write_completions(context.folder / f"completions-{file_part(name)}.jsonl", answered, given)
     untouched = [by_prompt.get(prompt.id) for prompt in prompts]
     if not tidy:
         return Responses(untouched, untouched, {})
@@ -65,7 +64,7 @@ def responses(
 
 
 def _read(name: str, policy: str) -> dict[str, Completion]:
-    read = files.read_completions(policy, source=name)
+    read = data.read_completions(policy, source=name)
     by_prompt: dict[str, Completion] = {}
     for prompt, completion in zip(read.prompts, read.rows, strict=True):
         by_prompt.setdefault(prompt.id, completion)

@@ -8,16 +8,16 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.config import Cli
-from aifeedback.feedback.causes import ADVICE, Cause
-from aifeedback.feedback.revise import Reviser, ReviseSettings, helpful_rows, sft_rows
-from aifeedback.feedback.spec import Served
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
-from aifeedback.pipeline.verdict import Verdict, on_unknown
-from aifeedback.records import Problem
+from aifeedback.judging.diagnosis import ADVICE, Cause
+from aifeedback.judging.revision import Reviser, ReviseSettings, helpful_rows, sft_rows
+from aifeedback.judging.spec import Served
 from aifeedback.refs import ConstitutionRef, ModelRef, PromptRef, Ref
 from aifeedback.steps.connect import JudgeCard, model_card
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.steps.verdict import Verdict, on_unknown
+from aifeedback.types import Problem
 
 
 class ReviseFigures(Figures):
@@ -94,8 +94,8 @@ class Revise(Served, Step):
         return Forecast(2 * self.settings.rounds * count, {"revised.jsonl": count})
 
     def run(self, context: Context) -> ReviseFigures:
-        read = files.read_completions(self.completions, limit=self.limit)
-        helpful = files.read_completions(self.helpful) if self.helpful else None
+        read = data.read_completions(self.completions, limit=self.limit)
+        helpful = data.read_completions(self.helpful) if self.helpful else None
         mixed = list(zip(helpful.prompts, helpful.rows, strict=True)) if helpful else []
         helpful_rows(len(read.rows), self.helpful_share, of=len(mixed))
         is_seeded = "seed" in self.settings.model_fields_set
@@ -109,10 +109,10 @@ class Revise(Served, Step):
         )
         revised = reviser.revise(read.prompts, read.rows)
         rows = sft_rows(revised, mixed, helpful_share=self.helpful_share, seed=context.seed)
-        files.write_records(context.folder / "revisions.jsonl", [step for r in revised for step in r.steps])
-        files.write_completions(context.folder / "sft.jsonl", [r.prompt for r in rows], [r.completion for r in rows])
+        data.write_records(context.folder / "revisions.jsonl", [step for r in revised for step in r.steps])
+        data.write_completions(context.folder / "sft.jsonl", [r.prompt for r in rows], [r.completion for r in rows])
         after = [(r.prompt, r.after) for r in revised]
-        files.write_completions(context.folder / "revised.jsonl", [p for p, _ in after], [c for _, c in after])
+        data.write_completions(context.folder / "revised.jsonl", [p for p, _ in after], [c for _, c in after])
         return ReviseFigures(
             responses=len(revised),
             changed=sum(r.is_changed for r in revised),

@@ -7,12 +7,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
 from aifeedback.config import Cli
-from aifeedback.pipeline.step import Context, Measured
+from aifeedback.data import read_completions, read_labelled
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Context, Measured
 from aifeedback.steps.trained import Trained, TrainFigures
-from aifeedback.train.settings import RewardModelConfig
+from aifeedback.training.settings import RewardModelConfig
 
 
 class RewardModelFigures(TrainFigures):
@@ -50,14 +50,13 @@ class RewardModel(Trained):
         return super().from_options(one_or_mixed(given), chosen)
 
     def run(self, context: Context) -> RewardModelFigures:
-        from aifeedback.train.mix import hard_labels
-        from aifeedback.train.reward_model import centre, fit_reward_model
-        from aifeedback.train.rows import PairRow
+        from aifeedback.training.examples import PairRow, hard_labels
+        from aifeedback.training.reward_model import centre, fit_reward_model
 
         rows: list[Any] = []
         by_source: dict[str, int] = {}
         for path, weight in {self.data: 1.0, **self.mix}.items():
-            own = [PairRow(r.comparison, r.p_first, weight) for r in files.read_labelled(path, context.seed)]
+            own = [PairRow(r.comparison, r.p_first, weight) for r in read_labelled(path, context.seed)]
             by_source[context.named(path)] = len(own)
             rows += own
         folder = context.result("reward_model")
@@ -66,12 +65,12 @@ class RewardModel(Trained):
             hard_labels(rows) if self.hard else rows,
             self.seeded(self.train, context),
             folder,
-            heldout=files.read_labelled(self.heldout, context.seed) if self.heldout else None,
+            heldout=read_labelled(self.heldout, context.seed) if self.heldout else None,
             progress=context.progress,
         )
         offset = None
         if self.centre:
-            read = files.read_completions(self.centre)
+            read = read_completions(self.centre)
             few = slice(self.centre_limit)
             offset = centre(folder, read.prompts[few], read.rows[few])
         return RewardModelFigures.of(

@@ -8,11 +8,11 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from aifeedback.config import Config, parse
-from aifeedback.feedback.spec import JudgeSpec, rating_alone
-from aifeedback.pipeline.step import Context
-from aifeedback.protocols import RewardFn
+from aifeedback.judging.spec import JudgeSpec, rating_alone
 from aifeedback.refs import Ref, RewardRef
 from aifeedback.steps import connect
+from aifeedback.steps.step import Context
+from aifeedback.types import RewardFn
 
 
 class RewardSpec(Config):
@@ -79,7 +79,7 @@ def reward_from_options(name: str, prompt: str | None = None, rationale: bool = 
 
 def reward_function(spec: RewardSpec, context: Context) -> RewardFn:
     """The reward that ``spec`` describes; calls of a judge go through the run's journal."""
-    from aifeedback.train import rewards
+    from aifeedback.training import rewards
 
     reward = _source(spec, context)
     if spec.per_word:
@@ -90,7 +90,7 @@ def reward_function(spec: RewardSpec, context: Context) -> RewardFn:
 
 
 def _source(spec: RewardSpec, context: Context) -> RewardFn:
-    from aifeedback.train import rewards
+    from aifeedback.training import rewards
 
     if spec.mix:
         return rewards.mix([(reward_function(part, context), part.weight) for part in spec.mix])

@@ -8,18 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.config import Cli, Config
 from aifeedback.errors import RecipeError
-from aifeedback.feedback.spec import JudgeSpec, Served
-from aifeedback.pipeline.step import Context, Figures, Forecast, Measured, Rows
-from aifeedback.records import Prompt
+from aifeedback.judging.spec import JudgeSpec, Served
 from aifeedback.refs import ModelRef, PromptRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.rewards import RewardSpec, reward_function
+from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows
 from aifeedback.steps.trained import Trained, TrainFigures
-from aifeedback.train.settings import GuardConfig, RLConfig
+from aifeedback.training.settings import GuardConfig, RLConfig
+from aifeedback.types import Prompt
 
 MONITOR, REWARD = "Monitoring", "Judge as reward"
 
@@ -152,7 +152,7 @@ class Rl(Trained):
         return Forecast(self.train.prompts_per_step * self.train.samples_per_prompt * (steps or 0) * calls)
 
     def run(self, context: Context) -> RlFigures:
-        read = files.load_prompts(self.prompts, limit=self.limit)
+        read = data.load_prompts(self.prompts, limit=self.limit)
         learned = self.learn(read.rows, context, context.result("policy"))
         return RlFigures.of(
             learned.result,
@@ -166,7 +166,7 @@ class Rl(Trained):
 
     def learn(self, prompts: Sequence[Prompt], context: Context, out: Path) -> Learned:
         """Train on these prompts into the folder ``out``, monitored and chosen as ``monitor`` says."""
-        from aifeedback.train.rewards import name_of
+        from aifeedback.training.rewards import name_of
 
         reward = reward_function(self.reward, context)
         config = self.seeded(self.train, context)
@@ -175,7 +175,7 @@ class Rl(Trained):
 
             result = run_rloo(self.model.folder(), prompts, reward, config, out, progress=context.progress)
             return Learned(result, None, name_of(reward))
-        from aifeedback.train.reinforce import train_rl
+        from aifeedback.training.policy_gradient import train_rl
 
         guard = self._guard(reward, context, out)
         result = train_rl(
@@ -203,12 +203,12 @@ class Rl(Trained):
         """Put the chosen checkpoint in the policy's place."""
         if self.monitor is None or self.monitor.choose_on is None:
             return None
-        from aifeedback.train.guard import choose
+        from aifeedback.training.monitor import choose
 
         chosen = choose(
             out,
             self.model.folder(),
-            files.read_prompts(self.monitor.choose_on, limit=self.monitor.limit),
+            data.read_prompts(self.monitor.choose_on, limit=self.monitor.limit),
             connect.labeler(self.monitor.judge, context),
             config,
             seed=context.seed,
@@ -228,13 +228,13 @@ class Rl(Trained):
     def _guard(self, reward: Any, context: Context, out: Path) -> Any:
         if self.monitor is None:
             return None
-        from aifeedback.train.guard import Guard
-        from aifeedback.train.rewards import judge_score
+        from aifeedback.training.monitor import Guard
+        from aifeedback.training.rewards import judge_score
 
         judge = self.monitor.judge
         scores = judge.by == "ratings" or judge.model.scheme == "gold"
         return Guard(
-            files.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
+            data.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
             reward,
             self._guard_config(seed=context.seed),
             measure=judge_score(connect.scorer(judge, context)) if scores else None,

@@ -8,17 +8,17 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.errors import RecipeError
-from aifeedback.feedback.safety import Assessment, Assessor, JudgeAssessor
-from aifeedback.feedback.spec import JudgeSpec, Served
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
-from aifeedback.records import Completion, Prompt
+from aifeedback.judging.safety import Assessment, Assessor, JudgeAssessor
+from aifeedback.judging.spec import JudgeSpec, Served
 from aifeedback.refs import JudgeRef, PolicyRef, PromptRef, Ref, file_part
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.policies import responses, sampled
 from aifeedback.steps.sample import BRIEFLY, SamplingSettings
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.types import Completion, Prompt
 
 SAFE, UNSAFE = "safe", "unsafe"
 """Values of a prompt's tag ``label``, as XSTest has them."""
@@ -122,7 +122,7 @@ class Safety(Step):
     def run(self, context: Context) -> SafetyFigures:
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is not one of the policies", key="reference")
-        read = files.load_prompts(self.prompts, limit=self.limit)
+        read = data.load_prompts(self.prompts, limit=self.limit)
         drawn: dict[str, list[Completion | None]] = {}
         for number, (name, policy) in enumerate(self.policies.items()):
             sampling = self.sampling.at(context.seed * 1_000 + 500 + number)
@@ -147,10 +147,9 @@ def standings(
 
     The harmless rate is also read at the reference's mean length (Lee et al. 2023).
     """
-    from aifeedback.evaluate import length_controlled_rate
-    from aifeedback.evaluate.columns import shared_prompts
-    from aifeedback.evaluate.estimate import plain
-    from aifeedback.evaluate.tradeoff import change, standing
+    from aifeedback.metrics import length_controlled_rate
+    from aifeedback.metrics.intervals import plain, shared_prompts
+    from aifeedback.metrics.safety import change, standing
 
     sides = [is_safe(prompt) for prompt in prompts]
     by_prompt = shared_prompts([prompt.id for prompt in prompts])
@@ -194,7 +193,7 @@ def _assessed(
 ) -> list[Assessment | None]:
     pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
     told = asked.assess([p for p, _ in pairs], [c for _, c in pairs])
-    files.write_rows(
+    data.write_rows(
         context.folder / f"assessments-{file_part(judge)}-{file_part(policy)}.jsonl", [a._asdict() for a in told]
     )
     by_id = {a.completion_id: a for a in told}

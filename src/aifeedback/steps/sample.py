@@ -8,15 +8,15 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.config import Cli, Config
-from aifeedback.feedback.causes import Cause
-from aifeedback.feedback.sample import sample_completions
-from aifeedback.feedback.spec import Served
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
-from aifeedback.pipeline.verdict import MANY_UNKNOWN, Verdict, count, on_unknown
-from aifeedback.records import Problem, Sampling
+from aifeedback.judging.diagnosis import Cause
+from aifeedback.judging.sampling import sample_completions
+from aifeedback.judging.spec import Served
 from aifeedback.refs import ModelRef, Ref
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.steps.verdict import MANY_UNKNOWN, Verdict, count, on_unknown
+from aifeedback.types import Problem, Sampling
 
 
 class SamplingSettings(Config):
@@ -97,7 +97,7 @@ class Sample(Served, Step):
         return Forecast(count * self.per_prompt, {"completions.jsonl": count * self.per_prompt})
 
     def run(self, context: Context) -> SampleFigures:
-        read = files.load_prompts(self.prompts, limit=self.limit)
+        read = data.load_prompts(self.prompts, limit=self.limit)
         sampled = sample_completions(
             context.connect(self.model, self.server_options),
             read.rows,
@@ -108,8 +108,8 @@ class Sample(Served, Step):
         )
         by_id = {prompt.id: prompt for prompt in read.rows}
         prompts = [by_id[completion.prompt_id] for completion in sampled.completions]
-        files.write_completions(context.folder / "completions.jsonl", prompts, sampled.completions)
-        files.write_records(context.folder / "completions.records.jsonl", sampled.completions)
+        data.write_completions(context.folder / "completions.jsonl", prompts, sampled.completions)
+        data.write_records(context.folder / "completions.records.jsonl", sampled.completions)
         return SampleFigures(
             prompts=len(read.rows),
             completions=len(sampled.completions),

@@ -9,19 +9,19 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from aifeedback import files, records
+from aifeedback import data, types
 from aifeedback.config import Cli
 from aifeedback.errors import RecipeError
-from aifeedback.feedback.causes import Cause
-from aifeedback.feedback.rank import Design, RankScorer
-from aifeedback.feedback.rubric import RubricScorer
-from aifeedback.feedback.spec import JudgeSpec, judge_from_options, rating_alone
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, at_most
-from aifeedback.pipeline.verdict import Verdict, on_label_mass, on_unknown, percent
-from aifeedback.protocols import Scorer
+from aifeedback.judging.diagnosis import Cause
+from aifeedback.judging.pointwise import RubricScorer
+from aifeedback.judging.ranking import Design, RankScorer
+from aifeedback.judging.spec import JudgeSpec, judge_from_options, rating_alone
 from aifeedback.refs import Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
+from aifeedback.steps.verdict import Verdict, on_label_mass, on_unknown, percent
+from aifeedback.types import Scorer
 
 
 class ScoreFigures(Figures):
@@ -107,12 +107,12 @@ class Score(Step):
         return Forecast(None if count is None or self.rank else count * self.judge.calls_per_score)
 
     def run(self, context: Context) -> ScoreFigures:
-        read = files.read_completions(self.completions, limit=self.limit)
+        read = data.read_completions(self.completions, limit=self.limit)
         scores, criteria = self._scores(read, context)
-        files.write_records(context.folder / "scores.jsonl", scores)
-        files.write_completions(context.folder / "scored.jsonl", read.prompts, read.rows, scores)
+        data.write_records(context.folder / "scores.jsonl", scores)
+        data.write_completions(context.folder / "scored.jsonl", read.prompts, read.rows, scores)
         if criteria:
-            files.write_records(context.folder / "criteria.jsonl", criteria)
+            data.write_records(context.folder / "criteria.jsonl", criteria)
         known = [s.value for s in scores if s.value is not None]
         masses = [s.coverage for s in scores if s.coverage is not None]
         expected = [s.expected for s in scores if s.expected is not None and not self.rank]
@@ -128,11 +128,11 @@ class Score(Step):
             cause=context.cause(scores),
         )
 
-    def _scores(self, read: files.Completions, context: Context) -> tuple[list[records.Score], list[records.Score]]:
+    def _scores(self, read: data.Completions, context: Context) -> tuple[list[types.Score], list[types.Score]]:
         """The score of each completion in file order, and under a rubric those of its criteria."""
         scorer = self._scorer(context)
-        scores: dict[int, records.Score] = {}
-        criteria: list[records.Score] = []
+        scores: dict[int, types.Score] = {}
+        criteria: list[types.Score] = []
         batch = connect.batch_for(self.judge, context, self.batch)
         for positions in _by_prompt([prompt.id for prompt in read.prompts], batch):
             prompts, completions = [read.prompts[i] for i in positions], [read.rows[i] for i in positions]

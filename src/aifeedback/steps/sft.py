@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
-from aifeedback import files
 from aifeedback.config import Cli
+from aifeedback.data import load_preferred, read_completions
 from aifeedback.errors import FileError
-from aifeedback.pipeline.step import Context, Rows
-from aifeedback.records import Completion, Prompt
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Context, Rows
 from aifeedback.steps.trained import Trained, TrainFigures
-from aifeedback.train.settings import SftConfig
+from aifeedback.training.settings import SftConfig
+from aifeedback.types import Completion, Prompt
 
 
 class Sft(Trained):
@@ -29,8 +29,8 @@ class Sft(Trained):
     """Settings of the trainer."""
 
     def run(self, context: Context) -> TrainFigures:
-        from aifeedback.train.rows import SftRow
-        from aifeedback.train.sft import train_sft
+        from aifeedback.training.examples import SftRow
+        from aifeedback.training.sft import train_sft
 
         pairs, rows = demonstrations(self.data, context.seed)
         result = train_sft(
@@ -48,10 +48,10 @@ def demonstrations(path: str, seed: int) -> tuple[Sequence[tuple[Prompt, Complet
     """Prompts with completions; of a file of comparisons, the preferred responses by its labels (``p_first``, else the
     human ones). Raises FileError where there is neither."""
     try:
-        read = files.read_completions(path)
+        read = read_completions(path)
     except FileError as not_completions:
         try:
-            read = files.load_preferred(path, seed)
+            read = load_preferred(path, seed)
         except FileError:
             raise not_completions from None
     return list(zip(read.prompts, read.rows, strict=True)), Rows.of(read.report)

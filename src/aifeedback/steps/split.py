@@ -8,11 +8,11 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
+from aifeedback import data
 from aifeedback.config import Cli
 from aifeedback.errors import FileError
-from aifeedback.pipeline.step import Context, Figures, Forecast, Rows, Step, Verdict, at_most
 from aifeedback.refs import Ref
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, Verdict, at_most
 
 
 class SplitFigures(Figures):
@@ -52,12 +52,12 @@ class Split(Step):
         return Forecast(0, {"train.jsonl": count - test, "test.jsonl": test})
 
     def run(self, context: Context) -> SplitFigures:
-        read = files.load_prompts(self.prompts, columns=self.columns, limit=self.limit)
+        read = data.load_prompts(self.prompts, columns=self.columns, limit=self.limit)
         if len(read.rows) < 2:
             raise FileError("needs at least two different prompts", file=self.prompts)
         test, train = held_out(read.rows, self.test, context.seed)
-        files.write_records(context.folder / "train.jsonl", train)
-        files.write_records(context.folder / "test.jsonl", test)
+        data.write_records(context.folder / "train.jsonl", train)
+        data.write_records(context.folder / "test.jsonl", test)
         wanted = self.test if len(test) < self.test else None
         return SplitFigures(train=len(train), test=len(test), test_wanted=wanted, rows=Rows.of(read.report))
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from aifeedback.config import Cli
-from aifeedback.pipeline.step import Context, Figures, Rows, Step, Verdict
 from aifeedback.refs import ModelRef
+from aifeedback.steps.step import Context, Figures, Rows, Step, Verdict
 
 FEW_STEPS = 10
 """A default batch is as large as a small file: a run that became so short is worth a warning."""

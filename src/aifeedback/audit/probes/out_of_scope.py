@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from aifeedback.audit.contrast import choose, edited, texts
 from aifeedback.audit.finding import Finding, Ground, Level, cluster_codes, prompt_ids, share_of, unmeasured
-from aifeedback.records import Comparison
+from aifeedback.audit.perturbation import choose, edited, texts
+from aifeedback.types import Comparison
 
 TITLE = "Neither response answers"
 CERTAIN = 0.9

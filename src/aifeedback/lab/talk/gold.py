@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from aifeedback.feedback.safety import Assessment
+from aifeedback.judging.safety import Assessment
 from aifeedback.lab.gold import GoldLabeler, sentences
 from aifeedback.lab.talk import words, world
-from aifeedback.records import Completion, Prompt
+from aifeedback.types import Completion, Prompt
 
 WEIGHT = {"tool": 0.4, "object": 0.3, "action": 0.15, "place": 0.15}
 WRONG_PENALTY, BROKEN_PENALTY, REPEAT_PENALTY, IDLE_PENALTY = 1.5, 1.2, 1.0, 0.5

@@ -10,7 +10,7 @@ from aifeedback.lab.samples import Demonstration, all_pairs
 from aifeedback.lab.talk import gold, words, world
 from aifeedback.lab.talk.world import Request, Split
 from aifeedback.lab.world import stream
-from aifeedback.records import Comparison, Completion, Prompt
+from aifeedback.types import Comparison, Completion, Prompt
 
 SOURCE = "lab:talk-candidates"
 MOST_MISSES = 5000

@@ -1,0 +1,29 @@
+"""The page where people rate: items, the store of ratings, the web page, and the results."""
+
+from aifeedback.annotation.app import serve
+from aifeedback.annotation.assignment import Task, read_task
+from aifeedback.annotation.items import Item, items_of_comparisons, items_of_completions
+from aifeedback.annotation.labeler import PeopleLabeler, win_rates
+from aifeedback.annotation.rater_quality import rater_quality
+from aifeedback.annotation.results import export, preferences, summarise
+from aifeedback.annotation.sampling import Drawn, draw, weighted_mean
+from aifeedback.annotation.store import RatingBook
+
+__all__ = [
+    "Drawn",
+    "Item",
+    "PeopleLabeler",
+    "RatingBook",
+    "Task",
+    "draw",
+    "export",
+    "items_of_comparisons",
+    "items_of_completions",
+    "preferences",
+    "rater_quality",
+    "read_task",
+    "serve",
+    "summarise",
+    "weighted_mean",
+    "win_rates",
+]

@@ -1,0 +1,79 @@
+"""The questions of all probes asked together, so that what they share is computed once.
+
+Most probes change the same pairs: sorted by prompt, questions of different probes that begin alike stand side by side,
+and one long list keeps several processes busy to its end. So the probes run twice. The first time they are told that
+nothing is known, and what they ask is only noted; then each noted question is asked once, and the second time they are
+answered. A probe needs to know nothing of this. It may ask anything the second time that it did not ask the first.
+
+Two questions that a probe puts one after the other, such as both versions of a pair, stay together: computed in the
+same batch, they are rounded alike, and texts that a judge cannot tell apart get the very same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+
+from aifeedback.types import Comparison, Labeler, Preference, Problem
+
+CHUNK = 4096
+"""Comparisons per call of the labeler: one long list, and still a bar that moves."""
+
+
+def asked(labeler: Labeler) -> int | None:
+    """Questions that ``labeler`` has put to its model, without those that a journal or a file of recorded verdicts
+    answered; None for a labeler that does not count, because it remembers nothing."""
+    return getattr(labeler, "asked", None)
+
+
+@dataclass
+class Noted:
+    """A ``Labeler`` that notes what it is asked and answers nothing."""
+
+    name: str
+    twos: list[list[Comparison]] = field(default_factory=list)
+    """Two questions, or one that is left."""
+    _seen: set[str] = field(default_factory=set)
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        for start in range(0, len(comparisons), 2):
+            new = {c.id: c for c in comparisons[start : start + 2] if c.id not in self._seen}
+            self._seen.update(new)
+            if new:
+                self.twos.append(list(new.values()))
+        return [Preference(comparison_id=c.id, source=self.name, p_first=None, problem=Problem.MISSING)
+                for c in comparisons]  # fmt: skip
+
+    def questions(self) -> list[Comparison]:
+        """Each once, in the order to ask them: by prompt, single ones last so that no two are parted."""
+        return list(chain(*sorted(self.twos, key=lambda two: (-len(two), two[0].prompt.text))))
+
+
+class Answered:
+    """A ``Labeler`` that asks ``labeler`` the given questions when it is made; others when they come."""
+
+    def __init__(
+        self, labeler: Labeler, questions: Sequence[Comparison], *, progress: Callable[[int], None] = lambda done: None
+    ) -> None:
+        """``progress`` is told now and then how many are answered."""
+        self._labeler = labeler
+        self._known: dict[str, Preference] = {}
+        for start in range(0, len(questions), CHUNK):
+            chunk = questions[start : start + CHUNK]
+            self._known |= zip([c.id for c in chunk], labeler.label(chunk), strict=True)
+            progress(len(self._known))
+
+    @property
+    def name(self) -> str:
+        return self._labeler.name
+
+    @property
+    def asked(self) -> int | None:
+        """As the labeler's own: questions put to the model, without those that a journal answered."""
+        return asked(self._labeler)
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        missing = [c for c in comparisons if c.id not in self._known]
+        said = iter(self._labeler.label(missing) if missing else [])
+        return [self._known[c.id] if c.id in self._known else next(said) for c in comparisons]

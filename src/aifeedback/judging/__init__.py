@@ -1,0 +1,1 @@
+"""A model as judge: pairs, single responses, panels, calibration, principles, revision, safety."""

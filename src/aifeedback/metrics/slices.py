@@ -1,0 +1,109 @@
+"""Where is it worst? One estimate per slice (topic, language, group, length …), each tested against the rest.
+
+With many slices some look bad by luck: p-values are corrected over all slices of all dimensions at once, and a slice
+counts as worse only if its corrected p-value says so. Slices with fewer than ``min_rows`` rows are shown, not tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aifeedback.errors import InputError
+from aifeedback.metrics.intervals import (
+    NOT_KNOWN,
+    Correction,
+    Estimate,
+    Floats,
+    Numbers,
+    adjust,
+    groups,
+    known_rows,
+    probabilities,
+    share_interval,
+    variance_of_mean,
+)
+from aifeedback.metrics.win_rates import size_notes, two_sample_test
+
+
+@dataclass(frozen=True)
+class Slice(Estimate):
+    dimension: str = ""
+    """Which tag: topic, language …"""
+    name: str = ""
+    rest: float = NOT_KNOWN
+    """The same share over all other rows."""
+    p_value: float = NOT_KNOWN
+    """Two-sided, slice against rest; NaN when it was too small to test."""
+    p_adjusted: float = NOT_KNOWN
+    is_worse: bool = False
+    """Below the rest, and the corrected p-value is under 1 − confidence."""
+
+
+def by_slice(
+    values: Numbers,
+    slices: Mapping[str, Sequence[Any]],
+    *,
+    correction: Correction = "holm",
+    min_rows: int = 10,
+    prompts: Any = None,
+    confidence: float = 0.95,
+) -> list[Slice]:
+    """Mean of ``values`` per slice, worst first; values are in [0, 1] and higher is better (right, harmless, p_first).
+
+    ``slices`` maps a dimension to one tag per row; None is 'no tag' and no slice. Rows with an unknown value are
+    dropped and counted per slice. Test: Fisher's exact on yes/no values, Welch's t otherwise or with ``prompts``.
+    Order: slices that are worse after correction, then the other tested ones by value, then those too small to test.
+    """
+    (known,), kept, _ = known_rows(values=probabilities(values, "values"))
+    clusters = groups(prompts, kept)
+    found = []
+    for dimension, tags in slices.items():
+        if len(tags) != len(kept):
+            raise InputError(f"has {len(tags)} tags for {len(kept)} rows", key=dimension, fix="one tag or None per row")
+        everything = np.array([None if tag is None else str(tag) for tag in tags], dtype=object)
+        inside, lost = everything[kept], everything[~kept]
+        for name in sorted({tag for tag in everything if tag is not None}):
+            of_slice = np.asarray(inside == name)
+            part = _slice(known, of_slice, clusters, min_rows=min_rows, confidence=confidence)
+            found.append(replace(part, dimension=dimension, name=name, dropped=int((lost == name).sum())))
+    adjusted = adjust([part.p_value for part in found], correction)
+    judged = [
+        replace(part, p_adjusted=float(p), is_worse=bool(part.value < part.rest and p < 1 - confidence))
+        for part, p in zip(found, adjusted, strict=True)
+    ]
+    return sorted(judged, key=_worst_first)
+
+
+def _worst_first(part: Slice) -> tuple[int, float]:
+    rank = 0 if part.is_worse else 1 if np.isfinite(part.p_value) else 2
+    return rank, part.value if part.is_known else np.inf
+
+
+def _slice(
+    values: Floats, inside: NDArray[np.bool_], clusters: NDArray[np.intp] | None, *, min_rows: int, confidence: float
+) -> Slice:
+    part, rest = values[inside], values[~inside]
+    part_clusters, rest_clusters = _within(clusters, inside), _within(clusters, ~inside)
+    interval = share_interval(part, part_clusters, confidence=confidence)
+    testable = len(part) >= min_rows and len(rest) >= min_rows
+    notes = size_notes(len(part), 0) if testable else (f"{len(part)} rows against {len(rest)}: too few to test",)
+    return Slice(
+        value=float(part.mean()) if len(part) else NOT_KNOWN,
+        low=interval.low,
+        high=interval.high,
+        n=len(part),
+        method="mean of the slice, Wilson interval",
+        notes=notes,
+        standard_error=float(np.sqrt(variance_of_mean(part, part_clusters).variance)),
+        rest=float(rest.mean()) if len(rest) else NOT_KNOWN,
+        p_value=two_sample_test(part, rest, part_clusters, rest_clusters) if testable else NOT_KNOWN,
+    )
+
+
+def _within(clusters: NDArray[np.intp] | None, inside: NDArray[np.bool_]) -> NDArray[np.intp] | None:
+    return None if clusters is None else np.unique(clusters[inside], return_inverse=True)[1]

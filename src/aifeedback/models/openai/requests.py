@@ -1,0 +1,225 @@
+"""One question to a server: a reading of labels, a round of votes, or a sampled reply, with its cost settled."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from aifeedback.models.journal import prompt_hash
+from aifeedback.models.journaled import Answered
+from aifeedback.models.label_logprobs import LabelSet, label_logprobs, to_follow
+from aifeedback.models.openai import wire
+from aifeedback.models.openai.budget import Purse, Spending
+from aifeedback.models.openai.client import Answer, Caller, CallFailed
+from aifeedback.models.openai.settings import ServerSettings
+from aifeedback.models.verdicts import parse_label
+from aifeedback.types import Problem, PromptLike, Reading, Reply, Sampling
+
+T = TypeVar("T")
+NO_VOTES = -1e9
+"""log of a share of 0 votes: its exponential is exactly 0, and unlike −inf it stays itself in JSON."""
+NO_VOTE = frozenset({Problem.EMPTY, Problem.REFUSED, Problem.TRUNCATED, Problem.UNREADABLE})
+"""Problems of one written verdict; another one may well be readable."""
+PATHS: Mapping[wire.Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
+
+
+class Job(NamedTuple):
+    """A prompt and its place in the caller's list."""
+
+    index: int
+    prompt: PromptLike
+    characters: int
+
+
+class Asker:
+    """Asks one model of one server; everything that is random is drawn from the question itself."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: ServerSettings,
+        continuing: wire.Continuing,
+        caller: Caller,
+        spending: Spending,
+        *,
+        has_own_defaults: bool = False,
+    ) -> None:
+        """``has_own_defaults``: the server samples by settings of its own where a request names none."""
+        self.name, self.settings, self.has_own_defaults = name, settings, has_own_defaults
+        self.continuing: wire.Continuing = continuing
+        self.caller, self.spending = caller, spending
+
+    async def read(self, job: Job, label_set: LabelSet) -> Answered:
+        """log P(label) from the top log-probabilities, with a further call where a label may take several tokens."""
+        api = wire.path(job.prompt, self.settings.api)
+        tally = self._tally(job)
+        tables: dict[str, dict[str, float]] = {}
+        pending = [""]
+        try:
+            while pending:
+                started = pending.pop(0)
+                fields = wire.prompt_fields(job.prompt, api, self.continuing, started)
+                answer = await self._call(
+                    {**fields, **wire.readout_fields(api, self.settings.top, has_own_defaults=self.has_own_defaults)},
+                    api,
+                    lambda found: wire.top_table(wire.choice(found), api),
+                    job,
+                    tally,
+                )
+                tables[started] = answer.value
+                if wire.can_continue(api, self.continuing):
+                    pending += to_follow(answer.value, label_set, started)
+        except CallFailed as failed:
+            return self._unread(job, len(label_set.labels), failed, tally)
+        logprobs = label_logprobs(tables, label_set)
+        seen = [value for value in logprobs if value is not None]
+        reading = Reading(
+            logprobs=tuple(logprobs),
+            coverage=min(1.0, math.fsum(math.exp(value) for value in seen)) if seen else None,
+            prompt_tokens=tally.purse.prompt_tokens,
+            cost_usd=tally.purse.cost_usd,
+            problem=None if len(seen) == len(logprobs) else Problem.LABEL_HIDDEN,
+        )
+        return Answered(job.index, reading, tally.seconds, {**tally.raw(), "top": tables[""]})
+
+    async def vote(self, job: Job, labels: Sequence[str]) -> Answered:
+        """log of each label's share of n sampled verdicts; ``NO_VOTES`` for a label that no readable one named.
+
+        Verdicts that could not be read count in the number of votes, so coverage tells how many could.
+        """
+        is_vote = self.settings.readout == "votes"
+        sampling = Sampling(
+            temperature=self.settings.votes_temperature if is_vote else 0.0, max_new_tokens=self.settings.answer_tokens
+        )
+        tally = self._tally(job)
+        votes: Counter[str] = Counter()
+        problems: Counter[Problem] = Counter()
+        said: list[str] = []
+        rounds = self.settings.votes if is_vote else 1
+        for number in range(rounds):
+            try:
+                answer = await self._sample(job, sampling.model_copy(update={"seed": number}), tally)
+            except CallFailed as failed:
+                if failed.problem not in NO_VOTE:
+                    return self._unread(job, len(labels), failed, tally)
+                problems[failed.problem] += 1
+                continue
+            said.append(answer.value.text)
+            parsed = parse_label(answer.value.text, labels, finish_reason=answer.value.finish_reason)
+            if parsed.value is not None:
+                votes[parsed.value] += 1
+            else:
+                problems[parsed.problem or Problem.UNREADABLE] += 1
+        raw = {**tally.raw(), "said": said}
+        if problems and (cut := problems[Problem.TRUNCATED]):
+            raw.setdefault("causes", []).append(f"{cut} of {rounds} verdicts hit the token limit; raise answer_tokens")
+        if not votes:
+            return Answered(job.index, _unknown(len(labels), problems.most_common(1)[0][0], tally), tally.seconds, raw)
+        reading = Reading(
+            logprobs=tuple(math.log(votes[label] / rounds) if votes[label] else NO_VOTES for label in labels),
+            coverage=votes.total() / rounds,
+            prompt_tokens=tally.purse.prompt_tokens,
+            cost_usd=tally.purse.cost_usd,
+        )
+        return Answered(job.index, reading, tally.seconds, raw)
+
+    async def reply(self, job: Job, sampling: Sampling) -> Answered:
+        """One sampled answer, drawn with a seed made of ``sampling.seed`` and the prompt."""
+        tally = self._tally(job)
+        text, problem = wire.Text("", "error"), None
+        try:
+            text = (await self._sample(job, sampling, tally)).value
+        except CallFailed as failed:
+            problem = failed.problem
+        reply = Reply(
+            text=text.text,
+            finish_reason=text.finish_reason,
+            prompt_tokens=tally.purse.prompt_tokens,
+            completion_tokens=tally.purse.completion_tokens,
+            cost_usd=tally.purse.cost_usd,
+            problem=problem,
+        )
+        return Answered(job.index, reply, tally.seconds, tally.raw(), stays_open=self._is_doubtful(problem))
+
+    def _unread(self, job: Job, labels: int, failed: CallFailed, tally: _Tally) -> Answered:
+        unknown = _unknown(labels, failed.problem, tally)
+        return Answered(job.index, unknown, tally.seconds, tally.raw(), stays_open=self._is_doubtful(failed.problem))
+
+    def _is_doubtful(self, problem: Problem | None) -> bool:
+        """Whether a refusal for length may be about the settings: no prompt was accepted yet."""
+        return problem is Problem.TOO_LONG and self.caller.answered == 0
+
+    def _tally(self, job: Job) -> _Tally:
+        return _Tally(Purse(self.spending, job.characters))
+
+    async def _sample(self, job: Job, sampling: Sampling, tally: _Tally) -> Answer[wire.Text]:
+        api = wire.path(job.prompt, self.settings.api)
+        drawn = hashlib.sha256(prompt_hash(job.prompt) + str(sampling.seed).encode()).digest()
+        seed = int.from_bytes(drawn[:4], "big") >> 1
+        fields = wire.prompt_fields(job.prompt, api, self.continuing)
+        return await self._call(
+            {**fields, **wire.sampling_fields(sampling, seed, has_own_defaults=self.has_own_defaults)},
+            api,
+            lambda found: wire.text(wire.choice(found), api),
+            job,
+            tally,
+        )
+
+    async def _call(
+        self, fields: dict[str, Any], api: wire.Api, read: Callable[[dict[str, Any]], T], job: Job, tally: _Tally
+    ) -> Answer[T]:
+        max_tokens = fields["max_tokens"]
+        body = {"model": self.name, **fields, **self.settings.extra_body}
+        if self.settings.max_tokens_name != "max_tokens":
+            body.setdefault(self.settings.max_tokens_name, body.pop("max_tokens"))
+        body = {name: value for name, value in body.items() if value is not None}
+        try:
+            answer = await self.caller.post(
+                PATHS[api],
+                body,
+                read,
+                purse=tally.purse,
+                max_tokens=max_tokens,
+                key=f"{prompt_hash(job.prompt).hex()}/{fields.get('seed', '')}",
+            )
+        except CallFailed as failed:
+            tally.count(failed)
+            raise
+        tally.count(answer)
+        for ours, theirs in (("model", "model"), ("fingerprint", "system_fingerprint")):
+            if isinstance(answer.body.get(theirs), str):
+                tally.server[ours] = answer.body[theirs][:200]
+        return answer
+
+
+class _Tally:
+    """What one question has used so far, over all its calls and their attempts."""
+
+    def __init__(self, purse: Purse) -> None:
+        self.purse = purse
+        self.attempts = 0
+        self.seconds = 0.0
+        self.causes: list[str] = []
+        self.server: dict[str, str] = {}
+
+    def count(self, outcome: Answer[Any] | CallFailed) -> None:
+        self.attempts += outcome.attempts
+        self.seconds += outcome.seconds
+        self.causes += outcome.causes
+
+    def raw(self) -> dict[str, Any]:
+        """For the journal."""
+        found: dict[str, Any] = dict(self.server)
+        if self.causes:
+            found |= {"attempts": self.attempts, "causes": self.causes}
+        return found
+
+
+def _unknown(labels: int, problem: Problem, tally: _Tally) -> Reading:
+    purse = tally.purse
+    return Reading(
+        logprobs=(None,) * labels, prompt_tokens=purse.prompt_tokens, cost_usd=purse.cost_usd, problem=problem
+    )

@@ -1,0 +1,169 @@
+"""The settings of a server: its address, key, limits, and how label probabilities are read from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field
+
+from aifeedback.config import Config
+from aifeedback.errors import ModelError
+from aifeedback.models.openai.client import Limits
+from aifeedback.models.openai.wire import TOP, Continuing
+
+Readout = Literal["logprobs", "votes", "parsed"]
+OPENAI_URL = "https://api.openai.com/v1"
+URL_VARIABLE = "OPENAI_BASE_URL"
+_CONTINUING: dict[str, Continuing] = {"vllm": "flags", "sglang": "flags", "llamacpp": "native"}
+_VENDORS = (
+    "gpt|claude|gemini|gemma|llama|qwen|mistral|deepseek|command|phi|falcon|olmo|granite|yi|glm|grok|nemotron|kimi"
+)
+_LINEAGE = {
+    "vicuna": "llama", "alpaca": "llama", "tulu": "llama", "mixtral": "mistral", "ministral": "mistral",
+    "magistral": "mistral", "qwq": "qwen", "chatglm": "glm", "c4ai": "command", "chatgpt": "gpt",
+    "codellama": "llama", "codegemma": "gemma", "codeqwen": "qwen", "codestral": "mistral", "o1": "gpt", "o3": "gpt", "o4": "gpt",
+}  # fmt: skip
+
+
+class ServerSettings(Config):
+    """How a server is talked to."""
+
+    base_url: str = Field(default_factory=lambda: os.environ.get(URL_VARIABLE) or OPENAI_URL)
+    """As OPENAI_BASE_URL says when not given."""
+    api: Literal["auto", "chat", "completions"] = "auto"
+    """auto: messages to the chat endpoint, plain text to the completions endpoint."""
+    readout: Readout = "logprobs"
+    """votes and parsed are for servers that give no log-probabilities."""
+    top: int = Field(default=TOP, ge=1)
+    """How many log-probabilities to ask for; OpenAI's completions endpoint gives 5."""
+    either_space: bool = True
+    """A label counts with a space before it too, since the tokenizer is not seen."""
+    votes: int = Field(default=8, ge=1)
+    votes_temperature: float = Field(default=1.0, gt=0.0)
+    answer_tokens: int = Field(default=256, ge=1)
+    """Length limit of a vote or a written verdict."""
+    continuing: Literal["auto", "flags", "native", "fold"] = "auto"
+    """How the chat endpoint continues a started answer (models.openai.wire); auto goes by what the server says it is."""
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    """Further fields of every request; null leaves a field out (``{seed: null}``)."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Further headers of every request. ``$NAME`` as a value is read from the environment variable NAME."""
+    api_version: str | None = None
+    """Azure: sent as ``api-version`` with every request, and the key as ``api-key``."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; the key itself is in no setting, log or record."""
+    revision: str | None = None
+    """Says which weights the server runs, where you know better than it does."""
+    family: str | None = None
+    """Of the model, for the audit's independence check; guessed from its name when not given."""
+    context_window: int | None = Field(default=None, ge=1)
+    probe: bool = True
+    """Ask the server what it runs (GET /models) before the first question; False: nothing is sent before."""
+    warm: bool = True
+    """Send the first prompt of each shared beginning ahead of the others, for the server's prefix cache."""
+    prices: str | None = None
+    """A price table (YAML); the shipped one when not given."""
+    cap_usd: float | None = Field(default=None, gt=0.0)
+    """Spend cap over this run and what ``spent_usd`` says of earlier ones."""
+    spent_usd: float = Field(default=0.0, ge=0.0)
+    limits: Limits = Limits()
+
+
+def checked_url(base_url: str) -> str:
+    """The URL without a slash at its end; raises ModelError for anything but http(s)://host…, and for a key in it."""
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ModelError(f"{base_url!r} is not the address of a server", key="base_url", fix="http://HOST:PORT/v1")
+    if parts.username or parts.password or parts.query:
+        raise ModelError(
+            "the address of a server must not hold a name, a password or a query",
+            key="base_url",
+            fix="put the key into an environment variable and name it in api_key_env",
+        )
+    return base_url.rstrip("/")
+
+
+def key_of(settings: ServerSettings) -> str | None:
+    """The API key from the environment; None for a server of your own that needs none."""
+    key = os.environ.get(settings.api_key_env) or None
+    if key is None and settings.base_url == OPENAI_URL:
+        raise ModelError(
+            f"the environment variable {settings.api_key_env} is not set",
+            key="api_key_env",
+            fix=f"export {settings.api_key_env}=…, or name a server of your own: base_url, or the variable {URL_VARIABLE}",
+        )
+    return key
+
+
+def headers_of(settings: ServerSettings, key: str | None) -> dict[str, str]:
+    """The headers of every request, with the key in the form that the server takes. Raises ModelError for a header
+    that names an environment variable that is not set."""
+    headers = {}
+    if key is not None:
+        headers = {"api-key": key} if settings.api_version else {"Authorization": f"Bearer {key}"}
+    for name, value in settings.headers.items():
+        if value.startswith("$"):
+            found = os.environ.get(value[1:])
+            if found is None:
+                what = f"the environment variable {value[1:]} is not set"
+                raise ModelError(what, key=f"headers.{name}", fix=f"export {value[1:]}=…")
+            value = found
+        headers[name] = value
+    return headers
+
+
+def listed(body: bytes) -> list[dict[str, Any]] | None:
+    """The models that ``GET /models`` lists; None: not readable."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(entries, list):
+        return []
+    return [entry for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+def described(models: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """What a server says about a model, as far as it does not change with every restart; empty where it is not listed.
+
+    The only model of a server is the one that answers, whatever name it is given: ``id`` says how it is listed.
+    """
+    found = next((entry for entry in models if entry["id"] == name), None)
+    by_other_name = found is None and len(models) == 1
+    if by_other_name:
+        found = models[0]
+    if found is None:
+        return {}
+    meta = found.get("meta") if isinstance(found.get("meta"), dict) else {}
+    window = found.get("max_model_len") or found.get("context_length") or (meta or {}).get("n_ctx_train")
+    return {
+        "owned_by": str(found.get("owned_by", "")),
+        "root": str(found.get("root") or ""),
+        "context_window": window if isinstance(window, int) and window > 0 else None,
+        **({"id": found["id"]} if by_other_name else {}),
+    }
+
+
+def continuing_of(reported: dict[str, Any]) -> Continuing:
+    """How a server continues a started answer, by who it says it is; unknown ones are taken not to."""
+    return _CONTINUING.get(str(reported.get("owned_by", "")).lower(), "fold")
+
+
+def family_of(name: str) -> str:
+    """A model's lineage as far as its name tells ("meta-llama/Llama-3.1-8B" → "llama"), else the name itself."""
+    words = re.findall(r"[a-z]+\d?", name.lower().rpartition("/")[2])
+    for word in words:
+        stem = re.sub(r"\d$", "", word)
+        if word in _LINEAGE or stem in _LINEAGE:
+            return _LINEAGE.get(word) or _LINEAGE[stem]
+        vendor = re.match(_VENDORS, word)
+        if vendor:
+            return vendor[0]
+    return name.lower()

@@ -1,0 +1,1 @@
+"""Judge prompts, constitutions and rubrics: YAML files, their loader, their renderer and their lint."""

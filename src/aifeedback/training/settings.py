@@ -1,0 +1,182 @@
+"""Settings of every trainer, free of torch: a recipe is checked and a command's help printed without loading it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from aifeedback.config import Cli, Config
+from aifeedback.refs import AdvantageRef
+
+
+class OptimConfig(Config):
+    """How weights move."""
+
+    optimizer: Literal["adafactor", "adamw"] = "adafactor"
+    """Adafactor is the published choice and keeps almost no state; AdamW often needs fewer steps from scratch."""
+    learning_rate: Annotated[float, Cli(("--lr", "--learning-rate"))] = Field(default=1e-5, gt=0.0)
+    """Peak of the schedule. 1e-5 is the published value for large models; tiny ones want 1e-4..3e-3."""
+    schedule: Literal["constant", "linear", "cosine", "trapezoid"] = "constant"
+    """How the rate falls after warm-up; all but constant reach zero after the last step."""
+    decay_share: float = Field(default=0.4, gt=0.0, le=1.0)
+    """trapezoid: the last share of all steps, over which the rate falls linearly; constant before."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the rate rises linearly from zero."""
+    weight_decay: float = Field(default=0.0, ge=0.0)
+    """Decoupled decay per unit of learning rate, on matrices only."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0.0)
+    """Gradients longer than this are scaled down to it; None is off."""
+
+
+class LoraSettings(Config):
+    """Which adapters are trained instead of the weights."""
+
+    rank: int = Field(default=16, ge=1)
+    """Width of the low-rank product."""
+    alpha: float = Field(default=32.0, gt=0.0)
+    """The product is scaled by alpha/rank."""
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout before the adapter."""
+    targets: tuple[str, ...] | None = None
+    """Names of the linear layers to adapt; None takes all of them but the output head."""
+
+
+class LoopConfig(OptimConfig):
+    """What every kind of training has in common."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimizer steps; None takes as many as ``epochs`` need."""
+    epochs: float = Field(default=1.0, gt=0.0)
+    """Passes over the data where ``steps`` is not given."""
+    forward_tokens: int = Field(default=16_384, ge=1)
+    """Most tokens in one forward pass of one process; a larger batch is accumulated over several."""
+    seed: int = 0
+    """Seeds data order, new weights, dropout and sampling."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on a GPU that has it, fp32 elsewhere. Weights and optimizer stay fp32."""
+    lora: LoraSettings | None = None
+    """Trains low-rank adapters instead of all weights; the saved folder has them merged."""
+    shard: bool = False
+    """Shards weights over processes (FSDP2) instead of copying them (DDP)."""
+    checkpoint_every: int = Field(default=100, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=1, ge=1)
+    """How many of the newest checkpoints stay on disk during the run."""
+    evaluate_every: int | None = Field(default=None, ge=1)
+    """Steps between evaluations on held-out rows; None evaluates once, at the end."""
+    trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Where figures go besides metrics.jsonl."""
+
+
+class RowConfig(LoopConfig):
+    """Settings of training on rows of a file."""
+
+    batch: int = Field(default=32, ge=1)
+    """Rows per optimizer step, over all processes together."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Rows with a longer prompt are left out and counted; None: as the context window allows."""
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    """Rows with a longer completion (its end token included) are left out and counted; None: as the window allows."""
+    balance_by: str | None = None
+    """A tag of the prompt: every value of it is drawn equally often."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stops after this many evaluations without better held-out loss or accuracy; None never."""
+
+
+class SftConfig(RowConfig):
+    """Settings of ``train_sft``: the published ones are one epoch, batch 128, Adafactor at 1e-5."""
+
+
+class RewardModelConfig(RowConfig):
+    """Settings of ``fit_reward_model``; published: Adafactor at 1e-5, batch 128 or 32, 2–3 epochs until a plateau."""
+
+    epochs: float = 2.0
+    """Passes over the data where ``steps`` is not given."""
+
+
+class DpoConfig(RowConfig):
+    """Settings of ``train_dpo``."""
+
+    beta: float = Field(default=0.1, gt=0.0)
+    """How strongly the policy is held to the reference; larger holds more."""
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """sigmoid is DPO; ipo regresses the log-ratio on ±1/(2β), which hard labels cannot push to infinity."""
+
+
+BaselineName = Literal["none", "running_mean", "value", "leave_one_out"]
+"""The shipped ones (``advantages.py``)."""
+
+
+class RLConfig(LoopConfig):
+    """Settings of ``train_rl``. Defaults are the published ones."""
+
+    epochs: float = Field(default=8.0, gt=0.0)
+    """Passes over the prompts where ``steps`` is not given."""
+    prompts_per_step: int = Field(default=128, ge=1)
+    """Prompts per optimizer step, over all processes together."""
+    samples_per_prompt: int = Field(default=1, ge=1)
+    """Completions of each prompt in a step."""
+    max_prompt_tokens: int | None = Field(default=None, ge=1)
+    """Longer prompts are left out and counted; None: as the context window allows."""
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Completions are cut here; see ``missing_eos_penalty``."""
+    temperature: float = Field(default=0.9, gt=0.0)
+    """Of sampling, and of every log-probability in gradient and KL."""
+    beta: float = Field(default=0.05, ge=0.0, lt=1.0)
+    """Weight of the KL to the reference, in the form that ``kl_form`` names."""
+    kl_form: Literal["paper", "usual"] = "paper"
+    """paper: (1−β)·r − β·KL. usual: r − β·KL."""
+    baseline: AdvantageRef | None = None
+    """How rewards become advantages; by default leave_one_out with several samples per prompt, value with one."""
+    missing_eos_penalty: float = Field(default=0.0, ge=0.0)
+    """Subtracted from the (z-scored) reward of a completion that was cut before it ended by itself."""
+    zscore_samples: int | None = Field(default=None, ge=2)
+    """Reward is replaced by (r − mean)/sd with mean and sd of this many reference samples, fixed before step 1."""
+    normalise_advantage: bool = False
+    """Divides advantages by their standard deviation within the step. Biases the gradient (arXiv 2503.20783); off."""
+    value_weight: float = Field(default=0.5, ge=0.0)
+    """Weight of the value loss beside the policy loss; the value network shares no weights with the policy."""
+    value_learning_rate: float | None = Field(default=None, gt=0.0)
+    """Peak learning rate of the value network; None: that of the policy."""
+    value_warmup_steps: int = Field(default=0, ge=0)
+    """Steps at the start in which only the value network learns."""
+
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Further options of TRL's ``RLOOConfig`` by name, for the engine trl: ``use_vllm``, ``gradient_checkpointing`` …"""
+
+    @model_validator(mode="after")
+    def _baseline_fits(self) -> RLConfig:
+        if self.baseline and (problem := self.baseline.problem()):
+            raise ValueError(f"baseline: {problem}")
+        if self.baseline == "leave_one_out" and self.samples_per_prompt < 2:
+            raise ValueError("leave_one_out needs samples_per_prompt of at least 2: one sample has no others")
+        return self
+
+    @model_validator(mode="after")
+    def _value_settings_are_used(self) -> RLConfig:
+        given = [name for name in ("value_learning_rate", "value_warmup_steps") if getattr(self, name)]
+        if given and self.chosen_baseline != "value":
+            raise ValueError(f"{', '.join(given)}: only the baseline 'value' has a value network")
+        return self
+
+    @property
+    def chosen_baseline(self) -> AdvantageRef:
+        return self.baseline or AdvantageRef("leave_one_out" if self.samples_per_prompt > 1 else "value")
+
+
+class GuardConfig(Config):
+    """When the guard ends a run, and how many candidates it keeps."""
+
+    patience: int = Field(default=2, ge=1)
+    """Evaluations in a row that must look over-optimised."""
+    drop: float = Field(default=1.0, ge=0.0)
+    """The measure counts as fallen when it lies this many standard errors (of the difference) below its best."""
+    max_kl: float | None = Field(default=None, gt=0.0)
+    """Ends the run when the mean KL to the reference, in nats per sequence, exceeds this."""
+    max_repetition: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Ends the run when this share of word trigrams repeats an earlier one of the same text."""
+    candidates: int = Field(default=4, ge=0)
+    """Checkpoints with the highest held-out reward that are kept for ``choose``."""
+    seed: int = 0
+    """Seeds the samples, which are drawn with the same numbers at every evaluation."""

@@ -1,0 +1,211 @@
+"""Rater quality: a coin flipper, a speeder, a straight-liner and a drifter are marked, sound raters are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from aifeedback.annotation.items import SCALES, Expected, Item, single_items
+from aifeedback.annotation.rater_quality import rater_quality
+from aifeedback.types import Completion, Prompt, Rating
+
+from .pages import desk, fields, pairs, ranked
+from .test_app import entered
+
+AT = "2026-01-01T00:00:00+00:00"
+Verdict = Callable[[int, Random], float]
+"""Share of right decisions on the i-th item."""
+
+
+def simulated(raters: dict[str, Verdict], items: list[Item], seed: int, seconds: float = 20.0) -> list[Rating]:
+    random, ratings = Random(seed), []
+    for i, item in enumerate(items):
+        right = random.randrange(2)
+        for rater, skill in raters.items():
+            side = right if random.random() < skill(i, random) else 1 - right
+            order = item.order_for(rater, seed)
+            ratings.append(
+                Rating(
+                    item_id=item.id,
+                    rater=rater,
+                    choice=("first", "second")[side],
+                    order_shown=order,
+                    at=AT,
+                    seconds=seconds,
+                    prompt_id=item.prompt.id,
+                    answers=item.texts,
+                )
+            )
+    return ratings
+
+
+def steady(share: float) -> Verdict:
+    return lambda i, random: share
+
+
+SOUND = {"ben": steady(0.85), "cleo": steady(0.85)}
+
+
+def test_a_coin_flipper_is_marked_and_the_others_are_not() -> None:
+    items = pairs(80)
+    verdicts = [
+        {
+            r: one["verdict"]
+            for r, one in rater_quality(items, simulated({"anna": steady(0.5), **SOUND}, items, s)).items()
+        }
+        for s in range(40)
+    ]
+    assert sum(v["anna"] == "✗" for v in verdicts) >= 36
+    assert not any(v[r] == "✗" for v in verdicts for r in SOUND)
+
+
+def test_sound_raters_are_rarely_alarmed() -> None:
+    items = pairs(80)
+    alarms = total = 0
+    for seed in range(60):
+        found = rater_quality(items, simulated({"anna": steady(0.8), **SOUND}, items, seed))
+        alarms += sum(one["verdict"] != "✓" for one in found.values())
+        total += len(found)
+        assert all(one["verdict"] != "✗" for one in found.values())
+    assert alarms / total <= 0.08
+
+
+def test_measurements_come_with_intervals() -> None:
+    items = pairs(60)
+    one = rater_quality(items, simulated({"anna": steady(0.9), **SOUND}, items, 0))["anna"]
+    assert one["agreement"]["low"] < one["agreement"]["value"] < one["agreement"]["high"]
+    assert one["agreement"]["n"] == 60
+    assert 0.4 < one["chance"] < 0.6
+    assert one["median_seconds"] == 20.0
+
+
+def test_who_always_takes_the_same_position_is_marked() -> None:
+    items = pairs(40)
+    ratings = [
+        r.model_copy(update={"choice": ("first", "second")[r.order_shown[0]]}) if r.rater == "anna" else r
+        for r in simulated({"anna": steady(0.8), **SOUND}, items, 0)
+    ]
+    one = rater_quality(items, ratings)["anna"]
+    assert one["verdict"] == "✗"
+    assert "same position in 100%" in " ".join(one["reasons"])
+
+
+def test_who_is_faster_than_reading_is_marked() -> None:
+    items = pairs(40, text="Q")
+    long = [
+        item._replace(
+            answers=tuple(Completion.of(item.prompt, a.text + " word" * 200, source="m") for a in item.answers)
+        )
+        for item in items
+    ]
+    ratings = [
+        r.model_copy(update={"seconds": 0.4}) if r.rater == "anna" else r.model_copy(update={"seconds": 90.0})
+        for r in simulated({"anna": steady(0.85), **SOUND}, long, 0)
+    ]
+    found = rater_quality(long, ratings)
+    assert "too fast" in " ".join(found["anna"]["reasons"])
+    assert found["ben"]["too_fast"] == 0
+
+
+def test_agreement_that_falls_is_marked() -> None:
+    items = pairs(160)
+    tired: Verdict = lambda i, random: 0.95 if i < 80 else 0.55  # noqa: E731
+    marked = 0
+    for seed in range(10):
+        raters = {"anna": tired, "ben": steady(0.95), "cleo": steady(0.95)}
+        one = rater_quality(items, simulated(raters, items, seed))["anna"]
+        marked += any("first half" in reason for reason in one["reasons"])
+    assert marked >= 9
+
+
+def test_gold_items_tell_a_guesser_even_alone() -> None:
+    items = [item._replace(purpose="gold", expected=Expected(1.0)) for item in pairs(40)]
+    random = Random(1)
+    ratings = [
+        Rating(item_id=i.id, rater="anna", choice=random.choice(("first", "second")), order_shown=(0, 1), at=AT,
+               purpose="gold", prompt_id=i.prompt.id, answers=i.texts)  # type: ignore[arg-type]
+        for i in items
+    ]  # fmt: skip
+    assert rater_quality(items, ratings)["anna"]["verdict"] == "✗"
+    right = [r.model_copy(update={"choice": "first"}) for r in ratings]
+    assert rater_quality(items, right)["anna"]["gold"]["value"] == 1.0
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_few_ratings_raise_no_alarm(count: int) -> None:
+    items = pairs(count)
+    found = rater_quality(items, simulated({"anna": steady(0.0), **SOUND}, items, 0))
+    assert all(one["verdict"] == "✓" for one in found.values())
+
+
+def test_rankings_and_scores_are_compared_too() -> None:
+    items = ranked(30)
+    ratings = [
+        Rating(item_id=i.id, rater=r, ranking=(1, 2, 3), order_shown=(0, 1, 2), at=AT, prompt_id=i.prompt.id,
+               answers=i.texts)
+        for i in items for r in ("anna", "ben")
+    ]  # fmt: skip
+    assert rater_quality(items, ratings)["anna"]["agreement"]["value"] == 1.0
+    prompts = [Prompt.of(f"Q{i}") for i in range(30)]
+    scored = single_items(prompts, [Completion.of(p, "t", source="m") for p in prompts], SCALES["score"])
+    values = [
+        Rating(item_id=i.id, rater=r, value=5.0 if r == "anna" else float(1 + n % 10), order_shown=(0,), at=AT,
+               asks="score", prompt_id=i.prompt.id, answers=i.texts)
+        for n, i in enumerate(scored) for r in ("anna", "ben", "cleo")
+    ]  # fmt: skip
+    found = rater_quality(scored, values)
+    assert "same value" in " ".join(found["anna"]["reasons"])
+    assert found["ben"]["verdict"] == "✓"
+
+
+# ── on the page ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_calibration_comes_first_with_feedback_and_counts_for_nothing(tmp_path: Path) -> None:
+    item = pairs(1, text="Calibrate")[0]._replace(purpose="calibration", expected=Expected(1.0, "It is <shorter>."))
+    where = desk(tmp_path, pairs(3), calibration=[item])
+    client = entered(where)
+    page = client.get("/").text
+    assert fields(page)["item"] == item.id
+    place = item.order_for("anna", 0).index(1)  # the other one
+    answer = client.post("/rate", data={**fields(page), "choice": str(place)}).text
+    assert "You decided otherwise." in answer
+    assert f"{'AB'[1 - place]} is better. It is &lt;shorter&gt;." in answer
+    assert where.book.ratings()[0].purpose == "calibration"
+    assert f"item?id={item.id}" not in client.get("/mine").text  # its answer is known now
+
+
+def test_gold_items_are_mixed_in_without_a_word(tmp_path: Path) -> None:
+    gold = [i._replace(purpose="gold", expected=Expected(1.0)) for i in pairs(4, text="Gold")]
+    where = desk(tmp_path, pairs(6), gold=gold)
+    client, pages = entered(where), []
+    for _ in range(10):
+        page = client.get("/").text
+        pages.append(page)
+        client.post("/rate", data={**fields(page), "choice": "0"})
+    assert sum("Gold" in page for page in pages) == 4
+    assert not any("agreed" in page.lower() for page in pages)
+    assert sum(r.purpose == "gold" for r in where.book.ratings()) == 4
+
+
+def test_repeats_come_later_in_the_turn_and_are_measured(tmp_path: Path) -> None:
+    items = pairs(40)
+    where = desk(tmp_path, items, repeat_share=0.25)
+    queue = where.given["anna"]
+    again = [i for i in queue if i.purpose == "repeat"]
+    assert 4 <= len(again) <= 18
+    client = entered(where)
+    for _ in queue:
+        page = client.get("/").text
+        item = where.item("anna", fields(page)["item"])
+        assert item is not None
+        red = next(n for n, a in enumerate(item.answers) if "red" in a.text)
+        client.post("/rate", data={**fields(page), "choice": str(item.order_for("anna", 0).index(red))})
+    assert "everything is rated" in client.get("/").text
+    one = rater_quality(items, where.book.ratings())["anna"]
+    assert one["repeats"]["value"] == 1.0
+    assert one["repeats"]["n"] == len(again)
+    assert one["n"] == 40

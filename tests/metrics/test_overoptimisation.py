@@ -1,0 +1,76 @@
+"""Over-optimisation: planted turning points are found, noise is not one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from aifeedback.errors import InputError
+from aifeedback.metrics import best_of_n_kl, over_optimisation
+
+KL = np.linspace(0, 60, 13)
+D = np.sqrt(KL)
+
+
+def gold(form: str, alpha: float, beta: float) -> np.ndarray:
+    bend = D if form == "best-of-n" else np.log(np.maximum(D, 1e-12))
+    return 0.3 + D * (alpha - beta * bend)
+
+
+@pytest.mark.parametrize(
+    ("form", "alpha", "beta", "turn"), [("rl", 1.0, 0.5, np.exp(1.0)), ("best-of-n", 1.0, 0.12, 1 / 0.24)]
+)
+def test_the_planted_curve_is_recovered(form: str, alpha: float, beta: float, turn: float) -> None:
+    """d(α − β·ln d) turns at e^{α/β − 1}, d(α − β·d) at α/2β."""
+    found = over_optimisation(KL, D, gold(form, alpha, beta), gold_error=np.full(13, 0.01), form=form)
+    assert (found.alpha, found.beta) == pytest.approx((alpha, beta), abs=1e-9)
+    assert found.fitted_peak_distance == pytest.approx(turn)
+    assert abs(found.peak_distance - turn) < 0.7
+    assert found.is_over_optimised
+    assert found.proxy_gain_after_peak > 0
+
+
+def test_a_rising_gold_score_is_no_over_optimisation() -> None:
+    found = over_optimisation(KL, D, D * 0.8, gold_error=np.full(13, 0.05))
+    assert (found.value, found.is_over_optimised) == (0.0, False)
+    assert any("still at its best" in note for note in found.notes)
+
+
+def test_noise_alone_is_rarely_called_a_turn() -> None:
+    generator = np.random.default_rng(0)
+    alarms = sum(
+        over_optimisation(KL, D, generator.normal(1, 0.1, 13), gold_error=np.full(13, 0.1)).is_over_optimised
+        for _ in range(400)
+    )
+    assert alarms / 400 <= 0.06
+
+
+def test_a_proxy_that_fell_too_is_another_problem() -> None:
+    found = over_optimisation(KL, -D, gold("rl", 1.0, 0.5), gold_error=np.full(13, 0.01))
+    assert found.p_value < 0.01
+    assert not found.is_over_optimised
+
+
+def test_without_errors_nothing_is_claimed() -> None:
+    found = over_optimisation(KL, D, gold("rl", 1.0, 0.5))
+    assert not found.is_over_optimised
+    assert any("gold_error" in note for note in found.notes)
+
+
+def test_unknown_checkpoints_are_dropped_and_indices_stay_those_given() -> None:
+    column = list(gold("best-of-n", 1.0, 0.12))
+    column[0] = None
+    found = over_optimisation(KL, D, column, form="best-of-n")
+    assert found.dropped == 1
+    assert found.peak == int(np.nanargmax(np.array(column, dtype=float)))
+
+
+def test_bad_input() -> None:
+    assert np.isnan(over_optimisation([0, 1], [0, 1], [0, 1]).value)
+    with pytest.raises(InputError):
+        over_optimisation([-1, 1, 2], [0, 1, 2], [0, 1, 2])
+
+
+def test_kl_of_best_of_n() -> None:
+    assert best_of_n_kl(1) == 0
+    assert best_of_n_kl(4) == pytest.approx(np.log(4) - 0.75)
