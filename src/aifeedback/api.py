@@ -19,13 +19,13 @@ from os import fspath
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, overload
 
+from aifeedback import data
 from aifeedback.config import parse
 from aifeedback.data import (
     Comparisons,
     LabelledRow,
     ReadReport,
     labelled,
-    load_prompts,
     read_comparisons,
     read_prompts,
     read_records,
@@ -144,7 +144,7 @@ def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, 
     ``columns`` maps our column names to the file's; ``limit`` is the most prompts to read. Raises FileError if the file
     as a whole is unusable.
     """
-    read = load_prompts(path, columns=columns, limit=limit)
+    read = data.load_prompts(path, columns=columns, limit=limit)
     return Prompts(read.rows, read.report)
 
 
@@ -491,7 +491,7 @@ class _Silent:
 
     def started(self, stage_id: str) -> None: ...
     def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None: ...
-    def finished(self, stage_id: str, *, seconds: float, skipped: bool) -> None: ...
+    def finished(self, stage_id: str, *, seconds: float, skipped: bool, verdict: Any) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,8 @@ def load(name: str, *, device: str | None = None, dtype: str | None = None, eith
     check_is_generator(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=precision, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=precision, output_loading_info=True)
+        model, info = loaded
     except (OSError, ValueError, KeyError, RuntimeError) as unusable:
         raise ModelError(
             f"not a causal language model: {unusable}", file=folder, fix="give a folder saved with save_pretrained"

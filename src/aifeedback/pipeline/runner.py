@@ -173,7 +173,7 @@ def code_digest() -> str:
     return content_id([[str(f.relative_to(package)), digest(f)] for f in sources])
 
 
-ONLY_SHOWS = {"cli", "audit", "reports", "annotation", "integrations", "summary.py", "provenance.py"}
+ONLY_SHOWS = {"cli", "audit", "reports", "integrations", "summary.py", "provenance.py"}
 
 
 @contextmanager

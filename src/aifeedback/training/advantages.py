@@ -158,5 +158,5 @@ def make_baseline(name: BaselineName | AdvantageRef) -> Baseline:
     }
     if name in kinds:
         return kinds[name]()
-    found = AdvantageRef(name).load()
+    found: Any = AdvantageRef(name).load()
     return found() if inspect.isclass(found) else FromFunction(found)

@@ -117,9 +117,10 @@ def load_policy(folder: str | PathLike[str], *, dtype: torch.dtype = torch.float
     check_is_generator(folder)
     try:
         with _quietly():
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(folder), dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
+            model, info = loaded
     except (OSError, ValueError, KeyError, RuntimeError) as cause:
         raise ModelError(f"no causal language model can be loaded ({_first_line(cause)})", file=folder) from cause
     check_weights(folder, info)
