@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from aifeedback import data
 from aifeedback.errors import MissingExtra, RecipeError
 from aifeedback.refs import ModelRef, Ref, problems_of
 from aifeedback.steps.step import Step
@@ -50,6 +49,8 @@ def modules(step: Step) -> Iterator[str]:
 
 def modules_of(refs: Iterable[Ref]) -> Iterator[str]:
     """Modules of optional dependencies that models and files need."""
+    from aifeedback import data
+
     for ref in refs:
         if isinstance(ref, ModelRef):
             yield from ("torch", "transformers") if ref.is_local or ref.scheme == "rm" else ()
