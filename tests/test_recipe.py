@@ -13,6 +13,7 @@ from aifeedback.errors import RecipeError
 from aifeedback.pipeline import recipe
 from aifeedback.refs import ModelRef, Ref
 from aifeedback.steps.rl import Rl
+from aifeedback.steps.step import Context
 
 TEXT = """
 name: tiny
@@ -148,3 +149,13 @@ def test_the_documented_recipe_runs_as_written(tmp_path: Path, monkeypatch: pyte
         result = CliRunner().invoke(app, command, catch_exceptions=False)
         assert result.exit_code == 0, result.output
     assert json.loads(Path("run/summary.json").read_text())["judge"]["alignment"] > 0.5
+
+
+@pytest.mark.parametrize("given", [{}, {"seed": 0}, {"seed": 5}])
+def test_a_trainers_own_seed_counts_where_one_is_set(tmp_path: Path, given: dict[str, int]) -> None:
+    """References are filled in without making defaults into settings."""
+    step = Rl(model="hf:@sft/policy", prompts="p.jsonl", reward="rm:@rm/reward_model", train={"steps": 2, **given})
+    found = step.within(tmp_path)
+    assert found.train.model_fields_set == {"steps", *given}
+    seeded = found.seeded(found.train, Context(tmp_path, tmp_path, seed=7))
+    assert seeded.seed == given.get("seed", 7)

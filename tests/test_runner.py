@@ -138,3 +138,16 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
     for name in ("labels", "held"):
         killed, unbroken = (f / "stages" / name / "labelled.jsonl" for f in (run, whole))
         assert killed.read_bytes() == unbroken.read_bytes()
+
+
+def test_progress_that_arrives_after_the_end_of_a_stage_is_let_go() -> None:
+    """Events of a worker come through a queue of their own: the last ones may be read after its result."""
+    from aifeedback.cli.terminal import RunWatcher, bars
+
+    with bars() as progress:
+        watcher = RunWatcher(progress)
+        watcher.started("labels")
+        watcher.advanced("labels", 1, 2, {})
+        watcher.finished("labels", seconds=1.0, skipped=False)
+        watcher.advanced("labels", 2, 2, {})
+        assert not watcher.tasks

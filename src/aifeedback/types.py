@@ -340,6 +340,8 @@ class Reading(Record):
     coverage: float | None = None
     """Sum of the label probabilities that were seen, in [0, 1]."""
     prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """What a server wrote for it, thinking included; 0 where nothing is written."""
     cost_usd: float = 0.0
     problem: Problem | None = None
     call_id: str | None = None

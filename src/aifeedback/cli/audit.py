@@ -24,18 +24,25 @@ def verify(
     """Check that no model call of a run was changed since it was written."""
     from aifeedback.errors import FileError
     from aifeedback.models.journal import Journal
+    from aifeedback.pipeline.run_folder import RunFolder
 
     if not runs:
         raise FileError("no run given", fix="aifeedback audit verify RUN, for example runs/demo")
     for run in runs:
-        path = Path(run) / "journal.sqlite" if Path(run).is_dir() else Path(run)
-        if not path.is_file():
-            raise FileError("no journal", file=path, fix="give a run folder or a journal file")
-        with Journal(path) as journal:
-            head = journal.verify()
-        console.print(
-            f"[green]✓[/] {path}: {head.rows:,} calls, unchanged since they were written; head {head.link[:16]}"
-        )
+        paths = RunFolder(Path(run)).journals() if Path(run).is_dir() else [Path(run)]
+        if not paths or not paths[0].is_file():
+            missing = paths[0] if paths else Path(run) / "journal.sqlite"
+            raise FileError("no journal", file=missing, fix="give a run folder or a journal file")
+        calls = 0
+        for path in paths:
+            with Journal(path) as journal:
+                head = journal.verify()
+            calls += head.rows
+            console.print(
+                f"[green]✓[/] {path}: {head.rows:,} calls, unchanged since they were written; head {head.link[:16]}"
+            )
+        if len(paths) > 1:
+            console.print(f"{run}: {calls:,} calls in {len(paths)} journals")
 
 
 def report(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aifeedback.cli.options import Json, Seed
-from aifeedback.cli.terminal import RunWatcher, bars, console, table
+from aifeedback.cli.terminal import RunWatcher, bars, console, show_spent, table
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
@@ -50,6 +50,7 @@ def run(
 
 
 def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
+    from aifeedback.models.journal.journal import Spent
     from aifeedback.pipeline.run import require, run_recipe
     from aifeedback.storage import write_json
 
@@ -57,7 +58,9 @@ def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
     console.print(f"[bold]{recipe.name}[/] seed {recipe.seed} → {folder}")
     with bars() as progress:
         finished = run_recipe(recipe, folder, RunWatcher(progress))
-    print_summary(dict(finished.summary))
+    summary = dict(finished.summary)
+    print_summary(summary)
+    show_spent(Spent(summary["calls"], summary["tokens"], summary["cost_usd"]))
     if json_file:
         write_json(json_file, finished.summary)
     console.print(f"\nreport: [bold]{finished.report}[/]")

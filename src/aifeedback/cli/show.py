@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from aifeedback.cli.steps import TRAIN_VERBS, VERBS
-from aifeedback.cli.terminal import console, show_figures, show_verdict, table
+from aifeedback.cli.terminal import console, show_figures, show_spent, show_verdict, table
 from aifeedback.errors import FileError
+from aifeedback.models.journal.journal import Spent
 from aifeedback.pipeline import command
 from aifeedback.pipeline.command import Record
 from aifeedback.pipeline.run_folder import RunFolder
@@ -105,8 +106,19 @@ def show_run(folder: Path) -> None:
 def _show_stages(folder: Path, manifest: Mapping[str, Any]) -> None:
     console.print(f"[bold]{manifest['recipe']}[/]  seed {manifest['seed']}, in {folder}")
     stages = manifest["stages"].items()
-    rows = [(name, done["kind"], f"{done['seconds']:.1f}", f"{done['calls']:,}") for name, done in stages]
-    table("", ("stage", "kind", "seconds", "calls"), rows, text=("kind",))
+    rows = [
+        (
+            name,
+            done["kind"],
+            f"{done['seconds']:.1f}",
+            f"{done['calls']:,}",
+            f"{done['tokens']:,}",
+            f"{done['cost_usd']:.4f}",
+        )
+        for name, done in stages
+    ]
+    table("", ("stage", "kind", "seconds", "calls", "tokens", "USD"), rows, text=("kind",))
+    show_spent(Spent(manifest["calls"], manifest["tokens"], manifest["cost_usd"]))
 
 
 def _show_job(folder: Path, record: Record) -> None:

@@ -160,7 +160,7 @@ def run_one(
     """Run a step with a progress line, hand its result over, print its metrics and its verdict."""
     from aifeedback.cli.exports import Exports
     from aifeedback.cli.show import show_figures_of
-    from aifeedback.cli.terminal import console, progress_line
+    from aifeedback.cli.terminal import console, progress_line, show_spent
     from aifeedback.pipeline.checks import require
     from aifeedback.pipeline.command import Destination, run_step
     from aifeedback.steps.step import Context
@@ -204,12 +204,3 @@ def _end(figures: Figures) -> None:
         show_verdict(verdict)
     if figures.is_unread:
         raise typer.Exit(JudgeUnavailable.exit_code)
-
-
-def show_spent(spent: Any) -> None:
-    """Calls, tokens and cost as the journal has them."""
-    from aifeedback.cli.terminal import console
-
-    if spent.calls:
-        cost = f", ${spent.cost_usd:,.4f}" if spent.cost_usd else ""
-        console.print(f"[dim]{spent.calls:,} model calls, {spent.tokens:,} tokens{cost}[/]")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column, Table
 
+from aifeedback.models.journal.journal import Spent
 from aifeedback.steps.verdict import Verdict
 
 console = Console(highlight=False)
@@ -42,6 +43,8 @@ class RunWatcher:
             console.print(f"· {stage_id}")
 
     def advanced(self, stage_id: str, done: int, total: int, figures: Mapping[str, float]) -> None:
+        if stage_id not in self.tasks:  # its last steps may be reported after its end
+            return
         task = self.progress.tasks[self.progress.task_ids.index(self.tasks[stage_id])]
         count = counted(done, total, task.elapsed or 0.0)
         self.progress.update(task.id, completed=done, total=total or None, count=count, figures=brief(figures))
@@ -63,6 +66,13 @@ def show_verdict(verdict: Verdict, indent: str = "") -> None:
     console.print(f"{indent}[{style}]{verdict.mark}[/] {escape(verdict.meaning)}", soft_wrap=True)
     if verdict.action:
         console.print(f"{indent}  → {verdict.action}", markup=False, soft_wrap=True)
+
+
+def show_spent(spent: Spent) -> None:
+    """Calls, tokens and cost as the journal has them."""
+    if spent.calls:
+        cost = f", ${spent.cost_usd:,.4f}" if spent.cost_usd else ""
+        console.print(f"[dim]{spent.calls:,} model calls, {spent.tokens:,} tokens{cost}[/]")
 
 
 def counted(done: int, total: int, elapsed_s: float) -> str:

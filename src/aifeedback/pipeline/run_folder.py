@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aifeedback.errors import RecipeError
+from aifeedback.models.journal.journal import Spent
 from aifeedback.storage import make_folder, read_json, versions, write_json
 
 
@@ -34,6 +35,21 @@ class RunFolder:
     @property
     def manifest(self) -> dict[str, Any]:
         return read_json(self.path / "manifest.json") or {}
+
+    def journals(self) -> list[Path]:
+        """Every journal of the run: the one that all stages share, and those that a stage keeps for itself."""
+        own = [*self.path.glob("journal-*.sqlite"), *self.path.glob("stages/*/journal-*.sqlite")]
+        return [path for path in (self.journal, *sorted(own)) if path.is_file()]
+
+    def spent(self) -> Spent:
+        """Calls, tokens and cost of the whole run, stages that failed or were left out since included."""
+        from aifeedback.models.journal import Journal
+
+        total = Spent()
+        for path in self.journals():
+            with Journal(path) as journal:
+                total += journal.spent()
+        return total
 
     def stage(self, stage_id: str) -> Path:
         return self.path / "stages" / stage_id
@@ -76,9 +92,7 @@ class RunFolder:
             "seed": recipe["seed"],
             "versions": versions(),
             "seconds": {stage_id: done["seconds"] for stage_id, done in finished.items()},
-            "calls": sum(done["calls"] for done in finished.values()),
-            "tokens": sum(done["tokens"] for done in finished.values()),
-            "cost_usd": sum(done["cost_usd"] for done in finished.values()),
+            **self.spent()._asdict(),
             "stages": finished,
         }
         write_json(self.path / "manifest.json", manifest)

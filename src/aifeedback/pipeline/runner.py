@@ -75,9 +75,12 @@ def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
                 watcher.finished(stage.id, seconds=before["seconds"], skipped=True, verdict=_verdict(before))
             else:
                 waiting[stage.id] = stage
-        if waiting:
-            _Execution(recipe, place, prints, watcher).all(waiting, done)
-        return place.write_manifest(resolved)
+        try:
+            if waiting:
+                _Execution(recipe, place, prints, watcher).all(waiting, done)
+        finally:  # what a failed stage spent counts too
+            manifest = place.write_manifest(resolved)
+        return manifest
 
 
 class _Execution:

@@ -243,8 +243,8 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
         seconds=sorted(seconds.items(), key=lambda item: -item[1]),
         total_seconds=total if total is not None else (sum(seconds.values()) or None),
         cost_usd=summary.get("cost_usd"),
-        calls=int(sum(mapping(s).get("calls") or 0 for s in stages.values())),
-        tokens=int(sum(mapping(s).get("tokens") or 0 for s in stages.values())),
+        calls=int(summary.get("calls") or sum(mapping(s).get("calls") or 0 for s in stages.values())),
+        tokens=int(summary.get("tokens") or sum(mapping(s).get("tokens") or 0 for s in stages.values())),
         principles=[_principle(p) for p in summary.get("principles") or ()],
     )
     _policies(story, summary, origin)

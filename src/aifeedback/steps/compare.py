@@ -386,19 +386,10 @@ class Compare(Served, Step):
     def report(self, figures: CompareFigures, spent: Spent, folder: Path, seed: int) -> Path:
         from aifeedback.reports.run_report import write_report
 
-        plain = figures.as_json()
-        return write_report(
-            {
-                "title": "Comparison of policies",
-                "seed": seed,
-                "reference": self.reference,
-                **spent._asdict(),
-                "policies": plain["policies"],
-                "head_to_head": plain["head_to_head"],
-                "stages": {"compare": {"kind": "compare", **spent._asdict(), "figures": plain}},
-            },
-            folder,
-        )
+        summary = figures.summary()
+        summary["stages"]["compare"] |= spent._asdict()
+        head = {"title": "Comparison of policies", "seed": seed, **spent._asdict()}
+        return write_report({**head, **summary}, folder)
 
 
 @dataclass(frozen=True)

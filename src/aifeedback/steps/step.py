@@ -196,7 +196,8 @@ def _within(value: Any, run: Path) -> Any:
     if isinstance(value, Ref):
         return value.within(run)
     if isinstance(value, BaseModel):
-        return {name: _within(getattr(value, name), run) for name in type(value).model_fields}
+        # what was not set stays so: a trainer's own seed counts only where one was given
+        return {name: _within(getattr(value, name), run) for name in value.model_fields_set}
     if isinstance(value, Mapping):
         return {_within(key, run): _within(item, run) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -80,6 +80,7 @@ class Asker:
             logprobs=tuple(logprobs),
             coverage=min(1.0, math.fsum(math.exp(value) for value in seen)) if seen else None,
             prompt_tokens=tally.purse.prompt_tokens,
+            completion_tokens=tally.purse.completion_tokens,
             cost_usd=tally.purse.cost_usd,
             problem=None if len(seen) == len(logprobs) else Problem.LABEL_HIDDEN,
         )
@@ -122,6 +123,7 @@ class Asker:
             logprobs=tuple(math.log(votes[label] / rounds) if votes[label] else NO_VOTES for label in labels),
             coverage=votes.total() / rounds,
             prompt_tokens=tally.purse.prompt_tokens,
+            completion_tokens=tally.purse.completion_tokens,
             cost_usd=tally.purse.cost_usd,
         )
         return Answered(job.index, reading, tally.seconds, raw)
@@ -221,5 +223,9 @@ class _Tally:
 def _unknown(labels: int, problem: Problem, tally: _Tally) -> Reading:
     purse = tally.purse
     return Reading(
-        logprobs=(None,) * labels, prompt_tokens=purse.prompt_tokens, cost_usd=purse.cost_usd, problem=problem
+        logprobs=(None,) * labels,
+        prompt_tokens=purse.prompt_tokens,
+        completion_tokens=purse.completion_tokens,
+        cost_usd=purse.cost_usd,
+        problem=problem,
     )
