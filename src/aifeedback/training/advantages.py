@@ -158,12 +158,8 @@ def make_baseline(name: BaselineName | AdvantageRef) -> Baseline:
     }
     if name in kinds:
         return kinds[name]()
-    found: Any = AdvantageRef(name).load()
-<<<<<<< ours
-    return found() if inspect.isclass(found) else FromFunction(found)
-=======
+    found = AdvantageRef(name).load()
     if not inspect.isclass(found):
         return FromFunction(found)
     made: Any = found
     return made()
->>>>>>> theirs
