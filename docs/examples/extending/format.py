@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import Any
 
-from aifeedback.files.shapes import HUMAN, Pair, Shape
-from aifeedback.files.text import PromptCell, need_text
+from aifeedback.data.formats import HUMAN, Pair, Shape
+from aifeedback.data.transcripts import PromptCell, need_text
 
 
 def read_thread(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:

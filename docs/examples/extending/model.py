@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 
-from aifeedback.protocols import ModelCard, PromptLike, Reading, Reply
-from aifeedback.records import Problem, Sampling
+from aifeedback.types import ModelCard, Problem, PromptLike, Reading, Reply, Sampling
 
 
 class Shorter:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
-from aifeedback.evaluate import win_rate
-from aifeedback.records import Comparison, Completion
+from aifeedback.metrics import win_rate
+from aifeedback.types import Comparison, Completion
 
 
 def loud(ground: Ground) -> list[Finding]:
