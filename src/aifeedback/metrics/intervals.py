@@ -410,20 +410,24 @@ def adjust(p_values: Numbers, correction: Correction = "holm") -> Floats:
 
 
 def holm(p_values: Numbers) -> Floats:
-    """Rejecting below α keeps the family-wise error at α."""
-    return _adjusted(p_values, "holm")
+    """Rejecting below α keeps the family-wise error at α (Holm 1979).
+
+    By hand: statsmodels' version runs a full garbage collection in every call, 0.3 s beside a loaded model.
+    """
+    adjusted = numbers(p_values, "p_values").copy()
+    known = np.flatnonzero(~np.isnan(adjusted))
+    order = known[np.argsort(adjusted[known], kind="stable")]
+    stepped = np.arange(len(order), 0, -1) * adjusted[order]
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted
 
 
 def benjamini_hochberg(p_values: Numbers) -> Floats:
     """Rejecting below q keeps the false discovery rate at q."""
-    return _adjusted(p_values, "fdr_bh")
-
-
-def _adjusted(p_values: Numbers, method: str) -> Floats:
     adjusted = numbers(p_values, "p_values").copy()
     known = ~np.isnan(adjusted)
     if known.any():
         from statsmodels.stats.multitest import multipletests
 
-        adjusted[known] = multipletests(adjusted[known], method=method)[1]
+        adjusted[known] = multipletests(adjusted[known], method="fdr_bh")[1]
     return adjusted
