@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from aifeedback import files
+from aifeedback.data import read_comparisons, write_records
 from aifeedback.refs import Ref
 from aifeedback.steps.step import Context, Figures, Step
 
@@ -28,7 +28,7 @@ class KeepShort(Step):
     """Most words in a response."""
 
     def run(self, context: Context) -> KeepShortFigures:
-        pairs = files.read_comparisons(self.data, context.seed).rows
+        pairs = read_comparisons(self.data, context.seed).rows
         kept = [p for p in pairs if max(len(c.text.split()) for c in (p.first, p.second)) <= self.words]
-        files.write_records(context.folder / "pairs.jsonl", kept)
+        write_records(context.folder / "pairs.jsonl", kept)
         return KeepShortFigures(kept=len(kept), left_out=len(pairs) - len(kept))

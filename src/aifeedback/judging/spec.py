@@ -32,7 +32,7 @@ class Served(Config):
     @classmethod
     def _is_file(cls, prices: str | None) -> str | None:
         if prices is not None and not Path(prices).is_file():
-            raise ValueError("no such file; give a YAML price table, or leave it out")
+            raise ValueError(f"{prices}: no such file; give a YAML price table, or leave it out")
         return prices
 
     @property
