@@ -134,6 +134,18 @@ PAIRS: dict[str, tuple[dict[str, Any], list[str]]] = {
          "winner": "model_a"}, ["u: q"],
     ),
     "a developer message": ({"prompt": [{"role": "developer", "content": "Be brief."}, *says("u: q")], "first": "yes", "second": "no"}, ["s: Be brief.", "u: q"]),
+    "a tool's result": (
+        {"prompt": [*says("u: q"), {"role": "tool", "content": "9", "tool_call_id": "x"}], "first": "yes", "second": "no"},
+        ["u: q", "t: 9"],
+    ),
+    "a tool's result in ShareGPT's words": (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "observation", "value": "9"}],
+         "chosen": {"from": "gpt", "value": "yes"}, "rejected": {"from": "gpt", "value": "no"}}, ["u: q", "t: 9"],
+    ),
+    "a tool's result in parts": (
+        {"prompt": [*says("u: q"), {"role": "tool", "content": [{"type": "text", "text": "9"}]}], "first": "yes", "second": "no"},
+        ["u: q", "t: 9"],
+    ),
     "the whole dialogue beside the pair": (
         {"prompt": "q", "messages": says("u: q", "a: yes"), "chosen": says("u: q", "a: yes"), "rejected": says("u: q", "a: no")}, ["u: q"],
     ),
@@ -184,7 +196,6 @@ LOST: dict[str, tuple[dict[str, Any], str, str]] = {
         {"prompt": [*says("u: q"), {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}], "first": "yes", "second": "no"},
         "prompt", "tool_calls",
     ),
-    "a tool's answer": ({"prompt": [*says("u: q"), {"role": "tool", "content": "9"}], "first": "yes", "second": "no"}, "prompt", "unknown role 'tool'"),
     "a picture": (
         {"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "first": "yes", "second": "no"}, "prompt", "'image_url'",
     ),

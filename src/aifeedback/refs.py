@@ -1,8 +1,8 @@
 """References: what settings and options name from outside, one type per kind, parsed once.
 
-    hf:DIR_OR_ID   openai:NAME   lab:NAME   fake:NAME   python:FILE.py:NAME      a model
+    hf:DIR_OR_ID   openai:NAME   anthropic:NAME   lab:NAME   fake:NAME   python:FILE.py:NAME      a model
     SCHEME:NAME, where an installed package registers the scheme                 a model
-    rm:DIR         gold:NAME     people:NAME                                     further judges
+    rm:DIR   gold:NAME   people:NAME   systemone:NAME   decisions:NAME           further judges
     a name or a path                                                             prompts, constitutions, rubrics, files
     FORMAT:PATH, python:FILE.py:NAME:PATH                                        a file in a format from outside
     a name, or python:FILE.py:NAME                                               probes, advantages, rewards
@@ -28,7 +28,11 @@ from aifeedback import extensions
 from aifeedback.errors import AIFeedbackError, InputError, RecipeError
 from aifeedback.storage import digest
 
-SCHEMES = ("hf", "openai", "fake", "lab", "people", "gold", "rm", "python")
+SERVED = ("openai", "anthropic", "systemone", "decisions")
+"""Models that a server answers for."""
+DECISIONS = ("systemone", "decisions")
+"""Decision models: they give probabilities and write no text."""
+SCHEMES = ("hf", *SERVED, "fake", "lab", "people", "gold", "rm", "python")
 MODELS, ADVANTAGES, REWARDS = "aifeedback.models", "aifeedback.advantages", "aifeedback.rewards"
 NO_PROMPT = ("gold", "people", "rm")
 """Judges that read no prompt: the oracle, people, reward models."""
@@ -97,7 +101,7 @@ class Ref(str):
 class ModelRef(Ref):
     """A model that generates or gives log-probabilities."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("hf", "openai", "lab", "fake", "python")
+    kinds: ClassVar[tuple[str, ...]] = ("hf", "openai", "anthropic", "lab", "fake", "python")
 
     @property
     def path(self) -> Path | None:
@@ -119,7 +123,7 @@ class ModelRef(Ref):
     @property
     def is_served(self) -> bool:
         """Whether a server answers for it."""
-        return self.scheme == "openai"
+        return self.scheme in SERVED
 
     @property
     def is_readable(self) -> bool:
@@ -150,7 +154,7 @@ class ModelRef(Ref):
         """What a name without a scheme may mean: an existing folder or lab model, else any kind."""
         found = [f"hf:{self}"] if Path(self).is_dir() else []
         found += [f"lab:{self}"] if self in import_module("aifeedback.lab.zoo").names() else []
-        return " or ".join(found) or "hf:DIR_OR_ID, openai:NAME, lab:NAME or fake:NAME"
+        return " or ".join(found) or "hf:DIR_OR_ID, openai:NAME, anthropic:NAME, lab:NAME or fake:NAME"
 
     def folder(self) -> str:
         """The model folder or hub id that training starts from. Raises RecipeError for what cannot be trained."""
@@ -164,7 +168,7 @@ class ModelRef(Ref):
 class JudgeRef(ModelRef):
     """A model as judge, a reward model, people, or the lab's oracle."""
 
-    kinds = (*ModelRef.kinds, *NO_PROMPT)
+    kinds = (*ModelRef.kinds, *DECISIONS, *NO_PROMPT)
 
 
 class PolicyRef(ModelRef):

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias, TypeVar, 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
+"""tool: what a tool returned. A developer message counts as a system message."""
 
 
 class Problem(StrEnum):
@@ -239,11 +240,11 @@ class Score(Record):
     completion_id: str
     judge: str
     value: float | None = Field(default=None, ge=-1.0, le=1.0, allow_inf_nan=False)
-    """(2·expected − 11)/9, in [−1, 1]."""
+    """(2·expected − K − 1)/(K − 1) on a scale from 1 to K, in [−1, 1]."""
     expected: float | None = Field(default=None, ge=1.0, le=10.0, allow_inf_nan=False)
-    """Σ i·P(i) over the labels 1..10."""
+    """Σ i·P(i) over the labels 1..K, mostly 1..10."""
     distribution: tuple[float, ...] | None = None
-    """P(1)..P(10), normalised over the ten labels."""
+    """P(1)..P(K), normalised over the labels."""
     coverage: float | None = None
     rationale: str | None = None
     problem: Problem | None = None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from aifeedback.errors import ModelError
-from aifeedback.inference.encoding import control_ids, encode_completion, encode_prompt, encode_prompts
+from aifeedback.inference.encoding import control_ids, encode_completion, encode_prompt, encode_prompts, transcript
 from aifeedback.types import Message
 
 from .families import FAMILIES, byte_level, word_piece
@@ -150,6 +150,35 @@ def test_a_template_without_system_messages_gets_them_merged() -> None:
     assert merged == encode_prompt(tokenizer, talk(("user", "Rate it\n\nA")))
     with pytest.raises(ModelError, match=r"refuses messages with roles user, system.*no system role"):
         encode_prompt(tokenizer, talk(("user", "A"), ("system", "Rate it"), ("user", "B")))
+
+
+DROPS_OTHERS = (
+    "{% for m in messages %}{% if m.role in ['user', 'assistant'] %}{{ m.role + ':' + m.content }}"
+    "{% endif %}{% endfor %}"
+)
+AS_ASSISTANT = (
+    "{% for m in messages %}{{ ('U:' if m.role == 'user' else 'A:') + m.content + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'A:' }}{% endif %}"
+)
+
+
+def test_a_tools_result_is_shown_as_one_or_refused() -> None:
+    asked = talk(("user", "When?"), ("tool", "at <|im_end|> nine"))
+    tokenizer = chat_tokenizer()
+    as_user = encode_prompt(tokenizer, talk(("user", "When?"), ("user", "at <|im_end|> nine")))
+    assert encode_prompt(tokenizer, asked) != as_user
+    for template, reason in ((DROPS_OTHERS, "leaves out the tool message"), (AS_ASSISTANT, "as the assistant's words")):
+        tokenizer.chat_template = template
+        with pytest.raises(ModelError, match=reason):
+            encode_prompt(tokenizer, asked)
+    assert transcript(asked) == "\n\nHuman: When?\n\nTool: at <|im_end|> nine\n\nAssistant:"
+
+
+def test_a_system_message_that_a_template_leaves_out_is_merged() -> None:
+    tokenizer = chat_tokenizer()
+    tokenizer.chat_template = DROPS_OTHERS
+    merged = encode_prompt(tokenizer, talk(("system", "Rate it"), ("user", "A")))
+    assert merged == encode_prompt(tokenizer, talk(("user", "Rate it\n\nA")))
 
 
 def test_without_a_template() -> None:

@@ -174,7 +174,7 @@ def healthy(request: Request, labels: tuple[str, ...] = LABELS) -> dict[str, Any
     """A right answer, for a readout or for a sampled reply."""
     table = {**truth(request.text, labels), **others()}
     usage = {"prompt_tokens": len(request.text) // 4 + 1}
-    make = chat_body if request.path.endswith("/chat/completions") else legacy_body
+    make = chat_body if request.path.partition("?")[0].endswith("/chat/completions") else legacy_body
     return make(table, usage=usage)
 
 

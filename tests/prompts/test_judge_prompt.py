@@ -124,7 +124,7 @@ def test_a_template_cannot_reach_into_python() -> None:
         ({"sample": "One: {{ first }}\n{{ second }}"}, "sample", "shares its line"),
         ({"sample": "{{ first }\n{{ second }}"}, "sample", "not a valid template"),
         ({"ending": "{{ context }} Better="}, "ending", "unknown variable 'context' in ending"),
-        ({"labels": ["1"]}, "labels", "has 2 labels, this one 1"),
+        ({"labels": ["1"]}, "labels", "has 2 to 3 labels, this one 1"),
         ({"labels": ["1", "1"]}, "labels", "labels must differ"),
         ({"exemplars": [{"first": "a", "second": "b", "label": "3"}]}, "exemplars.0.label", "none of"),
         ({"exemplars": [{"first": "a", "label": "1"}]}, "exemplars.0", "'second' is missing"),

@@ -97,11 +97,16 @@ def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) 
 
     calls = items * calls_per_item
     tokens_in = calls * sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN
-    tokens_out = float(calls)
+    options = judge.server_options
+    written_as = options.get("readout", "parsed" if judge.model.scheme == "anthropic" else "logprobs")
+    if written_as == "votes":
+        tokens_in *= options.get("votes", 8)
+    each = {"votes": options.get("votes", 8), "parsed": 1}.get(written_as, 0) * options.get("answer_tokens", 256)
+    tokens_out = float(calls * max(each, 1))
     if judge.rationale:
         written = judge.rationale.max_tokens or judge.prompt.load().rationale_max_tokens
         tokens_in += calls / 2 * written
-        tokens_out = calls / 2 * (written + 1)
+        tokens_out = calls / 2 * (written + max(each, 1))
     price = price_of(judge.model.name, judge.server_options.get("prices")) if judge.model.is_served else None
     cost = price.of(Usage(math.ceil(tokens_in), math.ceil(tokens_out))) if price else None
     return Estimate(f"{judge.model} {judge.prompt}", calls, tokens_in, tokens_out, cost, judge.spend_cap_usd)
@@ -148,7 +153,7 @@ def _show(
 
 def _money(e: Estimate) -> str:
     if e.cost_usd is None:
-        return "price not known" if e.judge.startswith("openai:") else "none: runs here"
+        return "price not known" if ModelRef(e.judge).is_served else "none: runs here"
     return f"${e.cost_usd:,.2f}"
 
 
@@ -176,7 +181,9 @@ class _StandIn:
         self.card = ModelCard(uri=model, revision="", family="")
         folder = ModelRef(model).path
         is_local = folder is not None and folder.is_dir()
-        self.has_chat_template = _has_template(folder) if is_local and folder else model.startswith("openai:")
+        self.has_chat_template = (
+            _has_template(folder) if is_local and folder else ModelRef(model).scheme in ("openai", "anthropic")
+        )
 
 
 def _has_template(folder: Path) -> bool:

@@ -63,6 +63,46 @@ Columns = Annotated[
 ]
 
 
+SERVER = "Server"
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(help="Address of an OpenAI-compatible server.", metavar="URL", rich_help_panel=SERVER),
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        help="Send this header with every request; $NAME as the value is read from the environment. Repeat for several.",
+        metavar="NAME=VALUE",
+        rich_help_panel=SERVER,
+    ),
+]
+ApiVersion = Annotated[
+    str | None,
+    typer.Option(
+        help="Azure: sent as api-version with every request, and the key as api-key.",
+        metavar="VERSION",
+        rich_help_panel=SERVER,
+    ),
+]
+ExtraBody = Annotated[
+    str | None,
+    typer.Option(
+        help="Further fields of every request, as JSON; null leaves a field out.",
+        metavar="JSON",
+        rich_help_panel=SERVER,
+    ),
+]
+
+
+def served_settings(sets: Sequence[str] | None, **options: Any) -> dict[str, Any]:
+    """The settings of a served model (``judging.spec.Served``) that a command's options and its --set name."""
+    from aifeedback.pipeline.recipe import assign, merge, nest
+
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    return merge(given, nest(dict(assign(text) for text in sets or ())))
+
+
 class OptionOf(NamedTuple):
     """One option and the setting that it sets."""
 
@@ -260,7 +300,7 @@ def _put(path: Sequence[str], value: Any) -> dict[str, Any]:
 def _full_path(schema: type[BaseModel], key: str) -> str:
     """The path of a --set key: a setting of the step, else of the nested settings that its options come from."""
     first = key.partition(".")[0]
-    if first in schema.model_fields:
+    if any(first in one.model_fields for one in (schema, *getattr(schema, "further", ()))):
         return key
     for name, field in schema.model_fields.items():
         cli = next((extra for extra in field.metadata if isinstance(extra, Cli)), Cli())

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from aifeedback.cli.options import ApiVersion, BaseUrl, ExtraBody, Header, Sets, served_settings
 from aifeedback.cli.terminal import console
 
 
@@ -27,8 +28,16 @@ def serve(
         str | None, typer.Option(help="Model folder whose chat template rendered the prompts of /get_reward.")
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")] = Path("runs/serve"),
+    base_url: BaseUrl = None,
+    header: Header = None,
+    api_version: ApiVersion = None,
+    extra_body: ExtraBody = None,
+    sets: Sets = None,
 ) -> None:
-    """Serve a reward over HTTP for verl, OpenRLHF, TRL and others: POST /score, POST /get_reward, GET /health."""
+    """Serve a reward over HTTP for verl, OpenRLHF, TRL and others: POST /score, POST /get_reward, GET /health.
+
+    A judge or a reward model also answers typed questions about responses: POST /v1/systemone, POST /v1/decisions.
+    """
     from aifeedback.config import parse
     from aifeedback.pipeline.checks import require_modules, require_refs
 
@@ -38,18 +47,20 @@ def serve(
     from aifeedback.annotation.app import listening
     from aifeedback.integrations.serve import ServeConfig, create_app, require_token
     from aifeedback.refs import refs_in
-    from aifeedback.steps.rewards import reward_from_options, reward_function
+    from aifeedback.steps.rewards import decider_of, reward_from_options, reward_function
     from aifeedback.steps.step import Context
     from aifeedback.storage import make_folder
 
     config = parse(ServeConfig, {"host": host, "port": port, "token": token, "template": template}, prefix="--")
     require_token(config)
-    spec = reward_from_options(reward, prompt, rationale)
+    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
+    spec = reward_from_options(reward, prompt, rationale, served)
     require_refs(list(refs_in(spec)))
     make_folder(out)
     with listening(host, port) as door:
-        function = reward_function(spec, Context(out, out))
-        app = create_app(function, config)
+        context = Context(out, out)
+        function = reward_function(spec, context)
+        app = create_app(function, config, decider=decider_of(spec, function, context))
         shown, open_port = f"[{host}]" if ":" in host else host, door.getsockname()[1]
         told = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
         console.print(told, markup=False, soft_wrap=True)

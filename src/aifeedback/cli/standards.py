@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from aifeedback.cli.options import Json
+from aifeedback.cli.options import ApiVersion, BaseUrl, ExtraBody, Header, Json, Sets, served_settings
 from aifeedback.cli.terminal import console, table
 from aifeedback.errors import StandardsError
 
@@ -76,6 +76,11 @@ def check(
     rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
+    base_url: BaseUrl = None,
+    header: Header = None,
+    api_version: ApiVersion = None,
+    extra_body: ExtraBody = None,
+    sets: Sets = None,
     json_file: Json = None,
 ) -> None:
     """Every fault at once; with a judge, each principle's own test cases; with data, redundancy and conflicts."""
@@ -83,10 +88,11 @@ def check(
     from aifeedback.refs import ConstitutionRef
     from aifeedback.storage import write_json
 
+    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if data is not None and judge is None:
         raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
     found = inspect(
-        ConstitutionRef(constitution).path, _ask(judge, prompt, rationale, out, labeler_for), _comparisons(data)
+        ConstitutionRef(constitution).path, _ask(judge, prompt, rationale, out, labeler_for, served), _comparisons(data)
     )
     for finding in found.findings:
         console.print("[red]✗[/]", escape(str(finding)), highlight=False, soft_wrap=True)
@@ -112,6 +118,11 @@ def diff(
     rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
+    base_url: BaseUrl = None,
+    header: Header = None,
+    api_version: ApiVersion = None,
+    extra_body: ExtraBody = None,
+    sets: Sets = None,
     json_file: Json = None,
 ) -> None:
     """What changed between two versions; with a judge and data, which labels flip because of it."""
@@ -120,13 +131,14 @@ def diff(
     from aifeedback.refs import ConstitutionRef
     from aifeedback.storage import write_json
 
+    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if (judge is None) != (data is None):
         given, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
         raise StandardsError("flips need a judge and data", key=given, fix=f"give {other} as well")
     found = compare_versions(
         Constitution.load(ConstitutionRef(old).path),
         Constitution.load(ConstitutionRef(new).path),
-        _ask(judge, prompt, rationale, out, constitutional_judge),
+        _ask(judge, prompt, rationale, out, constitutional_judge, served),
         _comparisons(data),
     )
     for change in found.changes:
@@ -139,24 +151,27 @@ def diff(
         write_json(json_file, found.figures())
 
 
-def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any) -> Any:
+def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any, served: dict[str, Any]) -> Any:
     """What asks the judge, or None without one."""
     if judge is None:
         return None
+    from aifeedback.config import parse
     from aifeedback.errors import RecipeError
     from aifeedback.judging.pairwise import JudgeSettings
     from aifeedback.judging.pairwise import Rationale as Thought
+    from aifeedback.judging.spec import JudgeSpec
     from aifeedback.pipeline.checks import modules_of, require_modules
     from aifeedback.refs import ModelRef, PromptRef, problems_of
     from aifeedback.steps.step import Context
     from aifeedback.storage import make_folder
 
+    server = parse(JudgeSpec, {"model": judge, "prompt": prompt, **served}, prefix="--").server_options
     refs = [ModelRef(judge), PromptRef(prompt)]
     require_modules(modules_of(refs))
     if problems := problems_of(iter(refs)):
         raise RecipeError("\n  ".join(problems), fix="nothing was run; fix this first")
     make_folder(out)
-    model = Context(out, out).connect(judge)
+    model = Context(out, out).connect(judge, server)
     return make(model, refs[1].load(), JudgeSettings(rationale=Thought() if rationale else None))
 
 

@@ -231,11 +231,11 @@ def _named_prompt(values: Mapping[str, Any]) -> tuple[PromptCell | None, tuple[s
 
 
 def _up_to_the_last_request(values: Mapping[str, Any], column: str) -> PromptCell:
-    """A dialogue up to its last user turn; a Prompt record is one."""
+    """A dialogue up to what was last said to the assistant, by the user or by a tool; a Prompt record is one."""
     messages = list(as_messages(values[column], column))
-    while messages and messages[-1].role != "user":
+    while messages and messages[-1].role not in ("user", "tool"):
         messages.pop()
-    if not messages:
+    if not any(message.role == "user" for message in messages):
         raise RowFault("has no user message", column)
     reference = values.get("reference") if isinstance(values.get("reference"), str) else None
     is_record = column == "messages" and "id" in values and "tags" in values

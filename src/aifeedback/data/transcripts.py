@@ -21,6 +21,7 @@ _ROLES = {
     "human": "user", "user": "user", "prompter": "user",
     "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
     "system": "system", "developer": "system",
+    "tool": "tool", "function": "tool", "ipython": "tool", "observation": "tool", "tool_response": "tool",
 }  # fmt: skip
 TAG_COLUMNS = ("topic", "language", "group", "split", "category", "subset", "domain", "difficulty", "locale", "type",
                "dataset", "subreddit")  # fmt: skip
@@ -120,7 +121,7 @@ def is_messages(value: Any) -> bool:
 
 
 def as_messages(value: Any, key: str) -> Messages:
-    """A message list with roles user, assistant, system; ShareGPT's from/value and text parts are understood."""
+    """A message list with roles user, assistant, system, tool; ShareGPT's from/value and text parts are understood."""
     messages = []
     for item in value:
         role = _ROLES.get(str(item.get("role", item.get("from"))).lower())

@@ -125,7 +125,7 @@ def _ends_words(step: dict[str, Any]) -> bool:
     return step["type"] in SPLITS or (step["type"] == "ByteLevel" and bool(step["use_regex"]))
 
 
-SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System"}
+SPEAKER = {"user": "Human", "assistant": "Assistant", "system": "System", "tool": "Tool"}
 TAG = re.compile(r"[<\[{|].+[>\]}|]", re.DOTALL)
 """An added token that looks like this controls something, whether or not the tokenizer calls it special."""
 
@@ -136,10 +136,11 @@ def encode_prompt(tokenizer: Any, prompt: PromptLike) -> list[int]:
     Text is taken exactly as it is, after whatever the tokenizer itself puts at the start of a text (BOS); what it puts
     at the end (EOS, SEP) is left out, since the text goes on. Messages go through the chat template; a list that ends
     with an assistant message is continued from its end. Without a template, see ``transcript``. A template that refuses
-    a system message gets it at the head of the first user message.
+    or leaves out a system message gets it at the head of the first user message.
 
     The text of a prompt or of a message never yields a control token, whatever it spells.
-    Raises ModelError where the chat template refuses the messages.
+    Raises ModelError where the chat template refuses the messages, leaves a tool's result out, or shows it as somebody
+    else's words.
     """
     return encode_prompts(tokenizer, [prompt])[0]
 
@@ -325,7 +326,9 @@ class _Codec:
         if has_system and self._drops_system:
             turns = merged
         try:
-            return turns, self._apply(turns, finished=finished)
+            rendered = self._apply(turns, finished=finished)
+            self._require_tool_shown(turns, rendered)
+            return turns, rendered
         except Exception as refused:  # templates raise what they like
             if has_system and turns is not merged:
                 try:
@@ -336,6 +339,22 @@ class _Codec:
                 f"its chat template refuses messages with roles {', '.join(roles)}: {refused}",
                 fix="use roles that this model knows, or give the prompt as text",
             ) from None
+
+    def _require_tool_shown(self, turns: list[tuple[str, str]], rendered: str) -> None:
+        """Raises ValueError where a template drops a tool's result, or shows it as another speaker's words."""
+        results = [content for role, content in turns if role == "tool"]
+        # some templates write it as JSON
+        if not all(text.strip() in rendered or json.dumps(text)[1:-1] in rendered for text in results):
+            raise ValueError("it leaves out the tool message")
+        own = self._apply(turns, finished=True) if results else ""
+        for other in ("assistant", "user") if results else ():
+            as_other = [(other if role == "tool" else role, content) for role, content in turns]
+            try:
+                is_same = self._apply(as_other, finished=True) == own
+            except Exception:  # the template knows the roles apart
+                continue
+            if is_same:
+                raise ValueError(f"it shows the tool message as the {other}'s words")
 
     @cached_property
     def _drops_system(self) -> bool:

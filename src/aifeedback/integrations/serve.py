@@ -2,6 +2,7 @@
 
 POST /score        {"prompts": […], "completions": […], further columns} → {"rewards": [float or null …]}
 POST /get_reward   OpenRLHF's: {"query": […], "prompts": […], "labels": […]} → {"rewards", "scores", "extra_logs"}
+POST /v1/systemone, /v1/decisions   typed questions about responses (``integrations/decisions.py``)
 GET /health        name of the reward, rows scored and not scored
 
 verl calls a Python function; ``integrations/verl.py`` is that function and calls ``/score``.
@@ -21,7 +22,8 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -29,6 +31,7 @@ from pydantic import Field, ValidationError
 
 from aifeedback.config import Config
 from aifeedback.errors import AIFeedbackError, InputError, MissingExtra, RecipeError
+from aifeedback.integrations.decisions import Decider, Unanswerable, decisions, systemone
 from aifeedback.types import Message, RewardFn
 
 try:
@@ -72,6 +75,8 @@ class Batcher:
         from aifeedback.training.rewards import adapted
 
         self.reward, self.config = adapted(reward), config
+        self.lock = threading.Lock()
+        """Held while the reward, or the judge behind it, is called."""
         self.waiting: asyncio.Queue[tuple[list[Row], asyncio.Future[list[float | None]]]] = asyncio.Queue()
         self.scored = self.unscored = self.calls = 0
 
@@ -124,7 +129,8 @@ class Batcher:
         for start in range(0, len(rows), self.config.rows_per_call):
             part = rows[start : start + self.config.rows_per_call]
             columns = {name: [row.columns.get(name) for row in part] for name in names}
-            found = self.reward([row.prompt for row in part], [row.completion for row in part], **columns)
+            with self.lock:
+                found = self.reward([row.prompt for row in part], [row.completion for row in part], **columns)
             values += checked_rewards(found, len(part))
             self.calls += 1
         self.scored += sum(v is not None for v in values)
@@ -138,8 +144,10 @@ def require_token(config: ServeConfig) -> None:
         raise RecipeError(f"{config.host} is open to other machines", key="token", fix="set a token")
 
 
-def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str | None = None) -> FastAPI:
-    """The application. Raises RecipeError as ``require_token`` does."""
+def create_app(
+    reward: RewardFn, config: ServeConfig | None = None, *, name: str | None = None, decider: Decider | None = None
+) -> FastAPI:
+    """The application; ``decider`` answers typed questions. Raises RecipeError as ``require_token`` does."""
     config = config or ServeConfig()
     require_token(config)
     batcher = Batcher(reward, config)
@@ -190,6 +198,31 @@ def create_app(reward: RewardFn, config: ServeConfig | None = None, *, name: str
         if unscored:
             raise HTTPException(503, f"{len(unscored)} of {len(values)} rows could not be scored: rows {unscored[:10]}")
         return {"rewards": values, "scores": values, "extra_logs": {}}
+
+    async def decided(answer: Callable[..., dict[str, Any] | None], given: dict[str, Any]) -> dict[str, Any]:
+        from aifeedback.training.rewards import name_of
+
+        def locked() -> dict[str, Any] | None:
+            with batcher.lock:
+                return answer(given, decider or Decider(), str(given.get("model") or name or name_of(reward)))
+
+        try:
+            found = await asyncio.to_thread(locked)
+        except Unanswerable as refused:
+            raise HTTPException(422, str(refused)) from None
+        except AIFeedbackError as failed:
+            raise HTTPException(503, str(failed)) from failed
+        if found is None:
+            raise HTTPException(503, "the responses could not be judged")
+        return found
+
+    @routes.post("/v1/systemone")
+    async def answer_systemone(request: Request) -> dict[str, Any]:
+        return await decided(systemone, await body(request))
+
+    @routes.post("/v1/decisions")
+    async def answer_decisions(request: Request) -> dict[str, Any]:
+        return await decided(decisions, await body(request))
 
     @routes.get("/health")
     async def health() -> dict[str, Any]:

@@ -79,6 +79,17 @@ def logit(p: float) -> float:
     return math.log(p) - math.log1p(-p)
 
 
+def p_first(logprobs: Sequence[float], *, swapped: bool) -> float:
+    """P that the first *stored* response is better, from the labels *as shown*; half of a tie's probability, where the
+    third label is a tie, goes to each response. Swapping gives exactly 1 − p."""
+    if len(logprobs) == 2:
+        return sigmoid(margin(logprobs, swapped=swapped))
+    shown_first, shown_second, tie = softmax(logprobs)
+    stored = (shown_second, shown_first) if swapped else (shown_first, shown_second)
+    larger = min(float(max(stored) + tie / 2.0), 1.0)
+    return larger if stored[0] >= stored[1] else 1.0 - larger
+
+
 def margin(logprobs: Sequence[float], *, swapped: bool) -> float:
     """Log-odds that the first *stored* response is better, from the two labels *as shown*."""
     shown_first, shown_second = logprobs
@@ -120,9 +131,9 @@ def expected_score(distribution: Sequence[float] | Floats) -> float:
     return float(p @ np.arange(1, len(p) + 1))
 
 
-def score_value(expected: float) -> float:
-    """An expected rating in [1, 10] as a reward in [−1, 1]: (2s − 11)/9."""
-    return (2.0 * expected - 11.0) / 9.0
+def score_value(expected: float, labels: int = 10) -> float:
+    """An expected rating in [1, K] as a reward in [−1, 1]: (2s − K − 1)/(K − 1), for ten labels (2s − 11)/9."""
+    return (2.0 * expected - (labels + 1.0)) / (labels - 1.0)
 
 
 def p_from_ratings(first: Sequence[float] | Floats, second: Sequence[float] | Floats) -> float:
@@ -466,7 +477,7 @@ class JudgeLabeler:
             problem = reading_problem(reading, self.settings.min_coverage)
         p_first = None
         if problem is None and reading is not None:
-            p_first = sigmoid(margin(_known(reading.logprobs), swapped=view.swapped))
+            p_first = p_first(_known(reading.logprobs), swapped=view.swapped)
         return Judgement(
             comparison_id=view.comparison.id,
             judge=self.name,
@@ -548,7 +559,7 @@ def common_problem(judgements: Sequence[Judgement]) -> Problem:
 
 
 def _margin(judgement: Judgement) -> float:
-    if judgement.logprobs is None:
+    if judgement.logprobs is None or len(judgement.logprobs) > 2:
         return logit(_p(judgement))
     return margin(_known(judgement.logprobs), swapped=judgement.shown_swapped)
 

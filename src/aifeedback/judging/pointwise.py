@@ -2,6 +2,7 @@
 
 Source: Lee et al. 2023 (arXiv 2309.00267), section 4.2 (d-RLAIF): the likelihood of each of the ten ratings is read,
 normalised over the ten, and the *expected* rating s = Σ i·P(i) becomes the reward (2s − 11)/9. Nothing is sampled.
+Where we differ: a prompt may have another scale, 1 to K; the reward is then (2s − K − 1)/(K − 1).
 A good–bad prompt reads two labels instead: value = 2·P(good) − 1.
 
 ``RubricScorer`` rates each criterion by itself and takes their weighted mean. ``RatingLabeler`` labels a pair from two
@@ -176,10 +177,10 @@ class JudgeScorer:
         mean = np.mean(known, axis=0)
         if self.prompt.task == "goodbad":
             return Score(**common, value=float(mean[0] - mean[1]))
-        expected = min(max(pairwise.expected_score(mean), 1.0), 10.0)
+        expected = min(max(pairwise.expected_score(mean), 1.0), float(len(mean)))
         return Score(
             **common,
-            value=pairwise.score_value(expected),
+            value=pairwise.score_value(expected, len(mean)),
             expected=expected,
             distribution=tuple(float(p) for p in mean),
         )
@@ -200,7 +201,7 @@ class JudgeScorer:
 def fill_hidden(reading: Reading, hidden_mass: float) -> tuple[float | None, ...]:
     """Hidden labels as (next to) impossible, where the labels that were seen leave at most ``hidden_mass`` for them.
 
-    The expected rating is then off by at most 9·hidden_mass; with the default of 0 nothing is filled.
+    The expected rating of K labels is then off by at most (K − 1)·hidden_mass; with the default of 0 nothing is filled.
     """
     seen = [value for value in reading.logprobs if value is not None]
     mass = reading.coverage if reading.coverage is not None else math.fsum(math.exp(value) for value in seen)
@@ -323,12 +324,12 @@ class RubricScorer:
         weights = np.array([criterion.weight for criterion in self._criteria])
         rows = np.array([score.distribution for score in scores], dtype=np.float64)
         mixture = weights @ rows / weights.sum()
-        expected = min(max(pairwise.expected_score(mixture), 1.0), 10.0)
+        expected = min(max(pairwise.expected_score(mixture), 1.0), float(len(mixture)))
         coverages = [score.coverage for score in scores if score.coverage is not None]
         return Score(
             completion_id=completion.id,
             judge=self._name,
-            value=pairwise.score_value(expected),
+            value=pairwise.score_value(expected, len(mixture)),
             expected=expected,
             distribution=tuple(float(p) for p in mixture),
             coverage=min(coverages) if coverages else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -10,7 +11,8 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from aifeedback.config import Cli, Config
 from aifeedback.judging.pairwise import JudgeSettings, Rationale
-from aifeedback.refs import ConstitutionRef, JudgeRef, ModelRef, PromptRef, Ref, RubricRef
+from aifeedback.models.dialects import named_headers
+from aifeedback.refs import DECISIONS, ConstitutionRef, JudgeRef, ModelRef, PromptRef, Ref, RubricRef
 
 SERVER = "Server"
 """Heading of the options that only a served model has."""
@@ -25,8 +27,32 @@ class Served(Config):
     """Stop before spending more than this (USD), earlier starts with the same journal included."""
     prices: Annotated[str | None, Cli(panel=SERVER, metavar="FILE")] = None
     """Price table (YAML); the shipped one by default."""
+    headers: Annotated[
+        dict[str, str] | None, Cli(("--header",), is_repeated=True, panel=SERVER, metavar="NAME=VALUE")
+    ] = None
+    """Send this header with every request; $NAME as the value is read from the environment. Repeat for several."""
+    api_version: Annotated[str | None, Cli(panel=SERVER, metavar="VERSION")] = None
+    """Azure: sent as api-version with every request, and the key as api-key."""
+    extra_body: Annotated[dict[str, Any] | None, Cli(panel=SERVER, metavar="JSON")] = None
+    """Further fields of every request, as JSON; null leaves a field out: '{"seed": null}'."""
     server: Annotated[dict[str, Any], Cli(is_hidden=True)] = Field(default_factory=dict)
     """Further server options by name: concurrency, requests_per_minute, readout, prices … (docs/servers.md)."""
+
+    @field_validator("headers", mode="before")
+    @classmethod
+    def _headers(cls, value: Any) -> Any:
+        return named_headers(value) if isinstance(value, dict | list | tuple) else value
+
+    @field_validator("extra_body", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            found = json.loads(value)
+        except ValueError:
+            raise ValueError('not JSON; write for example {"seed": null}') from None
+        return found
 
     @field_validator("prices")
     @classmethod
@@ -38,23 +64,32 @@ class Served(Config):
     @property
     def server_options(self) -> dict[str, Any]:
         """What ``models.connect`` takes for a server; what was not set is left to its default."""
-        own = {"base_url": self.base_url, "cap_usd": self.spend_cap_usd, "prices": self.prices}
+        own = {
+            "base_url": self.base_url,
+            "cap_usd": self.spend_cap_usd,
+            "prices": self.prices,
+            "headers": self.headers,
+            "api_version": self.api_version,
+            "extra_body": self.extra_body,
+        }
         return {**self.server, **{name: value for name, value in own.items() if value is not None}}
 
     def require_server(self, models: Iterable[ModelRef]) -> None:
         """Raises ValueError where a server's options are set and none of the models is served."""
         models = [model for model in models if model]
-        given = [name for name in ("base_url", "prices") if getattr(self, name)]
+        own = ("base_url", "prices", "headers", "api_version", "extra_body")
+        given = [name for name in own if getattr(self, name)]
         given += [f"server.{name}" for name in self.server]
         if given and models and not any(model.is_served for model in models):
-            raise ValueError(f"{', '.join(given)}: only a server (openai:NAME) has such a setting, not {models[0]}")
+            raise ValueError(f"{', '.join(given)}: only a server (openai:NAME …) has such a setting, not {models[0]}")
 
 
 class JudgeSpec(Served, JudgeSettings):
     """A model made into a judge. A bare model name stands for the defaults."""
 
     model: Annotated[JudgeRef, Cli(("--judge",), is_repeated=True, metavar="MODEL", panel="Judge")]
-    """Judge: hf:DIR_OR_ID, openai:NAME, fake:NAME, lab:NAME, rm:DIR or python:FILE.py:NAME. Repeat for a panel."""
+    """Judge: hf:DIR_OR_ID, openai:NAME, anthropic:NAME, systemone:NAME, decisions:NAME, fake:NAME, lab:NAME, rm:DIR or
+    python:FILE.py:NAME. Repeat for a panel."""
     prompt: Annotated[PromptRef, Cli(is_repeated=True, metavar="NAME", panel="Judge")] = PromptRef("helpful-detailed")
     """Judge prompt: a shipped name, lab:NAME, or a YAML file. Repeat for a panel."""
     by: Annotated[Literal["pairs", "ratings"], Cli(panel="Judge")] = "pairs"
@@ -106,6 +141,8 @@ class JudgeSpec(Served, JudgeSettings):
             )
         if self.by == "ratings" and self.clamp:
             raise ValueError("clamp: it bounds the preference of a judge of pairs, not of ratings")
+        if self.rationale and self.model.scheme in DECISIONS:
+            raise ValueError(f"rationale: {self.model} is a decision model and writes no text; leave it out")
         self.require_server([self.model])
         return self
 

@@ -14,6 +14,9 @@ SCHEMES = {
     "hf": ("aifeedback.models.local", "load"),
     "lab": ("aifeedback.models.local", "load_lab"),
     "openai": ("aifeedback.models.openai.server", "connect"),
+    "anthropic": ("aifeedback.models.openai.server", "connect_anthropic"),
+    "systemone": ("aifeedback.models.openai.server", "connect_systemone"),
+    "decisions": ("aifeedback.models.openai.server", "connect_decisions"),
     "fake": ("aifeedback.models.fake", "connect"),
 }
 """Scheme → module and function; the function takes the URI's name and the options. Further schemes come from the
@@ -29,7 +32,8 @@ class Connected(Model, Protocol):
 
 
 def connect(uri: str, **options: Any) -> Connected:
-    """Make a model of its reference: ``hf:FOLDER_OR_ID``, ``openai:NAME`` (``base_url=…``), ``lab:NAME``, ``fake:NAME``.
+    """Make a model of its reference: ``hf:FOLDER_OR_ID``, ``openai:NAME`` (``base_url=…``), ``anthropic:NAME``,
+    ``systemone:NAME``, ``decisions:NAME``, ``lab:NAME``, ``fake:NAME``.
 
     ``python:FILE.py:NAME`` calls NAME of that file with the reference; a scheme of the entry-point group
     ``aifeedback.models`` calls its object with the name after the scheme. Either returns the model.

@@ -7,9 +7,10 @@ Whatever no table knows is unknown: it abstains, or counts as a server error, an
 from __future__ import annotations
 
 import ast
+import html
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 # ---------------------------------------------------------------- thinking
@@ -39,7 +40,11 @@ THINKING: tuple[Marks, ...] = (
         rf"{_LEFT}\s*/\s*(?P<untag>{_THOUGHT_NAMES})\s*{_RIGHT}",
     ),
     # [THINK] … [/THINK]
-    Marks("brackets", r"\[\s*(?:think|thinking|reasoning)\s*\]", r"\[\s*/\s*(?:think|thinking|reasoning)\s*\]"),
+    Marks(
+        "brackets",
+        r"\[\s*(?:think|thinking|thoughts?|reasoning)\s*\]",
+        r"\[\s*/\s*(?:think|thinking|thoughts?|reasoning)\s*\]",
+    ),
     # <|START_THINKING|> … <|END_THINKING|>, <|begin_of_thought|> … <|end_of_thought|>, <|inner_prefix|> …
     Marks(
         "tokens",
@@ -50,6 +55,11 @@ THINKING: tuple[Marks, ...] = (
     ),
     # <|channel>thought … <channel|>
     Marks("half tokens", r"<\|channel>\s*(?:thought|thinking|analysis)\b", r"<channel\|>"),
+    # <unused94>thought … <unused95>
+    Marks("unused tokens", r"<unused\d+>\s*(?:thought|thinking)\b", r"<unused\d+>(?!\s*(?:thought|thinking)\b)"),
+    # what a page folds away or never shows: <details>…</details>, <!-- … -->
+    Marks("folded", r"<details(?:\s[^<>\n]{0,80})?>", r"</details\s*>"),
+    Marks("comments", r"<!--", r"-->"),
     # Thinking... … ...done thinking.
     Marks("console", r"\A\s*thinking\.\.\.\s*$", r"^\s*\.\.\.\s*done thinking\.?\s*$"),
     # Here is my thought process: … Here is my response:
@@ -68,13 +78,21 @@ THINKING: tuple[Marks, ...] = (
 """Blocks that hold thinking. What lies outside of closed blocks is the answer."""
 
 SPOKEN_CHANNELS = frozenset({"final", "response"})
-_CHANNEL = re.compile(r"<\|\s*channel\s*\|>\s*(\w*)[^<]{0,80}(?:<\|\s*message\s*\|>)?", re.IGNORECASE)
-_BARE_CHANNEL = re.compile(r"\A\s*(?:analysis|commentary)(?=[A-Z\"'(]|we\b|the\b|user\b|need\b)")
+_CHANNEL = re.compile(
+    r"<\|\s*channel\s*\|>\s*(\w*)[^<]{0,80}(?:<\|\s*constrain\s*\|>[^<]{0,40})?(?:<\|\s*message\s*\|>)?", re.IGNORECASE
+)
+_BEFORE_CHANNEL = re.compile(
+    r"(?:\A|<\|\s*(?:end|return|call)\s*\|>)\s*(?:<\|\s*start\s*\|>\s*assistant[^<]{0,80})?\Z", re.IGNORECASE
+)
+"""What stands before a channel: the start of the answer, or the end of another message. Elsewhere it is a quotation."""
+_BARE_CHANNEL = re.compile(r"\A\s*(?:analysis|commentary)(?=[^\sa-z:]|we\b|the\b|user\b|need\b)")
 _BARE_FINAL = re.compile(r"assistant\s*final(?=\S|\s*\S)")
 _WRAPPERS = re.compile(
     rf"<\|\s*(?:(?:begin|end)_?of_?(?:solution|box|answer|text|turn|sentence)|(?:start|end)_(?:response|text|of_turn)"
     r"|end|return|eot(?:_id)?|eom(?:_id)?|im_end|end_of_text|endoftext|eos|call|message|start|im_start)\s*\|>"
     rf"|{_LEFT}\s*/?\s*(?:output|response|final|final[ _-]answer|solution)\s*{_RIGHT}"
+    r"|\[/?(?:RESPONSE|ANSWER|OUTPUT|FINAL|SOLUTION|VERDICT)\]"
+    rf"|{_LEFT}\s*(?:{_THOUGHT_NAMES})\s*/\s*{_RIGHT}"
     r"|</?s>|<(?:start|end)_of_turn>|<eos>|<pad>|<\uff5cend\u2581of\u2581sentence\uff5c>",
     re.IGNORECASE,
 )
@@ -86,15 +104,29 @@ _RESIDUE = re.compile(
 )
 """Anything left that looks like a mark of thinking or of a channel."""
 _CUE = re.compile(rf"{_LEFT}|[\[{{]|think|thought|assistant\s?final|\A\s*(?:analysis|commentary)", re.IGNORECASE)
+_ANY_MARK = re.compile(
+    r"(?P<left><\|?|\[|\{)(?P<close>/|end_)?(?P<name>[^\W\d_][\w:.-]{0,60})(?:\s[^<>\[\]{}\n]{0,80})?(?:\|?>|\]|\})",
+    re.IGNORECASE,
+)
+"""An opening or a closing mark, whatever its name."""
+_ANSWER_TAGS = (
+    r"(?:rating|score|grade|verdict|answer|preference|preferred|choice|winner|judge?ment|decision|selection|pick|label"
+    r"|better|best|result|conclusion|output|response|final(?:[ _-]\w+)?|solution|b|i|em|strong|u|p|span|div|code|h[1-6])"
+)
 """A text without any of this holds no mark."""
 _SAME = str.maketrans("\uff1c\uff1e\uff0f\uff5c\uff3b\uff3d\u2223\u00a0", "<>/|[]| ")
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | _SAME
+"""Fullwidth forms as the ASCII characters that they stand for."""
+_ESCAPED = re.compile(r"\\u00(3c|3e|2f|5b|5d|7c)|\\(?=[<>/])", re.IGNORECASE)
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]")
 _THINKING_KEY = re.compile(
     r"(?:chain[ _-]of[ _-])?(?:reason\w*|think\w*|thoughts?|rationale\w*|explanations?|explain|analysis|critiques?"
     r"|justifications?|reflections?|scratch[ _-]?pad|steps?|comments?|feedback|cot|evidence|notes?)",
     re.IGNORECASE,
 )
-_FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*?)\n\s*```\s*\Z", re.DOTALL | re.IGNORECASE)
+_KEY_LEFT = re.compile(rf"[\"'](?:{_THINKING_KEY.pattern})[\"']\s*:\s*[\"'\[{{]", re.IGNORECASE)
+"""A key of JSON that holds reasons, in text that is no JSON."""
+_MOST_OBJECTS = 20
 _PATTERNS = tuple(
     (marks.family, re.compile(marks.opens, re.I | re.M), re.compile(marks.closes, re.I | re.M)) for marks in THINKING
 )
@@ -122,15 +154,43 @@ def spoken(text: str) -> Spoken:
 
     A closing mark without an opening one closes the thinking that the chat template opened.
     """
-    plain = _INVISIBLE.sub("", text).translate(_SAME)
+    plain = _INVISIBLE.sub("", text).translate(_NARROW)
+    plain = html.unescape(_ESCAPED.sub(lambda m: chr(int(m[1], 16)) if m[1] else "", plain))
     if not _CUE.search(plain):
         return Spoken(plain)
-    plain, channels = _spoken_channel(plain)
+    channel = _spoken_channel(plain)
+    if channel is None:
+        return Spoken(None)
+    plain, channels = channel
     rest, blocks = _outside(plain)
     rest = _WRAPPERS.sub("\n", rest)
     if _RESIDUE.search(rest):
         return Spoken(None)
-    return Spoken(_without_thinking_keys(rest), blocks + channels)
+    rest = _without_thinking_keys(rest)
+    return Spoken(None if _KEY_LEFT.search(rest) else rest, blocks + channels)
+
+
+def without_unknown_blocks(answer: str) -> str:
+    """The text outside of marked blocks that no table knows. They may be thinking, so what is read from an answer must
+    be the same with them and without them."""
+    opened: dict[tuple[str, str], int] = {}
+    blocks: list[tuple[int, int]] = []
+    for mark in _ANY_MARK.finditer(answer):
+        if re.fullmatch(_ANSWER_TAGS, mark["name"], re.IGNORECASE):
+            continue
+        which = mark["left"], mark["name"].lower()
+        if not mark["close"]:
+            opened.setdefault(which, mark.start())
+        elif which in opened:
+            start = opened[which]
+            opened = {other: at for other, at in opened.items() if at < start}
+            blocks = [block for block in blocks if block[0] < start]
+            blocks.append((start, mark.end()))
+    parts, at = [], 0
+    for start, end in blocks:
+        parts.append(answer[at:start])
+        at = end
+    return "\n".join([*parts, answer[at:]])
 
 
 def written(text: str) -> Spoken:
@@ -141,8 +201,8 @@ def written(text: str) -> Spoken:
     """
     plain = text.translate(_SAME)
     if _CHANNEL.search(plain):
-        spoken_text, blocks = _spoken_channel(plain)
-        return Spoken(_WRAPPERS.sub("", spoken_text).strip(), blocks)
+        channel = _spoken_channel(plain)
+        return Spoken(_WRAPPERS.sub("", channel[0]).strip(), channel[1]) if channel else Spoken("")
     blocks, at = 0, 0
     while (first := _next_mark(plain, at)) is not None:
         is_leading = not first.closes and not plain[at : first.start].strip() and first.family != "console"
@@ -162,9 +222,12 @@ def written(text: str) -> Spoken:
     return Spoken(text[at:].lstrip() if blocks else text, blocks)
 
 
-def _spoken_channel(text: str) -> tuple[str, int]:
-    """What the last channel says, where a text has channels at all; "" where that one is not for the reader."""
+def _spoken_channel(text: str) -> tuple[str, int] | None:
+    """What the last channel says, where a text has channels at all; "" where that one is not for the reader. None: a
+    channel opens in the middle of a message."""
     marks = list(_CHANNEL.finditer(text))
+    if any(not _BEFORE_CHANNEL.search(text[: mark.start()]) for mark in marks):
+        return None
     if marks:
         last = marks[-1]
         if last[1].lower() not in SPOKEN_CHANNELS:
@@ -232,19 +295,40 @@ def _close_of(text: str, first: _Mark) -> _Mark | None:
 
 
 def _without_thinking_keys(text: str) -> str:
-    """A JSON object as "key: value" lines without the keys that hold reasons; any other text as it is."""
-    fenced = _FENCE.match(text)
-    body = fenced[1] if fenced else text.strip()
-    if not body.startswith("{"):
-        return text
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        return text
-    if not isinstance(found, dict) or not any(_THINKING_KEY.fullmatch(str(key)) for key in found):
-        return text
-    kept = {key: value for key, value in found.items() if not _THINKING_KEY.fullmatch(str(key))}
-    return "\n".join(f"{key}: {value}" for key, value in kept.items() if isinstance(value, str | int | float))
+    """Every JSON object or list in a text as "key: value" lines, without the keys that hold reasons."""
+    parts, at = [], 0
+    for _ in range(_MOST_OBJECTS):
+        starts = _JSON_START.search(text, at)
+        if starts is None:
+            break
+        try:
+            found, end = _DECODER.raw_decode(text, starts.start())
+        except (ValueError, RecursionError):
+            parts.append(text[at : starts.start() + 1])
+            at = starts.start() + 1
+            continue
+        before = re.sub(r"```\w*\s*\Z", "\n", text[at : starts.start()])
+        parts += [before, "\n".join(_pairs(found)) or "{}", "\n"]
+        at = end
+        if fence := re.match(r"\s*```", text[at:]):
+            at += fence.end()
+    return "".join(parts) + text[at:]
+
+
+_DECODER = json.JSONDecoder(strict=False)
+_JSON_START = re.compile(r"[\[{]\s*[\"{\[]")
+
+
+def _pairs(value: Any, key: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            if not _THINKING_KEY.fullmatch(str(name)):
+                yield from _pairs(item, str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _pairs(item, key)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield f"{key}: {value}" if key else str(value)
 
 
 # ---------------------------------------------------------------- finish reasons
@@ -336,9 +420,9 @@ def token_texts(entries: Sequence[Entry]) -> list[str]:
     """
     texts = [_text(entry) for entry in entries]
     shown = [text for text, sure in texts if not sure]
-    has_space = any(re.search(r"\s", text) for text in shown)
     is_bpe = any(_RAW_START.match(text) for text in shown)
     is_pieces = any("\u2581" in text for text in shown)
+    has_space = any(re.search(r"\s" if is_bpe else " ", text) for text in shown)  # pieces may hold a line break
     if (is_bpe and is_pieces) or ((is_bpe or is_pieces) and has_space):
         raise UnknownTokens("tokens in more than one form (raw vocabulary beside plain text)")
     if is_bpe:
@@ -389,15 +473,66 @@ def _from_alphabet(token: str) -> str:
 
 # ---------------------------------------------------------------- servers
 
+_SECRET = re.compile(
+    r"authorization|cookie|secret|password|credential|(?:api|access|auth)[-_]?(?:key|token)|^token$", re.I
+)
+
+
+def named_headers(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Headers from NAME=VALUE texts or a mapping. Raises ValueError for another form, and for a secret that is not read
+    from the environment: settings are written into records."""
+    pairs = (
+        given.items() if isinstance(given, Mapping) else ((n, v) for n, _, v in (one.partition("=") for one in given))
+    )
+    headers = {str(name).strip(): str(value).strip() for name, value in pairs}
+    for name, value in headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not value or "\n" in value or "\r" in value:
+            raise ValueError(f"'{name}={value}' is not a header; write NAME=VALUE")
+        if _SECRET.search(name) and not value.startswith("$"):
+            raise ValueError(f"{name}: put the secret into an environment variable and write {name}=$VARIABLE")
+    return headers
+
+
 OWN_DEFAULTS = frozenset({"vllm", "sglang", "llamacpp", "library", "organization_owner", "huggingface"})
 """What ``GET /models`` names as owner where a missing temperature means the model's or the server's own, not 1."""
 
+Structured = Literal["choice", "schema"]
+STRUCTURED: Mapping[str, Structured] = {"vllm": "choice", "sglang": "choice", "llamacpp": "schema"}
+"""What ``GET /models`` names as owner → how it holds an answer to the labels."""
+
+
+def structured_fields(form: Structured, labels: Sequence[str]) -> dict[str, Any]:
+    """Request fields that let the model write nothing but one of the labels.
+
+    choice: vLLM's ``guided_choice`` (``structured_outputs`` in newer ones) and SGLang's ``regex``. A server ignores the
+    fields of others; the answer is read as strictly as any. schema: a JSON object with the verdict, for every server
+    with ``response_format``.
+    """
+    names = [label.strip() for label in labels]
+    if form == "choice":
+        return {
+            "guided_choice": names,
+            "structured_outputs": {"choice": names},
+            "regex": f"(?:{'|'.join(map(re.escape, names))})",
+        }
+    schema = {
+        "type": "object",
+        "properties": {"verdict": {"type": "string", "enum": names}},
+        "required": ["verdict"],
+        "additionalProperties": False,
+    }
+    return {
+        "response_format": {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
+    }
+
+
 REFUSED: tuple[tuple[str, str], ...] = (
+    (r"response_format|json_schema|guided_|structured_outputs|\bregex\b", "set structured to 'off', or to another form"),
     (r"top_logprobs|\blogprobs\b", "set top to the number the server allows, or readout to 'votes'"),
     (r"max_completion_tokens.{0,40}instead|use 'max_completion_tokens'", "set max_tokens_name to 'max_completion_tokens'"),
     (
         r"max_(?:completion_|new_|output_)?tokens|max_length|completion tokens",
-        "lower the limit of the answer: answer_tokens for verdicts, max_tokens for sampled responses"
+        "lower the limit of the answer: answer_tokens of verdicts, max_new_tokens of sampled responses"
         " (set max_tokens_name where the server knows the limit by another name)",
     ),
     (r"temperature.{0,80}top_p|top_p.{0,80}temperature", "send one of the two: extra_body {top_p: null}"),
@@ -407,6 +542,7 @@ REFUSED: tuple[tuple[str, str], ...] = (
     (r"\bseed\b", "leave it out: extra_body {seed: null}"),
     (r"\bstop(?:_sequences)?\b", "leave it out: extra_body {stop: null}"),
     (r"continue_final_message|add_generation_prompt|prefill|last message|assistant message", "set continuing to 'fold'"),
+    (r"tool_call_id|role.{0,20}\btool\b", "this server takes no tool messages in prompts: leave those rows out"),
     (r"\bprompt\b.{0,60}(?:missing|required|not supported)|chat model|chat/completions", "set api to 'chat'"),
     (r"chat[ _]template|v1/completions", "set api to 'completions'"),
 )  # fmt: skip

@@ -139,9 +139,13 @@ class FakeModel:
 
     def _logits(self, text: str, labels: Sequence[str]) -> list[float]:
         names = tuple(label.strip() for label in labels)
-        if names == _GRADES:
+        if len(names) > 2 and names == _GRADES[: len(names)]:
+            unit = 9.0 / (len(names) - 1)
             expected = 5.5 + 2.0 * self._worth(last_text(text))
-            return [-0.5 * (grade - expected) ** 2 for grade in range(1, 11)]
+            return [-0.5 * (1.0 + unit * step - expected) ** 2 for step in range(len(names))]
+        if len(names) == 3 and names[2].lower() == "tie":
+            margin = self._margin(text)
+            return [margin / 2, -margin / 2, -1.0]
         if len(names) == 2:
             margin = self._worth(last_text(text)) if names[0].lower() in _UNARY else self._margin(text)
             return [margin / 2, -margin / 2]

@@ -55,11 +55,11 @@ def pattern(source: str) -> re.Pattern[str]:
 # ---------------------------------------------------------------- plain text
 
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad\u202a-\u202e\u2066-\u2069]")
-_BOX = re.compile(r"\$?\\boxed\{(?:\\text\{)?([^{}\n]{1,40})\}{1,2}\$?|\[\[([^\[\]\n]{1,40})\]\]")
+_BOX = re.compile(r"\$?\\boxed\{(?:\\(?:text|math)\w{0,4}\{)?([^{}\n]{1,40})\}{1,2}\$?|\[\[([^\[\]\n]{1,40})\]\]")
 _TAGS = any_of(
     "rating", "score", "grade", "verdict", "answer", "preference", "preferred", "choice", "winner", "judge?ment"
 )
-_TAG = pattern(rf"<({_TAGS})>([^<>\n]{{0,80}})</\1>")
+_TAG = pattern(rf"<({_TAGS})(?:\s[^<>\n]{{0,40}})?>([^<>\n]{{0,80}})</\1>")
 _TEN = any_of("10", "ten")
 _ONE_TO_TEN = rf"(?:1|one)\s*(?:-|–|—|to)\s*{_TEN}"
 _SCALE = pattern(
@@ -84,6 +84,22 @@ def plain_text(text: str) -> str:
     text = re.sub(r'["“”„«»]', "", text)
     text = re.sub(r"(?<!\w)[*_`~]+|[*_`~]+(?!\w)", "", text)
     return _SCALE.sub(" ", text)
+
+
+_ORDINAL = pattern(
+    r"\b(?:the )?(first|second) (response|summary|answer|completion|reply|option|candidate|assistant|output|one)\b"
+)
+
+
+def with_ordinals(text: str, names: Sequence[str]) -> str:
+    """The text with "the second response" as "response 2", where the two labels number or letter what is shown."""
+    if [name.casefold() for name in names] not in (["1", "2"], ["a", "b"]):
+        return text
+    return _ORDINAL.sub(lambda m: f"{_noun(m[2])} {names[m[1].casefold() == 'second']}", text)
+
+
+def _noun(word: str) -> str:
+    return "response" if word.casefold() == "one" else word
 
 
 def content_lines(text: str) -> list[str]:
@@ -142,6 +158,8 @@ TIED_LINE = pattern(
     r"|can't tell|cannot decide|no preference|none|n/?a|unknown)[.!]*"
 )
 """A whole line that states a tie, or that there is no value."""
+SAYS_TIE = pattern(r"\b(?:tied?|draw|equal)\b")
+"""In such a line: it states a tie, which may be one of the labels."""
 REFUSAL = pattern(
     r"\b(?:I(?:'m| am) (?:sorry|afraid|unable|not able|not comfortable)|I (?:can(?:no|')t|won't|will not|must decline)"
     r"|as an AI|against my (?:guidelines|policy))\b"
@@ -292,25 +310,36 @@ def parse_label(text: str, labels: Sequence[str], *, finish_reason: FinishReason
             return Parsed(None, score.problem)
         whole = int(score.value)
         return Parsed(labels[whole - 1]) if whole == score.value else Parsed(None, Problem.UNREADABLE)
-    return _parse(text, label_forms(tuple(labels)), finish_reason)
+    return _parse(with_ordinals(text, names), label_forms(tuple(labels)), finish_reason)
 
 
 def _parse(text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
     answer = dialects.spoken(text)
     if answer.text is None:
         return Parsed(None, Problem.UNREADABLE)
-    plain = plain_text(answer.text)
+    parsed = _read(answer, answer.text, forms, finish_reason)
+    known = dialects.without_unknown_blocks(answer.text)
+    is_doubtful = parsed.value is not None and known != answer.text
+    if is_doubtful and _read(answer, known, forms, finish_reason).value != parsed.value:
+        return Parsed(None, Problem.UNREADABLE)
+    return parsed
+
+
+def _read(answer: dialects.Spoken, text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
+    plain = plain_text(text)
     if finish_reason == "length":
         # The conclusion may be what was cut off, "1" may be half of "10", and without a mark that closes it all of it
         # may be thinking that the chat template opened: only a finished first line after such a mark counts.
-        first, newline, _ = plain.lstrip().partition("\n")
-        is_whole = bool(newline) and answer.blocks > 0
-        return (_agreed(_stated(first, forms)) if is_whole else None) or Parsed(None, Problem.TRUNCATED)
+        first, newline, rest = plain.lstrip().partition("\n")
+        stated = _agreed(_stated(first, forms)) if newline and answer.blocks > 0 else None
+        if stated is None or {*_stated(rest, forms), *_said(rest, forms)} - {stated.value}:
+            return Parsed(None, Problem.TRUNCATED)
+        return stated
     if not plain.strip():
         return Parsed(None, Problem.EMPTY)
     parsed = _agreed(_stated(plain, forms))
     if parsed is None and not forms.spoils.search(plain):
-        parsed = _agreed(_said(plain, forms))
+        parsed = _agreed([*_said(plain, forms), *_last_word(plain, forms)])
     return parsed or Parsed(None, _why_not(plain))
 
 
@@ -341,7 +370,8 @@ def _stated(plain: str, forms: Forms) -> Iterator[object]:
         if match is not None:
             yield _value(match, forms)
         elif TIED_LINE.fullmatch(line):
-            yield Problem.ABSTAINED
+            is_tie = SAYS_TIE.search(line) is not None
+            yield (forms.values or {}).get("tie", Problem.ABSTAINED) if is_tie else Problem.ABSTAINED
     yield from _said(plain, forms, (forms.final,))
 
 
@@ -350,6 +380,17 @@ def _said(plain: str, forms: Forms, patterns: Sequence[re.Pattern[str]] | None =
         for match in pattern.finditer(plain):
             if not _is_hedged(plain, match):
                 yield _value(match, forms)
+
+
+def _last_word(plain: str, forms: Forms) -> Iterator[object]:
+    """The value after the colon of a last line, whatever stands before it: a verdict in words that no pattern knows.
+    It is no evidence by itself, and contradicts what other words seem to say."""
+    lines = content_lines(plain)
+    head, colon, tail = re.sub("[：=]", ":", lines[-1]).rpartition(":") if lines else ("", "", "")
+    if colon and head and OTHER_HEADING.search(head) is None:
+        match = forms.bare.fullmatch(tail.strip())
+        if match is not None and any(True for _ in _said(plain, forms)):
+            yield _value(match, forms)
 
 
 def _value(match: re.Match[str], forms: Forms) -> object:

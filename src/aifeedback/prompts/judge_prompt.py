@@ -35,8 +35,8 @@ OPTIONAL: Mapping[Task, frozenset[str]] = {"pairwise": frozenset({"first_critiqu
 """What ``sample`` may show besides: critiques of the two responses, where the labeler is given a critic."""
 
 LABEL_COUNT: Mapping[Task, range] = {
-    "pairwise": range(2, 3),
-    "rating": range(10, 11),
+    "pairwise": range(2, 4),
+    "rating": range(2, 11),
     "goodbad": range(2, 3),
     "classify": range(2, 65),
     "critique": range(1),
@@ -79,7 +79,7 @@ class JudgePrompt(Config):
     about: str = ""
     """One line for people: what it is for."""
     labels: tuple[str, ...] = ()
-    """Exactly what may follow the ending, a leading space included; first response (or good, or 1) first."""
+    """Exactly what may follow the ending, a leading space included; first response (or good, or 1) first, a tie third."""
     preamble: str = ""
     exemplars: tuple[Exemplar, ...] = ()
     """In the file also the name of a shared exemplar file, shipped or beside this one."""
@@ -176,11 +176,15 @@ def _shared_exemplars(name: str, file: str | PathLike[str] | None) -> Any:
 def _check_labels(prompt: JudgePrompt, file: str | PathLike[str] | None) -> None:
     allowed = LABEL_COUNT[prompt.task]
     if len(prompt.labels) not in allowed:
-        wanted = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} or more"
+        wanted = f"{allowed[0]}" if len(allowed) == 1 else f"{allowed[0]} to {allowed[-1]}"
         what = f"a {prompt.task} prompt has {wanted} labels, this one {len(prompt.labels)}"
         raise StandardsError(what, file=file, key="labels")
     if len(set(prompt.labels)) < len(prompt.labels) or "" in prompt.labels:
         raise StandardsError("labels must differ, and none may be empty", file=file, key="labels")
+    names = [label.strip() for label in prompt.labels]
+    if prompt.task == "rating" and names != [str(number) for number in range(1, len(names) + 1)]:
+        what = f"the labels of a rating are the numbers from 1 upwards, not {names}"
+        raise StandardsError(what, file=file, key="labels", fix=f"write {[str(n + 1) for n in range(len(names))]}")
     wanted = VARIABLES[prompt.task] - {"context"}
     for number, exemplar in enumerate(prompt.exemplars):
         if prompt.labels and exemplar.label not in prompt.labels:

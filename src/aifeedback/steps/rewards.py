@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
 from aifeedback.config import Config, parse
+from aifeedback.errors import RecipeError
 from aifeedback.judging.spec import JudgeSpec, rating_alone
 from aifeedback.refs import Ref, RewardRef
 from aifeedback.steps import connect
 from aifeedback.steps.step import Context
 from aifeedback.types import RewardFn
+
+if TYPE_CHECKING:
+    from aifeedback.integrations.decisions import Decider
 
 
 class RewardSpec(Config):
@@ -69,11 +73,19 @@ class RewardSpec(Config):
             yield from part.sources()
 
 
-def reward_from_options(name: str, prompt: str | None = None, rationale: bool = False) -> RewardSpec:
-    """The reward that a command names: rm:DIR, python:FILE.py:FUNCTION or judge:MODEL with its rating prompt."""
+def reward_from_options(
+    name: str, prompt: str | None = None, rationale: bool = False, served: Mapping[str, Any] | None = None
+) -> RewardSpec:
+    """The reward that a command names: rm:DIR, python:FILE.py:FUNCTION or judge:MODEL with its rating prompt.
+
+    ``served``: options of the judge's server. Raises RecipeError where they are given to a reward that is no judge.
+    """
     if not name.startswith("judge:"):
+        if served:
+            what = f"{next(iter(served))}: only a judge on a server (judge:openai:NAME) has such a setting, not {name}"
+            raise RecipeError(what)
         return parse(RewardSpec, {"source": name}, prefix="--reward ")
-    judge = {"model": name.partition(":")[2], "prompt": prompt, "rationale": rationale}
+    judge = {"model": name.partition(":")[2], "prompt": prompt, "rationale": rationale, **(served or {})}
     return parse(RewardSpec, {"judge": judge}, prefix="--reward ")
 
 
@@ -87,6 +99,16 @@ def reward_function(spec: RewardSpec, context: Context) -> RewardFn:
     if spec.clip:
         reward = rewards.clip(reward, low=spec.clip[0], high=spec.clip[1])
     return reward
+
+
+def decider_of(spec: RewardSpec, reward: RewardFn, context: Context) -> Decider:
+    """What answers typed questions about responses for this reward: a reward model or a judge; nothing for others."""
+    from aifeedback.integrations.decisions import Decider, by_judge, by_reward_model
+
+    if spec.judge and not spec.against_reference:
+        return by_judge(connect.labeler(spec.judge, context), connect.scorer(spec.judge, context))
+    is_plain = spec.source is not None and not spec.per_word and spec.clip is None
+    return by_reward_model(reward) if is_plain and spec.source and spec.source.scheme == "rm" else Decider()
 
 
 def _source(spec: RewardSpec, context: Context) -> RewardFn:

@@ -12,7 +12,7 @@ from aifeedback import data
 from aifeedback.config import Cli, Config
 from aifeedback.errors import RecipeError
 from aifeedback.judging.spec import JudgeSpec, Served
-from aifeedback.refs import ModelRef, PromptRef, Ref
+from aifeedback.refs import JudgeRef, ModelRef, PromptRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.rewards import RewardSpec, reward_function
@@ -107,7 +107,16 @@ class Rl(Trained):
         given = dict(given)
         judge = {key: given.pop(key) for key in _JUDGE_REWARD if key in given}
         reward = str(given.get("reward", ""))
+        served = {key: judge[key] for key in Served.model_fields if key in judge}
+        watch = given.get("monitor", {}).get("judge")
+        is_watched = isinstance(watch, str) and ModelRef(watch).is_served
+        if served and not is_watched and not (reward.startswith("judge:") and JudgeRef(reward[6:]).is_served):
+            raise RecipeError(
+                f"only a model on a server has such a setting, not {reward}", key=f"--{next(iter(served))}"
+            )
         if reward.startswith("judge:"):
+            if not JudgeRef(reward[6:]).is_served:
+                judge = {key: value for key, value in judge.items() if key not in served}
             given["reward"] = {"judge": {"model": reward.partition(":")[2], **judge}}
         if monitor := given.get("monitor"):
             monitor = dict(monitor)
@@ -116,8 +125,9 @@ class Rl(Trained):
                     "a monitor needs held-out prompts and a judge", fix="give both --monitor and --monitor-judge"
                 )
             prompt, every = given.pop("monitor_prompt", None), given.pop("monitor_every", None)
-            if isinstance(monitor.get("judge"), str) and prompt:
-                monitor["judge"] = {"model": monitor["judge"], "prompt": prompt}
+            if isinstance(watch, str):
+                own = {"prompt": prompt} if prompt else {}
+                monitor["judge"] = {"model": watch, **own, **(served if is_watched else {})}
             given["monitor"] = monitor
             given["train"] = {"evaluate_every": every or 20, **given.get("train", {})}
         return super().from_options(given, chosen)

@@ -217,7 +217,8 @@ _DOOR = {
 }
 _POLICY = re.compile(r"content[_ ](?:filter|policy|management)|safety system|ResponsibleAI", re.I)
 _MOST_BYTES = 16_000_000
-NO_LOGPROBS_FIX = "set readout to 'votes' or 'parsed' for this server"
+BY_OPTION = "command line: --set server.NAME=VALUE"
+NO_LOGPROBS_FIX = f"set readout to 'votes' or 'parsed' for this server ({BY_OPTION})"
 _CLOSED_AFTER = 3
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk|rk)-[A-Za-z0-9*_.-]{6,}|(?i:bearer)\s+\S+")
 
@@ -522,4 +523,6 @@ def _hint(status: int, said: str) -> str:
     if status in _DOOR:
         return "check the key in the environment, the model's name and the base URL"
     found = setting_for(said)
-    return found or "compare the request (--dry-run shows one) with what the server accepts"
+    return (
+        f"{found} ({BY_OPTION})" if found else "compare the request (--dry-run shows one) with what the server accepts"
+    )

@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+from aifeedback.models import decisions
+from aifeedback.models.dialects import Structured, structured_fields
+from aifeedback.models.fake import as_text
 from aifeedback.models.journal import prompt_hash
 from aifeedback.models.journaled import Answered
 from aifeedback.models.label_logprobs import LabelSet, label_logprobs, to_follow
@@ -23,7 +26,13 @@ NO_VOTES = -1e9
 """log of a share of 0 votes: its exponential is exactly 0, and unlike −inf it stays itself in JSON."""
 NO_VOTE = frozenset({Problem.EMPTY, Problem.REFUSED, Problem.TRUNCATED, Problem.UNREADABLE})
 """Problems of one written verdict; another one may well be readable."""
-PATHS: Mapping[wire.Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
+PATHS: Mapping[str, str] = {
+    "chat": "/chat/completions",
+    "completions": "/completions",
+    "messages": "/messages",
+    "systemone": "/systemone",
+    "decisions": "/decisions",
+}
 
 
 class Job(NamedTuple):
@@ -46,15 +55,18 @@ class Asker:
         spending: Spending,
         *,
         has_own_defaults: bool = False,
+        structured: Structured | None = None,
     ) -> None:
-        """``has_own_defaults``: the server samples by settings of its own where a request names none."""
+        """``has_own_defaults``: the server samples by settings of its own where a request names none. ``structured``:
+        how written verdicts are held to the labels."""
+        self.structured: Structured | None = structured
         self.name, self.settings, self.has_own_defaults = name, settings, has_own_defaults
         self.continuing: wire.Continuing = continuing
         self.caller, self.spending = caller, spending
 
     async def read(self, job: Job, label_set: LabelSet) -> Answered:
         """log P(label) from the top log-probabilities, with a further call where a label may take several tokens."""
-        api = wire.path(job.prompt, self.settings.api)
+        api = self._api(job)
         tally = self._tally(job)
         tables: dict[str, dict[str, float]] = {}
         pending = [""]
@@ -86,6 +98,28 @@ class Asker:
         )
         return Answered(job.index, reading, tally.seconds, {**tally.raw(), "top": tables[""]})
 
+    async def decide(self, job: Job, form: decisions.Format, labels: Sequence[str]) -> Answered:
+        """log P(label) as a decision model gives it."""
+        tally = self._tally(job)
+        try:
+            answer = await self._call(
+                decisions.request(form, as_text(job.prompt), labels),
+                form,
+                lambda found: decisions.decided(form, found, labels),
+                job,
+                tally,
+            )
+        except CallFailed as failed:
+            return self._unread(job, len(labels), failed, tally)
+        purse, found = tally.purse, answer.value
+        reading = Reading(
+            logprobs=found.logprobs,
+            coverage=found.coverage,
+            prompt_tokens=purse.prompt_tokens,
+            cost_usd=purse.cost_usd,
+        )
+        return Answered(job.index, reading, tally.seconds, {**tally.raw(), "answers": answer.body.get("answers")})
+
     async def vote(self, job: Job, labels: Sequence[str]) -> Answered:
         """log of each label's share of n sampled verdicts; ``NO_VOTES`` for a label that no readable one named.
 
@@ -100,9 +134,10 @@ class Asker:
         problems: Counter[Problem] = Counter()
         said: list[str] = []
         rounds = self.settings.votes if is_vote else 1
+        held = structured_fields(self.structured, labels) if self.structured else {}
         for number in range(rounds):
             try:
-                answer = await self._sample(job, sampling.model_copy(update={"seed": number}), tally)
+                answer = await self._sample(job, sampling.model_copy(update={"seed": number}), tally, held)
             except CallFailed as failed:
                 if failed.problem not in NO_VOTE:
                     return self._unread(job, len(labels), failed, tally)
@@ -154,28 +189,38 @@ class Asker:
         """Whether a refusal for length may be about the settings: no prompt was accepted yet."""
         return problem is Problem.TOO_LONG and self.caller.answered == 0
 
+    def _api(self, job: Job) -> wire.Api:
+        chosen = self.settings.api
+        return wire.path(job.prompt, "auto" if chosen in ("systemone", "decisions") else chosen)
+
     def _tally(self, job: Job) -> _Tally:
         return _Tally(Purse(self.spending, job.characters))
 
-    async def _sample(self, job: Job, sampling: Sampling, tally: _Tally) -> Answer[wire.Text]:
-        api = wire.path(job.prompt, self.settings.api)
+    async def _sample(
+        self, job: Job, sampling: Sampling, tally: _Tally, further: Mapping[str, Any] | None = None
+    ) -> Answer[wire.Text]:
+        api = self._api(job)
         drawn = hashlib.sha256(prompt_hash(job.prompt) + str(sampling.seed).encode()).digest()
         seed = int.from_bytes(drawn[:4], "big") >> 1
         fields = wire.prompt_fields(job.prompt, api, self.continuing)
         return await self._call(
-            {**fields, **wire.sampling_fields(sampling, seed, has_own_defaults=self.has_own_defaults)},
+            {
+                **fields,
+                **wire.sampling_fields(sampling, seed, has_own_defaults=self.has_own_defaults, api=api),
+                **(further or {}),
+            },
             api,
-            lambda found: wire.text(wire.choice(found), api),
+            lambda found: wire.text(wire.choice(found, api), api),
             job,
             tally,
         )
 
     async def _call(
-        self, fields: dict[str, Any], api: wire.Api, read: Callable[[dict[str, Any]], T], job: Job, tally: _Tally
+        self, fields: dict[str, Any], api: str, read: Callable[[dict[str, Any]], T], job: Job, tally: _Tally
     ) -> Answer[T]:
-        max_tokens = fields["max_tokens"]
+        max_tokens = fields.get("max_tokens", 0)  # a decision model writes nothing
         body = {"model": self.name, **fields, **self.settings.extra_body}
-        if self.settings.max_tokens_name != "max_tokens":
+        if self.settings.max_tokens_name != "max_tokens" and "max_tokens" in body:
             body.setdefault(self.settings.max_tokens_name, body.pop("max_tokens"))
         body = {name: value for name, value in body.items() if value is not None}
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
@@ -19,7 +20,8 @@ import numpy as np
 
 from aifeedback.config import parse
 from aifeedback.errors import JudgeUnavailable, ModelError
-from aifeedback.models.dialects import OWN_DEFAULTS
+from aifeedback.models.decisions import FORMATS
+from aifeedback.models.dialects import OWN_DEFAULTS, STRUCTURED, Structured
 from aifeedback.models.fake import as_text
 from aifeedback.models.journal import canonical
 from aifeedback.models.journaled import Answered
@@ -28,6 +30,8 @@ from aifeedback.models.openai.budget import Forecast, Spending, price_of
 from aifeedback.models.openai.client import Background, Caller, Limits, Schedule, Stream
 from aifeedback.models.openai.requests import Asker, Job
 from aifeedback.models.openai.settings import (
+    ANTHROPIC_URL,
+    URL_VARIABLE,
     Readout,
     ServerSettings,
     checked_url,
@@ -47,10 +51,46 @@ def connect(name: str, **options: Any) -> ServerModel:
 
     Raises ModelError for an unknown option, a missing key, or a spend cap on a model without a price.
     """
+    return _connected("openai", name, options)
+
+
+def connect_anthropic(name: str, **options: Any) -> ServerModel:
+    """A model behind Anthropic's Messages format. It shows no log-probabilities: verdicts are written.
+
+    Raises ModelError for a readout or a form of verdict that this format does not have.
+    """
+    own = {"base_url": ANTHROPIC_URL, "api_key_env": "ANTHROPIC_API_KEY", "readout": "parsed", "continuing": "fold"}
+    options = {**own, **options, "api": "messages"}
+    if options["readout"] == "logprobs":
+        raise ModelError(
+            "the Messages format shows no log-probabilities", key="readout", fix="set readout to 'parsed' or 'votes'"
+        )
+    if options.get("structured", "off") != "off":
+        raise ModelError("the Messages format cannot hold a verdict to labels", key="structured", fix="set it to 'off'")
+    return _connected("anthropic", name, options)
+
+
+def connect_systemone(name: str, **options: Any) -> ServerModel:
+    """A decision model behind the System One API. Raises ModelError where no server is named."""
+    if not options.get("base_url") and not os.environ.get(URL_VARIABLE):
+        raise ModelError("the server is not named", key="base_url", fix=f"set base_url, or the variable {URL_VARIABLE}")
+    return _connected("systemone", name, {**options, "api": "systemone"})
+
+
+def connect_decisions(name: str, **options: Any) -> ServerModel:
+    """A decision model behind the Decisions API."""
+    return _connected("decisions", name, {**options, "api": "decisions"})
+
+
+def _connected(scheme: str, name: str, options: dict[str, Any]) -> ServerModel:
+    if scheme in FORMATS and options.get("readout", "logprobs") != "logprobs":
+        raise ModelError(
+            "a decision model writes no verdict; its probabilities are read", key="readout", fix="leave readout out"
+        )
     limits = {key: options.pop(key) for key in list(options) if key in Limits.model_fields}
     if limits:
         options["limits"] = {**dict(options.get("limits") or {}), **limits}
-    return ServerModel(name, parse(ServerSettings, options, error=ModelError))
+    return ServerModel(name, parse(ServerSettings, options, error=ModelError), scheme=scheme)
 
 
 class Pending(NamedTuple):
@@ -63,8 +103,8 @@ class Pending(NamedTuple):
 class ServerModel:
     """One model of one server. Synchronous outside; one event loop in a thread inside, so close it when done."""
 
-    def __init__(self, name: str, settings: ServerSettings | None = None) -> None:
-        self.name, self.settings = name, settings or ServerSettings()
+    def __init__(self, name: str, settings: ServerSettings | None = None, *, scheme: str = "openai") -> None:
+        self.name, self.settings, self.scheme = name, settings or ServerSettings(), scheme
         self._url = checked_url(self.settings.base_url)
         key = key_of(self.settings)
         self._caller = Caller(
@@ -92,14 +132,14 @@ class ServerModel:
 
     @property
     def has_chat_template(self) -> bool:
-        return self.settings.api != "completions"
+        return self.settings.api not in ("completions", *FORMATS)
 
     @property
     def card(self) -> ModelCard:
         """Asks the server once what it runs, unless ``probe`` is off. Raises JudgeUnavailable where none is reached."""
         found = self._reported()
         return ModelCard(
-            uri=f"openai:{found.get('id', self.name)}",
+            uri=f"{self.scheme}:{found.get('id', self.name)}",
             revision=f"{self._url} {self._digest(found)}",
             family=self.settings.family or family_of(found.get("id", self.name)),
             context_window=self.settings.context_window or found.get("context_window"),
@@ -128,6 +168,8 @@ class ServerModel:
             own["api_version"] = self.settings.api_version
         if self.readout != "logprobs":
             own |= self.settings.model_dump(include={"votes", "votes_temperature", "answer_tokens"})
+            if self.settings.structured != "off":
+                own["structured"] = self._structured(reported)
         form = canonical([own, self.continuing, dict(reported)])
         return hashlib.sha256(form.encode()).hexdigest()[:16]
 
@@ -172,7 +214,11 @@ class ServerModel:
         """Readings in batches, as they come; see ``models.journaled.Streaming``."""
         asker, label_set = self._asker(), LabelSet(tuple(labels), self.settings.either_space)
 
+        form = self.settings.api
+
         async def ask(job: Job) -> Answered:
+            if form == "systemone" or form == "decisions":
+                return await asker.decide(job, form, labels)
             if self.readout == "logprobs":
                 return await asker.read(job, label_set)
             return await asker.vote(job, labels)
@@ -180,7 +226,9 @@ class ServerModel:
         return self._stream(prompts, ask)
 
     def iter_replies(self, prompts: Sequence[PromptLike], sampling: Sampling) -> Generator[list[Answered]]:
-        """Replies in batches, as they come."""
+        """Replies in batches, as they come. Raises ModelError for a decision model, which writes no text."""
+        if self.settings.api in FORMATS:
+            raise ModelError(f"{self.scheme}:{self.name} is a decision model and writes no text")
         asker = self._asker()
 
         async def ask(job: Job) -> Answered:
@@ -197,7 +245,14 @@ class ServerModel:
             self._caller,
             self.spending,
             has_own_defaults=str(reported.get("owned_by", "")).lower() in OWN_DEFAULTS,
+            structured=self._structured(reported),
         )
+
+    def _structured(self, reported: Mapping[str, Any]) -> Structured | None:
+        chosen = self.settings.structured
+        if chosen == "auto":
+            return STRUCTURED.get(str(reported.get("owned_by", "")).lower())
+        return None if chosen == "off" else chosen
 
     def _stream(
         self, prompts: Sequence[PromptLike], ask: Callable[[Job], Coroutine[Any, Any, Answered]]

@@ -9,15 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aifeedback.config import Config
 from aifeedback.errors import ModelError
+from aifeedback.models.dialects import named_headers
 from aifeedback.models.openai.client import Limits
 from aifeedback.models.openai.wire import TOP, Continuing
 
 Readout = Literal["logprobs", "votes", "parsed"]
 OPENAI_URL = "https://api.openai.com/v1"
+ANTHROPIC_URL = "https://api.anthropic.com/v1"
+ANTHROPIC_VERSION = "2023-06-01"
 URL_VARIABLE = "OPENAI_BASE_URL"
 _CONTINUING: dict[str, Continuing] = {"vllm": "flags", "sglang": "flags", "llamacpp": "native"}
 _VENDORS = (
@@ -35,8 +38,9 @@ class ServerSettings(Config):
 
     base_url: str = Field(default_factory=lambda: os.environ.get(URL_VARIABLE) or OPENAI_URL)
     """As OPENAI_BASE_URL says when not given."""
-    api: Literal["auto", "chat", "completions"] = "auto"
-    """auto: messages to the chat endpoint, plain text to the completions endpoint."""
+    api: Literal["auto", "chat", "completions", "messages", "systemone", "decisions"] = "auto"
+    """auto: messages to the chat endpoint, plain text to the completions endpoint. The last three are what anthropic:,
+    systemone: and decisions: set."""
     readout: Readout = "logprobs"
     """votes and parsed are for servers that give no log-probabilities."""
     top: int = Field(default=TOP, ge=1)
@@ -47,6 +51,9 @@ class ServerSettings(Config):
     votes_temperature: float = Field(default=1.0, gt=0.0)
     answer_tokens: int = Field(default=256, ge=1)
     """Length limit of a vote or a written verdict."""
+    structured: Literal["off", "auto", "choice", "schema"] = "off"
+    """votes and parsed: hold the answer to the labels. choice: guided_choice (vLLM) or regex (SGLang). schema: a JSON
+    object, by response_format. auto: as the server is known to offer, else off. Leave it off for a judge that reasons."""
     continuing: Literal["auto", "flags", "native", "fold"] = "auto"
     """How the chat endpoint continues a started answer (models.openai.wire); auto goes by what the server says it is."""
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -54,6 +61,12 @@ class ServerSettings(Config):
     """Further fields of every request; null leaves a field out (``{seed: null}``)."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Further headers of every request. ``$NAME`` as a value is read from the environment variable NAME."""
+
+    @field_validator("headers")
+    @classmethod
+    def _secrets_are_named(cls, value: dict[str, str]) -> dict[str, str]:
+        return named_headers(value)
+
     api_version: str | None = None
     """Azure: sent as ``api-version`` with every request, and the key as ``api-key``."""
     api_key_env: str = "OPENAI_API_KEY"
@@ -92,7 +105,7 @@ def checked_url(base_url: str) -> str:
 def key_of(settings: ServerSettings) -> str | None:
     """The API key from the environment; None for a server of your own that needs none."""
     key = os.environ.get(settings.api_key_env) or None
-    if key is None and settings.base_url == OPENAI_URL:
+    if key is None and settings.base_url in (OPENAI_URL, ANTHROPIC_URL):
         raise ModelError(
             f"the environment variable {settings.api_key_env} is not set",
             key="api_key_env",
@@ -105,7 +118,9 @@ def headers_of(settings: ServerSettings, key: str | None) -> dict[str, str]:
     """The headers of every request, with the key in the form that the server takes. Raises ModelError for a header
     that names an environment variable that is not set."""
     headers = {}
-    if key is not None:
+    if settings.api == "messages":
+        headers = {"anthropic-version": ANTHROPIC_VERSION, **({"x-api-key": key} if key is not None else {})}
+    elif key is not None:
         headers = {"api-key": key} if settings.api_version else {"Authorization": f"Bearer {key}"}
     for name, value in settings.headers.items():
         if value.startswith("$"):

@@ -7,17 +7,20 @@ reading does not depend on luck.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
+from aifeedback.errors import ModelError
 from aifeedback.inference.encoding import transcript
 from aifeedback.models import dialects
 from aifeedback.models.label_logprobs import SLACK, add_logs
 from aifeedback.types import FinishReason, Message, Problem, PromptLike, Sampling
 
-Api = Literal["chat", "completions"]
+Api = Literal["chat", "completions", "messages"]
+"""messages: Anthropic's."""
 Continuing = Literal["flags", "native", "fold"]
 """How a chat server continues a started answer. flags: ``continue_final_message`` (vLLM, SGLang). native: it continues
 a last assistant message by itself (llama.cpp). fold: it cannot, so the start of the answer ends the user's message."""
@@ -71,6 +74,8 @@ def prompt_fields(prompt: PromptLike, api: Api, continuing: Continuing, started:
         text = prompt if isinstance(prompt, str) else transcript(prompt)
         return {"prompt": text + started}
     messages = [Message(role="user", content=prompt)] if isinstance(prompt, str) else list(prompt)
+    if api == "messages":
+        return _anthropic(messages, continuing, started)
     if started or messages[-1].role == "assistant":
         begun = messages.pop().content if messages[-1].role == "assistant" else ""
         return _continued(messages, begun + started, continuing)
@@ -95,6 +100,23 @@ def _continued(messages: list[Message], begun: str, continuing: Continuing) -> d
     return fields
 
 
+def _anthropic(messages: list[Message], continuing: Continuing, started: str) -> dict[str, Any]:
+    """The system message has a field of its own. Raises ModelError for messages that this format has no place for."""
+    system = [m.content for m in itertools.takewhile(lambda m: m.role == "system", messages)]
+    turns = messages[len(system) :]
+    if other := next((m.role for m in turns if m.role in ("system", "tool")), None):
+        what = (
+            f"the Messages format has no place for a {other} message {'after the first' if other == 'system' else ''}"
+        )
+        raise ModelError(what.strip(), fix="leave those rows out, or judge them with another model")
+    if started or not turns or turns[-1].role == "assistant":
+        begun = turns.pop().content if turns and turns[-1].role == "assistant" else ""
+        fields = _continued(turns, begun + started, "fold" if continuing == "fold" else "native")
+    else:
+        fields = {"messages": [_plain(message) for message in turns]}
+    return {**({"system": "\n\n".join(system)} if system else {}), **fields}
+
+
 def _plain(message: Message) -> dict[str, str]:
     return {"role": message.role, "content": message.content}
 
@@ -110,17 +132,19 @@ def readout_fields(api: Api, top: int, *, has_own_defaults: bool = False) -> dic
     return {"max_tokens": 1, **(NEUTRAL if has_own_defaults else {}), **shown}
 
 
-def sampling_fields(sampling: Sampling, seed: int, *, has_own_defaults: bool = False) -> dict[str, Any]:
+def sampling_fields(
+    sampling: Sampling, seed: int, *, has_own_defaults: bool = False, api: Api = "chat"
+) -> dict[str, Any]:
     """Only what the sampling sets beyond the neutral values, and a seed where there is anything to draw."""
     wanted = {"temperature": sampling.temperature, "top_p": 1.0 if sampling.top_p is None else sampling.top_p}
     fields: dict[str, Any] = {"max_tokens": sampling.max_new_tokens}
     fields |= {name: value for name, value in wanted.items() if has_own_defaults or value != NEUTRAL[name]}
-    if sampling.temperature > 0:
+    if sampling.temperature > 0 and api != "messages":
         fields["seed"] = seed
     if sampling.top_k is not None:
         fields["top_k"] = sampling.top_k
     if sampling.stop:
-        fields["stop"] = list(sampling.stop)
+        fields["stop_sequences" if api == "messages" else "stop"] = list(sampling.stop)
     return fields
 
 
@@ -140,9 +164,11 @@ def payload(body: bytes) -> dict[str, Any]:
     return found
 
 
-def choice(answer: Mapping[str, Any]) -> dict[str, Any]:
+def choice(answer: Mapping[str, Any], api: Api = "chat") -> dict[str, Any]:
     """The first choice; raises Unusable where there is none, or where the model refused."""
     choices = answer.get("choices")
+    if api == "messages" and "content" in answer:
+        choices = [{"message": {"content": answer["content"]}, "finish_reason": answer.get("stop_reason")}]
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         raise Unusable(Problem.SERVER_ERROR, "the answer holds no choices")
     first = choices[0]
@@ -217,8 +243,8 @@ def _legacy_entries(logprobs: Mapping[str, Any]) -> list[dialects.Entry]:
 
 def text(first: Mapping[str, Any], api: Api) -> Text:
     """The sampled text; raises Unusable where there is none."""
-    message = first.get("message") if api == "chat" else first
-    key = "content" if api == "chat" else "text"
+    message = first if api == "completions" else first.get("message")
+    key = "text" if api == "completions" else "content"
     if not isinstance(message, dict) or (key not in message and not _thoughts(message)):
         raise Unusable(Problem.SERVER_ERROR, "the answer holds no text")
     found, end = _joined(message.get(key)), dialects.end_of(first)
@@ -304,8 +330,14 @@ def _real(value: Any) -> float | None:
 
 
 def _count(value: Any) -> int | None:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
-    return value if is_count else None
+    """A number of tokens, as a whole number, a float without a fraction, or digits."""
+    if isinstance(value, str) and value.isdecimal() and len(value) < 12:
+        return _count(int(value))
+    if isinstance(value, float) and value.is_integer():
+        return _count(int(value))
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    return value if 0 <= value <= MOST_TOKENS else None
 
 
 def _tries(body: bytes) -> int | None:
