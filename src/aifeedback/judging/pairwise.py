@@ -475,16 +475,16 @@ class JudgeLabeler:
         problem = rationale.problem if rationale else None
         if reading is not None:
             problem = reading_problem(reading, self.settings.min_coverage)
-        p_first = None
+        preference = None
         if problem is None and reading is not None:
-            p_first = p_first(_known(reading.logprobs), swapped=view.swapped)
+            preference = p_first(_known(reading.logprobs), swapped=view.swapped)
         return Judgement(
             comparison_id=view.comparison.id,
             judge=self.name,
             principle_id=view.wording.id if view.wording else None,
             shown_swapped=view.swapped,
             readout=getattr(self.model, "readout", "logprobs"),
-            p_first=p_first,
+            p_first=preference,
             logprobs=reading.logprobs if reading else None,
             coverage=reading.coverage if reading else None,
             rationale=rationale.text if rationale else None,
