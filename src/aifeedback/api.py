@@ -250,6 +250,12 @@ class Panel(_Judging):
         return f"Panel({len(self.spec.members)} judges, combine={self.spec.combine!r})"
 
 
+def _copied(report: Path, target: Path) -> Path:
+    make_folder(target.parent)
+    shutil.copyfile(report, target)
+    return target
+
+
 @dataclass(frozen=True)
 class Result(Generic[F]):
     """A finished comparison or audit."""
@@ -263,10 +269,7 @@ class Result(Generic[F]):
 
     def save_report(self, path: str | Path) -> Path:
         """Copy the report to ``path`` and return it."""
-        target = Path(path)
-        make_folder(target.parent)
-        shutil.copyfile(self.report, target)
-        return target
+        return _copied(self.report, Path(path))
 
 
 @dataclass(frozen=True)
@@ -454,10 +457,7 @@ class RunResult:
 
     def save_report(self, path: str | Path) -> Path:
         """Copy the report to ``path`` and return it."""
-        target = Path(path)
-        make_folder(target.parent)
-        shutil.copyfile(self.report, target)
-        return target
+        return _copied(self.report, Path(path))
 
 
 def run(

@@ -164,7 +164,7 @@ def _option(name: str, field: Any, cli: Cli, path: tuple[str, ...], text: str) -
         kind = str
     if cli.value is not None:
         kind = bool
-    elif cli.is_repeated or _is_column_map(field.annotation, cli):
+    elif cli.is_repeated or cli.names == ("--column",):
         kind = list[str]
     if kind is None:
         return None
@@ -186,10 +186,10 @@ def _option(name: str, field: Any, cli: Cli, path: tuple[str, ...], text: str) -
         rich_help_panel=cli.panel or None,
     )
     parsed = kind if is_required else kind | None if isinstance(kind, type) or get_origin(kind) else kind
-    return OptionOf(_parameter(path, spelled), path, parsed, info, cli.value), spelled
+    return OptionOf(_parameter(spelled), path, parsed, info, cli.value), spelled
 
 
-def _parameter(path: tuple[str, ...], spelled: Sequence[str]) -> str:
+def _parameter(spelled: Sequence[str]) -> str:
     return spelled[0].lstrip("-").replace("-", "_")
 
 
@@ -219,10 +219,6 @@ def _metavar(annotation: Any, kind: Any) -> str | None:
     if parts:
         return f"[{'|'.join(parts[0].shipped())}|python:FILE.py:NAME]"
     return "N" if kind is int else "X" if kind is float else None
-
-
-def _is_column_map(annotation: Any, cli: Cli) -> bool:
-    return cli.names == ("--column",)
 
 
 def _shown_default(field: Any) -> str:
