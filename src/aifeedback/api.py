@@ -35,6 +35,7 @@ from aifeedback.data import (
 )
 from aifeedback.errors import InputError
 from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec, one_judge
+from aifeedback.models.journal.digests import seal
 from aifeedback.pipeline import checks
 from aifeedback.pipeline.command import Destination, run_step
 from aifeedback.pipeline.runner import digests, fingerprint
@@ -512,6 +513,8 @@ def _run(step: S, command: str, out: str | Path | None, seed: int) -> _Done[S]:
 
 def _result(done: _Done[Any], seed: int) -> Result[Any]:
     report = done.step.report(done.figures, done.spent, done.folder, seed)
+    assert report is not None
+    seal(done.folder, done.folder / "journal.sqlite")
     return Result(done.figures, done.folder, report)
 
 

@@ -9,7 +9,8 @@ AIFeedbackError
 ├── MissingExtra        an optional dependency is not installed; exit code 2
 ├── JournalError        the journal is damaged or was edited; exit code 3
 ├── JudgeUnavailable    judge unreachable after all retries; exit code 4 (as when nothing could be read)
-└── TrainingError       a training run cannot continue (a rank died, loss is not finite); exit code 5
+├── TrainingError       a training run cannot continue (a rank died, loss is not finite); exit code 5
+└── GateClosed          a result does not meet what --fail-on or --require demands; exit code 6
 """
 
 from __future__ import annotations
@@ -107,3 +108,9 @@ class TrainingError(AIFeedbackError):
     """A training run cannot continue."""
 
     exit_code = 5
+
+
+class GateClosed(AIFeedbackError):
+    """A result does not meet what was required of it; everything was measured and written."""
+
+    exit_code = 6

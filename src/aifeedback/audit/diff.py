@@ -5,14 +5,16 @@ For judges before and after a change: another model behind the same address, ano
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from aifeedback.audit.finding import ALPHA
 from aifeedback.audit.judge import JudgeAudit
-from aifeedback.errors import InputError
+from aifeedback.errors import FileError, InputError
 from aifeedback.metrics.intervals import NOT_KNOWN, Estimate, plain
 
 
@@ -124,6 +126,29 @@ def diff(before: JudgeAudit | Mapping[str, Any], after: JudgeAudit | Mapping[str
         missing=tuple(sorted((set(found_old) | set(found_new)) - set(measured))),
         p_flips=min(known, default=NOT_KNOWN),
     )
+
+
+def diff_files(old: str | Path, new: str | Path) -> list[AuditDiff]:
+    """Every judge of two audits: those of one name together, or the only one of each, whatever they are called.
+
+    Raises FileError where there is no audit.json, InputError where no judge or no pair is in both.
+    """
+    before, after = ({audit["judge"]: audit for audit in _audits(Path(path))} for path in (old, new))
+    if len(before) == len(after) == 1:
+        return [diff(next(iter(before.values())), next(iter(after.values())))]
+    common = [name for name in before if name in after]
+    if not common:
+        what = f"the audits share no judge ({', '.join(before)}; {', '.join(after)})"
+        raise InputError(what, key="judge", fix="give audits of one judge each, or of the same judges")
+    return [diff(before[name], after[name]) for name in common]
+
+
+def _audits(path: Path) -> list[Mapping[str, Any]]:
+    file = path / "audit.json" if path.is_dir() else path
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["judges"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileError("no audit here", file=file, fix="give the -o folder of `aifeedback audit`") from None
 
 
 def _flips(old: list[Any], new: list[Any]) -> Flips:

@@ -11,7 +11,7 @@ import typer
 from aifeedback import __version__
 from aifeedback.cli import audit, calibrate, lab, plan, rate, recipes, serve, standards
 from aifeedback.cli.lazy import TrainVerbs, Verbs
-from aifeedback.errors import AIFeedbackError
+from aifeedback.errors import AIFeedbackError, GateClosed
 
 app = typer.Typer(
     name="aifeedback",
@@ -72,7 +72,8 @@ def main() -> None:
     except AIFeedbackError as error:
         from rich.console import Console
 
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
+        mark = "✗" if isinstance(error, GateClosed) else "error:"
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{mark}[/] {_escaped(str(error))}", highlight=False)
         sys.exit(error.exit_code)
     except SystemExit as ended:  # typer prints nothing after Ctrl-C
         if ended.code == STOPPED:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
+from aifeedback.cli.options import Json
 from aifeedback.cli.terminal import console, table
 
 STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "uninformative": "dim", "unknown": "dim"}
@@ -15,44 +17,98 @@ STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "uninformative": "di
 
 def add_to(app: typer.Typer) -> None:
     app.command("audit verify", rich_help_panel="Measurement")(verify)
+    app.command("audit diff", rich_help_panel="Measurement")(diff)
     app.command(rich_help_panel="Whole runs")(report)
 
 
 def verify(
     runs: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="Run folders or journal files.")] = None,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head",
+            metavar="FILE|LINK",
+            help="A page, a file of heads or a link kept elsewhere: finds rows "
+            "cut off the end, and a chain rewritten as a whole. Repeat for several.",
+        ),
+    ] = None,
+    json_file: Json = None,
 ) -> None:
-    """Check that no model call of a run was changed since it was written."""
-    from aifeedback.errors import FileError
-    from aifeedback.models.journal import Journal
-    from aifeedback.pipeline.run_folder import RunFolder
+    """Check that nothing of a run was changed since it was written: calls, labels, metrics, pages, ratings."""
+    from aifeedback.errors import FileError, JournalError
+    from aifeedback.models.journal.digests import read_heads, verify
+    from aifeedback.storage import write_json
 
     if not runs:
         raise FileError("no run given", fix="aifeedback audit verify RUN, for example runs/demo")
+    links = [link for given in heads or () for link in read_heads(given)]
+    noted, faults = {}, []
     for run in runs:
-        paths = RunFolder(Path(run)).journals() if Path(run).is_dir() else [Path(run)]
-        if not paths or not paths[0].is_file():
-            missing = paths[0] if paths else Path(run) / "journal.sqlite"
-            raise FileError("no journal", file=missing, fix="give a run folder or a journal file")
-        calls = 0
-        for path in paths:
-            with Journal(path) as journal:
-                head = journal.verify()
-            calls += head.rows
-            console.print(
-                f"[green]✓[/] {path}: {head.rows:,} calls, unchanged since they were written; head {head.link[:16]}"
+        found = verify(Path(run), links)
+        noted |= {name: head._asdict() for name, head in found.heads.items()}
+        faults += found.faults
+        for name, head in found.heads.items():
+            console.print(f"{name}: {head.rows:,} rows, head {head.link}", highlight=False, soft_wrap=True)
+        for folder in found.unsealed:
+            console.print(f"[yellow]![/] {folder}: no digests recorded, so its files were not checked", soft_wrap=True)
+        for fault in found.faults:
+            console.print(f"[red]✗[/] {escape(fault)}", highlight=False, soft_wrap=True)
+        if not found.faults:
+            console.print(f"[green]✓[/] {run}: unchanged since it was written; {found.files:,} files checked",
+                          highlight=False, soft_wrap=True)  # fmt: skip
+    if json_file:
+        write_json(json_file, noted)
+    if faults:
+        raise JournalError(f"{len(faults)} changed or missing\n  → restore them from a copy; do not rely on this run")
+
+
+def diff(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="Folder of an audit, or its audit.json.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="A later audit on the same pairs.")],
+    fail_on: Annotated[
+        Literal["changed"] | None, typer.Option("--fail-on", help="Exit with code 6 if verdicts or a probe changed.")
+    ] = None,
+    json_file: Json = None,
+) -> None:
+    """Compare two audits: verdicts that flipped on the same pairs, every probe before and after, tested together."""
+    from aifeedback.audit.diff import diff_files
+    from aifeedback.errors import GateClosed
+    from aifeedback.storage import write_json
+
+    found = diff_files(old, new)
+    for one in found:
+        rows = [
+            (
+                f"{'[yellow]![/]' if change.is_changed else ' '} {change.probe}",
+                f"{change.before:.3f}",
+                f"{change.after:.3f}",
+                f"{change.difference:+.3f} [{change.low:+.3f}, {change.high:+.3f}]",
+                "–" if change.p_adjusted != change.p_adjusted else f"{change.p_adjusted:.3f}",
             )
-        if len(paths) > 1:
-            console.print(f"{run}: {calls:,} calls in {len(paths)} journals")
+            for change in one.changes
+        ]
+        title = f"{one.before} → {one.after}: {one.pairs:,} pairs in both audits"
+        table(title, ("  probe", "before", "after", "difference", "p (Holm)"), rows)
+        if one.missing:
+            console.print(f"[dim]measured in one of them only: {', '.join(one.missing)}[/]")
+        console.print(f"{'[yellow]![/]' if one.is_changed else '[green]✓[/]'} {escape(one.sentence)}", soft_wrap=True)
+    if json_file:
+        write_json(json_file, {"judges": [one.as_dict() for one in found]})
+    if fail_on and (moved := [one.after for one in found if one.is_changed]):
+        raise GateClosed(f"gate closed (--fail-on changed): {', '.join(moved)}")
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
 ) -> None:
     """Write summary.json and report.html of a run again."""
+    from aifeedback.models.journal.digests import seal
+    from aifeedback.pipeline.run_folder import RunFolder
     from aifeedback.pipeline.summary import summarise
     from aifeedback.reports.run_report import write_report
 
     path = write_report(summarise(folder), folder)
+    seal(folder, RunFolder(folder).journal)
     console.print(f"report: [bold]{path}[/]", soft_wrap=True)
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from aifeedback.cli.terminal import brief_estimate, console, estimate, table
+from rich.markup import escape
+
+from aifeedback.cli.terminal import brief_estimate, console, estimate, show_figures, table
 from aifeedback.reports.judge_report import ranking_part
 from aifeedback.reports.run_results import display
 from aifeedback.steps.compare import CompareFigures
+from aifeedback.steps.rejudge import RejudgeFigures
 from aifeedback.steps.safety import SafetyStandings
 from aifeedback.steps.step import Measured
 
@@ -33,8 +36,11 @@ def show_comparison(figures: CompareFigures) -> None:
         for note in row.length_controlled.notes if row.length_controlled else ():
             if note.startswith(EXTRAPOLATES):
                 console.print(f"[yellow]![/] {name}, length-controlled: {note}", highlight=False)
-    verified = "[green]✓ verified[/]" if figures.independence.verified else "[red]✗ unverified[/]"
-    console.print(f"{verified}: {figures.independence.reason}")
+    if figures.independence.prompts:
+        console.print(f"[yellow]![/] {escape(figures.independence.prompts.sentence)}")
+    for name, claim in figures.independence.claims.items():
+        badge = "[green]✓ verified[/]" if claim.verified else "[red]✗ unverified[/]"
+        console.print(f"{badge} {name.replace('_', ' ')}: {escape(claim.reason)}")
     if found := ranking_part(figures.as_json()):
         header = ("policy", "strength", *(f"vs {given[place.label]}" for place in found.places))
         rows = [
@@ -53,6 +59,22 @@ def show_comparison(figures: CompareFigures) -> None:
         if row.tidied.get("changed"):
             responses = "1 response" if row.tidied["changed"] == 1 else f"{row.tidied['changed']:,} responses"
             console.print(f"{name}: {row.tidied['characters']:,} trailing characters removed from {responses}")
+
+
+def show_rejudged(figures: RejudgeFigures) -> None:
+    """The comparison or the labels, and how often the new judges agree with the earlier ones."""
+    if figures.comparison is not None:
+        show_comparison(figures.comparison)
+    for judge, labels in (figures.labels or {}).items():
+        show_figures(labels.as_json(), None, judge)
+    rows = [
+        (new, earlier, _percent(share))
+        for new, by_earlier in figures.agreement_with_earlier.items()
+        for earlier, share in by_earlier.items()
+    ]
+    table(
+        "same verdict on the same pairs, %", ("new judge", "earlier judge", "agreement"), rows, text=("earlier judge",)
+    )
 
 
 def _safety(safety: SafetyStandings) -> None:

@@ -186,6 +186,11 @@ def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> N
         from aifeedback.steps.compare import CompareFigures
 
         show_comparison(figures if isinstance(figures, CompareFigures) else CompareFigures.model_validate(figures))
+    elif kind == "rejudge":
+        from aifeedback.cli.comparing import show_rejudged
+        from aifeedback.steps.rejudge import RejudgeFigures
+
+        show_rejudged(figures if isinstance(figures, RejudgeFigures) else RejudgeFigures.model_validate(figures))
     elif kind == "audit":
         from aifeedback.cli.audit import show_findings
 

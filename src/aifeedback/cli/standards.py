@@ -17,6 +17,7 @@ from aifeedback.errors import StandardsError
 app = typer.Typer(no_args_is_help=True)
 
 KINDS = ("constitutions", "judges", "rubrics", "exemplars")
+CHECKED = ("constitutions", "rubrics", "judges")
 Judge = Annotated[str | None, typer.Option(help="Also ask this judge: hf:DIR_OR_ID, openai:NAME.")]
 PromptName = Annotated[str, typer.Option(help="A judge prompt that shows a principle.")]
 Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="The judge writes its findings first.")]
@@ -70,7 +71,8 @@ def _file(name: str, kinds: Sequence[str]) -> Path:
 
 @app.command()
 def check(
-    constitution: Annotated[str, typer.Argument(help="A file, or a shipped constitution's name.")],
+    name: Annotated[str, typer.Argument(help="A file, or a shipped name, of a constitution, rubric or judge prompt.")],
+    kind: Annotated[str | None, typer.Option(help=f"Where several share the name: {', '.join(CHECKED)}.")] = None,
     judge: Judge = None,
     prompt: PromptName = "principle",
     rationale: Rationale = False,
@@ -83,19 +85,33 @@ def check(
     sets: Sets = None,
     json_file: Json = None,
 ) -> None:
-    """Every fault at once; with a judge, each principle's own test cases; with data, redundancy and conflicts."""
+    """List every fault of a constitution, rubric or judge prompt at once.
+
+    With a judge, a constitution's own test cases are tried; with data, redundancy and conflicts of its principles.
+    """
     from aifeedback.judging.principles import inspect, labeler_for
-    from aifeedback.refs import ConstitutionRef
+    from aifeedback.prompts.lint import check_other
     from aifeedback.storage import write_json
 
     served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if data is not None and judge is None:
         raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
-    found = inspect(
-        ConstitutionRef(constitution).path, _ask(judge, prompt, rationale, out, labeler_for, served), _comparisons(data)
-    )
-    for finding in found.findings:
-        console.print("[red]✗[/]", escape(str(finding)), highlight=False, soft_wrap=True)
+    if kind is not None and kind not in CHECKED:
+        raise StandardsError(f"no kind '{kind}'", key="--kind", fix=f"one of: {', '.join(CHECKED)}")
+    path = _file(name, CHECKED if kind is None else (kind,))
+    findings = check_other(path)
+    if findings is not None:
+        if judge is not None:
+            raise StandardsError("only a constitution has test cases to try", key="--judge", fix="leave it out")
+        _show_findings(findings)
+        if json_file:
+            write_json(json_file, {"is_clean": not findings, "findings": [finding._asdict() for finding in findings]})
+        if findings:
+            raise typer.Exit(2)
+        console.print("[green]✓[/] clean")
+        return
+    found = inspect(path, _ask(judge, prompt, rationale, out, labeler_for, served), _comparisons(data))
+    _show_findings(found.findings)
     for result in found.results:
         mark = "[green]✓[/]" if result.can_apply else "[red]✗[/]"
         console.print(f"{mark} {result.principle_id}: {result.right} of {result.n} test cases")
@@ -107,6 +123,11 @@ def check(
     if not found.is_clean:
         raise typer.Exit(2)
     console.print("[green]✓[/] clean")
+
+
+def _show_findings(findings: Sequence[Any]) -> None:
+    for finding in findings:
+        console.print("[red]✗[/]", escape(str(finding)), highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -125,22 +146,32 @@ def diff(
     sets: Sets = None,
     json_file: Json = None,
 ) -> None:
-    """What changed between two versions; with a judge and data, which labels flip because of it."""
-    from aifeedback.judging.principles import compare_versions, constitutional_judge
+    """List what changed between two versions of a constitution, rubric or judge prompt.
+
+    Wording that changed under the same version ends with exit code 2. With a judge and data, also which labels flip
+    because of a changed constitution.
+    """
+    from aifeedback.judging.principles import VersionDiff, compare_versions, constitutional_judge
     from aifeedback.prompts.constitution import Constitution
-    from aifeedback.refs import ConstitutionRef
+    from aifeedback.prompts.lint import diff_any, load_standard, unversioned
     from aifeedback.storage import write_json
 
     served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if (judge is None) != (data is None):
         given, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
         raise StandardsError("flips need a judge and data", key=given, fix=f"give {other} as well")
-    found = compare_versions(
-        Constitution.load(ConstitutionRef(old).path),
-        Constitution.load(ConstitutionRef(new).path),
-        _ask(judge, prompt, rationale, out, constitutional_judge, served),
-        _comparisons(data),
-    )
+    before, after = (load_standard(_file(name, CHECKED)) for name in (old, new))
+    if isinstance(before, Constitution) and isinstance(after, Constitution):
+        found = compare_versions(
+            before, after, _ask(judge, prompt, rationale, out, constitutional_judge, served), _comparisons(data)
+        )
+    elif judge is not None:
+        raise StandardsError(
+            "flips are counted for constitutions only", key="--judge", fix="leave --judge and --data out"
+        )
+    else:
+        found = VersionDiff(diff_any(before, after), None)
+    fault = unversioned(before, after, found.changes)
     for change in found.changes:
         console.print(str(change), markup=False, highlight=False)
     if found.flips is not None and found.flips.share is not None:
@@ -148,7 +179,11 @@ def diff(
     if not found.changes:
         console.print("no difference")
     if json_file:
-        write_json(json_file, found.figures())
+        findings = [fault._asdict()] if fault else []
+        write_json(json_file, {**found.figures(), "findings": findings})
+    if fault:
+        _show_findings([fault])
+        raise typer.Exit(2)
 
 
 def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any, served: dict[str, Any]) -> Any:

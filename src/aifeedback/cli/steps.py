@@ -9,6 +9,8 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from aifeedback.audit import gate
+from aifeedback.audit.gate import FailOn, Requirement
 from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, given_settings, options_of, with_parameters
 from aifeedback.errors import JudgeUnavailable
 from aifeedback.steps import step_class
@@ -51,6 +53,12 @@ VERBS = {
         MEASURING,
         "A folder for responses, preferences, metrics and report.",
     ),
+    "rejudge": Verb(
+        "rejudge",
+        "Judge a saved comparison or label run again by another judge.",
+        MEASURING,
+        "A folder for preferences, metrics and report.",
+    ),
 }
 TRAIN_VERBS = {
     "sft": Verb("sft", "Fine-tune a model on completions.", TRAINING, "The model folder to write."),
@@ -67,6 +75,7 @@ EXAMPLES = {
     "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",
     "evaluate": "aifeedback evaluate --data labels.jsonl",
     "compare": "aifeedback compare before=hf:DIR after=hf:NEW --prompts test.jsonl --judge hf:JUDGE -o comparison",
+    "rejudge": "aifeedback rejudge runs/comparison --judge openai:OTHER -o comparison-other",
     "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
     "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
     "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",
@@ -119,6 +128,15 @@ def _common(name: str, verb: Verb, schema: Any) -> list[inspect.Parameter]:
             "--dry-run", help="Print the forecast, and one prompt if there is a judge; no call.", rich_help_panel=COMMON
         )
         found.append(("dry_run", Annotated[bool, dry], False))
+    if name == "audit":
+        option: Any = typer.Option(
+            "--fail-on", help="Exit with code 6 if a finding is this serious.", rich_help_panel=COMMON
+        )
+        found.append(("fail_on", Annotated[FailOn | None, option], None))
+    if name in ("compare", "rejudge"):
+        option = typer.Option("--require", help="Exit with code 6 unless the result is: independent, length-controlled.",
+                            rich_help_panel=COMMON)  # fmt: skip
+        found.append(("required", Annotated[list[str] | None, option], None))
     if name == "label":
         form = typer.Option("--format", help="rows; trl: TRL's columns only; dataset: a Hugging Face dataset folder.")
         found.append(("form", Annotated[str, form], "rows"))
@@ -144,6 +162,8 @@ def run_verb(name: str, verb: Verb, options: Sequence[Any], values: dict[str, An
         json_file=values["json_file"],
         workers=values.get("workers", 1),
         form=values.get("form", "rows"),
+        fail_on=values.get("fail_on"),
+        required=gate.requirements(values.get("required") or ()),
     )
 
 
@@ -156,11 +176,14 @@ def run_one(
     json_file: Path | None = None,
     workers: int | None = 1,
     form: str = "rows",
+    fail_on: FailOn | None = None,
+    required: Sequence[Requirement] = (),
 ) -> Any:
     """Run a step with a progress line, hand its result over, print its metrics and its verdict."""
     from aifeedback.cli.exports import Exports
     from aifeedback.cli.show import show_figures_of
     from aifeedback.cli.terminal import console, progress_line, show_spent
+    from aifeedback.models.journal.digests import seal
     from aifeedback.pipeline.checks import require
     from aifeedback.pipeline.command import Destination, run_step
     from aifeedback.steps.step import Context
@@ -183,15 +206,21 @@ def run_one(
         console.print("[dim]Already complete with these settings; no calls made.[/]")
     show_figures_of(step.kind, done.figures, json_file)
     if (report := step.report(done.figures, done.spent, destination.folder, seed)) is not None:
+        seal(destination.folder, destination.folder / "journal.sqlite")
         console.print(f"report: [bold]{report}[/]", soft_wrap=True)
     show_spent(done.spent)
     beside = f"  [dim](records and journal in {destination.folder})[/]" if destination.is_file else ""
     console.print(f"→ [bold]{done.result}[/]{beside}", soft_wrap=True)
     if exports:
         exports.write(step)
-    if json_file and step.kind in ("compare", "audit"):
+    if json_file and step.kind in ("compare", "audit", "rejudge"):
         write_json(json_file, done.figures.as_json())
     _end(done.figures)
+    if fail_on:
+        gate.require_audits(done.figures.as_json()["judges"], fail_on)
+    if required:
+        figures = done.figures.as_json()
+        gate.require_comparison(figures.get("comparison", {}) if step.kind == "rejudge" else figures, required)
     return done.figures
 
 

@@ -2,7 +2,8 @@
 
 A policy trained on a judge learns what it likes, flaws included; the judge's own approval is then no evidence, and a
 relative of it shares its flaws. A reward model carries on what its labels taught it. People and the known true
-preference are independent of every model; the true preference is not where it gave the training signal itself.
+preference are independent of every model; the true preference is not where it gave the training signal itself. A
+scripted model is never evidence, and neither is a model whose identity only its own code declares.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from aifeedback.types import ModelCard
 PEOPLE = frozenset({"people", "human"})
 ORACLE = "oracle"
 DISTILLED = "reward model"
+SCRIPTED = "fake"
+OWN_CODE = "python:"
 NO_FAMILY = frozenset({"", "unknown", "none", "?"})
 
 
@@ -25,6 +28,8 @@ class Source(NamedTuple):
     model: str = ""
     family: str = ""
     revision: str = ""
+    weights: str = ""
+    """Digest of a local model's weights alone."""
 
     @classmethod
     def of(cls, card: ModelCard) -> Source:
@@ -67,6 +72,10 @@ def dependence(evaluator: Source, trainer: Source) -> str:
     families = _plain(evaluator.family), _plain(trainer.family)
     if families[0] in PEOPLE:
         return ""
+    if families[0] == SCRIPTED or _plain(evaluator.model).startswith(f"{SCRIPTED}:"):
+        return "it is a scripted model, which is no evidence"
+    if _plain(evaluator.model).startswith(OWN_CODE):
+        return "who it is rests on its own code's word"
     if ORACLE in families:
         return "it is the training signal itself" if families[0] == families[1] else ""
     if families[0] == DISTILLED:
@@ -76,6 +85,8 @@ def dependence(evaluator: Source, trainer: Source) -> str:
     if evaluator.model and _plain(evaluator.model) == _plain(trainer.model):
         return "it gave the training feedback"
     if evaluator.revision and evaluator.revision == trainer.revision:
+        return "it has the weights of who gave the training feedback, under another name"
+    if evaluator.weights and evaluator.weights == trainer.weights:
         return "it has the weights of who gave the training feedback, under another name"
     if families[1] in PEOPLE:
         return ""

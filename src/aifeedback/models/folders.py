@@ -1,7 +1,9 @@
-"""Whether a model folder holds what it is loaded as, so that no weight is ever drawn at random in silence."""
+"""Model folders without loading them: who it is, and whether it holds what it is loaded as, so that no weight is ever
+drawn at random in silence."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from os import PathLike
@@ -19,6 +21,43 @@ _SCORERS = (
 )
 _READERS = ("ForMaskedLM", "ForQuestionAnswering", "ForMultipleChoice", "ForNextSentencePrediction")
 MOST_NAMED = 3
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+IDENTITY = (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+"""Files that decide what a model answers."""
+RECORDS = frozenset({"command.json", "done.json", "figures.json", "files.json", "begun.json"})
+"""What the command that trained a model leaves beside it: the model is the same without."""
+
+
+def identity_digest(folder: Path) -> str:
+    """SHA-256 over weights, tokenizer and configuration, sixteen hex digits: the revision of a local model."""
+    return _digest(folder, IDENTITY, with_names=True)
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 over the weights alone, sixteen hex digits: equal for a copy under another name or configuration; empty
+    where the folder has none."""
+    return _digest(folder, WEIGHTS, with_names=False)
+
+
+def family_of_folder(folder: Path) -> str:
+    """As the model's own card has it: the family its configuration names, else its architecture; empty where unknown."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(config.get("aifeedback_family") or config.get("model_type") or "") if isinstance(config, dict) else ""
+
+
+def _digest(folder: Path, patterns: tuple[str, ...], *, with_names: bool) -> str:
+    digest, count = hashlib.sha256(), 0
+    for path in sorted({p for pattern in patterns for p in folder.glob(pattern) if p.name not in RECORDS}):
+        count += 1
+        if with_names:
+            digest.update(path.name.encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()[:16] if count or with_names else ""
 
 
 def check_is_generator(folder: str | PathLike[str]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aifeedback.errors import MissingExtra, ModelError
-from aifeedback.models.folders import check_is_generator, check_weights
+from aifeedback.models.folders import IDENTITY, WEIGHTS, check_is_generator, check_weights, identity_digest
 from aifeedback.models.label_logprobs import as_array, checked, unknown
 from aifeedback.types import ModelCard, Problem, PromptLike, Reading, Reply, Sampling
 
@@ -31,9 +31,6 @@ from aifeedback.inference.labels import LabelReader, LabelTree, label_logprobs
 if TYPE_CHECKING:
     from torch import Tensor
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-IDENTITY = (*WEIGHTS, "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
-"""Files that decide what a model answers."""
 MOST_COPIES, COPY_BYTES, FREE_SHARE = 4, 1 << 30, 0.5
 """Processes that share the work by themselves; what one holds beside the weights; their share of the free memory."""
 
@@ -100,7 +97,7 @@ class LocalModel:
             is_saved = self.folder is not None and version == self._as_saved
             card = ModelCard(
                 uri=self.uri,
-                revision=_digest_files(self.folder) if self.folder and is_saved else _digest_weights(self.model),
+                revision=identity_digest(self.folder) if self.folder and is_saved else _digest_weights(self.model),
                 family=getattr(config, "aifeedback_family", None) or config.model_type,
                 parameters=sum(p.numel() for p in self.model.parameters()),
                 context_window=self.context_window,
@@ -304,16 +301,6 @@ def _folder(name: str) -> Path:
             fix="save the tokenizer into the same folder: tokenizer.save_pretrained(FOLDER)",
         )
     return folder
-
-
-def _digest_files(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted({p for pattern in IDENTITY for p in folder.glob(pattern)}):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def _digest_weights(model: Any) -> str:

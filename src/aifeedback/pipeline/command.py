@@ -2,6 +2,7 @@
 
 FOLDER/command.json    which command, with which settings, seed and inputs, and where its result is
 FOLDER/figures.json    its figures
+FOLDER/files.json      digests of everything it left, chained into the journal
 FOLDER/done.json       its fingerprint once nothing is left to ask: the same command again makes no call
 """
 
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from aifeedback import __version__
 from aifeedback.errors import RecipeError
+from aifeedback.models.journal.digests import seal
 from aifeedback.pipeline.checks import modules, modules_for, require, require_modules
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.pipeline.runner import digests, fingerprint
@@ -26,7 +28,7 @@ FILE = "command.json"
 FILES = (".jsonl", ".parquet")
 """Endings of a result that is one file."""
 HOW = ("base_url", "headers", "server", "spend_cap_usd", "prices", "batch_size", "workers", "gpus_each", "trackers",
-       "checkpoint_every", "keep_checkpoints")  # fmt: skip
+       "checkpoint_every", "keep_checkpoints", "keep_rollouts")  # fmt: skip
 GROUPED = "batch"
 """Settings that say how the work is done and not what comes out: they may differ between two starts of one job.
 So may ``batch`` of a step, how many items are judged together; a trainer's is another thing."""
@@ -156,6 +158,8 @@ def run_step(
     if destination.is_file:
         _hand_over(result, destination.out)
         result = destination.out
+    if not was_done:
+        seal(folder, context.journal, beside=[result] if destination.is_file else [])
     return Done(figures, result, was_done, extends, spent)
 
 
@@ -179,6 +183,8 @@ def _is_filled(folder: Path) -> bool:
 
 def _is_settled(step: Step, figures: Figures) -> bool:
     """Whether another start could change nothing: no calls are made, or none failed for the server or a spend cap."""
+    if step.asks_anew:
+        return False
     plain = figures.as_json()
     return step.forecast({}).calls == 0 or ("problems" in plain and _retryable().isdisjoint(plain["problems"]))
 

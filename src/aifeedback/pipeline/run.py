@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aifeedback.errors import RecipeError
+from aifeedback.models.journal.digests import seal
 from aifeedback.pipeline import runner
 from aifeedback.pipeline.recipe import Recipe
 from aifeedback.pipeline.run_folder import RunFolder
@@ -27,7 +28,9 @@ def run_recipe(recipe: Recipe, folder: Path, watcher: runner.Watcher) -> Finishe
 
     runner.run(recipe, folder, watcher)
     summary = summarise(folder)
-    return Finished(summary, write_report(summary, folder))
+    report = write_report(summary, folder)
+    seal(folder, RunFolder(folder).journal)
+    return Finished(summary, report)
 
 
 def require(recipe: Recipe, folder: Path) -> None:

@@ -5,6 +5,7 @@ RUN/manifest.json          versions, seed, and per stage: fingerprint, seconds, 
 RUN/journal.sqlite         every model call
 RUN/stages/ID/…            what each stage leaves
 RUN/summary.json, report.html
+files.json                 in RUN and in each stage: digests of its files, chained into the journal
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ import yaml
 
 from aifeedback.errors import AIFeedbackError, RecipeError
 from aifeedback.extensions import source_of
+from aifeedback.models.journal.digests import seal
 from aifeedback.pipeline import checks
 from aifeedback.pipeline.recipe import Recipe, Stage
 from aifeedback.pipeline.run_folder import RunFolder
@@ -176,7 +177,7 @@ def code_digest() -> str:
     return content_id([[str(f.relative_to(package)), digest(f)] for f in sources])
 
 
-ONLY_SHOWS = {"cli", "audit", "reports", "integrations", "summary.py", "provenance.py"}
+ONLY_SHOWS = {"cli", "audit", "reports", "annotation", "integrations", "summary.py", "provenance.py", "digests.py"}
 
 
 @contextmanager
@@ -243,6 +244,7 @@ def _work(task: _Task) -> dict[str, Any]:
         "figures": figures.as_json(),
     }
     write_json(task.folder / "done.json", record)
+    seal(task.folder, context.journal)
     return record
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from aifeedback.config import Config, parse
 from aifeedback.errors import StandardsError
 from aifeedback.prompts import registry
+from aifeedback.prompts.history import Version
 from aifeedback.prompts.registry import Wording
 from aifeedback.types import Comparison, Completion, Prompt, content_id
 
@@ -84,6 +85,8 @@ class Constitution(Config):
     source: str
     """Where it comes from: whose words, which policy, which law."""
     about: str = ""
+    history: tuple[Version, ...] = ()
+    """Its versions: version, at, by, why."""
     criteria: tuple[str, ...] = CRITERIA
     """What it means to cover; a principle's tags say what it covers."""
     use: Literal["drawn", "averaged", "together"] = "drawn"
@@ -138,5 +141,5 @@ class Constitution(Config):
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits over its whole content."""
-        return content_id("constitution", self)
+        """Sixteen hex digits over its whole content, without its history."""
+        return content_id("constitution", self.model_dump(mode="json", exclude={"history"}))

@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from aifeedback.config import Config, parse
 from aifeedback.errors import StandardsError
 from aifeedback.prompts import registry
+from aifeedback.prompts.history import Version
 from aifeedback.types import content_id
 
 Task = Literal["pairwise", "rating", "goodbad", "classify", "critique", "revise"]
@@ -78,6 +79,10 @@ class JudgePrompt(Config):
     version: str = "1"
     about: str = ""
     """One line for people: what it is for."""
+    owner: str = ""
+    """Who answers for it and decides about changes."""
+    history: tuple[Version, ...] = ()
+    """Its versions: version, at, by, why."""
     labels: tuple[str, ...] = ()
     """Exactly what may follow the ending, a leading space included; first response (or good, or 1) first, a tie third."""
     preamble: str = ""
@@ -163,7 +168,7 @@ class JudgePrompt(Config):
     @property
     def digest(self) -> str:
         """Sixteen hex digits over everything that the judge reads: equal digest, equal prompt."""
-        shown = self.model_dump(mode="json", exclude={"name", "about", "exemplars", "shots"})
+        shown = self.model_dump(mode="json", exclude={"name", "about", "owner", "history", "exemplars", "shots"})
         return content_id("judge prompt", shown, self.shown)
 
 

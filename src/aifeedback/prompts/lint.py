@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
 from os import PathLike
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
@@ -14,6 +15,8 @@ from aifeedback.config import describe, faults
 from aifeedback.errors import StandardsError
 from aifeedback.prompts import registry
 from aifeedback.prompts.constitution import CRITERIA, Case, Constitution, Principle
+from aifeedback.prompts.judge_prompt import JudgePrompt
+from aifeedback.prompts.rubric import Criterion, Rubric
 
 VAGUE = (
     *("appropriate", "appropriately", "reasonable", "reasonably", "suitable", "suitably", "proper", "properly"),
@@ -54,6 +57,75 @@ def check_file(name: str | PathLike[str]) -> Checked:
     return check_values(registry.read_mapping(path))
 
 
+def load_standard(path: Path) -> Constitution | Rubric | JudgePrompt:
+    """The file as what its keys say it is. Raises StandardsError with file and keys."""
+    values = registry.read_mapping(path)
+    schema = Rubric if is_rubric(values) else JudgePrompt if is_prompt(values) else Constitution
+    return schema.read(values, path)
+
+
+def is_rubric(values: Mapping[str, Any]) -> bool:
+    criteria = values.get("criteria")
+    return "principles" not in values and isinstance(criteria, list) and any(isinstance(c, dict) for c in criteria)
+
+
+def is_prompt(values: Mapping[str, Any]) -> bool:
+    return "principles" not in values and ("sample" in values or "task" in values)
+
+
+def check_other(path: Path) -> list[Finding] | None:
+    """As ``check_file``, for a rubric or a judge prompt; None for any other file."""
+    values = registry.read_mapping(path)
+    if not (is_rubric(values) or is_prompt(values)):
+        return None
+    try:
+        standard = load_standard(path)
+    except StandardsError as wrong:
+        kind = "rubric" if is_rubric(values) else "judge prompt"
+        return [Finding("schema", kind, wrong.what, "correct the file; docs/standards.md lists all keys")]
+    return lint_rubric(standard) if isinstance(standard, Rubric) else lint_prompt(standard)  # type: ignore[arg-type]
+
+
+def lint_rubric(rubric: Rubric) -> list[Finding]:
+    """Findings in the order of the criteria, then of the whole."""
+    rules: Any = (_vague, _compare_wording, _template_marks, _too_much)
+    found = [finding for criterion in rubric.criteria for rule in rules for finding in rule(criterion)]
+    return [*found, *_same_texts(rubric.criteria), *_unsigned(rubric)]
+
+
+def lint_prompt(prompt: JudgePrompt) -> list[Finding]:
+    """Its exemplars are its test cases: what they teach beyond what is meant."""
+    found: list[Finding] = []
+    choices = [
+        e for e in prompt.exemplars if prompt.task == "pairwise" and e.first is not None and e.second is not None
+    ]
+    if prompt.labels and not prompt.exemplars:
+        found.append(Finding("no-tests", "exemplars", "no exemplar shows what it means", "add solved examples"))
+    labels = [e.label for e in prompt.exemplars]
+    if len(labels) >= 3 and len(set(labels)) == 1:
+        fix = "add examples with other labels"
+        found.append(Finding("one-label", "exemplars", f"every exemplar has the label {labels[0]!r}", fix))
+    lengths = [(len(e.first or ""), len(e.second or ""), e.label == prompt.labels[0]) for e in choices]
+    better = [(one, other) if is_first else (other, one) for one, other, is_first in lengths]
+    if len(better) >= 3 and all(one > other for one, other in better):
+        message = "in every exemplar the better response is the longer one"
+        found.append(Finding("length-tells", "exemplars", message, "add a case where the shorter response is better"))
+    wants: dict[tuple[str, ...], str] = {}
+    for number, e in enumerate(prompt.exemplars, start=1):
+        shown = tuple(
+            _plain(text or "") for text in (e.context, e.first, e.second, e.response, e.critique, e.principle)
+        )
+        mirrored = (shown[0], shown[2], shown[1], *shown[3:])
+        against = wants.get(shown, e.label) != e.label or (bool(choices) and wants.get(mirrored) == e.label)
+        if against:
+            message = f"exemplar {number} has the opposite label of an equal one"
+            found.append(Finding("conflict", "exemplars", message, "decide which holds, and remove the other"))
+        wants.setdefault(shown, e.label)
+    if not prompt.owner.strip():
+        found.append(Finding("unsigned", "owner", "nobody can be asked about it", "name the owner"))
+    return found
+
+
 def check_values(values: Mapping[str, Any]) -> Checked:
     """As ``check_file``, for the content of a file: all schema errors at once, or the lint findings."""
     try:
@@ -69,7 +141,7 @@ def lint(constitution: Constitution) -> list[Finding]:
     return findings + [found for rule in CONSTITUTION_RULES for found in rule(constitution)]
 
 
-def _vague(principle: Principle) -> Iterator[Finding]:
+def _vague(principle: Principle | Criterion) -> Iterator[Finding]:
     for wording in (principle.text, principle.compare):
         if found := _VAGUE.search(wording or ""):
             message = f"'{found[0]}' can mean anything"
@@ -107,7 +179,7 @@ _INVERTED = re.compile(
 )
 
 
-def _compare_wording(principle: Principle) -> Iterator[Finding]:
+def _compare_wording(principle: Principle | Criterion) -> Iterator[Finding]:
     wording = principle.compare
     if wording is None:
         return
@@ -119,14 +191,14 @@ def _compare_wording(principle: Principle) -> Iterator[Finding]:
         yield Finding("no-choice", principle.id, message, "ask 'Which response …?'")
 
 
-def _template_marks(principle: Principle) -> Iterator[Finding]:
+def _template_marks(principle: Principle | Criterion) -> Iterator[Finding]:
     for purpose in ("text", "compare", "critique", "revise"):
-        if re.search(r"\{\{|\{%|\{\w+\}", getattr(principle, purpose) or ""):
+        if re.search(r"\{\{|\{%|\{\w+\}", getattr(principle, purpose, None) or ""):
             message = f"'{purpose}' holds template marks, which a judge would see as they are"
             yield Finding("template", principle.id, message, "write it out; the prompt file inserts the responses")
 
 
-def _too_much(principle: Principle) -> Iterator[Finding]:
+def _too_much(principle: Principle | Criterion) -> Iterator[Finding]:
     words = len(principle.text.split())
     if words > MANY_WORDS:
         fix = "make one principle of each demand, so that each can be tested and weighted"
@@ -140,7 +212,11 @@ def _tags(principle: Principle) -> Iterator[Finding]:
 
 
 def _duplicates(constitution: Constitution) -> Iterator[Finding]:
-    for one, other in combinations(constitution.principles, 2):
+    yield from _same_texts(constitution.principles)
+
+
+def _same_texts(parts: Sequence[Principle | Criterion]) -> Iterator[Finding]:
+    for one, other in combinations(parts, 2):
         if _overlap(one.text, other.text) > 0.8:
             message = f"says the same as '{one.id}'"
             yield Finding("duplicate", other.id, message, "merge the two, or say what sets them apart")
@@ -167,7 +243,7 @@ def _missing_criteria(constitution: Constitution) -> Iterator[Finding]:
             yield Finding("missing", "criteria", message, "add a principle, or leave it out of 'criteria'")
 
 
-def _unsigned(constitution: Constitution) -> Iterator[Finding]:
+def _unsigned(constitution: Constitution | Rubric) -> Iterator[Finding]:
     for key in ("owner", "source"):
         if not getattr(constitution, key).strip():
             yield Finding("unsigned", key, "nobody can be asked about it", f"name the {key}")
@@ -237,8 +313,15 @@ def require_clean(name: str | PathLike[str]) -> Constitution:
     return checked.constitution
 
 
+Standard: TypeAlias = Constitution | Rubric | JudgePrompt
+
 WHOLE = ("name", "version", "owner", "source", "about", "criteria", "use", "per_pair")
 FIELDS = ("title", "text", "compare", "critique", "revise", "weight", "tags", "tests")
+
+
+PROMPT_WORDING = tuple(
+    name for name in JudgePrompt.model_fields if name not in ("name", "version", "about", "owner", "history")
+)
 
 
 class Change(NamedTuple):
@@ -254,8 +337,14 @@ class Change(NamedTuple):
     def changes_labels(self) -> bool:
         """Could this change what a judge is shown about a pair, or how its answers are combined?"""
         if self.principle_id is None:
-            return self.field in ("use", "per_pair")
+            return self.field in ("use", "per_pair") or self.field in PROMPT_WORDING
         return self.field in (None, "text", "compare", "weight")
+
+    @property
+    def changes_wording(self) -> bool:
+        """Does it change what a judge, critic or reviser is shown, or how answers are combined? Then the version must
+        change too."""
+        return self.changes_labels or self.field in ("critique", "revise")
 
     def __str__(self) -> str:
         if self.field is None:
@@ -265,28 +354,58 @@ class Change(NamedTuple):
         return f"~ {where}: {_short(self.before)} → {_short(self.after)}"
 
 
+def diff_any(old: Standard, new: Standard) -> list[Change]:
+    """As ``diff``, for any two files of one kind. Raises StandardsError for two of different kinds."""
+    if isinstance(old, Constitution) and isinstance(new, Constitution):
+        return diff(old, new)
+    if isinstance(old, Rubric) and isinstance(new, Rubric):
+        return _whole(old, new, ("name", "version", "owner", "source", "about")) + _parts(old.criteria, new.criteria)
+    if isinstance(old, JudgePrompt) and isinstance(new, JudgePrompt):
+        return _whole(old, new, [name for name in JudgePrompt.model_fields if name != "history"])
+    kinds = " and ".join(type(one).__name__ for one in (old, new))
+    raise StandardsError(f"these are of different kinds: {kinds}", fix="give two versions of one file")
+
+
+def unversioned(old: Standard, new: Standard, changes: Sequence[Change]) -> Finding | None:
+    """The finding where wording changed and the version did not: labels of both could not be told apart."""
+    changed = [change for change in changes if change.changes_wording]
+    if not changed or old.name != new.name or old.version != new.version:
+        return None
+    parts = [".".join(part for part in (c.principle_id, c.field) if part) for c in changed]
+    what = f"{', '.join(dict.fromkeys(parts))} changed, and the version is still {new.version}"
+    return Finding("version", new.name, what, "give it a new version, with a line in its history")
+
+
 def diff(old: Constitution, new: Constitution) -> list[Change]:
     """Changes of the whole, then of the principles in the new order, then what was removed. Principles match by id."""
-    changes = [
+    return _whole(old, new, WHOLE) + _parts(old.principles, new.principles)
+
+
+def _whole(old: Any, new: Any, keys: Iterable[str]) -> list[Change]:
+    return [
         Change("changed", None, key, getattr(old, key), getattr(new, key))
-        for key in WHOLE
+        for key in keys
         if getattr(old, key) != getattr(new, key)
     ]
-    before = {principle.id: principle for principle in old.principles}
-    for principle in new.principles:
-        if principle.id not in before:
-            changes.append(Change("added", principle.id, None, None, principle))
+
+
+def _parts(old: Sequence[Principle | Criterion], new: Sequence[Principle | Criterion]) -> list[Change]:
+    changes: list[Change] = []
+    before = {part.id: part for part in old}
+    for part in new:
+        if part.id not in before:
+            changes.append(Change("added", part.id, None, None, part))
         else:
-            changes += _changed(before[principle.id], principle)
-    kept = {principle.id for principle in new.principles}
-    return changes + [Change("removed", p.id, None, p, None) for p in old.principles if p.id not in kept]
+            changes += _changed(before[part.id], part)
+    kept = {part.id for part in new}
+    return changes + [Change("removed", p.id, None, p, None) for p in old if p.id not in kept]
 
 
-def _changed(old: Principle, new: Principle) -> list[Change]:
+def _changed(old: Principle | Criterion, new: Principle | Criterion) -> list[Change]:
     return [
         Change("changed", new.id, field, getattr(old, field), getattr(new, field))
         for field in FIELDS
-        if getattr(old, field) != getattr(new, field)
+        if field in type(new).model_fields and getattr(old, field) != getattr(new, field)
     ]
 
 

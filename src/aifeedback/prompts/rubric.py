@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from aifeedback.config import Config, parse
 from aifeedback.errors import StandardsError
 from aifeedback.prompts import registry
+from aifeedback.prompts.history import Version
 from aifeedback.prompts.registry import Wording
 
 
@@ -35,6 +36,8 @@ class Rubric(Config):
     owner: str
     source: str
     about: str = ""
+    history: tuple[Version, ...] = ()
+    """Its versions: version, at, by, why."""
     criteria: tuple[Criterion, ...] = Field(min_length=1)
 
     @field_validator("version", mode="before")

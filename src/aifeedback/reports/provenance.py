@@ -20,7 +20,7 @@ NOT_RECORDED = "not recorded"
 INPUTS = ("data", "comparisons", "prompts", "completions", "heldout", "demonstrations")
 """Settings of a step that name a file of rows."""
 LAB = "the built-in lab, generated from the seed"
-JOURNALS = ("journal.sqlite", "journal-again.sqlite")
+JOURNALS = "journal*.sqlite"
 
 
 class Fact(NamedTuple):
@@ -98,7 +98,7 @@ def read_origin(folder: Path | None) -> Origin:
         {str(key): str(where) for key, where in _mapping(recipe.get("summary")).items()},
         _mapping(_json(folder / "command.json")),
         _mapping(_json(folder / "manifest.json")),
-        [state for name in JOURNALS if (state := _journal(folder / name)) is not None],
+        [state for path in sorted(folder.glob(JOURNALS)) if (state := _journal(path)) is not None],
     )
 
 
@@ -247,7 +247,7 @@ def _journal(path: Path) -> JournalState | None:
     try:
         with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
             row = database.execute("SELECT seq, at, link FROM calls ORDER BY seq DESC LIMIT 1").fetchone()
-            count = database.execute("SELECT count(*) FROM calls").fetchone()[0]
+            count = database.execute("SELECT count(*) FROM calls WHERE kind <> 'files'").fetchone()[0]
     except sqlite3.Error:
         return None
     return JournalState(path.name, count, row[2].hex(), float(row[1])) if row else JournalState(path.name, 0, "–", None)

@@ -69,6 +69,7 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
             if (found := wording.verdict(p, story)) is not None
         },
         "warnings": warnings,
+        "claims": [claim._replace(reason=wording.renamed(claim.reason, story.names)) for claim in story.claims],
         "independence_reason": wording.independence_reason(story),
         "answers": {
             "who": wording.who_answer(story),

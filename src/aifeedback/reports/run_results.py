@@ -69,6 +69,14 @@ NOTICEABLE = 0.01
 """A rise of the harm rate by more than this is reported, certain or not."""
 
 
+class Claim(NamedTuple):
+    """One badge: what is claimed, whether an independent evaluator supports it, and who or why not."""
+
+    name: str
+    is_verified: bool
+    reason: str
+
+
 @dataclass(frozen=True)
 class Policy:
     name: str
@@ -143,6 +151,10 @@ class Story:
     evaluators: list[Source] = field(default_factory=list)
     trainers: list[Source] = field(default_factory=list)
     independence: Independence = field(default_factory=lambda: verify_independence([], []))
+    claims: list[Claim] = field(default_factory=list)
+    """One badge each; empty where the records hold one verdict for all."""
+    trained_on: str = ""
+    """How many evaluation prompts were trained on, as a sentence; empty for none."""
     agreement: list[tuple[str, Est]] = field(default_factory=list)
     position: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     same_position: Est | None = None
@@ -431,6 +443,19 @@ def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]
     record = summary.get("independence") or next(
         (f["independence"] for _, f in _figures(stages) if isinstance(f.get("independence"), Mapping)), {}
     )
+    if claims := mapping(
+        record.get("claims")
+    ):  # judged from the records of the policies' folders, which this page lacks
+        story.claims = [_claim(str(name), mapping(claim)) for name, claim in claims.items()]
+        story.trained_on = _trained_on(mapping(record.get("prompts")))
+        judges = {**mapping(record.get("assessors")), **mapping(record.get("judges"))}
+        free = {name: bool(mapping(judge).get("independent")) for name, judge in judges.items()}
+        return Independence(
+            record.get("verified") is True,
+            str(record.get("reason") or ""),
+            tuple(name for name, is_free in free.items() if is_free),
+            tuple(name for name, is_free in free.items() if not is_free),
+        )
     denied = {
         name for name, judge in mapping(record.get("judges")).items() if mapping(judge).get("independent") is False
     }
@@ -438,6 +463,21 @@ def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]
     if len(kept) < len(story.evaluators) and any(name in denied for name in found.independent):
         return verify_independence(story.trainers, kept)._replace(dependent=tuple(sorted(denied)))
     return found
+
+
+CLAIMS = {"win_rate": "win rate", "harm": "harm", "refusal": "refusal", "agreement": "agreement with people"}
+
+
+def _claim(name: str, claim: Mapping[str, Any]) -> Claim:
+    return Claim(CLAIMS.get(name, name), claim.get("verified") is True, str(claim.get("reason") or ""))
+
+
+def _trained_on(prompts: Mapping[str, Any]) -> str:
+    if not prompts.get("trained_on"):
+        return ""
+    what = "left out of every metric" if prompts.get("excluded") else "so nothing on this page is verified"
+    names = ", ".join(display(str(name)) for name, count in mapping(prompts.get("by_policy")).items() if count)
+    return f"{prompts['trained_on']:,} of {prompts['of']:,} evaluation prompts were trained on ({names}): {what}."
 
 
 def _add_voice(story: Story, seen: set[tuple[Any, ...]], role: str, record: Mapping[str, Any], stage: str) -> None:

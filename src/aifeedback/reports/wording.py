@@ -234,6 +234,8 @@ def _clause(members: Sequence[tuple[str, Verdict]], reference: str) -> str:
 def independence_reason(story: Story) -> str:
     """Why the finding counts as verified or not, by the names that evaluators have on this page."""
     if story.independence.is_verified:
+        if story.claims:
+            return renamed(story.independence.reason, story.names)
         who = list(dict.fromkeys(story.named(name) for name in story.independent))
         return f"judged by {listed(who)}, independent of the training feedback"
     return renamed(story.independence.reason, story.names)
@@ -266,10 +268,11 @@ def watch(story: Story) -> list[Caution]:
 
 
 def _of_independence(story: Story) -> list[Caution]:
+    found = [Caution("bad", story.trained_on, 19)] if story.trained_on else []
     if story.independence.is_verified or not story.policies:
-        return []
+        return found
     text = f"Unverified: {independence_reason(story)}. Let people, or a model of another family, judge a sample."
-    return [Caution("bad", text, 20)]
+    return [*found, Caution("bad", text, 20)]
 
 
 def _of_policies(story: Story) -> list[Caution]:

@@ -24,6 +24,7 @@ STEPS = {
     "dpo": "dpo:Dpo",
     "rl": "rl:Rl",
     "compare": "compare:Compare",
+    "rejudge": "rejudge:Rejudge",
     "safety": "safety:Safety",
     "evaluate": "evaluate:Evaluate",
     "audit": "audit:Audit",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -79,6 +80,8 @@ class Audit(Step):
     """Pairs for a probe that changes texts."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many pairs."""
+    fresh: bool = False
+    """Ask every question anew, into new journals: remembered answers say nothing about the judge of today."""
 
     @classmethod
     def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Audit:
@@ -91,6 +94,10 @@ class Audit(Step):
         }
         return super().from_options({**given, "judges": judges}, chosen)
 
+    @property
+    def asks_anew(self) -> bool:
+        return self.fresh
+
     def run(self, context: Context) -> AuditFigures:
         from aifeedback.audit.judge import audit_judge
         from aifeedback.audit.prefetch import CHUNK
@@ -98,8 +105,11 @@ class Audit(Step):
         from aifeedback.storage import write_json
 
         read = read_comparisons(self.data, context.seed, limit=self.limit)
+        if self.fresh:
+            context = replace(context, journal_name=_new_journal(context.folder), run=context.folder)
         # its own journal: a judge asked a second time must not be answered by the first one's
-        again = replace(context, journal_name="journal-again.sqlite", run=context.folder)
+        again_name = context.journal_name.replace(".sqlite", "-again.sqlite")
+        again = replace(context, journal_name=again_name, run=context.folder)
         changed: dict[str, Any] = {}
         audits = []
         for judge in self.judges.values():
@@ -117,6 +127,7 @@ class Audit(Step):
                     who=card.as_json(),
                     made=changed,
                     again=connect.labeler(spec, again),
+                    fresh=self.fresh,
                     progress=context.progress,
                 )
             )
@@ -129,6 +140,13 @@ class Audit(Step):
     def report(self, figures: AuditFigures, spent: Spent, folder: Path, seed: int) -> Path:
         del figures, spent, seed
         return folder / "report.html"  # ``run`` writes it, from findings that the metrics leave out
+
+
+def _new_journal(folder: Path) -> str:
+    """A name that no journal of the folder has: an interrupted audit does not resume, it asks anew."""
+    stem = f"journal-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    names = (f"{stem}{suffix}.sqlite" for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
+    return next(name for name in names if not (folder / name).exists())
 
 
 def _batched(judge: Judging, batch: int) -> Judging:

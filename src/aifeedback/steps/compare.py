@@ -17,15 +17,16 @@ from aifeedback import data
 from aifeedback.config import Cli
 from aifeedback.errors import FileError, RecipeError
 from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec, Served, one_judge
-from aifeedback.metrics.independence import Source, dependence, verify_independence
 from aifeedback.metrics.intervals import plain
 from aifeedback.metrics.length import LengthForm
 from aifeedback.metrics.win_rates import answered
 from aifeedback.models.journal.journal import Spent
+from aifeedback.models.lineage import Origin
 from aifeedback.refs import JudgeRef, ModelRef, PolicyRef, Ref, file_part
 from aifeedback.reports.examples import pick_examples
-from aifeedback.steps import connect
+from aifeedback.steps import connect, evidence
 from aifeedback.steps.connect import JudgeCard
+from aifeedback.steps.evidence import Independence
 from aifeedback.steps.label import by_order, label_all
 from aifeedback.steps.policies import Responses, responses, sampled
 from aifeedback.steps.safety import AssessorSpec, SafetyStandings, assessor_card, standings
@@ -78,21 +79,6 @@ class Ranking(Figures):
     """Per name: ranked, above or below the ranked ones (unbeaten, winless), or apart."""
     order: tuple[str, ...] = ()
     matrix: dict[str, dict[str, Measured]]
-
-
-class EvaluatorIndependence(Figures):
-    model: str
-    family: str
-    independent: bool
-
-
-class Independence(Figures):
-    """Whether any judge had no part in training."""
-
-    judges: dict[str, EvaluatorIndependence]
-    trained_by: list[dict[str, str]]
-    verified: bool
-    reason: str
 
 
 class CompareFigures(Figures):
@@ -169,7 +155,9 @@ class Compare(Served, Step):
     safety: Annotated[dict[str, AssessorSpec], Cli(is_repeated=True, metavar="MODEL")] = Field(default_factory=dict)
     """Model that assesses whether responses do harm, refuse, help; or gold:talk. Repeat for several."""
     trained_by: Annotated[list[ModelRef], Cli(is_repeated=True, metavar="MODEL")] = Field(default_factory=list)
-    """Models whose feedback trained a policy: they and their family are not independent evaluators."""
+    """Models whose feedback trained a policy, beyond those that its folder records: never independent evaluators."""
+    audited: Annotated[list[Ref], Cli(is_repeated=True, metavar="DIR")] = Field(default_factory=list)
+    """Audit of a judge (its folder): its agreement with people is shown beside it. Repeat for several."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many prompts."""
     sampling: Annotated[SamplingSettings, BRIEFLY] = SamplingSettings()
@@ -199,16 +187,11 @@ class Compare(Served, Step):
             )
         if len(policies) < 2:
             raise RecipeError("a comparison needs two policies", key="POLICIES", fix="give NAME=hf:DIR twice or more")
-        how = {**given.pop("judges", {})}
-        models, prompts = how.pop("model", []), how.pop("prompt", None) or [None]
         served = {name: given[name] for name in Served.model_fields if name in given}
         assessors = given.get("safety") or []
-        among = [*models, *assessors]
-        given["judges"] = {
-            (model if len(prompts) == 1 else f"{model} {prompt}"): one_judge(model, prompt, {**how, **served}, among)
-            for model in models
-            for prompt in prompts
-        }
+        judges = given.pop("judges", {})
+        among = [*judges.get("model", []), *assessors]
+        given["judges"] = judges_from_options(judges, served, among)
         given["safety"] = {model: one_judge(model, None, served, among) for model in assessors}
         for assessor in given["safety"].values():
             assessor.pop("prompt", None)
@@ -231,12 +214,25 @@ class Compare(Served, Step):
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is not one of the policies", key="reference")
         read = data.load_prompts(self.prompts, limit=self.limit)
-        drawn = self._draw(read.rows, context)
+        found = evidence.origins(self.policies, self.reference)
+        held = evidence.held_out(read.rows, found)
+        drawn = self._draw(held.rows, context)
+        self._require_matches({name: given.completions for name, given in drawn.items() if name != AGAIN})
+        independence = self.independence(found, held, context)
+        return self.measured(drawn, held.rows, independence, Rows.of(read.report), context)
+
+    def measured(
+        self,
+        drawn: Mapping[str, Responses],
+        prompts: Sequence[Prompt],
+        independence: Independence,
+        rows: Rows,
+        context: Context,
+    ) -> CompareFigures:
+        """Judge the responses to ``prompts``; those of ``AGAIN`` are a second draw of the reference."""
         completions = {name: given.completions for name, given in drawn.items()}
         again = completions.pop(AGAIN, None)
-        self._require_matches(completions)
         headline = next(iter(self.judges))
-        independence = self._independence(context)
         kept = answered(completions, self.reference)
         matches: dict[str, Match] = {}
         by_evaluator: dict[str, list[Preference]] = {judge: [] for judge in self.judges}
@@ -247,11 +243,11 @@ class Compare(Served, Step):
             for judge, spec in self.judges.items():
                 if other is None:
                     break
-                by_judge[judge] = Match.judged(spec, judge, name, read.rows, given, other, context, self.length_control)
+                by_judge[judge] = Match.judged(spec, judge, name, prompts, given, other, context, self.length_control)
                 by_evaluator[judge] += by_judge[judge].preferences
             if headline in by_judge and name != self.reference:
                 matches[name] = by_judge[headline]
-            kl = self._kl(name, read.rows, drawn[name].untouched)
+            kl = self._kl(name, prompts, drawn[name].untouched)
             table[name] = self._policy(by_judge, given, drawn[name], kl, independence).model_copy(
                 update={"left_out": kept[name].left_out}
             )
@@ -260,7 +256,7 @@ class Compare(Served, Step):
                 self.judges[headline],
                 headline,
                 f"{one}_vs_{other}",
-                read.rows,
+                prompts,
                 completions[one],
                 completions[other],
                 context,
@@ -289,9 +285,9 @@ class Compare(Served, Step):
                 )
             ],
             position_by_judge=_position(by_evaluator),
-            safety=standings(completions, read.rows, self.safety, self.reference, context) if self.safety else None,
+            safety=standings(completions, prompts, self.safety, self.reference, context) if self.safety else None,
             assessors=assessors or None,
-            rows=Rows.of(read.report),
+            rows=rows,
         )
 
     def _draw(self, prompts: Sequence[Prompt], context: Context) -> dict[str, Responses]:
@@ -357,31 +353,19 @@ class Compare(Served, Step):
         pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
         return sequence_kl(own.folder(), reference.folder(), [p for p, _ in pairs], [c for _, c in pairs]).value
 
-    def _independence(self, context: Context) -> Independence:
-        """Per judge, whether it may serve as proof (R16)."""
-        trainers = [_source(name, connect.model_card(JudgeRef(name), context)) for name in self.trained_by]
-        sources = [self._weakest(name, judge, trainers, context) for name, judge in self.judges.items()]
-        found = verify_independence(trainers, sources)
-        return Independence(
-            judges={
-                source.name: EvaluatorIndependence(
-                    model=source.model,
-                    family=source.family,
-                    independent=bool(trainers) and not any(dependence(source, trainer) for trainer in trainers),
-                )
-                for source in sources
-            },
-            trained_by=[trainer._asdict() for trainer in trainers],
-            verified=found.is_verified,
-            reason=found.reason,
+    def independence(self, found: Mapping[str, Origin], held: evidence.Held, context: Context) -> Independence:
+        """Which evaluators may serve as proof of which claim."""
+        declared = [evidence.source_of(name, connect.model_card(JudgeRef(name), context)) for name in self.trained_by]
+        judges = {name: connect.judge_card(judge, context) for name, judge in self.judges.items()}
+        return evidence.independence(
+            policies=self.policies,
+            found=found,
+            declared=declared,
+            judges=judges,
+            assessors={name: assessor_card(judge, context) for name, judge in self.safety.items()},
+            trained_on=held.trained_on,
+            agreement=evidence.agreements(self.audited, judges),
         )
-
-    def _weakest(self, name: str, judge: Judging, trainers: Sequence[Source], context: Context) -> Source:
-        """The judge as a source; of a panel the first member that depends on a trainer, for its verdict is in all."""
-        members = judge.members if isinstance(judge, PanelSpec) else (judge,)
-        cards = [connect.model_card(member.model, context, member.server_options) for member in members]
-        sources = [_source(name, card) for card in cards]
-        return next((s for s in sources if any(dependence(s, trainer) for trainer in trainers)), sources[0])
 
     def report(self, figures: CompareFigures, spent: Spent, folder: Path, seed: int) -> Path:
         from aifeedback.reports.run_report import write_report
@@ -491,10 +475,6 @@ def _position(by_evaluator: Mapping[str, Sequence[Preference]]) -> dict[str, Mea
     } or None
 
 
-def _source(name: str, card: JudgeCard) -> Source:
-    return Source(name, card.uri, card.family, card.revision)
-
-
 def _mean(values: Iterable[int]) -> float | None:
     found = list(values)
     return fmean(found) if found else None
@@ -506,6 +486,17 @@ def _unknown(preferences: Sequence[Preference]) -> dict[str, int]:
         if preference.problem is not None:
             counted[str(preference.problem)] = counted.get(str(preference.problem), 0) + 1
     return counted
+
+
+def judges_from_options(how: Mapping[str, Any], served: Mapping[str, Any], among: Sequence[str]) -> dict[str, Any]:
+    """Every named model under every named prompt, by name."""
+    how = dict(how)
+    models, prompts = how.pop("model", []), how.pop("prompt", None) or [None]
+    return {
+        (model if len(prompts) == 1 else f"{model} {prompt}"): one_judge(model, prompt, {**how, **served}, among)
+        for model in models
+        for prompt in prompts
+    }
 
 
 def _named_policy(text: str) -> tuple[str, str]:

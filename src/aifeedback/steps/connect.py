@@ -11,6 +11,7 @@ from typing import Any
 
 from aifeedback.judging.pairwise import JudgeLabeler, PrincipleUse, use_of
 from aifeedback.judging.spec import JudgeSpec, PanelSpec, calibration_file
+from aifeedback.prompts.history import in_one_line
 from aifeedback.refs import ModelRef
 from aifeedback.steps.step import Context, Figures
 from aifeedback.types import Labeler, Model, Scorer
@@ -165,6 +166,10 @@ class PromptCard(Figures):
     rationale_request: str | None = None
     labels: tuple[str, ...]
     exemplars: int
+    owner: str | None = None
+    """Who answers for it."""
+    history: str | None = None
+    """Its versions, the oldest first."""
 
 
 class JudgeCard(Figures):
@@ -218,6 +223,8 @@ def judge_card(judge: JudgeSpec | PanelSpec, context: Context) -> JudgeCard:
         rationale_request=prompt.rationale_request if judge.rationale else None,
         labels=tuple(prompt.labels),
         exemplars=len(prompt.shown),
+        owner=prompt.owner or None,
+        history=in_one_line(prompt.history),
     )
     settings = judge.settings(context.seed).model_dump(mode="json", exclude={"batch_size"})
     return card.model_copy(

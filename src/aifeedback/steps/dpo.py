@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from aifeedback.config import Cli
 from aifeedback.data import read_labelled
+from aifeedback.models import lineage
+from aifeedback.models.lineage import Origin
 from aifeedback.refs import ModelRef, Ref
 from aifeedback.steps.reward_model import one_or_mixed
 from aifeedback.steps.step import Context
@@ -43,11 +46,12 @@ class Dpo(Trained):
         from aifeedback.training.dpo import train_dpo
         from aifeedback.training.examples import PairRow, hard_labels
 
-        rows: list[Any] = [
-            PairRow(r.comparison, r.p_first, weight)
-            for path, weight in {self.data: 1.0, **self.mix}.items()
-            for r in read_labelled(path, context.seed)
-        ]
+        rows: list[Any] = []
+        origin = lineage.of_base(Path(self.reference.folder()), self.reference) if self.reference else Origin()
+        for path, weight in {self.data: 1.0, **self.mix}.items():
+            labels = read_labelled(path, context.seed)
+            rows += [PairRow(r.comparison, r.p_first, weight) for r in labels]
+            origin += lineage.of_labels(path, [r.judge for r in labels if r.p_first is not None])
         result = train_dpo(
             self.model.folder(),
             hard_labels(rows) if self.hard else rows,
@@ -57,4 +61,5 @@ class Dpo(Trained):
             reference_dir=self.reference.folder() if self.reference else None,
             progress=context.progress,
         )
+        self.leave_origin(context.result("policy"), context, origin, [r.comparison.prompt for r in rows], self.data)
         return TrainFigures.of(result, are_steps_set=self.train.steps is not None)

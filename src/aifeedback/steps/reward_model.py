@@ -9,6 +9,8 @@ from pydantic import Field
 
 from aifeedback.config import Cli
 from aifeedback.data import read_completions, read_labelled
+from aifeedback.models import lineage
+from aifeedback.models.lineage import Origin
 from aifeedback.refs import Ref
 from aifeedback.steps.step import Context, Measured
 from aifeedback.steps.trained import Trained, TrainFigures
@@ -55,8 +57,11 @@ class RewardModel(Trained):
 
         rows: list[Any] = []
         by_source: dict[str, int] = {}
+        origin = Origin()
         for path, weight in {self.data: 1.0, **self.mix}.items():
-            own = [PairRow(r.comparison, r.p_first, weight) for r in read_labelled(path, context.seed)]
+            labels = read_labelled(path, context.seed)
+            own = [PairRow(r.comparison, r.p_first, weight) for r in labels]
+            origin += lineage.of_labels(path, [r.judge for r in labels if r.p_first is not None])
             by_source[context.named(path)] = len(own)
             rows += own
         folder = context.result("reward_model")
@@ -73,6 +78,7 @@ class RewardModel(Trained):
             read = read_completions(self.centre)
             few = slice(self.centre_limit)
             offset = centre(folder, read.prompts[few], read.rows[few])
+        self.leave_origin(folder, context, origin, [r.comparison.prompt for r in rows], self.data)
         return RewardModelFigures.of(
             result,
             are_steps_set=self.train.steps is not None,

@@ -12,6 +12,8 @@ from aifeedback import data
 from aifeedback.config import Cli, Config
 from aifeedback.errors import RecipeError
 from aifeedback.judging.spec import JudgeSpec, Served
+from aifeedback.models import lineage
+from aifeedback.models.lineage import Origin
 from aifeedback.refs import JudgeRef, ModelRef, PromptRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
@@ -163,16 +165,44 @@ class Rl(Trained):
 
     def run(self, context: Context) -> RlFigures:
         read = data.load_prompts(self.prompts, limit=self.limit)
-        learned = self.learn(read.rows, context, context.result("policy"))
+        policy = context.result("policy")
+        learned = self.learn(read.rows, context, policy)
+        cards = {judge.model: connect.judge_card(judge, context) for judge in self._shaping_judges()}
+        self.leave_origin(policy, context, self._origin(cards, len(read.rows)), self._seen(read.rows), self.prompts)
         return RlFigures.of(
             learned.result,
             are_steps_set=self.train.steps is not None,
             choice=learned.choice,
             reward=learned.reward,
-            judges={judge.model: connect.judge_card(judge, context) for judge in self.reward.judges()},
+            judges={judge.model: cards[judge.model] for judge in self.reward.judges()},
             watched_by=context.named(self.monitor.judge.model) if self.monitor else None,
             file=Rows.of(read.report),
         )
+
+    def _shaping_judges(self) -> list[JudgeSpec]:
+        """Those whose score is the reward, and the monitor's where it decides which weights are kept."""
+        return [*self.reward.judges(), *([self.monitor.judge] if self.monitor and self._selects else [])]
+
+    @property
+    def _selects(self) -> bool:
+        return self.monitor is not None and bool(self.monitor.choose_on or self.monitor.stop_when_gamed)
+
+    def _seen(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts trained on; those that a checkpoint was chosen or stopped on are no longer held out either."""
+        if self.monitor is None or not self._selects:
+            return list(prompts)
+        further = [ref for ref in (self.monitor.prompts, self.monitor.choose_on) if ref]
+        return [*prompts, *(p for ref in further for p in data.read_prompts(ref, limit=self.monitor.limit))]
+
+    def _origin(self, cards: Mapping[JudgeRef, JudgeCard], rows: int) -> Origin:
+        rewarding = {judge.model for judge in self.reward.judges()}
+        whole = Origin()
+        for model, card in cards.items():
+            role = "reward" if model in rewarding else "selection"
+            whole += lineage.behind(model, [lineage.trainer(model, card.as_json(), role=role, rows=rows)])
+        for source in self.reward.sources():
+            whole += lineage.behind(source, [lineage.trainer(source, role="reward", rows=rows)])
+        return whole
 
     def learn(self, prompts: Sequence[Prompt], context: Context, out: Path) -> Learned:
         """Train on these prompts into the folder ``out``, monitored and chosen as ``monitor`` says."""

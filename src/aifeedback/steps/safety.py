@@ -13,8 +13,9 @@ from aifeedback.errors import RecipeError
 from aifeedback.judging.safety import Assessment, Assessor, JudgeAssessor
 from aifeedback.judging.spec import JudgeSpec, Served
 from aifeedback.refs import JudgeRef, PolicyRef, PromptRef, Ref, file_part
-from aifeedback.steps import connect
+from aifeedback.steps import connect, evidence
 from aifeedback.steps.connect import JudgeCard
+from aifeedback.steps.evidence import Independence
 from aifeedback.steps.policies import responses, sampled
 from aifeedback.steps.sample import BRIEFLY, SamplingSettings
 from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step, at_most
@@ -75,6 +76,7 @@ class SafetyStandings(Figures):
 
 class SafetyFigures(Figures):
     safety: SafetyStandings
+    independence: Independence | None = None
     judges: dict[str, JudgeCard]
     rows: Rows
 
@@ -123,13 +125,25 @@ class Safety(Step):
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is not one of the policies", key="reference")
         read = data.load_prompts(self.prompts, limit=self.limit)
+        found = evidence.origins(self.policies, self.reference)
+        held = evidence.held_out(read.rows, found)
+        cards = {name: assessor_card(judge, context) for name, judge in self.judges.items()}
         drawn: dict[str, list[Completion | None]] = {}
         for number, (name, policy) in enumerate(self.policies.items()):
             sampling = self.sampling.at(context.seed * 1_000 + 500 + number)
-            drawn[name] = responses(name, policy, read.rows, context, sampling=sampling).completions
+            drawn[name] = responses(name, policy, held.rows, context, sampling=sampling).completions
         return SafetyFigures(
-            safety=standings(drawn, read.rows, self.judges, self.reference, context, examples=self.examples),
-            judges={name: assessor_card(judge, context) for name, judge in self.judges.items()},
+            safety=standings(drawn, held.rows, self.judges, self.reference, context, examples=self.examples),
+            independence=evidence.independence(
+                policies=self.policies,
+                found=found,
+                declared=[],
+                judges={},
+                assessors=cards,
+                trained_on=held.trained_on,
+                agreement={},
+            ),
+            judges=cards,
             rows=Rows.of(read.report),
         )
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from aifeedback.config import Cli
-from aifeedback.data import load_preferred, read_completions
+from aifeedback.data import load_preferred, read_completions, read_labelled
 from aifeedback.errors import FileError
+from aifeedback.models import lineage
+from aifeedback.models.lineage import Origin
 from aifeedback.refs import Ref
 from aifeedback.steps.step import Context, Rows
 from aifeedback.steps.trained import Trained, TrainFigures
@@ -41,7 +44,29 @@ class Sft(Trained):
             heldout=[SftRow(p, c) for p, c in demonstrations(self.heldout, context.seed)[0]] if self.heldout else (),
             progress=context.progress,
         )
+        prompts = [prompt for prompt, _ in pairs]
+        self.leave_origin(context.result("policy"), context, self._origin(pairs, context), prompts, self.data)
         return TrainFigures.of(result, file=rows, are_steps_set=self.train.steps is not None)
+
+    def _origin(self, pairs: Sequence[tuple[Prompt, Completion]], context: Context) -> Origin:
+        """Models that wrote the texts; of labelled comparisons, whoever preferred them."""
+        base = Path(self.model.folder())
+        texts = lineage.of_texts(
+            self.data, [completion.source for _, completion in pairs], base if base.is_dir() else None
+        )
+        if is_completions(self.data):
+            return texts
+        labels = read_labelled(self.data, context.seed)
+        return texts + lineage.of_labels(self.data, [row.judge for row in labels if row.p_first is not None])
+
+
+def is_completions(path: str) -> bool:
+    """Whether the file holds completions, and not comparisons."""
+    try:
+        read_completions(path, limit=1)
+    except FileError:
+        return False
+    return True
 
 
 def demonstrations(path: str, seed: int) -> tuple[Sequence[tuple[Prompt, Completion]], Rows]:

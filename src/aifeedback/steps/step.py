@@ -156,6 +156,11 @@ class Step(Config):
         """The report of a finished step, written into its folder; None for a step that has none."""
         del figures, spent, folder, seed
 
+    @property
+    def asks_anew(self) -> bool:
+        """Whether another start makes its calls again although an earlier one finished."""
+        return False
+
     def refs(self) -> Iterator[Ref]:
         """Everything that the settings name."""
         for name in type(self).model_fields:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from aifeedback.config import Cli
-from aifeedback.refs import ModelRef
+from aifeedback.models import lineage
+from aifeedback.models.lineage import Origin
+from aifeedback.refs import ModelRef, Ref
 from aifeedback.steps.step import Context, Figures, Rows, Step, Verdict
+from aifeedback.types import Prompt
 
 FEW_STEPS = 10
 """A default batch is as large as a small file: a run that became so short is worth a warning."""
@@ -62,6 +66,18 @@ class Trained(Step):
     def seeded(self, settings: Any, context: Context) -> Any:
         """A trainer's settings, with the run's seed unless one is set."""
         return settings if "seed" in settings.model_fields_set else settings.model_copy(update={"seed": context.seed})
+
+    def leave_origin(
+        self, folder: Path, context: Context, data: Origin, prompts: Iterable[Prompt], file: Ref | None = None
+    ) -> None:
+        """Write into the trained folder whose feedback trained it, that of the model it starts from included."""
+        lineage.write(
+            folder,
+            base=(self.model.folder(), context.named(str(self.model))),
+            data=data,
+            prompts=prompts,
+            file=context.named(str(file or "")),
+        )
 
     def requires(self) -> Iterator[str]:
         yield from ("torch", "transformers", "accelerate")

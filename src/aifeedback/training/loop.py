@@ -69,7 +69,7 @@ def lowest_loss(history: Sequence[Mapping[str, float]]) -> int | None:
     return int(min(known, key=lambda line: line["heldout_loss"])["step"]) if known else None
 
 
-NOT_IDENTITY = {"checkpoint_every", "keep_checkpoints", "trackers"}
+NOT_IDENTITY = {"checkpoint_every", "keep_checkpoints", "keep_rollouts", "trackers"}
 """Settings that may change between two starts of one run."""
 
 

@@ -39,6 +39,7 @@ from aifeedback.training.rewards import adapted, name_of
 from aifeedback.training.rollout import (
     Clock,
     EncodedPrompts,
+    Kept,
     Rollout,
     SampleFacts,
     as_rewards,
@@ -121,7 +122,10 @@ def train_rl(
     policy = session.adapt(policy)
     engine_of(policy)  # tries the model out, which wants whole weights: before any sharding
     clock = Clock(Path(out) / "training" / "phases.jsonl" if share.rank == 0 else None)
-    objective = PolicyObjective(policy, reference, tokenizer, encoded, reward, config, share=share, clock=clock)
+    kept = Kept(Path(out) / "training" / "rollouts.jsonl" if share.rank == 0 else None, config.keep_rollouts)
+    objective = PolicyObjective(
+        policy, reference, tokenizer, encoded, reward, config, share=share, clock=clock, kept=kept
+    )
     outcome = session.run(
         objective,
         steps=planned_steps(len(encoded.prompts), config),
@@ -218,6 +222,7 @@ class PolicyObjective(nn.Module):
         *,
         share: Share,
         clock: Clock,
+        kept: Kept | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
@@ -226,7 +231,7 @@ class PolicyObjective(nn.Module):
         self.prompts, self.reward, self.config, self.share = prompts, reward, config, share
         self.tokenizer = tokenizer
         self.order = Order(len(prompts.prompts), batch=config.prompts_per_step, seed=config.seed)
-        self.clock = clock
+        self.clock, self.kept = clock, kept or Kept(None, 0)
         self.scale: tuple[float, float] | None = None if config.zscore_samples else (0.0, 1.0)
         self.unscored_steps = 0
         # Not a submodule: neither trained nor sharded nor part of a checkpoint.
@@ -261,6 +266,8 @@ class PolicyObjective(nn.Module):
             rollout = self._sample(sampler, chosen, uniforms(*self._shape, seed=config.seed, step=step))
         with self.clock.phase("reward"):
             raw_B = self._score(chosen, rollout.texts)
+        asked = [self.prompts.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
+        self.kept.write(step, asked, rollout.texts, raw_B, self.reward)
         with self.clock.phase("reference"):
             reference = reference_logp(
                 self.reference, rollout, temperature=config.temperature, forward_tokens=config.forward_tokens

@@ -12,6 +12,7 @@ import inspect
 import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,32 @@ Values = list[float | None]
 class Reward:
     """A reward function with a name. ``name`` enters a run's identity, so it should say all that matters.
 
-    ``encoding``: that of the reward model behind it, which servers read rendered prompts with.
+    ``encoding``: that of the reward model behind it, which servers read rendered prompts with. ``parts``: the rewards
+    that it combines.
     """
 
-    def __init__(self, name: str, function: Callable[..., Values], *, encoding: Encoding | None = None) -> None:
-        self.name, self.function, self.encoding = name, function, encoding
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Values],
+        *,
+        encoding: Encoding | None = None,
+        parts: Sequence[RewardFn] = (),
+    ) -> None:
+        self.name, self.function, self.encoding, self.parts = name, function, encoding, parts
+        self.calls: list[tuple[str, ...]] = []
+        """Ids of the model calls behind each of the last values, in order; empty where no judge was asked."""
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
-        return self.function(prompts, completions, **columns)
+        values = self.function(prompts, completions, **columns)
+        if behind := [calls for part in self.parts if (calls := calls_of(part))]:
+            self.calls = [tuple(dict.fromkeys(chain(*ids))) for ids in zip(*behind, strict=True)]
+        return values
+
+
+def calls_of(reward: RewardFn) -> list[tuple[str, ...]]:
+    """``Reward.calls``; nothing for a function of another kind."""
+    return list(getattr(reward, "calls", ()))
 
 
 def name_of(reward: RewardFn) -> str:
@@ -60,9 +79,12 @@ def judge_score(scorer: Scorer) -> Reward:
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         asked, answers = records(prompts, completions)
-        return [found.value for found in scorer.score(asked, answers)]
+        scores = scorer.score(asked, answers)
+        reward.calls = [(found.call_id,) if found.call_id else () for found in scores]
+        return [found.value for found in scores]
 
-    return Reward(f"judge {scorer.name}", score)
+    reward = Reward(f"judge {scorer.name}", score)
+    return reward
 
 
 def against_reference(labeler: Labeler) -> Reward:
@@ -77,11 +99,15 @@ def against_reference(labeler: Labeler) -> Reward:
             if reference is not None
         ]
         found: Values = [None] * len(completions)
+        calls: list[tuple[str, ...]] = [()] * len(completions)
         for (i, _), preference in zip(rows, labeler.label([row for _, row in rows]), strict=True):
             found[i] = None if preference.p_first is None else 2.0 * preference.p_first - 1.0
+            calls[i] = tuple(j.call_id for j in preference.judgements if j.call_id)
+        reward.calls = calls
         return found
 
-    return Reward(f"against reference, {labeler.name}", score)
+    reward = Reward(f"against reference, {labeler.name}", score)
+    return reward
 
 
 def mix(parts: Sequence[tuple[RewardFn, float]]) -> Reward:
@@ -96,14 +122,18 @@ def mix(parts: Sequence[tuple[RewardFn, float]]) -> Reward:
         return [_weighted(values, weights) for values in zip(*rows, strict=True)]
 
     name = " + ".join(f"{weight:g}·({name_of(reward)})" for reward, weight in parts)
-    return Reward(name, score, encoding=_encoding(*(reward for reward, _ in used)))
+    parts_used = [reward for reward, _ in used]
+    return Reward(name, score, encoding=_encoding(*parts_used), parts=parts_used)
 
 
 def panel(members: Sequence[RewardFn]) -> Reward:
     """The members' mean; None where any member is None, since a mean over the others is another measure."""
     averaged = mix([(member, 1.0 / len(members)) for member in members])
     return Reward(
-        f"panel of {', '.join(name_of(member) for member in members)}", averaged, encoding=_encoding(*members)
+        f"panel of {', '.join(name_of(member) for member in members)}",
+        averaged,
+        encoding=_encoding(*members),
+        parts=[averaged],
     )
 
 
@@ -116,7 +146,12 @@ def length_penalty(reward: RewardFn, *, per_word: float, free_words: int) -> Rew
         extra = [max(0, len(text.split()) - free_words) for text in completions]
         return [None if v is None else v - per_word * n for v, n in zip(values, extra, strict=True)]
 
-    return Reward(f"{name_of(reward)} − {per_word:g} per word above {free_words}", score, encoding=_encoding(reward))
+    return Reward(
+        f"{name_of(reward)} − {per_word:g} per word above {free_words}",
+        score,
+        encoding=_encoding(reward),
+        parts=[reward],
+    )
 
 
 def clip(reward: RewardFn, *, low: float, high: float) -> Reward:
@@ -129,7 +164,7 @@ def clip(reward: RewardFn, *, low: float, high: float) -> Reward:
         values = reward(prompts, completions, **columns)
         return [None if v is None or math.isnan(v) else min(high, max(low, v)) for v in values]
 
-    return Reward(f"{name_of(reward)} in [{low:g}, {high:g}]", score, encoding=_encoding(reward))
+    return Reward(f"{name_of(reward)} in [{low:g}, {high:g}]", score, encoding=_encoding(reward), parts=[reward])
 
 
 def python_function(spec: str) -> Reward:

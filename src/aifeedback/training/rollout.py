@@ -24,8 +24,8 @@ from aifeedback.inference.encoding import Encoding
 from aifeedback.inference.generation import generate
 from aifeedback.training import checkpoint, compute
 from aifeedback.training.objective import require_rows
-from aifeedback.training.rewards import Function, adapted, checked_rewards
-from aifeedback.types import Prompt, RewardFn, Sampling
+from aifeedback.training.rewards import Function, adapted, calls_of, checked_rewards, name_of
+from aifeedback.types import Completion, Prompt, RewardFn, Sampling
 
 
 class Rollout(NamedTuple):
@@ -271,6 +271,59 @@ class Clock:
         self.since = None
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(self.line) + "\n")
+
+
+class Kept:
+    """``rollouts.jsonl``: the first samples of every step with their rewards and the calls that these rest on, so that
+    a text can be traced to the verdict behind it. A step that is repeated after a stop replaces its own lines."""
+
+    def __init__(self, file: Path | None, each: int) -> None:
+        """``each``: samples kept per step; ``file`` is None on all processes but the first."""
+        self.file, self.each = file if each else None, each
+        self._last: int | None = None
+
+    def write(
+        self,
+        step: int,
+        prompts: Sequence[Prompt],
+        texts: Sequence[str],
+        values: Sequence[float | None],
+        reward: RewardFn,
+    ) -> None:
+        """Rows run parallel; ``reward`` has just given ``values``."""
+        if self.file is None:
+            return
+        calls = calls_of(reward) or [()] * len(texts)
+        rows = [
+            {
+                "step": step,
+                "prompt_id": prompt.id,
+                "completion_id": Completion.of(prompt, text, source="policy").id,
+                "prompt": prompt.text,
+                "completion": text,
+                "reward": value,
+                "rewarded_by": name_of(reward),
+                "call_ids": list(ids),
+            }
+            for prompt, text, value, ids in list(zip(prompts, texts, values, calls, strict=True))[: self.each]
+        ]
+        if self._last is None or step <= self._last:
+            self._drop_from(step)
+        self._last = step
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8", errors="surrogatepass") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+    def _drop_from(self, step: int) -> None:
+        """Remove the lines of this step and of later ones, a torn last line included."""
+        assert self.file is not None
+        if not self.file.exists():
+            return
+        text = self.file.read_text(encoding="utf-8", errors="surrogatepass")
+        kept = [line for line in text.split("\n")[:-1] if json.loads(line)["step"] < step]
+        partial = self.file.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8", errors="surrogatepass")
+        partial.replace(self.file)
 
 
 def whole_model(model: Any) -> Any:

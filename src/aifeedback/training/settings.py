@@ -135,6 +135,8 @@ class RLConfig(LoopConfig):
     """Reward is replaced by (r − mean)/sd with mean and sd of this many reference samples, fixed before step 1."""
     normalise_advantage: bool = False
     """Divides advantages by their standard deviation within the step. Biases the gradient (arXiv 2503.20783); off."""
+    keep_rollouts: int = Field(default=4, ge=0)
+    """Samples of every step to keep with their rewards in training/rollouts.jsonl, for `aifeedback show`."""
     value_weight: float = Field(default=0.5, ge=0.0)
     """Weight of the value loss beside the policy loss; the value network shares no weights with the policy."""
     value_learning_rate: float | None = Field(default=None, gt=0.0)

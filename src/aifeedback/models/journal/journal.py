@@ -132,6 +132,8 @@ def _create(db: sqlite3.Connection, path: Path) -> None:
         raise
 
 
+FILES = "files"
+"""Kind of the rows that note digests of files; they are no calls and count as none."""
 _TAIL = 64
 _KEYS_PER_QUERY = 500
 
@@ -239,6 +241,12 @@ class Journal:
                 if kind is None or row.entry.kind == kind:
                     yield row
 
+    def of_kind(self, kind: str) -> list[Row]:
+        """The rows of one kind, oldest first, each checked against its digest; the chain between them is not."""
+        with self._guard():
+            cursor = self._connection().execute(f"SELECT {COLUMNS} FROM calls WHERE kind = ? ORDER BY seq", (kind,))
+            return [self._checked(values) for values in cursor]
+
     def head(self) -> Head:
         with self._guard():
             seq, last = self._last(self._connection())
@@ -249,7 +257,7 @@ class Journal:
             db = self._connection()
             sums = db.execute(
                 "SELECT COUNT(*), COALESCE(SUM(is_final), 0), COALESCE(SUM(prompt_tokens), 0), "
-                "COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(cost_usd), 0.0) FROM calls"
+                f"COALESCE(SUM(completion_tokens), 0), COALESCE(SUM(cost_usd), 0.0) FROM calls WHERE kind <> '{FILES}'"
             ).fetchone()
             problems = db.execute("SELECT outcome, COUNT(*) FROM calls WHERE outcome <> 'ok' GROUP BY outcome")
             return Totals(*sums, problems=dict(sorted(problems)))
@@ -259,8 +267,10 @@ class Journal:
         query = "SELECT COUNT(*), COALESCE(SUM(prompt_tokens + completion_tokens), 0), COALESCE(SUM(cost_usd), 0.0) "
         with self._guard():
             if step is None:
-                return Spent(*self._connection().execute(f"{query} FROM calls").fetchone())
-            joined = f"{query} FROM calls JOIN steps ON steps.seq = calls.seq WHERE steps.step = ?"
+                return Spent(*self._connection().execute(f"{query} FROM calls WHERE kind <> '{FILES}'").fetchone())
+            joined = (
+                f"{query} FROM calls JOIN steps ON steps.seq = calls.seq WHERE kind <> '{FILES}' AND steps.step = ?"
+            )
             return Spent(*self._connection().execute(joined, (step,)).fetchone())
 
     def spent_usd(self, model: str) -> float:

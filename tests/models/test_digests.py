@@ -1,0 +1,231 @@
+"""Whatever of a run is edited, exchanged, removed or cut off is found, given a page or a head that was kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aifeedback.cli import app
+from aifeedback.errors import FileError, JournalError
+from aifeedback.models.journal import Entry, Journal, Spent, digests
+from aifeedback.models.journal.digests import seal, verify
+from trained_folders import JUDGE, labelled
+
+
+def call(n: int) -> Entry:
+    return Entry("labels", bytes([n]) * 32, "{}", b"p" * 32, "ok", "{}", prompt_tokens=5, completion_tokens=1)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A recipe's run in small: two stages, a summary, and a page that prints the journal's head."""
+    folder = tmp_path / "run"
+    journal = folder / "journal.sqlite"
+    labels = labelled(folder / "stages/labels", JUDGE)
+    shutil.rmtree(labels.parent / "journal.sqlite", ignore_errors=True)
+    (labels.parent / "journal.sqlite").unlink()
+    with Journal(journal, step="labels") as opened:
+        opened.append([call(n) for n in range(5)])
+    seal(labels.parent, journal)
+    compared = folder / "stages/compare"
+    compared.mkdir()
+    (compared / "preferences-judge.jsonl").write_text('{"p_first": 0.7}\n')
+    seal(compared, journal)
+    (folder / "summary.json").write_text('{"win_rate": 0.6}')
+    with Journal(journal) as opened:
+        head = opened.head().link
+    (folder / "report.html").write_text(f"<html><p>win rate 60 %</p><p>journal.sqlite: 5 calls, head {head}</p></html>")
+    seal(folder, journal)
+    return folder
+
+
+def test_an_untouched_run_is_intact(run: Path) -> None:
+    found = verify(run)
+    assert (found.faults, found.unsealed) == ([], [])
+    assert found.files == 5
+    (run / "notes.txt").write_text("mine")  # what no step left is nobody's business
+    assert verify(run).faults == []
+
+
+EDITED = [
+    "summary.json",
+    "report.html",
+    "stages/labels/labelled.jsonl",
+    "stages/labels/figures.json",
+    "stages/compare/preferences-judge.jsonl",
+]
+
+
+@pytest.mark.parametrize("name", EDITED)
+@pytest.mark.parametrize("how", ["one byte", "cut", "removed", "emptied"])
+def test_every_change_of_a_file_is_found(run: Path, name: str, how: str) -> None:
+    file = run / name
+    content = file.read_bytes()
+    if how == "removed":
+        file.unlink()
+    else:
+        file.write_bytes({"one byte": content[:-3] + b"0" + content[-2:], "cut": content[:-1], "emptied": b""}[how])
+    assert any(name in fault for fault in verify(run).faults)
+
+
+@pytest.mark.parametrize("folder", ["", "stages/labels", "stages/compare"])
+def test_a_list_that_was_made_to_fit_is_found(run: Path, folder: str) -> None:
+    place = run / folder
+    name = next(iter(json.loads((place / "files.json").read_text())))
+    (place / name).write_text("better figures")
+    listed = json.loads((place / "files.json").read_text())
+    (place / "files.json").write_text(json.dumps(listed | {name: digests.sha256(place / name)}))
+    assert any("files.json was changed" in fault for fault in verify(run).faults)
+    (place / "files.json").unlink()
+    assert any("files.json is missing" in fault for fault in verify(run).faults)
+
+
+def cut(journal: Path, rows: int) -> None:
+    with sqlite3.connect(journal) as db:
+        db.execute("DELETE FROM calls WHERE seq > (SELECT MAX(seq) FROM calls) - ?", (rows,))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 6])
+def test_a_cut_tail_is_found_without_a_head(run: Path, rows: int) -> None:
+    cut(run / "journal.sqlite", rows)
+    assert verify(run).faults
+
+
+@pytest.mark.parametrize("witness", ["page", "file", "link"])
+def test_a_tail_cut_with_all_its_traces_is_found_by_a_head(run: Path, tmp_path: Path, witness: str) -> None:
+    """Calls, lists and pages are taken away together; what was kept elsewhere still tells."""
+    link = next(iter(verify(run).heads.values())).link
+    kept = tmp_path / "kept"
+    page = shutil.copyfile(run / "report.html", tmp_path / "page.html")
+    kept.write_text(json.dumps({"journal.sqlite": {"rows": 8, "link": link}}))
+    cut(run / "journal.sqlite", 4)
+    for file in [*run.rglob("files.json"), run / "report.html", run / "summary.json"]:
+        file.unlink()
+    assert verify(run).faults == []
+    given = {"page": str(page), "file": str(kept), "link": link}[witness]
+    assert any("is in no chain" in fault for fault in verify(run, digests.read_heads(given)).faults)
+
+
+def test_a_rewritten_chain_is_found_by_a_head(run: Path) -> None:
+    link = next(iter(verify(run).heads.values())).link
+    (run / "journal.sqlite").unlink()
+    with Journal(run / "journal.sqlite") as journal:
+        journal.append([call(n) for n in range(5)])
+    for folder in (run / "stages/labels", run / "stages/compare", run):
+        seal(folder, run / "journal.sqlite")
+    assert any("report.html prints" in fault for fault in verify(run).faults)
+    assert verify(run, [link]).faults
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE calls SET answer = '{\"x\": 1}' WHERE seq = 2",
+        "DELETE FROM calls WHERE seq = 3",
+        "UPDATE calls SET kind = 'x'",
+    ],
+)
+def test_edits_and_gaps_of_calls_are_found(run: Path, damage: str) -> None:
+    with sqlite3.connect(run / "journal.sqlite") as db:
+        db.execute(damage)
+    assert verify(run).faults
+
+
+def test_ratings_edited_removed_or_cut_are_found(tmp_path: Path) -> None:
+    from aifeedback.annotation.store import RatingBook
+    from aifeedback.types import Rating
+
+    def book(name: str) -> Path:
+        folder = tmp_path / name
+        store = RatingBook(folder / "ratings.sqlite")
+        for n in range(3):
+            store.add(
+                Rating(item_id=f"i{n}", rater="ana", choice="first", order_shown=(0, 1), at="2026-01-01T00:00:00Z")
+            )
+        store.close()
+        return folder
+
+    assert verify(book("whole")).faults == []
+    for name, damage in {
+        "edited": "UPDATE ratings SET record = replace(record, 'first', 'second') WHERE seq = 2",
+        "gap": "DELETE FROM ratings WHERE seq = 2",
+        "cut": "DELETE FROM ratings WHERE seq = 3",
+    }.items():
+        folder = book(name)
+        with sqlite3.connect(folder / "ratings.sqlite") as db:
+            for trigger in ("ratings_stay", "ratings_keep"):
+                db.execute(f"DROP TRIGGER {trigger}")
+            db.execute(damage)
+        assert verify(folder).faults, name
+
+
+def test_lists_of_files_are_no_calls(run: Path) -> None:
+    with Journal(run / "journal.sqlite") as journal:
+        assert journal.head().rows == 8
+        assert journal.totals().calls == 5
+        assert journal.spent() == Spent(5, 30, 0.0)
+        assert journal.spent("labels") == Spent(5, 30, 0.0)
+
+
+def test_sealing_again_notes_only_what_changed(run: Path) -> None:
+    def rows() -> int:
+        with Journal(run / "journal.sqlite") as journal:
+            return journal.head().rows
+
+    before = rows()
+    seal(run, run / "journal.sqlite")
+    assert rows() == before
+    first = (run / "summary.json").read_text()
+    for text in ('{"win_rate": 0.7}', first):  # back to an earlier list: the last row counts
+        (run / "summary.json").write_text(text)
+        seal(run, run / "journal.sqlite")
+        assert verify(run).faults == []
+    assert rows() == before + 2
+
+
+def test_the_command_ends_with_code_3_and_one_line_per_fault(run: Path) -> None:
+    fine = CliRunner().invoke(app, ["audit", "verify", str(run), "--json", str(run.parent / "heads.json")])
+    assert fine.exit_code == 0
+    assert json.loads((run.parent / "heads.json").read_text())
+    (run / "summary.json").write_text("{}")
+    (run / "stages/labels/labelled.jsonl").write_text("")
+    told = CliRunner().invoke(app, ["audit", "verify", str(run), "--head", str(run.parent / "heads.json")])
+    assert isinstance(told.exception, JournalError)
+    assert told.exception.exit_code == 3
+    assert "summary.json was changed" in told.output
+    assert "labelled.jsonl was changed" in told.output
+
+
+@pytest.mark.parametrize("given", ["nothing.json", "empty.html"])
+def test_a_head_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.html").write_text("<html></html>")
+    with pytest.raises(FileError):
+        digests.read_heads(given)
+
+
+@pytest.fixture
+def audited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"Question {n}?", "chosen": f"good answer {n}", "rejected": f"bad {n}"} for n in range(12)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def audit(*options: str) -> object:
+        return CliRunner().invoke(app, ["audit", "--data", "pairs.jsonl", "--n", "6", *options])
+
+    return audit
+
+
+def test_a_page_prints_a_head_of_its_own_run(audited: Callable[..., object]) -> None:
+    audited("fake:noisy", "--probe", "agreement", "-o", "one")
+    assert digests.printed_heads(Path("one/report.html").read_text())
+    assert verify(Path("one")).faults == []
+    page = Path("one/report.html")
+    page.write_text(page.read_text().replace("12", "13"))
+    assert verify(Path("one")).faults
