@@ -514,7 +514,7 @@ def _run(step: S, command: str, out: str | Path | None, seed: int) -> _Done[S]:
 def _result(done: _Done[Any], seed: int) -> Result[Any]:
     report = done.step.report(done.figures, done.spent, done.folder, seed)
     assert report is not None
-    seal(done.folder, done.folder / "journal.sqlite")
+    seal(done.folder, done.folder / "journal.sqlite", rewritten=[report])
     return Result(done.figures, done.folder, report)
 
 

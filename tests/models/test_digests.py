@@ -229,3 +229,32 @@ def test_a_page_prints_a_head_of_its_own_run(audited: Callable[..., object]) -> 
     page = Path("one/report.html")
     page.write_text(page.read_text().replace("12", "13"))
     assert verify(Path("one")).faults
+
+
+@pytest.mark.parametrize("edited", ["labels.jsonl.run/labelled.jsonl", "labels.jsonl", "labels.jsonl.run/figures.json"])
+def test_repeating_a_finished_command_does_not_seal_an_edit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edited: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text('{"prompt": "Q?", "chosen": "a good answer", "rejected": "bad"}\n')
+    command = ["label", "--data", "pairs.jsonl", "--judge", "fake:noisy", "-o", "labels.jsonl"]
+    for _ in range(2):
+        assert CliRunner().invoke(app, command).exit_code == 0
+        assert verify(Path("labels.jsonl")).faults == [], "a repeated start is no edit"
+    file = Path(edited)
+    file.write_text(file.read_text().replace("fake:noisy", "fake:wiser"))
+    again = CliRunner().invoke(app, command)
+    assert "no calls made" in again.output
+    faults = verify(Path("labels.jsonl.run")).faults
+    assert faults if edited != "labels.jsonl" else faults == [], "the copy is made again from the run"
+
+
+def test_figures_that_were_edited_are_computed_again(audited: Callable[..., object]) -> None:
+    """Otherwise a gate would open, and a page be printed, from what somebody wrote there."""
+    audited("fake:first", "--probe", "position", "-o", "one")
+    true = Path("one/done.json").read_text()
+    Path("one/done.json").write_text(true.replace('"bad"', '"fine"'))
+    assert Path("one/done.json").read_text() != true
+    closed = audited("fake:first", "--probe", "position", "--fail-on", "serious", "-o", "one")
+    assert "position" in str(closed.exception)  # type: ignore[attr-defined]
+    assert verify(Path("one")).faults == []

@@ -206,7 +206,7 @@ def run_one(
         console.print("[dim]Already complete with these settings; no calls made.[/]")
     show_figures_of(step.kind, done.figures, json_file)
     if (report := step.report(done.figures, done.spent, destination.folder, seed)) is not None:
-        seal(destination.folder, destination.folder / "journal.sqlite")
+        seal(destination.folder, destination.folder / "journal.sqlite", rewritten=[report])
         console.print(f"report: [bold]{report}[/]", soft_wrap=True)
     show_spent(done.spent)
     beside = f"  [dim](records and journal in {destination.folder})[/]" if destination.is_file else ""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from aifeedback import __version__
 from aifeedback.errors import RecipeError
-from aifeedback.models.journal.digests import seal
+from aifeedback.models.journal.digests import changed, seal
 from aifeedback.pipeline.checks import modules, modules_for, require, require_modules
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.pipeline.runner import digests, fingerprint
@@ -144,7 +144,7 @@ def run_step(
             workers=workers,
             out=folder if destination.is_model else None,
         )
-        was_done = before is not None and before["fingerprint"] == current
+        was_done = before is not None and before["fingerprint"] == current and not changed(done_file)
         if before is not None and was_done:
             figures = step.Figures.model_validate(before["figures"])
         else:
@@ -158,8 +158,8 @@ def run_step(
     if destination.is_file:
         _hand_over(result, destination.out)
         result = destination.out
-    if not was_done:
-        seal(folder, context.journal, beside=[result] if destination.is_file else [])
+    seal(folder, context.journal, beside=[result] if destination.is_file and not was_done else [],
+         rewritten=[folder / FILE] if was_done else [])  # fmt: skip
     return Done(figures, result, was_done, extends, spent)
 
 
@@ -233,10 +233,10 @@ def require_own(folder: Path, record: Record, *, exists: bool) -> None:
     if exists and before is None:
         what, fix = "exists already, and was not made by this command", "give another -o, or move it away first"
         raise RecipeError(what, file=record.result, fix=fix)
-    if exists and before is not None and (changed := list(differences(before, record))):
-        more = f" and {len(changed) - MOST_LISTED} more" if len(changed) > MOST_LISTED else ""
+    if exists and before is not None and (differing := list(differences(before, record))):
+        more = f" and {len(differing) - MOST_LISTED} more" if len(differing) > MOST_LISTED else ""
         raise RecipeError(
-            f"already contains a result with different settings ({'; '.join(changed[:MOST_LISTED])}{more})",
+            f"already contains a result with different settings ({'; '.join(differing[:MOST_LISTED])}{more})",
             file=record.result,
             fix="give another -o, or delete it first; finished calls stay in the journal and are not repeated",
         )

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from aifeedback.errors import RecipeError
+from aifeedback.models.journal.digests import changed
 from aifeedback.models.journal.journal import Spent
 from aifeedback.storage import make_folder, read_json, versions, write_json
 
@@ -56,7 +57,9 @@ class RunFolder:
         return self.path / "stages" / stage_id
 
     def done(self, stage_id: str) -> dict[str, Any] | None:
-        return read_json(self.stage(stage_id) / "done.json")
+        """Its record; None where it is not finished, and where the record was edited since."""
+        file = self.stage(stage_id) / "done.json"
+        return read_json(file) if file.is_file() and not changed(file) else None
 
     def prepare(self, stage_id: str, fingerprint: str) -> Path:
         """The stage's folder: kept where the same stage was interrupted, emptied where settings or inputs changed."""

@@ -50,15 +50,18 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def seal(folder: Path, journal: Path, *, beside: Iterable[Path] = ()) -> None:
+def seal(folder: Path, journal: Path, *, beside: Iterable[Path] = (), rewritten: Iterable[Path] = ()) -> None:
     """Write ``files.json`` of a folder and chain its digest into ``journal``; nothing where both are as they are.
 
-    ``beside``: results outside the folder, such as the file that -o names.
+    ``beside``: results outside the folder, such as the file that -o names. ``rewritten``: in a folder that has its list,
+    only these were written since, and the others keep their digests, so that an edit is not sealed with them.
     """
-    listed = {name: sha256(path) for name, path in sorted(_outputs(folder))}
+    file = folder / FILE
+    before = read_json(file) if rewritten and file.is_file() else None
+    outputs = sorted(_outputs(folder)) if before is None else [(os.path.relpath(p, folder), p) for p in rewritten]
+    listed = (before or {}) | {name: sha256(path) for name, path in outputs}
     listed |= {os.path.relpath(path, folder): sha256(path) for path in beside if path.is_file()}
     label = os.path.relpath(folder, journal.parent)
-    file = folder / FILE
     is_known = file.is_file() and journal.is_file() and read_json(file) == listed
     with Journal(journal) as opened:
         if is_known and _latest(opened).get(label) == sha256(file):
@@ -94,8 +97,11 @@ def changed(file: Path) -> str:
 def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
     """Check journals, ratings and every listed file of a run, or one journal file. Raises FileError without a journal.
 
-    ``heads``: links noted elsewhere, each of which must be a row of one of the journals.
+    ``run``: a folder, a result file with its .run folder beside it, or a journal. ``heads``: links noted elsewhere, each
+    of which must be a row of one of the journals.
     """
+    if run.is_file() and (beside := run.with_name(f"{run.name}.run")).is_dir():
+        run = beside
     root = run if run.is_dir() else run.parent
     journals = (
         sorted({*root.glob("journal*.sqlite"), *root.glob("stages/*/journal*.sqlite")}) if run.is_dir() else [run]
