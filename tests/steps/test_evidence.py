@@ -178,12 +178,32 @@ def test_what_was_distilled_from_the_training_judge_is_no_evidence(
 
 
 @pytest.mark.parametrize("evaluator", [FAKE, JudgeCard(model="fake:longer", family="omega"),
-                                       JudgeCard(model="python:mine.py:Judge", family="omega", revision="r5")])  # fmt: skip
+                                       JudgeCard(model="python:mine.py:Judge", family="omega", revision="r5"),
+                                       JudgeCard(model="acme:judge", family="people", revision="r5")])  # fmt: skip
 def test_a_scripted_judge_is_no_evidence(policy: Path, base: Path, evaluator: JudgeCard) -> None:
     assert not judged({"base": base, "policy": policy}, evaluator).verified
     mixed = judged({"base": base, "policy": policy}, evaluator, OTHER)
     assert mixed.verified
     assert mixed.claims["win_rate"].evaluators == (OTHER.model,)
+
+
+@pytest.mark.parametrize("family", ["people", "human", "oracle", "People"])
+@pytest.mark.parametrize("model", ["openai:judge-1", "openai:judge-2", "hf:elsewhere"])
+def test_a_model_that_calls_itself_people_is_none(policy: Path, base: Path, model: str, family: str) -> None:
+    card = JudgeCard(model=model, uri=model, family=family, revision="r44")
+    assert not judged({"base": base, "policy": policy}, card).verified
+
+
+@pytest.mark.parametrize("declared", ["omega", "people", ""])
+def test_a_declared_family_does_not_hide_the_one_that_the_name_tells(
+    tmp_path: Path, base: Path, declared: str
+) -> None:
+    llama = JudgeCard(model="openai:llama-3-70b", uri="openai:llama-3-70b", family="llama", revision="r1")
+    policy = trained(tmp_path / "policy", llama)
+    relative = JudgeCard(model="openai:Llama-3.1-8B", uri="openai:Llama-3.1-8B", family=declared, revision="r2")
+    assert not judged({"base": base, "policy": policy}, relative).verified
+    other = JudgeCard(model="openai:mistral-7b", uri="openai:mistral-7b", family="mistral", revision="r3")
+    assert judged({"base": base, "policy": policy}, other).verified
 
 
 def test_a_policy_is_no_evidence_of_itself(policy: Path, base: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from aifeedback.errors import FileError
-from aifeedback.metrics.independence import Source, dependence
+from aifeedback.metrics.independence import DISTILLED, ORACLE, OWN_CODE, PEOPLE, Source, dependence
 from aifeedback.models import lineage
 from aifeedback.models.lineage import Origin
-from aifeedback.refs import JudgeRef, PolicyRef, Ref
+from aifeedback.models.openai.settings import family_of
+from aifeedback.refs import SCHEMES, JudgeRef, PolicyRef, Ref
 from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.step import Figures, Measured
 from aifeedback.types import Prompt
@@ -129,9 +130,10 @@ def independence(
         if card.members:  # the verdict of a panel holds every member's
             return next(filter(None, (objection(member) for member in card.members.values())), "")
         source = _source(card)
-        why = next(filter(None, (dependence(source, other) for other in trainers or [NOBODY])), "")
-        if why:
-            return why
+        known = [source, source._replace(family=family_of(JudgeRef(card.model).name))]  # beside the family it declares
+        for one in known if JudgeRef(card.model).is_served else known[:1]:
+            if why := next(filter(None, (dependence(one, other) for other in trainers or [NOBODY])), ""):
+                return why
         if policy := compared.get(source.weights) or compared.get(source.model):
             return f"it is the policy {policy} itself"
         for teacher in _teachers(card):
@@ -250,9 +252,15 @@ def source_of(name: str, card: JudgeCard) -> Source:
 
 
 def _source(card: JudgeCard) -> Source:
-    return Source(
-        card.model, card.uri or card.model, card.family, card.revision, lineage.weights_of(JudgeRef(card.model))
-    )
+    """An evaluator. That it is people, or the known true preference, is believed of their own schemes only, and a scheme
+    of an installed package is code like a Python file's."""
+    ref = JudgeRef(card.model)
+    model, family = card.uri or card.model, card.family
+    if ref.scheme not in SCHEMES:
+        model, family = f"{OWN_CODE}{card.model}", "unknown"
+    elif lineage.FAMILIES.get(ref.scheme, "") != family and family.casefold() in (*PEOPLE, ORACLE, DISTILLED):
+        family = "unknown"
+    return Source(card.model, model, family, card.revision, lineage.weights_of(ref))
 
 
 def _teachers(card: JudgeCard) -> list[Source]:
