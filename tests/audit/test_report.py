@@ -540,3 +540,45 @@ def test_courses_say_who_measured_and_which_was_ended_by_its_guard(tmp_path: Pat
     assert "alone: ended by its guard" not in html
     assert "gold:lab" in html
     assert "lab:judge-b" in html
+
+
+def test_what_a_step_made_has_the_digest_that_the_step_recorded(tmp_path: Path) -> None:
+    """A policy, a prompt file and a file of responses of the run itself; what no step lists stays unrecorded."""
+    recipe = """name: r
+stages:
+  - {id: split, stage: split, prompts: p.jsonl}
+  - {id: train, stage: sft, model: hf:base}
+  - {id: draw, stage: sample}
+  - {id: compare, stage: compare, prompts: "@split/test.jsonl", reference: sft,
+     policies: {sft: "hf:@train/policy", drawn: "@draw/completions.jsonl", lost: "hf:@draw/policy"}}
+summary: {policies: compare.policies}
+"""
+    (tmp_path / "recipe.yaml").write_text(recipe, encoding="utf-8")
+    for step, listed in {"split": {"test.jsonl": "ab" * 32}, "draw": {"completions.jsonl": "cd" * 32}}.items():
+        (tmp_path / "stages" / step).mkdir(parents=True)
+        (tmp_path / "stages" / step / "files.json").write_text(json.dumps(listed), encoding="utf-8")
+    record = tmp_path / "stages/train/policy/training/feedback.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"weights": "ef" * 8}), encoding="utf-8")
+    facts = {fact.name: list(fact.values) for fact in gather(summary(policies={}), tmp_path).facts}
+    assert facts["evaluation prompts"] == [f"test.jsonl of step split (sha256 {'ab' * 8})"]
+    assert facts["policies"] == [
+        f"SFT: model of step train (weights {'ef' * 8})",
+        f"drawn: completions.jsonl of step draw (sha256 {'cd' * 8})",
+        "lost: model of step draw (digest not recorded)",
+    ]
+
+
+@pytest.mark.parametrize(("level", "mark"), [("ok", "✓"), ("watch", "!"), ("bad", "✗")])
+def test_every_step_says_what_it_took_and_what_it_thinks_of_its_result(tmp_path: Path, level: str, mark: str) -> None:
+    told = summary()
+    verdict = {"level": level, "meaning": "The judge agrees with people.", "action": "Train on them."}
+    told["stages"] = {"ai": {"kind": "label", "calls": 1200, "tokens": 34000, "cost_usd": 0.5, "verdict": verdict,
+                             "figures": {}}, "pairs": {"kind": "pair", "figures": {}}}  # fmt: skip
+    told["seconds"] = {"ai": 12.25}
+    html = page(told, tmp_path)
+    row = html.partition('<td>ai <span class="faint">label</span></td>')[2].partition("</tr>")[0]
+    assert f"{mark} The judge agrees with people. Train on them." in row
+    for shown in ("1,200", "34,000", "$0.50", "12.2"):
+        assert shown in row
+    assert html.partition('<td>pairs <span class="faint">pair</span></td>')[2].partition("</tr>")[0].count("–") == 3

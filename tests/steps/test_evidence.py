@@ -195,9 +195,7 @@ def test_a_model_that_calls_itself_people_is_none(policy: Path, base: Path, mode
 
 
 @pytest.mark.parametrize("declared", ["omega", "people", ""])
-def test_a_declared_family_does_not_hide_the_one_that_the_name_tells(
-    tmp_path: Path, base: Path, declared: str
-) -> None:
+def test_a_declared_family_does_not_hide_the_one_that_the_name_tells(tmp_path: Path, base: Path, declared: str) -> None:
     llama = JudgeCard(model="openai:llama-3-70b", uri="openai:llama-3-70b", family="llama", revision="r1")
     policy = trained(tmp_path / "policy", llama)
     relative = JudgeCard(model="openai:Llama-3.1-8B", uri="openai:Llama-3.1-8B", family=declared, revision="r2")

@@ -78,6 +78,16 @@ class Origin:
         step = reference.partition("@")[2].partition("/")[0] if "@" in reference else ""
         return step if step in self.steps else ""
 
+    def made(self, reference: str) -> str:
+        """Digest of what a step of this run left, as the step itself recorded it; empty where it did not."""
+        step, file = self.step_of(reference), reference.partition("@")[2].partition("/")[2]
+        place = self.folder / "stages" / step if self.folder and step else None
+        if place is None:
+            return ""
+        weights = _mapping(_json(place / file / "training" / "feedback.json")).get("weights")
+        listed = _mapping(_json(place / "files.json")).get(file)
+        return f"weights {weights}" if weights else f"sha256 {str(listed)[:16]}" if listed else ""
+
     def described(self, name: str) -> str:
         """``file.jsonl (sha256 1f…)``, or without its digest where that is not recorded."""
         digest = self.inputs.get(name)
@@ -219,12 +229,19 @@ def _data(origin: Origin) -> Iterator[str]:
 
 def _prompt_set(origin: Origin, prompts: str) -> str:
     step = origin.step_of(prompts)
-    return f"{prompts.rpartition('/')[2]} of step {step} (digest {NOT_RECORDED})" if step else origin.described(prompts)
+    return (
+        f"{prompts.rpartition('/')[2]} of step {step}{_digest(origin, prompts)}" if step else origin.described(prompts)
+    )
 
 
 def _policy(origin: Origin, uri: str) -> str:
     step = origin.step_of(uri)
-    return f"model of step {step} (digest {NOT_RECORDED})" if step else origin.described(uri)
+    what = f"{uri.rpartition('/')[2]} of step {step}" if uri.endswith(".jsonl") else f"model of step {step}"
+    return f"{what}{_digest(origin, uri)}" if step else origin.described(uri)
+
+
+def _digest(origin: Origin, reference: str) -> str:
+    return f" ({origin.made(reference) or f'digest {NOT_RECORDED}'})"
 
 
 def _judge(label: str, described: Mapping[str, Any]) -> str:

@@ -132,6 +132,18 @@ class Training(NamedTuple):
     """Whether its guard ended it early."""
 
 
+class Done(NamedTuple):
+    """What one step took, and its verdict on its own result."""
+
+    name: str
+    kind: str
+    seconds: float | None
+    calls: int
+    tokens: int
+    cost_usd: float
+    verdict: Mapping[str, Any]
+
+
 @dataclass
 class Story:
     """Everything that the page shows."""
@@ -140,7 +152,7 @@ class Story:
     description: str = ""
     seed: Any = None
     versions: Mapping[str, Any] = field(default_factory=dict)
-    seconds: list[tuple[str, float]] = field(default_factory=list)
+    steps: list[Done] = field(default_factory=list)
     total_seconds: float | None = None
     cost_usd: float | None = None
     calls: int = 0
@@ -252,7 +264,7 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
         description=str(summary.get("description") or ""),
         seed=summary.get("seed"),
         versions=mapping(summary.get("versions")),
-        seconds=sorted(seconds.items(), key=lambda item: -item[1]),
+        steps=[_done(name, mapping(stage), seconds.get(name)) for name, stage in stages.items()],
         total_seconds=total if total is not None else (sum(seconds.values()) or None),
         cost_usd=summary.get("cost_usd"),
         calls=int(summary.get("calls") or sum(mapping(s).get("calls") or 0 for s in stages.values())),
@@ -285,6 +297,11 @@ def gather(summary: Mapping[str, Any], folder: Path | None = None) -> Story:
         origin, seed=story.seed, version=version, judges=judges, trainers=_described(story.trainers), named=display
     )
     return story
+
+
+def _done(name: str, stage: Mapping[str, Any], seconds: float | None) -> Done:
+    calls, tokens, cost = (stage.get(key) or 0 for key in ("calls", "tokens", "cost_usd"))
+    return Done(name, str(stage.get("kind") or ""), seconds, calls, tokens, cost, mapping(stage.get("verdict")))
 
 
 def _described(trainers: Sequence[Source]) -> list[str]:

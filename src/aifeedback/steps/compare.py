@@ -371,7 +371,8 @@ class Compare(Served, Step):
         from aifeedback.reports.run_report import write_report
 
         summary = figures.summary()
-        summary["stages"]["compare"] |= spent._asdict()
+        verdict = figures.verdict()
+        summary["stages"]["compare"] |= {**spent._asdict(), "verdict": verdict._asdict() if verdict else None}
         head = {"title": "Comparison of policies", "seed": seed, **spent._asdict()}
         return write_report({**head, **summary}, folder)
 

@@ -159,7 +159,8 @@ class Rejudge(Served, Step):
         if figures.comparison is None:
             return None
         summary = figures.comparison.summary()
-        summary["stages"]["compare"] |= spent._asdict()
+        verdict = figures.verdict()
+        summary["stages"]["compare"] |= {**spent._asdict(), "verdict": verdict._asdict() if verdict else None}
         return write_report(
             {"title": f"{self.saved}, judged again", "seed": seed, **spent._asdict(), **summary}, folder
         )
