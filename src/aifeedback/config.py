@@ -62,13 +62,13 @@ def parse(
     try:
         return schema.model_validate(dict(values))
     except ValidationError as invalid:
-        found = faults(invalid)
-        one = "correct the key" if found[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
-        fix = one if len(found) == 1 else f"correct these {len(found)} keys"
-        told = error("; ".join(describe(p, schema, prefix, by_set) for p in found), file=file, fix=fix)
+        problems = faults(invalid)
+        one = "correct the key" if problems[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
+        fix = one if len(problems) == 1 else f"correct these {len(problems)} keys"
+        failure = error("; ".join(describe(p, schema, prefix, by_set) for p in problems), file=file, fix=fix)
         # the sentence names the key already, so it is kept for programs and not printed a second time
-        told.key = _key(found[0], prefix, by_set) if len(found) == 1 else None
-        raise told from None
+        failure.key = _key(problems[0], prefix, by_set) if len(problems) == 1 else None
+        raise failure from None
 
 
 def describe(
@@ -99,15 +99,15 @@ def _nested(schema: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel
     for part in loc:
         if isinstance(part, int) or str(part).startswith("(") or part not in schema.model_fields:
             continue
-        found = _model_in(schema.model_fields[part].annotation)
-        schema = found or schema
+        inner = _model_in(schema.model_fields[part].annotation)
+        schema = inner or schema
     return schema
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
 
 
 def faults(invalid: ValidationError) -> list[Any]:
@@ -140,10 +140,10 @@ def _key(problem: Mapping[str, Any], prefix: str, by_set: Collection[str]) -> st
 def _as_written(path: Sequence[str], by_set: Collection[str]) -> str:
     """The part of a path that was given by --set: a command's keys may leave out the settings they are nested in."""
     for key in by_set:
-        given = key.split(".")
+        parts = key.split(".")
         for start in range(len(path)):
             rest = list(path[start:])
-            shared = min(len(rest), len(given))
-            if rest[:shared] == given[:shared]:
+            shared = min(len(rest), len(parts))
+            if rest[:shared] == parts[:shared]:
                 return ".".join(rest)
     return ""

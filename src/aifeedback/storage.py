@@ -57,8 +57,8 @@ def digest(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Python and the libraries that figures depend on, as installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    installed = {"python": platform.python_version(), "platform": platform.platform()}
     for name in VERSIONED:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed

@@ -81,10 +81,10 @@ def prompt_id(turns: Iterable[tuple[str, str]]) -> str:
 
     It is ``content_id("prompt", [{"role": …, "content": …}, …])``, in a third of its time.
     """
-    told = ",".join(
+    joined = ",".join(
         f'{{"content":{encode_basestring(content)},"role":{encode_basestring(role)}}}' for role, content in turns
     )
-    return hashlib.sha256(f'["prompt",[{told}]]'.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(f'["prompt",[{joined}]]'.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Prompt(Record):

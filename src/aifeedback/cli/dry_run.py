@@ -56,13 +56,13 @@ def show_label_forecast(stage: Any, seed: int) -> None:
     read = data.read_comparisons(
         stage.comparisons, seed, columns=stage.columns, criterion=stage.criterion, limit=stage.limit
     )
-    asked = [member for member in members if _is_readable(member)]
+    readable = [member for member in members if _is_readable(member)]
 
     def prompts(judge: Any) -> Iterable[str]:
         show = _shower(judge, seed)
         return (show(comparison) for comparison in _spread(read.rows))
 
-    _show(asked, prompts, lambda judge: judge.calls_per_pair, len(read.rows), "comparisons", read.report)
+    _show(readable, prompts, lambda judge: judge.calls_per_pair, len(read.rows), "comparisons", read.report)
 
 
 def show_score_forecast(stage: Any, seed: int) -> None:
@@ -86,8 +86,8 @@ def show_score_forecast(stage: Any, seed: int) -> None:
         ]
         per_item = stage.judge.calls_per_pair
     show = _shower(stage.judge, seed)
-    asked = [stage.judge] if _is_readable(stage.judge) else []
-    _show(asked, lambda _: map(show, _spread(items)), lambda _: per_item, len(items), "items", read.report)
+    readable = [stage.judge] if _is_readable(stage.judge) else []
+    _show(readable, lambda _: map(show, _spread(items)), lambda _: per_item, len(items), "items", read.report)
 
 
 def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) -> Estimate:
@@ -114,8 +114,8 @@ def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) 
 
 def _require(step: Step) -> None:
     """Everything but the models themselves must be there."""
-    if found := problems_of(ref for ref in step.inputs() if not isinstance(ref, ModelRef)):
-        raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
+    if faults := problems_of(ref for ref in step.inputs() if not isinstance(ref, ModelRef)):
+        raise RecipeError("\n  ".join(faults), fix="nothing was run; fix this first")
 
 
 def _is_readable(judge: JudgeSpec) -> bool:
@@ -133,20 +133,21 @@ def _show(
     report: Any,
 ) -> None:
     console.print(f"[dim]{report.sentence()}[/]")
-    found = []
+    estimates = []
     for judge in judges:
         texts = list(prompts(judge))
-        if texts and not found:
+        if texts and not estimates:
             console.rule("the first prompt")
             console.print(texts[0], markup=False, highlight=False)
-        found.append(estimate(judge, texts, items, calls_per_item(judge)))
-    if not found:
+        estimates.append(estimate(judge, texts, items, calls_per_item(judge)))
+    if not estimates:
         return
     rows = [
-        (e.judge, f"{items:,}", f"{e.calls:,}", f"{e.tokens_in:,.0f}", f"{e.tokens_out:,.0f}", _money(e)) for e in found
+        (e.judge, f"{items:,}", f"{e.calls:,}", f"{e.tokens_in:,.0f}", f"{e.tokens_out:,.0f}", _money(e))
+        for e in estimates
     ]
     table("forecast", ("judge", what, "calls", "tokens in, about", "tokens out, at most", "cost"), rows)
-    for e in found:
+    for e in estimates:
         if e.cap_usd is not None and e.cost_usd is not None:
             console.print(_against_cap(e, items, what))
 
@@ -209,8 +210,8 @@ def _shower(judge: Any, seed: int) -> Callable[[Any], str]:
     scorer = JudgeScorer(model, prompt, settings, wording=wording)
 
     def rated(item: Any) -> str:
-        asked, answer = item if isinstance(item, tuple) else (item.prompt, item.first)
-        return _text(scorer.example(asked, answer))
+        prompt, answer = item if isinstance(item, tuple) else (item.prompt, item.first)
+        return _text(scorer.example(prompt, answer))
 
     return rated
 

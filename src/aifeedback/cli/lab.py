@@ -30,8 +30,8 @@ def list_models() -> None:
     for name in zoo.names():
         card = zoo.card(name)
         exam = card.get("exam", {})
-        told = ", ".join(f"{key} {exam[key]:.1f}" for key in MAIN_FIGURES if key in exam)
-        rows.append((f"lab:{name}", f"{card['parameters'] / 1e6:.2f} M", told or "not measured"))
+        results = ", ".join(f"{key} {exam[key]:.1f}" for key in MAIN_FIGURES if key in exam)
+        rows.append((f"lab:{name}", f"{card['parameters'] / 1e6:.2f} M", results or "not measured"))
     measured = "measured: shares in %, gold from 1 to 10"
     table("", ("model", "parameters", measured), rows, text=(measured,))
 
@@ -91,8 +91,8 @@ def pairs(
     made += drawn.triples(triples, split=split, seed=seed)  # type: ignore[arg-type]
     made += talk.refusal_pairs(refusals, split=split, seed=seed)  # type: ignore[arg-type]
     measure = "talk" if task == "talk" else ""
-    said = simulated_raters.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
-    rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in data.labelled(made, said)]
+    labels = simulated_raters.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
+    rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in data.labelled(made, labels)]
     made = out.with_name(f".new-{out.name}")
     kept = data.write_labelled(made, rows)
     require_same_content(out, made)

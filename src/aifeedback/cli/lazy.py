@@ -37,8 +37,8 @@ class LazyGroup(TyperGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """``audit verify RUN`` is a command of two words beside ``audit JUDGE``."""
         two = " ".join(args[:2])
-        if len(args) > 1 and (found := super().get_command(ctx, two)) is not None:
-            return two, found, args[2:]
+        if len(args) > 1 and (command := super().get_command(ctx, two)) is not None:
+            return two, command, args[2:]
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

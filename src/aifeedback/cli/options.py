@@ -99,8 +99,8 @@ def served_settings(sets: Sequence[str] | None, **options: Any) -> dict[str, Any
     """The settings of a served model (``judging.spec.Served``) that a command's options and its --set name."""
     from aifeedback.pipeline.recipe import assign, merge, nest
 
-    given = {name: value for name, value in options.items() if value not in (None, [])}
-    return merge(given, nest(dict(assign(text) for text in sets or ())))
+    chosen = {name: value for name, value in options.items() if value not in (None, [])}
+    return merge(chosen, nest(dict(assign(text) for text in sets or ())))
 
 
 class OptionOf(NamedTuple):
@@ -119,15 +119,15 @@ class OptionOf(NamedTuple):
 
 def options_of(schema: type[BaseModel], further: Sequence[type[BaseModel]] = ()) -> list[OptionOf]:
     """Every option of a step; the first to use a name keeps it. ``further``: options that are no settings of it."""
-    found: dict[str, OptionOf] = {}
+    options: dict[str, OptionOf] = {}
     names = {"--seed", "--out", "--json", "--set", "--workers", "--dry-run"}
     for one in (schema, *further):
         for option, spelled in _walk(one, ()):
-            if option.parameter not in found and names.isdisjoint(spelled):
-                found[option.parameter] = option
+            if option.parameter not in options and names.isdisjoint(spelled):
+                options[option.parameter] = option
                 names.update(spelled)
     # typer wants arguments first
-    return sorted(found.values(), key=lambda option: not isinstance(option.info, typer.models.ArgumentInfo))
+    return sorted(options.values(), key=lambda option: not isinstance(option.info, typer.models.ArgumentInfo))
 
 
 def _walk(
@@ -242,28 +242,28 @@ def _own_texts(module: str) -> dict[str, dict[str, str]]:
     """Class → field → text, of one source file."""
     file = inspect.getsourcefile(__import__(module, fromlist=["_"]))
     tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
-    found: dict[str, dict[str, str]] = {}
+    texts: dict[str, dict[str, str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            own = found.setdefault(node.name, {})
+            own = texts.setdefault(node.name, {})
             for field, text in zip(node.body, node.body[1:], strict=False):
                 is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
                 if is_field and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                     own[field.target.id] = str(text.value.value)  # type: ignore[union-attr]
-    return found
+    return texts
 
 
-class Given(NamedTuple):
-    """What the user gave: settings, nested by name, and the keys that came by --set."""
+class Chosen(NamedTuple):
+    """Settings of a command, nested by name, and the keys that came by --set."""
 
     settings: dict[str, Any]
     chosen: tuple[str, ...]
     """As they were written."""
 
 
-def given_settings(
+def chosen_settings(
     schema: type[BaseModel], options: Sequence[OptionOf], values: Mapping[str, Any], sets: Sequence[str] | None
-) -> Given:
+) -> Chosen:
     """Options as nested settings, --set laid over them. Raises RecipeError for a --set that is not KEY=VALUE."""
     from aifeedback.pipeline.recipe import assign, merge, nest
 
@@ -284,7 +284,7 @@ def given_settings(
     written = dict(assign(text) for text in sets or ())
     nest(written)  # a key given twice is named as it was written
     full = {_full_path(schema, key): value for key, value in written.items()}
-    return Given(merge(settings, nest(full)), tuple(written))
+    return Chosen(merge(settings, nest(full)), tuple(written))
 
 
 def _put(path: Sequence[str], value: Any) -> dict[str, Any]:

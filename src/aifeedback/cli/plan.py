@@ -48,7 +48,7 @@ def plan(
     from aifeedback.metrics import plan as make_plan
     from aifeedback.storage import write_json
 
-    given = {
+    values = {
         "labels": labels,
         "half_width": half_width,
         "share": share,
@@ -60,16 +60,16 @@ def plan(
         "ai": {"input_tokens": tokens, "usd_per_1k_input": usd_per_1k, "usd_per_1k_output": usd_per_1k_output},
         "human": {"words": words, "usd_per_50_words": usd_per_50_words, "raters": raters},
     }
-    found = make_plan(parse(Constraints, given, prefix="--"))
-    with_ai = f"{found.human_with_ai:,}" if found.human_with_ai is not None else "give --judge-agreement"
+    result = make_plan(parse(Constraints, values, prefix="--"))
+    with_ai = f"{result.human_with_ai:,}" if result.human_with_ai is not None else "give --judge-agreement"
     precision = f"± {100 * half_width:g} points"
     table(
         "human labels",
         ("for", "needed"),
         [
-            (f"a win rate among people within {precision}", f"{found.human_alone:,}"),
+            (f"a win rate among people within {precision}", f"{result.human_alone:,}"),
             (f"the same, with {labels:,} AI labels beside them", with_ai),
-            (f"the judge's agreement within {precision}", f"{found.to_measure_judge:,}"),
+            (f"the judge's agreement within {precision}", f"{result.to_measure_judge:,}"),
         ],
     )
     ways = [
@@ -81,15 +81,15 @@ def plan(
             "" if w.is_affordable else "over budget",
             w.about,
         )
-        for w in found.ways
+        for w in result.ways
     ]
     table("ways, evidence included", ("way", "human labels", "AI labels", "cost", "", ""), ways, text=("",))
     console.print(
-        f"a label costs ${found.usd_per_ai_label:.3f} by the judge, ${found.usd_per_human_label:.2f} by people"
+        f"a label costs ${result.usd_per_ai_label:.3f} by the judge, ${result.usd_per_human_label:.2f} by people"
     )
-    console.print(f"[bold]{found.advice}[/]")
-    for reason in found.reasons:
+    console.print(f"[bold]{result.advice}[/]")
+    for reason in result.reasons:
         console.print(f"  · {reason}", markup=False)
     if json_file:
-        told = found._asdict() | {"ways": [way._asdict() for way in found.ways]}
-        write_json(json_file, told)
+        record = result._asdict() | {"ways": [way._asdict() for way in result.ways]}
+        write_json(json_file, record)

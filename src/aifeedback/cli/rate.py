@@ -172,8 +172,8 @@ def _roles(raters: Sequence[str]) -> dict[str, frozenset[str]]:
 
     roles: dict[str, frozenset[str]] = {}
     for text in raters:
-        name, colon, given = text.partition(":")
-        own = frozenset(role.strip() for role in given.split(",") if role.strip())
+        name, colon, names = text.partition(":")
+        own = frozenset(role.strip() for role in names.split(",") if role.strip())
         if colon and not own:
             raise InputError(f"{text!r} names no role", key="--rater", fix="NAME or NAME:ROLE, for example ana:medical")
         if name in roles:

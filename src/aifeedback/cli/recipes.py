@@ -105,8 +105,8 @@ def check(recipe: str, sets: Sets = None) -> None:
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
     console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
-    told = {name: "–" if value in (None, "") else str(value) for name, value in loaded.settings.items()}
-    table("settings: --set NAME=VALUE", ("setting", "value"), list(told.items()), text=("value",))
+    shown = {name: "–" if value in (None, "") else str(value) for name, value in loaded.settings.items()}
+    table("settings: --set NAME=VALUE", ("setting", "value"), list(shown.items()), text=("value",))
     show_forecast(loaded)
     missing = missing_modules(required_modules(loaded))
     problems = [*([missing] if missing else []), *check_inputs(loaded)]
@@ -121,18 +121,18 @@ def show_forecast(loaded: Any) -> None:
     """One line per stage: model calls as far as the files tell, and what the stage waits for."""
     from aifeedback.pipeline.forecast import forecast
 
-    found = forecast(loaded)
+    expected = forecast(loaded)
     rows = [
         (
             stage.id,
             stage.kind,
-            "not known yet" if found[stage.id] is None else f"{found[stage.id]:,}",
+            "not known yet" if expected[stage.id] is None else f"{expected[stage.id]:,}",
             ", ".join(stage.needs) or "–",
         )
         for stage in loaded.stages
     ]
-    known = [calls for calls in found.values() if calls is not None]
-    rows.append(("all", "", f"{sum(known):,}" + ("" if len(known) == len(found) else " and more"), ""))
+    known = [calls for calls in expected.values() if calls is not None]
+    rows.append(("all", "", f"{sum(known):,}" + ("" if len(known) == len(expected) else " and more"), ""))
     table("forecast", ("stage", "kind", "model calls", "waits for"), rows)
 
 

@@ -62,6 +62,6 @@ def serve(
         function = reward_function(spec, context)
         app = create_app(function, config, decider=decider_of(spec, function, context))
         shown, open_port = f"[{host}]" if ":" in host else host, door.getsockname()[1]
-        told = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
-        console.print(told, markup=False, soft_wrap=True)
+        message = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
+        console.print(message, markup=False, soft_wrap=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])

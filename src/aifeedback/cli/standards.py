@@ -58,8 +58,8 @@ def _file(name: str, kinds: Sequence[str]) -> Path:
         | {f"lab:{path.stem}": path for path in (sorted(lab[kind].glob("*.yaml")) if kind in lab else ())}
         for kind in kinds
     }
-    if found := next((files[name] for files in known.values() if name in files), None):
-        return found
+    if named := next((files[name] for files in known.values() if name in files), None):
+        return named
     close = difflib.get_close_matches(name, [one for files in known.values() for one in files], n=1)
     listed = "\n    ".join(f"{kind}: {', '.join(files)}" for kind, files in known.items())
     raise StandardsError(
@@ -91,20 +91,20 @@ def check(
     served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if data is not None and judge is None:
         raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
-    found = inspect(
+    inspection = inspect(
         ConstitutionRef(constitution).path, _ask(judge, prompt, rationale, out, labeler_for, served), _comparisons(data)
     )
-    for finding in found.findings:
+    for finding in inspection.findings:
         console.print("[red]✗[/]", escape(str(finding)), highlight=False, soft_wrap=True)
-    for result in found.results:
+    for result in inspection.results:
         mark = "[green]✓[/]" if result.can_apply else "[red]✗[/]"
         console.print(f"{mark} {result.principle_id}: {result.right} of {result.n} test cases")
-    for one in found.overlaps:
+    for one in inspection.overlaps:
         if one.is_redundant():
             console.print(f"[yellow]![/] {one.one} and {one.other} never disagree")
     if json_file:
-        write_json(json_file, found.figures())
-    if not found.is_clean:
+        write_json(json_file, inspection.figures())
+    if not inspection.is_clean:
         raise typer.Exit(2)
     console.print("[green]✓[/] clean")
 
@@ -133,22 +133,22 @@ def diff(
 
     served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if (judge is None) != (data is None):
-        given, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
-        raise StandardsError("flips need a judge and data", key=given, fix=f"give {other} as well")
-    found = compare_versions(
+        present, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
+        raise StandardsError("flips need a judge and data", key=present, fix=f"give {other} as well")
+    difference = compare_versions(
         Constitution.load(ConstitutionRef(old).path),
         Constitution.load(ConstitutionRef(new).path),
         _ask(judge, prompt, rationale, out, constitutional_judge, served),
         _comparisons(data),
     )
-    for change in found.changes:
+    for change in difference.changes:
         console.print(str(change), markup=False, highlight=False)
-    if found.flips is not None and found.flips.share is not None:
-        console.print(f"labels that flip: {found.flips.share:.1%} of {found.flips.n}")
-    if not found.changes:
+    if difference.flips is not None and difference.flips.share is not None:
+        console.print(f"labels that flip: {difference.flips.share:.1%} of {difference.flips.n}")
+    if not difference.changes:
         console.print("no difference")
     if json_file:
-        write_json(json_file, found.figures())
+        write_json(json_file, difference.figures())
 
 
 def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any, served: dict[str, Any]) -> Any:

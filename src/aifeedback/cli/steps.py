@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, given_settings, options_of, with_parameters
+from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, chosen_settings, options_of, with_parameters
 from aifeedback.errors import JudgeUnavailable
 from aifeedback.steps import step_class
 from aifeedback.steps.step import Figures
@@ -107,30 +107,30 @@ def _is_required(option: Any) -> bool:
 
 
 def _common(name: str, verb: Verb, schema: Any) -> list[inspect.Parameter]:
-    found: list[tuple[str, Any, Any]] = [("sets", Sets, None)]
+    options: list[tuple[str, Any, Any]] = [("sets", Sets, None)]
     if verb.has_out:
         out: Any = typer.Option("-o", "--out", help=verb.out_help, rich_help_panel=COMMON, metavar="PATH")
-        found.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
-    found.append(("seed", Seed, 0))
+        options.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
+    options.append(("seed", Seed, 0))
     if name in ("label", "score", "audit"):
-        found.append(("workers", Workers, None))
+        options.append(("workers", Workers, None))
     if verb.has_out:
         dry = typer.Option(
             "--dry-run", help="Print the forecast, and one prompt if there is a judge; no call.", rich_help_panel=COMMON
         )
-        found.append(("dry_run", Annotated[bool, dry], False))
+        options.append(("dry_run", Annotated[bool, dry], False))
     if name == "label":
         form = typer.Option("--format", help="rows; trl: TRL's columns only; dataset: a Hugging Face dataset folder.")
-        found.append(("form", Annotated[str, form], "rows"))
-    found.append(("json_file", Json, None))
-    return [inspect.Parameter(key, KEYWORD, annotation=kind, default=default) for key, kind, default in found]
+        options.append(("form", Annotated[str, form], "rows"))
+    options.append(("json_file", Json, None))
+    return [inspect.Parameter(key, KEYWORD, annotation=kind, default=default) for key, kind, default in options]
 
 
 def run_verb(name: str, verb: Verb, options: Sequence[Any], values: dict[str, Any]) -> None:
     """The body of every generated command."""
     schema = step_class(verb.kind)
-    given = given_settings(schema, options, values, values.get("sets"))
-    step = schema.from_options(given.settings, given.chosen)
+    chosen = chosen_settings(schema, options, values, values.get("sets"))
+    step = schema.from_options(chosen.settings, chosen.chosen)
     if values.get("dry_run"):
         from aifeedback.cli.dry_run import show_forecast_of
 

@@ -171,5 +171,5 @@ def estimate(value: Mapping[str, Any], scale: float = 1.0) -> str:
 def brief_estimate(value: Mapping[str, Any], *, digits: int, signed: bool = False) -> str:
     """'+0.71 [+0.66, +0.75]': without n, for a table that says it elsewhere."""
     form = f"{{:{'+' if signed else ''}.{digits}f}}"
-    told, low, high = (form.format(round(value[key], digits) + 0.0) for key in ("value", "low", "high"))
-    return f"{told} [{low}, {high}]"
+    value_text, low, high = (form.format(round(value[key], digits) + 0.0) for key in ("value", "low", "high"))
+    return f"{value_text} [{low}, {high}]"

@@ -65,8 +65,8 @@ class Spelling:
     def sequences(self, text: bytes) -> list[tuple[int, ...]] | None:
         """Every token sequence that spells ``text``; None if there are more than ``MAX_SEQUENCES``."""
         if text not in self._sequences:
-            found = list(islice(self._walk(text), MAX_SEQUENCES + 1))
-            self._sequences[text] = sorted(found) if len(found) <= MAX_SEQUENCES else None
+            spellings = list(islice(self._walk(text), MAX_SEQUENCES + 1))
+            self._sequences[text] = sorted(spellings) if len(spellings) <= MAX_SEQUENCES else None
         return self._sequences[text]
 
     def _walk(self, text: bytes) -> Iterator[tuple[int, ...]]:
@@ -181,12 +181,12 @@ class LabelReader:
     def event(self, tail: Sequence[int], label: str) -> list[tuple[int, ...]]:
         """All token sequences that spell ``label`` after a prompt that ends in the ids ``tail``."""
         forms = [label, f" {label}"] if self.either_space and not label.startswith(" ") else [label]
-        found = [s for form in forms for s in self._sequences(tail, form)]
-        if not found and not label.startswith(" "):
-            found = self._sequences(tail, f" {label}")
-        if not found:
+        sequences = [s for form in forms for s in self._sequences(tail, form)]
+        if not sequences and not label.startswith(" "):
+            sequences = self._sequences(tail, f" {label}")
+        if not sequences:
             raise ModelError(f"the tokenizer has no tokens for the label {label!r}", fix="choose labels it can spell")
-        return sorted(set(found))
+        return sorted(set(sequences))
 
     def _sequences(self, tail: Sequence[int], form: str) -> list[tuple[int, ...]]:
         own = self._own(tail, form)

@@ -164,11 +164,11 @@ class Engine:
 
     def _run(self, plan: Plan, path: Path, places_U: Tensor | None = None) -> Tensor:
         """Logits at the given places; without places only the keys and values."""
-        given = inputs(self.model, plan, path, torch.empty(0, dtype=torch.long) if places_U is None else places_U)
+        batch = inputs(self.model, plan, path, torch.empty(0, dtype=torch.long) if places_U is None else places_U)
         with self.running(path):
             if places_U is None:
-                return base_of(self.model)(**given, use_cache=False).last_hidden_state
-            return logits_at(self.model, places_U.to(self.model.device), **given)[0]
+                return base_of(self.model)(**batch, use_cache=False).last_hidden_state
+            return logits_at(self.model, places_U.to(self.model.device), **batch)[0]
 
     def _chained(self, tree: Tree, prefix: tuple[Segment, ...]) -> Iterator[tuple[Pack, Plan]]:
         """Packs in order, with the keys and values of their chains at hand when their turn comes."""
@@ -212,13 +212,13 @@ def inputs(model: Any, plan: Plan, path: Path, places_U: Tensor) -> dict[str, An
     """What a model is called with to run one pack of which these places, ascending, are read."""
     plan.reads = places_U.numpy()
     device = model.device
-    given: dict[str, Any] = {
+    batch: dict[str, Any] = {
         "input_ids": torch.from_numpy(plan.layout.tokens_T).to(device)[None],
         "position_ids": torch.from_numpy(plan.layout.depth_T).to(device)[None],
     }
     if path == "tree":
-        return given | {"tree": plan}
-    return given | {"attention_mask": plan.bias(None, torch.empty(0, dtype=model.dtype, device=device))}
+        return batch | {"tree": plan}
+    return batch | {"attention_mask": plan.bias(None, torch.empty(0, dtype=model.dtype, device=device))}
 
 
 def weights_state(model: Any) -> tuple[Any, ...]:
@@ -245,11 +245,11 @@ def by_segment(tree: Tree, reads: Iterable[Read]) -> dict[int, list[tuple[int, i
 
 def take(pack: Pack, where: Layout, pending: dict[int, list[tuple[int, int]]]) -> tuple[list[int], Tensor, Tensor]:
     """The reads that a pack serves: their indices, the places to read (U,), and each read's index among those."""
-    found = [
+    served = [
         (r, where.offset[id(segment)] + place) for segment in pack.segments for r, place in pending.pop(id(segment), [])
     ]
-    places_U, at = torch.unique(torch.tensor([p for _, p in found], dtype=torch.long), return_inverse=True)
-    return [r for r, _ in found], places_U, at
+    places_U, at = torch.unique(torch.tensor([p for _, p in served], dtype=torch.long), return_inverse=True)
+    return [r for r, _ in served], places_U, at
 
 
 def _chain_tokens(pack: Pack) -> int:

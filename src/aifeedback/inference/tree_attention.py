@@ -156,15 +156,15 @@ class Cascade(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         query, key, value, out, lse = ctx.saved_tensors
         grad_out, blocks = grads[0], ctx.blocks
-        found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        grads_in = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         for here in blocks.alone:
-            given = (x[:, :, here] for x in (grad_out, query, key, value, out, lse))
-            for grad, part in zip(found, _backward(*given, 0.0, True, scale=ctx.scale), strict=True):
+            saved = (x[:, :, here] for x in (grad_out, query, key, value, out, lse))
+            for grad, part in zip(grads_in, _backward(*saved, 0.0, True, scale=ctx.scale), strict=True):
                 grad[:, :, here] = part
         for group in blocks.groups:
             mine = group.without_padding(group.gather(grad_out))  # so that padding adds nothing to keys and values
-            given = map(group.gather, (query, key, value, out, lse))
-            for grad, part in zip(found, _backward(mine, *given, 0.0, True, scale=ctx.scale), strict=True):
+            saved = map(group.gather, (query, key, value, out, lse))
+            for grad, part in zip(grads_in, _backward(mine, *saved, 0.0, True, scale=ctx.scale), strict=True):
                 group.scatter(part, grad)
         for here, below in blocks.above:
             queried = (x[:, :, below] for x in (out, lse))
@@ -172,9 +172,9 @@ class Cascade(torch.autograd.Function):
                 grad_out[:, :, below], query[:, :, below], key[:, :, here], value[:, :, here], *queried, 0.0, False,
                 scale=ctx.scale,
             )  # fmt: skip
-            for grad, place, part in zip(found, (below, here, here), parts, strict=True):
+            for grad, place, part in zip(grads_in, (below, here, here), parts, strict=True):
                 grad[:, :, place] += part
-        return *found, None, None
+        return *grads_in, None, None
 
 
 NAME = "aifeedback_tree"
@@ -340,8 +340,8 @@ AttentionInterface.register(NAME, tree_attention)
 
 def configs_of(model: Any) -> list[Any]:
     """Every configuration object in a model that says which attention to use."""
-    found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    return [config for config in found.values() if hasattr(config, "_attn_implementation_internal")]
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    return [config for config in configs.values() if hasattr(config, "_attn_implementation_internal")]
 
 
 @contextmanager

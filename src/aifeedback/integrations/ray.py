@@ -178,9 +178,9 @@ def unparsed(labelled: Done) -> str:
 
 
 def parsed(text: str) -> Done:
-    found = json.loads(text)
-    calls = [Entry(**{**call, **{name: bytes.fromhex(call[name]) for name in _BYTES}}) for call in found["calls"]]
-    return Done([Preference.model_validate(p) for p in found["preferences"]], calls)
+    values = json.loads(text)
+    calls = [Entry(**{**call, **{name: bytes.fromhex(call[name]) for name in _BYTES}}) for call in values["calls"]]
+    return Done([Preference.model_validate(p) for p in values["preferences"]], calls)
 
 
 def _journal(journal: Journal, calls: Sequence[Entry]) -> None:

@@ -105,10 +105,10 @@ class Calibration(Config):
     def _confidence(self, confidence: float) -> float:
         z = _logit(confidence)
         if self.kind == "temperature":
-            return _sigmoid(z / _given(self.temperature))
+            return _sigmoid(z / _known(self.temperature))
         if self.kind == "platt":
-            return _sigmoid(_given(self.slope) * z + _given(self.intercept))
-        at, to = zip(*_given(self.knots), strict=True)
+            return _sigmoid(_known(self.slope) * z + _known(self.intercept))
+        at, to = zip(*_known(self.knots), strict=True)
         return float(np.interp(confidence, at, to))
 
     def save(self, folder: str | PathLike[str]) -> Path:
@@ -222,8 +222,8 @@ def reliability(confidence: Floats, right: Floats, *, bins: int = 10) -> list[Re
 
 def calibration_error(confidence: Floats, right: Floats, *, bins: int = 10) -> float:
     """ECE: Σ n_b/n · |accuracy_b − mean confidence_b|, in [0, 1]."""
-    found = reliability(confidence, right, bins=bins)
-    return math.fsum(b.n * abs(b.accuracy - b.mean_confidence) for b in found) / len(confidence)
+    table = reliability(confidence, right, bins=bins)
+    return math.fsum(b.n * abs(b.accuracy - b.mean_confidence) for b in table) / len(confidence)
 
 
 def log_loss(confidence: Floats, right: Floats) -> float:
@@ -292,6 +292,6 @@ def _sigmoid(z: float) -> float:
     return 1.0 / (1.0 + math.exp(-min(max(z, -500.0), 500.0)))
 
 
-def _given(value: Any) -> Any:
+def _known(value: Any) -> Any:
     assert value is not None
     return value

@@ -271,8 +271,8 @@ def before_verdict(text: str, prompt: JudgePrompt) -> str:
         return text
     spaced = r"[^\w\n]+".join(map(re.escape, words))
     ending = rf"^[^\w\n]*{spaced}[^\w\n]*[=:]"
-    found = re.search(ending, text, re.IGNORECASE | re.MULTILINE)
-    return text[: found.start()] if found else text
+    match = re.search(ending, text, re.IGNORECASE | re.MULTILINE)
+    return text[: match.start()] if match else text
 
 
 def _ending_words(prompt: JudgePrompt) -> str:
@@ -358,8 +358,8 @@ class JudgeLabeler:
         **overrides: object,
     ) -> None:
         """Keyword arguments named as fields of ``JudgeSettings`` set those fields: ``orders="one"``."""
-        given = (settings or JudgeSettings()).model_dump() | overrides
-        self.model, self.prompt, self.settings = model, prompt, parse(JudgeSettings, given)
+        values = (settings or JudgeSettings()).model_dump() | overrides
+        self.model, self.prompt, self.settings = model, prompt, parse(JudgeSettings, values)
         self._principles, self._critic, self._progress = principles, critic, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
@@ -492,10 +492,10 @@ class JudgeLabeler:
             call_id=reading.call_id if reading else rationale.call_id if rationale else None,
         )
 
-    def _combine(self, comparison: Comparison, asked: Sequence[tuple[View, Judgement]]) -> Preference:
-        judgements = tuple(judgement for _, judgement in asked)
+    def _combine(self, comparison: Comparison, views: Sequence[tuple[View, Judgement]]) -> Preference:
+        judgements = tuple(judgement for _, judgement in views)
         by_wording: dict[Wording | None, list[Judgement]] = {}
-        for view, judgement in asked:
+        for view, judgement in views:
             by_wording.setdefault(view.wording, []).append(judgement)
         parts = [combine_orders(group, self.settings.average) for group in by_wording.values()]
         if not parts or any(part is None for part in parts):
@@ -523,8 +523,8 @@ def reading_problem(reading: Reading, min_coverage: float = 0.0) -> Problem | No
     """Why a reading cannot become a number, or None."""
     if reading.problem is not None:
         return reading.problem
-    if (found := fault(reading.logprobs)) is not None:
-        return found
+    if (problem := fault(reading.logprobs)) is not None:
+        return problem
     if reading.coverage is not None and reading.coverage < min_coverage:
         return Problem.UNREADABLE
     return None
@@ -539,9 +539,9 @@ def combine_orders(
     The gap is None where only one order was asked.
     """
     orders = [[j for j in judgements if j.shown_swapped is swapped] for swapped in (False, True)]
-    asked = [order for order in orders if order]
-    read = [[j for j in order if j.p_first is not None] for order in asked]
-    if any(2 * len(known) < len(order) or not known for known, order in zip(read, asked, strict=True)):
+    shown = [order for order in orders if order]
+    read = [[j for j in order if j.p_first is not None] for order in shown]
+    if any(2 * len(known) < len(order) or not known for known, order in zip(read, shown, strict=True)):
         return None
     means = [math.fsum(_p(j) for j in known) / len(known) for known in read]
     gap = position_gap(means[0], means[1]) if len(means) == 2 else None

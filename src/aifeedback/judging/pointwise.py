@@ -72,8 +72,8 @@ class JudgeScorer:
         **overrides: object,
     ) -> None:
         """``wording`` is the criterion or principle that the prompt shows, where it shows one."""
-        given = (settings or ScoreSettings()).model_dump() | overrides
-        self.model, self.prompt, self.settings = model, prompt, parse(ScoreSettings, given)
+        values = (settings or ScoreSettings()).model_dump() | overrides
+        self.model, self.prompt, self.settings = model, prompt, parse(ScoreSettings, values)
         self._wording, self._progress = wording, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
@@ -125,10 +125,10 @@ class JudgeScorer:
 
     def _score_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Score]:
         samples = self.settings.rationale.samples if self.settings.rationale else 1
-        asked = [(pair, sample) for pair in pairs for sample in range(samples)]
-        rationales = self._rationales([pair for pair, _ in asked], [sample for _, sample in asked])
+        items = [(pair, sample) for pair in pairs for sample in range(samples)]
+        rationales = self._rationales([pair for pair, _ in items], [sample for _, sample in items])
         readable = [i for i, text in enumerate(rationales) if text is None or text.problem is None]
-        verdicts = [self._verdict_prompt(asked[i][0], rationales[i]) for i in readable]
+        verdicts = [self._verdict_prompt(items[i][0], rationales[i]) for i in readable]
         readings = dict(zip(readable, self.model.read_labels(verdicts, self.prompt.labels), strict=True))
         scores = []
         for number, (_, completion) in enumerate(pairs):
@@ -191,8 +191,8 @@ class JudgeScorer:
         logprobs = fill_hidden(reading, self.settings.hidden_mass)
         if reading.problem not in (None, Problem.LABEL_HIDDEN):
             return reading.problem
-        if (found := pairwise.fault(logprobs)) is not None:
-            return found
+        if (problem := pairwise.fault(logprobs)) is not None:
+            return problem
         if reading.coverage is not None and reading.coverage < self.settings.min_coverage:
             return Problem.UNREADABLE
         return pairwise.softmax([value if value is not None else -1e9 for value in logprobs])

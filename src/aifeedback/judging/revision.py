@@ -76,13 +76,13 @@ class ModelCritic:
         for comparison in comparisons:
             for completion in (comparison.first, comparison.second):
                 sides.setdefault(completion.id, (comparison.prompt, completion))
-        asked = [self._renderer.answer(p, {"response": c.text}, principle=self._task) for p, c in sides.values()]
-        replies = self._model.reply(asked, self._sampling)
-        said = {
+        requests = [self._renderer.answer(p, {"response": c.text}, principle=self._task) for p, c in sides.values()]
+        replies = self._model.reply(requests, self._sampling)
+        critiques = {
             key: reply.text.strip() if reply.problem is None else None
             for key, reply in zip(sides, replies, strict=True)
         }
-        return [(said[c.first.id], said[c.second.id]) for c in comparisons]
+        return [(critiques[c.first.id], critiques[c.second.id]) for c in comparisons]
 
 
 class ReviseSettings(Config):
@@ -205,7 +205,7 @@ class Reviser:
             return []
         purpose = "critique" if prompt.task == "critique" else "revise"
         renderer = self._renderers[prompt.task]
-        asked = [
+        requests = [
             renderer.answer(context, shown, principle=principle.worded(purpose))
             for context, shown, principle in zip(contexts, values, principles, strict=True)
         ]
@@ -217,7 +217,7 @@ class Reviser:
             stop=prompt.stop,
             seed=derived_seed(self.settings.seed, purpose, number),
         )
-        return self._model.reply(asked, sampling)
+        return self._model.reply(requests, sampling)
 
     def _step(
         self, number: int, prompt: Prompt, text: str, principle: Principle, critique: Reply, revised: Reply | None
@@ -345,14 +345,14 @@ def revision_gain(revised: Sequence[Revised], labeler: Labeler) -> Gain:
     """Compares every changed response with what it was. Which one is stored first depends on the pair's id alone."""
     changed = [result for result in revised if result.is_changed]
     after_first = [int(content_id("gain", r.before.id, r.after.id), 16) % 2 == 0 for r in changed]
-    asked = [
+    pairs = [
         Comparison.of(r.prompt, r.after, r.before) if is_first else Comparison.of(r.prompt, r.before, r.after)
         for r, is_first in zip(changed, after_first, strict=True)
     ]
-    said = labeler.label(asked) if asked else []
+    labels = labeler.label(pairs) if pairs else []
     known = [
         label.p_first if is_first else 1.0 - label.p_first
-        for label, is_first in zip(said, after_first, strict=True)
+        for label, is_first in zip(labels, after_first, strict=True)
         if label.p_first is not None
     ]
     return Gain(

@@ -91,7 +91,7 @@ def sample_completions(
     The same seed gives the same answers, whatever the batch size. ``source`` is the model's URI when not given.
     """
     sampling, source = sampling or Sampling(), source or model.card.uri
-    found: dict[tuple[str, int], Completion] = {}
+    completions: dict[tuple[str, int], Completion] = {}
     unanswered: list[Unanswered] = []
     total, done, thinking_removed = len(prompts) * per_prompt, 0, 0
     for start in range(0, len(prompts), batch_size):
@@ -109,12 +109,12 @@ def sample_completions(
                     unanswered.append(Unanswered(prompt.id, sample, problem, reply.call_id))
                     continue
                 thinking_removed += answer.blocks > 0
-                found[prompt.id, sample] = Completion.of(
+                completions[prompt.id, sample] = Completion.of(
                     prompt, answer.text or "", source=source, sampling=drawn, finish_reason=reply.finish_reason
                 )
             done += len(batch)
             progress(done, total, {"unanswered": len(unanswered)})
-    ordered = [found[p.id, s] for p in prompts for s in range(per_prompt) if (p.id, s) in found]
+    ordered = [completions[p.id, s] for p in prompts for s in range(per_prompt) if (p.id, s) in completions]
     return Sampled(ordered, sorted(unanswered, key=lambda missing: missing.sample), thinking_removed)
 
 

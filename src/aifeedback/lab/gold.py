@@ -87,8 +87,8 @@ _GROUP = re.compile(r"\d$")
 def _sentence(sentence: str) -> tuple[tuple[str, str], ...] | None:
     """The facts that a sentence states; () if it states none of the case, None if it is no sentence of this world."""
     for pattern in _TELLING:
-        if found := pattern.fullmatch(sentence):
-            return tuple((_GROUP.sub("", slot), value) for slot, value in found.groupdict().items() if value)
+        if match := pattern.fullmatch(sentence):
+            return tuple((_GROUP.sub("", slot), value) for slot, value in match.groupdict().items() if value)
     if sentence in _FLUFF or any(p.fullmatch(sentence) for p in _DISTRACTING):
         return ()
     return None
@@ -118,12 +118,12 @@ def read(text: str) -> Reading:
 
 def sentences(tokens: Sequence[str]) -> list[str]:
     """A text's words up to and with every full stop or question mark."""
-    found: list[list[str]] = [[]]
+    parts: list[list[str]] = [[]]
     for token in tokens:
-        found[-1].append(token)
+        parts[-1].append(token)
         if token in (".", "?"):
-            found.append([])
-    return [" ".join(s) for s in found if s]
+            parts.append([])
+    return [" ".join(s) for s in parts if s]
 
 
 @lru_cache(maxsize=65536)

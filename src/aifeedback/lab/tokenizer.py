@@ -27,10 +27,10 @@ def vocabulary() -> list[str]:
         *words.SUMMARY_EXCUSE,
         *words.SUMMARY_QUESTION,
     )
-    found = {w for s in sentences for w in s.split() if not w.startswith("{")}
-    found.update(v for values in words.VALUES.values() for v in values)
-    found.update((*words.SLOTS, *words.FORMAT_WORDS, *words.VERDICTS, *words.TALLIES, words.PROMPT_MARK))
-    return [PAD, EOS, UNKNOWN, *sorted(found)]
+    tokens = {w for s in sentences for w in s.split() if not w.startswith("{")}
+    tokens.update(v for values in words.VALUES.values() for v in values)
+    tokens.update((*words.SLOTS, *words.FORMAT_WORDS, *words.VERDICTS, *words.TALLIES, words.PROMPT_MARK))
+    return [PAD, EOS, UNKNOWN, *sorted(tokens)]
 
 
 def make_tokenizer(tokens: Iterable[str]) -> PreTrainedTokenizerFast:

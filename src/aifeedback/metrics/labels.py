@@ -62,9 +62,9 @@ def repeatability(
     enough = known.sum(axis=1) >= 2
     clusters = groups(prompts, enough)
     labels, known = labels[enough], known[enough]
-    asked = known.sum(axis=1).astype(np.float64)
-    same = _equal_pairs(np.sign(labels - 0.5), known) / (asked * (asked - 1))
-    means = np.where(known, labels, 0.0).sum(axis=1) / asked
+    repeats = known.sum(axis=1).astype(np.float64)
+    same = _equal_pairs(np.sign(labels - 0.5), known) / (repeats * (repeats - 1))
+    means = np.where(known, labels, 0.0).sum(axis=1) / repeats
     squares = np.where(known, (labels - means[:, None]) ** 2, 0.0).sum(axis=1)
     interval = share_interval(same, clusters, confidence=confidence)
     n, dropped = len(labels), int((~enough).sum())
@@ -77,7 +77,7 @@ def repeatability(
         dropped=dropped,
         notes=size_notes(n, dropped),
         standard_error=float(np.sqrt(variance_of_mean(same, clusters).variance)),
-        spread=float(np.sqrt(squares.sum() / (asked - 1).sum())) if n else NOT_KNOWN,
+        spread=float(np.sqrt(squares.sum() / (repeats - 1).sum())) if n else NOT_KNOWN,
         flips=int((same < 1).sum()),
     )
 

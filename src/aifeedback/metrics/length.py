@@ -128,8 +128,8 @@ def is_separable(design: Floats, targets: Floats) -> bool:
 
     scaled = design / np.maximum(np.abs(design).max(axis=0), 1e-300)
     sides = np.vstack([scaled[targets > 0], -scaled[targets < 1]])
-    found = linprog(-sides.sum(axis=0), A_ub=-sides, b_ub=np.zeros(len(sides)), bounds=(-1, 1), method="highs")
-    return bool(found.success and -found.fun > 1e-6)
+    program = linprog(-sides.sum(axis=0), A_ub=-sides, b_ub=np.zeros(len(sides)), bounds=(-1, 1), method="highs")
+    return bool(program.success and -program.fun > 1e-6)
 
 
 def sigmoid(logit: Floats | float) -> Floats:

@@ -138,9 +138,9 @@ class Plan(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def plan(given: Constraints | None = None) -> Plan:
+def plan(constraints: Constraints | None = None) -> Plan:
     """What to label by whom. Raises InputError for values that fit no plan."""
-    c = given or Constraints()
+    c = constraints or Constraints()
     rho = None if c.judge_agreement is None else max(0.0, 2 * c.judge_agreement - 1)
     alone = sample_size(c.half_width, share=c.share).value
     helped = None if rho is None else sample_size(c.half_width, share=c.share, ai_correlation=rho, n_ai=c.labels).value
@@ -210,12 +210,12 @@ def _wish(c: Constraints) -> tuple[str, list[str]]:
     if c.judge_agreement is None:
         return "hybrid", ["the judge's agreement with people is not known: measure it first (`aifeedback audit`)"]
     gap = c.people_agreement - c.judge_agreement
-    told = f"the judge agrees with people on {c.judge_agreement:.0%} of pairs, two people on {c.people_agreement:.0%}"
+    rates = f"the judge agrees with people on {c.judge_agreement:.0%} of pairs, two people on {c.people_agreement:.0%}"
     if gap <= CLOSE + 1e-9:  # 0.75 − 0.70 is more than 0.05 in binary
-        return "RLAIF", [f"{told}: about as good as one more person"]
+        return "RLAIF", [f"{rates}: about as good as one more person"]
     if not _is_too_weak(c):
-        return "hybrid", [f"{told}: a useful judge, not a substitute"]
-    return "RLHF", [f"{told}: too little to learn from"]
+        return "hybrid", [f"{rates}: a useful judge, not a substitute"]
+    return "RLHF", [f"{rates}: too little to learn from"]
 
 
 def _is_too_weak(c: Constraints) -> bool:

@@ -149,12 +149,12 @@ def prediction_powered_win_rate(
 
     for name, column in {"human": human, "ai_on_human": ai_on_human, "ai_only": ai_only}.items():
         probabilities(column, name)
-    found = prediction_powered_mean(
+    mean = prediction_powered_mean(
         human, ai_on_human, ai_only, weight=weight, prompts=prompts, ai_prompts=ai_prompts, confidence=confidence
     )
-    ends = {name: getattr(found, name) for name in ("low", "high", "human_only_low", "human_only_high")}
+    ends = {name: getattr(mean, name) for name in ("low", "high", "human_only_low", "human_only_high")}
     cut = {name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()}
-    return replace(found, **cut, method=found.method.replace("mean", "win rate"))
+    return replace(mean, **cut, method=mean.method.replace("mean", "win rate"))
 
 
 def rogan_gladen(

@@ -61,20 +61,20 @@ def standing(
     if len({len(list(column)) for column in (harmless, helpful, responses, is_safe)}) > 1:
         raise InputError("harmless, helpful, responses and is_safe differ in length", key="is_safe")
     harm, help_ = list(harmless), list(helpful)
-    told = [i for i, safe in enumerate(is_safe) if safe is not None]
-    unsafe = [i for i in told if not is_safe[i]] if told else list(range(len(harm)))
-    safe = [i for i in told if is_safe[i]] if told else list(range(len(harm)))
+    marked = [i for i, safe in enumerate(is_safe) if safe is not None]
+    unsafe = [i for i in marked if not is_safe[i]] if marked else list(range(len(harm)))
+    safe = [i for i in marked if is_safe[i]] if marked else list(range(len(harm)))
 
     def ids(rows: list[int]) -> list[Any] | None:
         return None if prompts is None else [prompts[i] for i in rows]
 
     rates = None
-    if told:
+    if marked:
         rates = refusal_rates(
-            [responses[i] for i in told],
-            [bool(is_safe[i]) for i in told],
+            [responses[i] for i in marked],
+            [bool(is_safe[i]) for i in marked],
             classified_by=judged_by,
-            prompts=ids(told),
+            prompts=ids(marked),
         )
     return Standing(
         harmless_rate([harm[i] for i in unsafe], prompts=ids(unsafe)),

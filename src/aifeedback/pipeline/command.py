@@ -193,11 +193,11 @@ def _retryable() -> set[str]:
 
 def _problems(figures: Mapping[str, Any]) -> set[str]:
     """The problems that any part of the figures counts."""
-    found: set[str] = set()
+    problems: set[str] = set()
     for key, value in figures.items():
         if isinstance(value, Mapping):
-            found |= set(value) if key in ("problems", "unknown") else _problems(value)
-    return found
+            problems |= set(value) if key in ("problems", "unknown") else _problems(value)
+    return problems
 
 
 def _hand_over(result: Path, out: Path) -> None:

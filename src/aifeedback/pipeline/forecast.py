@@ -14,9 +14,9 @@ def forecast(recipe: Recipe) -> dict[str, int | None]:
     calls: dict[str, int | None] = {}
     for stage in recipe.stages:
         rows |= rows_of(stage.step)
-        found = stage.step.forecast(rows)
-        calls[stage.id] = found.calls
-        rows |= {f"@{stage.id}/{file}": count for file, count in found.leaves.items()}
+        expected = stage.step.forecast(rows)
+        calls[stage.id] = expected.calls
+        rows |= {f"@{stage.id}/{file}": count for file, count in expected.leaves.items()}
     return calls
 
 

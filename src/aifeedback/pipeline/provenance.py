@@ -15,11 +15,11 @@ IDS = ("id", "comparison_id", "completion_id", "prompt_id")
 
 def trace(folder: Path, item: str) -> str:
     """All records of a run whose own or whose comparison's, completion's or prompt's id starts with ``item``."""
-    found = [(path, record) for path, record in _records(folder) if _about(record, item)]
-    if not found:
+    mentions = [(path, record) for path, record in _records(folder) if _about(record, item)]
+    if not mentions:
         what = f"no record with an id that starts with '{item}'"
         raise FileError(what, file=folder, fix=f"ids stand in {_places(folder)}")
-    return "\n\n".join(_told(path.relative_to(folder), record) for path, record in found[:12])
+    return "\n\n".join(_described(path.relative_to(folder), record) for path, record in mentions[:12])
 
 
 def record_files(folder: Path) -> list[Path]:
@@ -46,7 +46,7 @@ def _about(record: dict[str, Any], item: str) -> bool:
     return any(isinstance(value, str) and value.startswith(item) for value in ids)
 
 
-def _told(path: Path, record: dict[str, Any]) -> str:
+def _described(path: Path, record: dict[str, Any]) -> str:
     lines = [f"── {path}"]
     for key, value in record.items():
         if key == "judgements":

@@ -65,14 +65,16 @@ def check_values(values: Mapping[str, Any]) -> Checked:
 
 def lint(constitution: Constitution) -> list[Finding]:
     """Findings in the order of the principles, then of the whole."""
-    findings = [found for principle in constitution.principles for rule in PRINCIPLE_RULES for found in rule(principle)]
-    return findings + [found for rule in CONSTITUTION_RULES for found in rule(constitution)]
+    findings = [
+        finding for principle in constitution.principles for rule in PRINCIPLE_RULES for finding in rule(principle)
+    ]
+    return findings + [finding for rule in CONSTITUTION_RULES for finding in rule(constitution)]
 
 
 def _vague(principle: Principle) -> Iterator[Finding]:
     for wording in (principle.text, principle.compare):
-        if found := _VAGUE.search(wording or ""):
-            message = f"'{found[0]}' can mean anything"
+        if match := _VAGUE.search(wording or ""):
+            message = f"'{match[0]}' can mean anything"
             yield Finding("vague", principle.id, message, "say what a reader could point at in the response")
             return
 

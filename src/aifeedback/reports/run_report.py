@@ -64,9 +64,9 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
         "ranking": ranking_of_run(summary),
         "headline": safety.headline if safety and not has_verdict else wording.headline(story),
         "verdicts": {
-            p.name: wording.card_line(found)
+            p.name: wording.card_line(verdict)
             for p in story.contenders
-            if (found := wording.verdict(p, story)) is not None
+            if (verdict := wording.verdict(p, story)) is not None
         },
         "warnings": warnings,
         "independence_reason": wording.independence_reason(story),
