@@ -1,4 +1,4 @@
-"""What labelling through a server costs on the client: overhead, start, and a soak (Must show 6; R17).
+"""What labelling through a server costs on the client: overhead, start, and a soak.
 
     python bench/server.py overhead [--pairs 2000]     # labels/s with a server that answers instantly, journalled
     python bench/server.py start [--rows 100000]       # seconds from the command's start to its first call

@@ -1,4 +1,4 @@
-"""Bad input (R19): one clear message that names file, row or key and what to do, exit code 2, before any model call."""
+"""Bad input: one clear message that names file, row or key and what to do, exit code 2, before any model call."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_the_same_recipe_from_files_with_a_model_made_here(real_data: Path, tmp_
 @needs_models
 @pytest.mark.campaign
 def test_harm_falls_and_help_stays_at_full_size(tmp_path: Path) -> None:
-    """Must show: harmless rate clearly above SFT (intervals apart), helpfulness down by no more than three points."""
+    """Harmless rate clearly above SFT (intervals apart), helpfulness down by no more than three points."""
     policies = finished(tmp_path / "run", {})["safety"]["policies"]
     before = policies["sft"]["gold"]
     for name in ("revised", "rl_cai", "hybrid"):

@@ -1,4 +1,4 @@
-"""Settings: frozen pydantic models that refuse unknown keys, and how a mistake in one is told."""
+"""Settings: frozen pydantic models that refuse unknown keys, and how a mistake in one is reported."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def describe(
         return f"unknown key '{key}'{hint}"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
-    # a validator of ours says it in its own words; pydantic's begin with a capital
+    # our own validators word the message; pydantic's begin with a capital
     is_ours = problem["type"] == "value_error"
     message = problem["msg"].removeprefix("Value error, ") if is_ours else problem["msg"].lower()
     is_whole = isinstance(problem["input"], Mapping)
@@ -123,7 +123,7 @@ def faults(invalid: ValidationError) -> list[Any]:
 
 
 def _key(problem: Mapping[str, Any], prefix: str, by_set: Collection[str]) -> str:
-    """Where it is, as the user wrote it: the tag of a union (in brackets) is no key of the file.
+    """Where it is, as the user wrote it: the tag of a union (in brackets) is not a key of the file.
 
     After the bare prefix of an option, "--", that is ``--set KEY`` for what was given so, else the option: its last
     name, with dashes.

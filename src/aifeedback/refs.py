@@ -44,7 +44,7 @@ class Ref(str):
 
     @property
     def scheme(self) -> str:
-        """``hf`` of ``hf:DIR``; empty where there is none."""
+        """``hf`` of ``hf:DIR``; empty without a scheme."""
         head, colon, tail = self.partition(":")
         return head if colon and tail and (head in SCHEMES or head in extensions.registered(MODELS)) else ""
 
@@ -388,7 +388,7 @@ def problems_of(refs: Iterator[Ref]) -> list[str]:
 
 
 def digest_ref(ref: Ref) -> str:
-    """Digest of the local file or folder behind a reference; the name itself where there is none."""
+    """Digest of the local file or folder behind a reference; the name itself if neither exists."""
     path = ref.path
     return digest(path) if path and path.exists() else str(ref)
 

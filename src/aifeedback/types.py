@@ -3,7 +3,7 @@
 Records are frozen, one JSON line each; their ids are short content hashes.
 
 A preference is always ``p_first``: the probability in [0, 1] that the *first stored* completion is better, whatever
-order was shown. ``None`` means not known and comes with a ``problem``; nothing ever replaces it by a number.
+order was shown. ``None`` means unknown and comes with a ``problem``; nothing ever replaces it by a number.
 
 Interfaces are protocols of one or two methods: human raters, oracles, reward models and judges are all ``Labeler``s.
 """
@@ -25,7 +25,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Problem(StrEnum):
-    """Why something is not known. A record with one is kept, counted, reported and left out of training."""
+    """Why something is unknown. A record with one is kept, counted, reported and left out of training."""
 
     REFUSED = "refused"  # the model declined to answer
     UNREADABLE = "unreadable"  # an answer came, no verdict could be read from it
@@ -40,7 +40,7 @@ class Problem(StrEnum):
     OVER_BUDGET = "over_budget"  # the spend cap was reached before this call
     ABSTAINED = "abstained"  # the judge or the rater could not tell
     DISAGREEMENT = "disagreement"  # votes cancelled out
-    MISSING = "missing"  # a part that this depends on is itself not known
+    MISSING = "missing"  # a part that this depends on is itself unknown
 
 
 class Record(BaseModel):
@@ -124,7 +124,7 @@ class Prompt(Record):
 
     @property
     def is_dialogue(self) -> bool:
-        """Whether one user message is not the whole of it, so that plain text could not hold it."""
+        """Whether it is more than one user message, which plain text cannot represent."""
         return len(self.messages) != 1 or self.messages[0].role != "user"
 
     @property
@@ -277,7 +277,7 @@ class Rating(Record):
     value: float | None = Field(default=None, allow_inf_nan=False)
     """Of a single response: the score, or 1 for yes and 0 for no."""
     asks: str | None = None
-    """What was asked about a single response: 'harmful', 'refused' or 'score'."""
+    """The question about a single response: 'harmful', 'refused' or 'score'."""
     order_shown: tuple[int, ...]
     """Storage index of the response shown at each position."""
     seconds: float | None = None
@@ -316,7 +316,7 @@ class ModelCard(Record):
     revision: str
     """Digest of a local model's weights and tokenizer; what a server reports of itself otherwise."""
     family: str
-    """Models of one family do not count as independent of each other (R16): architecture and lineage, or vendor."""
+    """Models of one family do not count as independent of each other: architecture and lineage, or vendor."""
     parameters: int | None = None
     context_window: int | None = None
     """Tokens."""
@@ -335,7 +335,7 @@ class Reply(Record):
 
 
 class Reading(Record):
-    """log P(label | prompt) for each label, in nats, *unnormalised* over the label set; None where not known."""
+    """log P(label | prompt) for each label, in nats, *unnormalised* over the label set; None where unknown."""
 
     logprobs: tuple[float | None, ...]
     coverage: float | None = None
@@ -371,7 +371,7 @@ class Labeler(Protocol):
     def name(self) -> str: ...
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """One preference per comparison, in order; ``p_first`` is None with a problem where not known."""
+        """One preference per comparison, in order; ``p_first`` is None with a problem where unknown."""
         ...
 
 

@@ -108,7 +108,7 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
         (["--rater", "anna", "--rater", "anna"], "same name"),
         (["--rater", "anna", "--per-item", "2"], "2 ratings per item"),
         (["--rater", "anna", "--volunteer", "ben"], "'ben' is no rater"),
-        (["--export"], "no ratings here"),
+        (["--export"], "no ratings yet"),
     ],
 )
 def test_mistakes_are_told_before_a_page_opens(tmp_path: Path, arguments: list[str], told: str) -> None:

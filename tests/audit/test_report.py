@@ -1,4 +1,4 @@
-"""The report: every part may be missing, every text is escaped, verified only with independent evidence (R16)."""
+"""The report: every part may be missing, every text is escaped, verified only with independent evidence."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_examples_carry_the_tags_and_ids_that_decide_about_blurring() -> None:
         assert list(found["completions"].values()) == found["ids"]
 
 
-# ── R16 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── independence ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the tables of rows are read best with one case per line
-"""Files that people exchange: formats by columns and by shape, broken input (R19), what is written loads again."""
+"""Files that people exchange: formats by columns and by shape, broken input, what is written loads again."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_columns_can_be_mapped(tmp_path: Path) -> None:
         read_comparisons(path, columns={"promt": "question"})
 
 
-# ── bad input (R19) ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── bad input ───────────────────────────────────────────────────────────────────────────────────────────────
 
 GOOD = {"prompt": "Q", "first": "a", "second": "b"}
 

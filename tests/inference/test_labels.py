@@ -1,4 +1,4 @@
-"""R6: P(label) against the sum over all token sequences, on every tokenizer family."""
+"""P(label) against the sum over all token sequences, on every tokenizer family."""
 
 from __future__ import annotations
 

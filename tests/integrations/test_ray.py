@@ -126,7 +126,7 @@ def test_a_killed_worker_costs_only_its_calls_in_flight(cluster: None, tmp_path:
     with Journal(tmp_path / "spread/journal.sqlite") as journal:
         keys = [row.entry.key for row in journal.rows()]
         assert journal.verify().rows == len(keys) == len(set(keys)) == 2 * PAIRS
-    print(f"R1 on Ray: {single} calls alone, {asked} with a worker killed, {repeated} when run again")
+    print(f"on Ray: {single} calls alone, {asked} with a worker killed, {repeated} when run again")
     assert 2 * PAIRS <= asked <= 2 * PAIRS + 4 * 2 * BATCH
     assert repeated == 0
 

@@ -77,7 +77,7 @@ def test_each_principle_is_tried_on_its_own_cases() -> None:
     blind = results["trial@1/blind"]
     assert (blind.can_apply, blind.right, blind.mean_p_better) == (False, 0, 0.5)
     deaf = results["trial@1/deaf"]
-    assert (deaf.can_apply, deaf.unread, deaf.mean_p_better) == (False, 1, None)
+    assert (deaf.can_apply, deaf.unknown, deaf.mean_p_better) == (False, 1, None)
     assert deaf.cases[0].problem is Problem.REFUSED
 
 

@@ -166,4 +166,4 @@ def test_the_gain_is_told_by_any_labeler() -> None:
     assert revision_gain(results, likes_shorter).better == 12
     deaf = JudgeLabeler(StubModel(lambda t: Problem.TIMEOUT), JudgePrompt.load("helpful-base"))
     silent = revision_gain(results, deaf)
-    assert (silent.judged, silent.unread, silent.share_worse, silent.mean_p_after) == (0, 12, None, None)
+    assert (silent.judged, silent.unknown, silent.share_worse, silent.mean_p_after) == (0, 12, None, None)

@@ -1,4 +1,4 @@
-"""R12: 95 % intervals hold the truth in 93–97 % of simulated worlds; a small run here, 2,000 draws in the campaign."""
+"""95 % intervals hold the truth in 93–97 % of simulated worlds; a small run here, 2,000 draws in the campaign."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def test_r12_quick(world: str) -> None:
 @pytest.mark.parametrize("world", list(WORLDS))
 def test_r12_campaign(world: str) -> None:
     inside = coverage(world, draws=2000)
-    print(f"R12 | {world} | {100 * inside:.1f} %")
+    print(f"{world} | {100 * inside:.1f} %")
     assert 0.93 <= inside <= 0.97

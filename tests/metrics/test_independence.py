@@ -1,4 +1,4 @@
-"""R16: whoever trained the policy cannot vouch for it."""
+"""Whoever trained the policy cannot vouch for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def card(uri: str = "hf:judge", revision: str = "r1", family: str = "alpha") -> 
         (card(uri="HF:Judge ", revision="r2"), "gave the training feedback"),
         (card(uri="hf:copy", family="beta"), "under another name"),
         (card(uri="hf:bigger", revision="r9", family=" ALPHA"), "family"),
-        (card(uri="hf:other", revision="r9", family="unknown"), "not known"),
+        (card(uri="hf:other", revision="r9", family="unknown"), "is unknown"),
     ],
 )
 def test_the_training_judge_in_any_guise_is_unverified(evidence: Source, because: str) -> None:

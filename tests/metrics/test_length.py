@@ -1,4 +1,4 @@
-"""Length control: the published form against statsmodels, planted effects (R14), and when it says it extrapolates."""
+"""Length control: the published form against statsmodels, planted effects, and when it says it extrapolates."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_r14_campaign(method: str, shape: str) -> None:
     """400 draws each, figures in docs/reliability.md. A straight form of the wrong shape is printed, not asserted."""
     for quality, truth, within in ((0.0, 50, 1.0), (np.log(1.5), 60, 1.5), (np.log(7 / 3), 70, 1.5)):
         mean, spread = mean_reading(method, shape, quality, draws=400)
-        print(f"R14 | fit {method} | truth {shape} | planted {truth} | read {mean:.2f} ± {spread:.2f}")
+        print(f"fit {method} | truth {shape} | planted {truth} | read {mean:.2f} ± {spread:.2f}")
         if method in (shape, "spline"):
             assert abs(mean - truth) <= within
 

@@ -1,4 +1,4 @@
-"""The cache: what was asked once is not asked again, and any change of the question is a miss (R9)."""
+"""The cache: what was asked once is not asked again, and any change of the question is a miss."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_odd_text_goes_through(journal: Journal) -> None:
     assert isinstance(first[0], Reply)
 
 
-# ---------------------------------------------------------------- R9: every change is a miss
+# ---------------------------------------------------------------- every change is a miss
 
 CARD = ModelCard(uri="hf:judge", revision="abc", family="llama", parameters=5, context_window=4096)
 

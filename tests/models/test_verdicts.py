@@ -1,4 +1,4 @@
-"""R5: a generated reply of known truth is read right or not at all."""
+"""A generated reply of known truth is read right or not at all."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_generated_replies() -> None:
 @pytest.mark.campaign
 def test_campaign_a_million_replies() -> None:
     counted = read_generated(int(os.environ.get("R5_REPLIES", "1000000")), seed=1)
-    print("R5", counted)
+    print("", counted)
     assert within_the_bar(counted)
 
 

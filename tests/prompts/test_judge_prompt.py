@@ -152,7 +152,7 @@ def test_files_that_are_no_prompt(tmp_path: Path) -> None:
     with pytest.raises(StandardsError, match="line 1, column"):
         JudgePrompt.load(broken)
     broken.write_text("name: a\nname: b\n")
-    with pytest.raises(StandardsError, match=r"line 2, column 1: key 'name' stands twice"):
+    with pytest.raises(StandardsError, match=r"line 2, column 1: duplicate key 'name'"):
         JudgePrompt.load(broken)
     broken.write_bytes(b"name: \xff\xfe")
     with pytest.raises(StandardsError, match="UTF-8"):

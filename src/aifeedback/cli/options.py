@@ -1,6 +1,6 @@
 """Options of a command, made from the settings of its step: one description for recipe, command line and reference.
 
-A field becomes an option of its own name, with its type, bounds, default and the text under it; ``Cli`` annotations say
+A field becomes an option with the same name, with its type, bounds, default and the text under it; ``Cli`` annotations say
 what differs. Fields of nested settings that are flattened become options too; whatever else there is, --set reaches.
 """
 
@@ -118,7 +118,7 @@ class OptionOf(NamedTuple):
 
 
 def options_of(schema: type[BaseModel], further: Sequence[type[BaseModel]] = ()) -> list[OptionOf]:
-    """Every option of a step; the first to use a name keeps it. ``further``: options that are no settings of it."""
+    """Every option of a step; the first to use a name keeps it. ``further``: options that are not settings of it."""
     options: dict[str, OptionOf] = {}
     names = {"--seed", "--out", "--json", "--set", "--workers", "--dry-run"}
     for one in (schema, *further):
@@ -322,7 +322,7 @@ def columns(pairs: Sequence[str] | None) -> dict[str, str] | None:
 
 
 def with_parameters(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
-    """The function with the signature that typer shall see."""
+    """The function with the signature that typer sees."""
     function.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function

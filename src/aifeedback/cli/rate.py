@@ -40,7 +40,10 @@ def rate(
         str | None, typer.Option(metavar="FILE", help="Shown to raters: a .md or .txt file, a constitution or rubric.")
     ] = None,
     harmful: Annotated[
-        bool, typer.Option("--harmful", help="Hide every text until asked for; else only those tagged as harmful.")
+        bool,
+        typer.Option(
+            "--harmful", help="Hide every text until the rater shows it; by default only texts tagged as harmful."
+        ),
     ] = False,
     most_harmful: Annotated[int | None, typer.Option(help="Harmful items that one rater may see in all.")] = None,
     volunteer: Annotated[list[str] | None, typer.Option(help="Only these raters get harmful items.")] = None,
@@ -81,7 +84,7 @@ def rate(
     from aifeedback.annotation.assignment import read_guidelines, sampled
 
     if not export_only and not rater:
-        raise RecipeError("nobody is named to rate", key="--rater", fix="for example --rater anna --rater ben")
+        raise RecipeError("no rater is named", key="--rater", fix="for example --rater anna --rater ben")
     roles = _roles(rater or [])
     standard = read_guidelines(guidelines) if guidelines else None
     task = read_task(data, columns=columns(column), harmful=harmful, scale=_scale(ask, scale, question))
@@ -115,7 +118,7 @@ def rate(
                 saved=lambda done, total: progress(done, total, {}),
             )
     elif not book.is_file():
-        raise RecipeError("there are no ratings here", file=book, fix="run without --export first")
+        raise RecipeError("no ratings yet", file=book, fix="run without --export first")
     store = RatingBook(book)
     try:
         exported = export(
@@ -194,7 +197,7 @@ def _route(text: str) -> Route:
 
 
 def _scale(ask: str, scale: str | None, question: str | None) -> Scale | None:
-    """What is asked of single responses; None for pairs and rankings."""
+    """The question about single responses; None for pairs and rankings."""
     from aifeedback.annotation.items import SCALES
     from aifeedback.errors import InputError
 

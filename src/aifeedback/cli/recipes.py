@@ -118,7 +118,7 @@ def check(recipe: str, sets: Sets = None) -> None:
 
 
 def show_forecast(loaded: Any) -> None:
-    """One line per stage: model calls as far as the files tell, and what the stage waits for."""
+    """One line per stage: model calls where the files show them, and what the stage waits for."""
     from aifeedback.pipeline.forecast import forecast
 
     expected = forecast(loaded)

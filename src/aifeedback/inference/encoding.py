@@ -83,7 +83,7 @@ def pieces_of(texts: Sequence[str]) -> list[list[str]]:
 
 
 def _shared(one: str, other: str) -> int:
-    """The last place to cut within what two texts start with; 0 where there is none worth it."""
+    """The last place to cut within what two texts start with; 0 if no cut is worth it."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -134,7 +134,7 @@ def encode_prompt(tokenizer: Any, prompt: PromptLike) -> list[int]:
     """Token ids of a prompt, up to the position where the answer starts.
 
     Text is taken exactly as it is, after whatever the tokenizer itself puts at the start of a text (BOS); what it puts
-    at the end (EOS, SEP) is left out, since the text goes on. Messages go through the chat template; a list that ends
+    at the end (EOS, SEP) is left out, since the text continues. Messages go through the chat template; a list that ends
     with an assistant message is continued from its end. Without a template, see ``transcript``. A template that refuses
     or leaves out a system message gets it at the head of the first user message.
 
@@ -524,7 +524,7 @@ class Encoding:
     def response(self, text: str, *, ended: bool = True) -> list[int]:
         """Ids of a response after its prompt, with the token that ends it if it ended by itself.
 
-        Where the generation prompt opens a thinking block, the response goes on inside it: an opening of its own is
+        Where the generation prompt opens a thinking block, the response continues inside it: an opening of its own is
         not repeated, and a response that does not think closes the block first.
         """
         name = _opened(self.prefill)

@@ -6,9 +6,9 @@ that, and at the end of no later token spell a longer label of the set.
 
 - Every token sequence with this spelling counts, not only the tokenizer's own: "10" may be one token or two.
 - A token that runs on past the label ("12" for "1") is not the label; a token boundary must lie at its end.
-- "1" beside "10": P("1") leaves out the mass that goes on to spell "10". Without "10" in the set it does not.
+- "1" beside "10": P("1") leaves out the mass that continues to spell "10". Without "10" in the set it does not.
 - So labels of different spelling exclude each other, and their sum, the coverage, is at most 1.
-- "1" and " 1" are two labels wherever the tokenizer tells them apart; with ``either_space`` both count for "1". A label
+- "1" and " 1" are two labels wherever the tokenizer distinguishes them; with ``either_space`` both count for "1". A label
   that cannot be spelled as written (no "1" without a word mark) is taken with a space before it.
 - A label that names a control token is that token.
 

@@ -171,7 +171,7 @@ class Engine:
             return logits_at(self.model, places_U.to(self.model.device), **batch)[0]
 
     def _chained(self, tree: Tree, prefix: tuple[Segment, ...]) -> Iterator[tuple[Pack, Plan]]:
-        """Packs in order, with the keys and values of their chains at hand when their turn comes."""
+        """Packs in order, with the keys and values of their chains computed before them."""
         known: dict[int, dict[int, KeyValue]] = {}
         yield from self._kept_prefix(prefix, known)
         roots = prefix[-1].children if prefix else tree.roots

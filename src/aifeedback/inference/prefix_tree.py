@@ -124,7 +124,7 @@ def cut_long(roots: list[Segment], length: int) -> None:
 
 
 def cut_prefix(tree: Tree, chunk: int, before: int) -> tuple[Segment, ...]:
-    """Cuts whole chunks off what *all* sequences share, as far as position ``before``; returns them, root first.
+    """Cuts whole chunks off what *all* sequences share, up to position ``before``; returns them, root first.
 
     What chunks a sequence starts with depends on its tokens alone, so their keys and values can be kept across calls.
     """
@@ -198,7 +198,7 @@ def _grouped(siblings: list[Segment], budget: int) -> Iterator[list[Segment]]:
 
 
 class Layout(NamedTuple):
-    """Where everything lies in a pack of T tokens. The tokens of the chain come before, in a straight line."""
+    """Where everything is in a pack of T tokens. The tokens of the chain come before, in a straight line."""
 
     tokens_T: NDArray[np.int64]
     depth_T: NDArray[np.int64]

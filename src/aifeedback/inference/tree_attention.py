@@ -36,7 +36,7 @@ from aifeedback.inference.prefix_tree import Layout
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 LONGEST_SHORT = 48
-"""Blocks up to this many tokens share calls; longer ones are no faster together."""
+"""Blocks up to this many tokens share calls; longer ones are not faster together."""
 FULL = 0.75
 """The least share of real tokens that a block has in a shared call."""
 
@@ -46,7 +46,7 @@ class Group(NamedTuple):
 
     count: int
     places: Tensor
-    """(N·L,) where each token lies in the pack; behind the end of a shorter block, its last token again."""
+    """(N·L,) where each token is in the pack; behind the end of a shorter block, its last token again."""
     real: Tensor | None
     """Which of ``places`` are tokens rather than padding; None where all are."""
 

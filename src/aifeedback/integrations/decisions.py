@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from aifeedback.types import Comparison, Completion, Labeler, Prompt, RewardFn, Scorer
 
 Probabilities = Sequence[float] | None
-"""Of the options, in their order; None where not known."""
+"""Of the options, in their order; None where unknown."""
 
 
 class Unanswerable(ValueError):

@@ -190,7 +190,7 @@ def _journal(journal: Journal, calls: Sequence[Entry]) -> None:
 
 
 def _own(failed: BaseException) -> AIFeedbackError:
-    """The error of ours that a worker raised, out of Ray's wrapping; any other as what stopped the run."""
+    """The package's error that a worker raised, without Ray's wrapping; any other as what stopped the run."""
     cause: BaseException | None = failed
     while cause is not None:
         if isinstance(cause, AIFeedbackError):

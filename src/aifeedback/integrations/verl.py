@@ -5,7 +5,7 @@
         custom_reward_function.name=compute_score \\
         +custom_reward_function.reward_kwargs.url=http://127.0.0.1:8300
 
-The prompt must stand in the data set's ``extra_info`` as ``prompt`` (text or messages), since verl hands the function
+The prompt must be in the data set's ``extra_info`` as ``prompt`` (text or messages), since verl hands the function
 the response only. Needs nothing but the standard library. A response that could not be scored raises: verl has no way
 to leave one out, and no number is made up.
 """

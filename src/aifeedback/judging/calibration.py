@@ -119,7 +119,7 @@ class Calibration(Config):
 
     @classmethod
     def load(cls, name: str, folder: str | PathLike[str]) -> Calibration:
-        """Reads ``FOLDER/NAME.json``. Raises StandardsError where there is none, or it is not a calibration."""
+        """Read ``FOLDER/NAME.json``. Raises StandardsError where the file is missing or not a calibration."""
         path = Path(folder) / f"{name}.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))

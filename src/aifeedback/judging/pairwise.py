@@ -158,7 +158,7 @@ class PrincipleUse:
 
     def __init__(self, wordings: Sequence[Wording], how: How = "averaged", *, per_pair: int = 1, seed: int = 0) -> None:
         if not wordings:
-            raise StandardsError("there is no principle to judge by", fix="give at least one")
+            raise StandardsError("no principle to judge by", fix="give at least one")
         if not 1 <= per_pair <= len(wordings):
             raise StandardsError(f"{per_pair} of {len(wordings)} principles cannot be drawn", key="per_pair")
         self.wordings, self.how, self._per_pair, self._seed = tuple(wordings), how, per_pair, seed
@@ -231,7 +231,7 @@ def write_rationales(
 ) -> list[RationaleText]:
     """One rationale per request, in order; requests with the same sample number share one call of the model.
 
-    A rationale that hit its length limit is used as it is: the verdict is read after it all the same. One that goes on
+    A rationale that hit its length limit is used as it is: the verdict is read after it all the same. One that continues
     to state the verdict by itself is cut there, since the forced ending follows.
     """
     answers: dict[int, RationaleText] = {}
@@ -363,7 +363,7 @@ class JudgeLabeler:
         self._principles, self._critic, self._progress = principles, critic, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
-        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
+        self._name: str | None = None  # a model's card can be expensive to get, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
@@ -395,7 +395,7 @@ class JudgeLabeler:
         while batch := list(islice(remaining, self.settings.batch_size)):
             preferences = self._label_batch(batch)
             done += len(batch)
-            self._progress(done, total, {"unread": sum(p.p_first is None for p in preferences)})
+            self._progress(done, total, {"unknown": sum(p.p_first is None for p in preferences)})
             yield from preferences
 
     def example(self, comparison: Comparison) -> PromptLike:

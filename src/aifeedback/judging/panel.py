@@ -48,7 +48,7 @@ class Panel:
         """``quorum`` is all of them when not given; a spread above ``max_spread`` counts as no verdict."""
         names = [member.name for member in members]
         if not members or len(set(names)) < len(names):
-            raise InputError("a panel needs members with different names", fix="give each prompt file its own name")
+            raise InputError("panel members need different names", fix="give each prompt file a different name")
         if weights is not None and (len(weights) != len(members) or combine == "median" or not sum(weights) > 0):
             raise InputError("a panel's weights are one per member, not all 0, and belong to the mean")
         if quorum is not None and not 1 <= quorum <= len(members):

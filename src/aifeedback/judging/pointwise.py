@@ -77,7 +77,7 @@ class JudgeScorer:
         self._wording, self._progress = wording, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
-        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
+        self._name: str | None = None  # a model's card can be expensive to get, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
@@ -99,7 +99,7 @@ class JudgeScorer:
         scores: list[Score] = []
         for start in range(0, len(pairs), self.settings.batch_size):
             scores += self._score_batch(pairs[start : start + self.settings.batch_size])
-            self._progress(len(scores), len(pairs), {"unread": sum(s.value is None for s in scores)})
+            self._progress(len(scores), len(pairs), {"unknown": sum(s.value is None for s in scores)})
         return scores
 
     def example(self, prompt: Prompt, completion: Completion) -> PromptLike:
@@ -230,7 +230,7 @@ class RatingLabeler:
         return getattr(self._scorer, "asked", None)
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """One preference per comparison. A completion that stands in several comparisons is scored once."""
+        """One preference per comparison. A completion that is in several comparisons is scored once."""
         sides = {c.first.id: (c.prompt, c.first) for c in comparisons}
         sides |= {c.second.id: (c.prompt, c.second) for c in comparisons}
         scores = self._scorer.score([p for p, _ in sides.values()], [c for _, c in sides.values()])

@@ -40,7 +40,7 @@ class PrincipleResult(NamedTuple):
     cases: tuple[CaseResult, ...]
     n: int
     right: int
-    unread: int
+    unknown: int
     mean_p_better: float | None
     mean_position_gap: float | None
 
@@ -136,7 +136,7 @@ def overlaps(trial: Trial) -> list[Overlap]:
 
 
 def coverage(trial: Trial) -> list[Coverage]:
-    """Per topic, in how many comparisons each principle takes a side; unread ones count as not decided."""
+    """Per topic, in how many comparisons each principle takes a side; unknown ones count as not decided."""
     table = []
     for topic in sorted(set(trial.topics)):
         columns = [k for k, own in enumerate(trial.topics) if own == topic]
@@ -199,7 +199,7 @@ def _run_principle(
         tuple(cases),
         n=len(cases),
         right=sum(p > 0.5 for p in read),
-        unread=len(cases) - len(read),
+        unknown=len(cases) - len(read),
         mean_p_better=math.fsum(read) / len(read) if read else None,
         mean_position_gap=math.fsum(gaps) / len(gaps) if gaps else None,
     )

@@ -55,7 +55,7 @@ class ModelCritic:
         chat: bool | None = None,
         seed: int = 0,
     ) -> None:
-        """``task`` is what the critic is told to look for: a principle's wording for critiquing, or several."""
+        """``task`` is what the critic looks for: a principle's wording for critiquing, or several."""
         self._model, self._task, self._prompt = model, task, prompt or JudgePrompt.load("critique")
         if self._prompt.task != "critique":
             raise StandardsError(f"judge prompt '{self._prompt.name}' is for {self._prompt.task}", key="task")
@@ -71,7 +71,7 @@ class ModelCritic:
         self._renderer = Renderer(self._prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     def __call__(self, comparisons: Sequence[Comparison]) -> list[tuple[str | None, str | None]]:
-        """Critiques in storage order. A response that stands in several comparisons is criticised once."""
+        """Critiques in storage order. A response that is in several comparisons is criticised once."""
         sides: dict[str, tuple[Prompt, Completion]] = {}
         for comparison in comparisons:
             for completion in (comparison.first, comparison.second):
@@ -89,10 +89,10 @@ class ReviseSettings(Config):
     """How responses are criticised and rewritten."""
 
     rounds: int = Field(default=2, ge=1)
-    """At most so many rounds, each under another principle."""
+    """Maximum number of rounds, each under another principle."""
     stop_after: int = Field(default=1, ge=1)
     """Rounds in a row without a change that finish a response. Where principles look for different faults, one that
-    finds none says nothing of the next: set it to ``rounds`` to hear all of them."""
+    finds none says nothing about the next: set it to ``rounds`` to use all of them."""
     temperature: float = Field(default=0.7, ge=0.0)
     """Of critiques and revisions; 0 is greedy."""
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -290,9 +290,9 @@ def sft_rows(
 
 
 def helpful_rows(revisions: int, share: float, *, of: int) -> int:
-    """How many of ``of`` helpful rows make up this share beside so many revisions. Raises StandardsError."""
+    """How many of ``of`` helpful rows make up this share beside this number of revisions. Raises StandardsError."""
     if not 0.0 <= share < 1.0:
-        raise StandardsError(f"the share of helpful rows is {share}; it lies in [0, 1)", key="helpful_share")
+        raise StandardsError(f"the share of helpful rows is {share}, not in [0, 1)", key="helpful_share")
     needed = round(revisions * share / (1.0 - share))
     if needed > of:
         raise StandardsError(
@@ -317,7 +317,7 @@ def _cut_off(reply: Reply) -> Problem | None:
 
 
 class Gain(NamedTuple):
-    """Shares are of the responses whose change could be judged; None where there is none."""
+    """Shares are of the responses whose change could be judged; None without any."""
 
     judge: str
     n: int
@@ -327,7 +327,7 @@ class Gain(NamedTuple):
     """Of the unchanged: those where a step failed."""
     judged: int
     """Changed, and read by this labeler."""
-    unread: int
+    unknown: int
     """Changed, but not read by it."""
     better: int
     """P(after better) above one half."""
@@ -361,7 +361,7 @@ def revision_gain(revised: Sequence[Revised], labeler: Labeler) -> Gain:
         unchanged=len(revised) - len(changed),
         failed=sum(not r.is_changed and r.problem is not None for r in revised),
         judged=len(known),
-        unread=len(changed) - len(known),
+        unknown=len(changed) - len(known),
         better=sum(p > 0.5 for p in known),
         worse=sum(p < 0.5 for p in known),
         mean_p_after=math.fsum(known) / len(known) if known else None,

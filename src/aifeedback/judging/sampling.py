@@ -134,7 +134,7 @@ def pair_completions(
 ) -> Paired:
     """All pairs of different answers to the same prompt, or ``per_prompt`` of them drawn by seed.
 
-    Storage order is drawn by seed too, so that it says nothing. Two answers with equal text are no pair.
+    Storage order is drawn by seed too, so that it carries no information. Two responses with equal text are not a pair.
     ``across_sources`` keeps only pairs whose answers come from different sources.
     """
     answers = by_prompt(prompts, completions)

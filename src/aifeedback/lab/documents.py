@@ -183,7 +183,7 @@ def draw_tree(
     sentences: int | None = None,
     distraction: float = world.DISTRACTION,
 ) -> Tree:
-    """A post, or a fragment of so many sentences, and as many blocks of the mixture as fit into ``room`` tokens."""
+    """A post, or a fragment of ``sentences`` sentences, and as many blocks of the mixture as fit into ``room`` tokens."""
     if sentences:
         post = world.draw_fragment(rng, sentences, distraction=distraction)
     else:

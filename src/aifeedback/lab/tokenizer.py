@@ -1,4 +1,4 @@
-"""The lab's tokenizer: one token per word, a standard Hugging Face folder that needs no code of ours to load."""
+"""The lab's tokenizer: one token per word, a standard Hugging Face folder that loads without this package."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def vocabulary() -> list[str]:
 def make_tokenizer(tokens: Iterable[str]) -> PreTrainedTokenizerFast:
     """A word-level tokenizer: words are separated by spaces; ``. ? : =`` are tokens even when glued to a word.
 
-    Decoding joins with single spaces, so text whose marks stand alone round-trips exactly. There is no BOS.
+    Decoding joins with single spaces, so text whose marks stand alone round-trips exactly. It has no BOS token.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

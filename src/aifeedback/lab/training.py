@@ -41,7 +41,7 @@ class Phase(Config):
     row_tokens: int = 256
     """Room of a row; a step has as many rows as make 1,024 tokens."""
     sentences: int | None = None
-    """Train on fragments of so many sentences instead of whole posts."""
+    """Train on fragments of this many sentences instead of whole posts."""
     distraction: float = world.DISTRACTION
     """How often a sentence beside the case names another person, thing or day: more of them, more practice."""
     decay: float = 0.35

@@ -87,7 +87,7 @@ def draw_post(rng: random.Random, split: Split = "build", *, distraction: float 
 
 
 def draw_fragment(rng: random.Random, sentences: int, *, distraction: float = DISTRACTION) -> Post:
-    """So many sentences of a post, in any order: short texts on which looking facts up is learned first."""
+    """This many sentences of a post, in any order: short texts on which looking facts up is learned first."""
     facts = draw_facts(rng, "build")
     forms = rng.sample(post_forms(facts), min(sentences, len(post_forms(facts))))
     chosen = [rng.choice(f) for f in forms]

@@ -215,7 +215,7 @@ class Wins(NamedTuple):
 def count_wins(first: Sequence[Any], second: Sequence[Any], p_first: Numbers, *, soft: bool = False) -> Wins:
     """Tables for ``bradley_terry`` from one row per comparison: names of both sides and p_first (0.5 is a tie).
 
-    ``soft`` adds p_first and 1 − p_first instead of a whole win. Rows that are not known are dropped and counted.
+    ``soft`` adds p_first and 1 − p_first instead of a whole win. Unknown rows are dropped and counted.
     """
     (p,), kept, dropped = known_rows(p_first=probabilities(p_first, "p_first"))
     if not len(first) == len(second) == len(kept):

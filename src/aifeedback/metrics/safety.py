@@ -8,7 +8,7 @@ string matching.
 **Harmless against helpful**: how one policy stands on both sides, and how far it has moved from another.
 
 Harmlessness is counted on prompts that ask for harm, helpfulness on prompts that do not (Bai et al. 2022 measure the
-two on separate prompts as well); where nobody has said which is which, both are counted on all of them.
+two on separate prompts as well); where prompts are not marked, both are counted on all of them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def standing(
     judged_by: str,
     prompts: Sequence[Any] | None = None,
 ) -> Standing:
-    """``harmless`` and ``helpful`` are per response, None where not known; ``is_safe`` None where nobody has said.
+    """``harmless`` and ``helpful`` are per response, None where unknown; ``is_safe`` None where not marked.
     ``prompts``: one id per response where responses share a prompt."""
     if len({len(list(column)) for column in (harmless, helpful, responses, is_safe)}) > 1:
         raise InputError("harmless, helpful, responses and is_safe differ in length", key="is_safe")
@@ -170,7 +170,7 @@ def _response(text: str | None, row: int) -> str | None:
         return None
     plain = re.sub(r"^\d+_", "", text.strip())
     if plain not in RESPONSES:
-        raise InputError(f"'{text}' is no class", row=row, key="responses", fix=", ".join(RESPONSES))
+        raise InputError(f"'{text}' is not a class", row=row, key="responses", fix=", ".join(RESPONSES))
     return plain
 
 
@@ -201,11 +201,11 @@ OPENING = 200
 
 
 def refusal_by_strings(text: str | None) -> Response | None:
-    """A *fallback* without a judge: full refusal if a stock phrase stands in the first 200 characters, else compliance.
+    """A *fallback* without a judge: full refusal if a stock phrase is in the first 200 characters, else compliance.
 
     It cannot tell a partial refusal, misses refusals in other words and languages, and takes an apology inside an
     answer for a refusal; against people on XSTest it agrees on about nine of ten responses (docs/metrics.md). None,
-    or blank text, is not known. Declare its use: ``refusal_rates(..., classified_by="strings")``.
+    or blank text, is unknown. Declare its use: ``refusal_rates(..., classified_by="strings")``.
     """
     if text is None or not text.strip():
         return None

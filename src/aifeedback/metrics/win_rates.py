@@ -81,7 +81,7 @@ def answered(responses: Mapping[str, Sequence[Any]], reference: str) -> dict[str
 def sign_test(wins: int, losses: int) -> float:
     """Exact binomial against one half: twice the smaller tail, at most 1. On discordant pairs: McNemar's exact test.
 
-    NaN when there is no decided row.
+    NaN without a decided row.
     """
     n = wins + losses
     if n == 0:

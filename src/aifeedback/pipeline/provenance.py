@@ -18,7 +18,7 @@ def trace(folder: Path, item: str) -> str:
     mentions = [(path, record) for path, record in _records(folder) if _about(record, item)]
     if not mentions:
         what = f"no record with an id that starts with '{item}'"
-        raise FileError(what, file=folder, fix=f"ids stand in {_places(folder)}")
+        raise FileError(what, file=folder, fix=f"ids are in {_places(folder)}")
     return "\n\n".join(_described(path.relative_to(folder), record) for path, record in mentions[:12])
 
 

@@ -41,7 +41,7 @@ class RecipeFile(Config):
     description: str = ""
     seed: int = 0
     workers: int = Field(default=1, ge=1)
-    """Stages that run at the same time, each in a process of its own with one torch thread."""
+    """Stages that run at the same time, each in its own process with one torch thread."""
     settings: dict[str, Any] = Field(default_factory=dict)
     given: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Setting → other defaults that hold once that setting is given: what goes with a user's own judge or data."""
@@ -223,7 +223,7 @@ def fill(value: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a.b': 1} → {'a': {'b': 1}}. Raises RecipeError where a key has both a value and keys of its own."""
+    """{'a.b': 1} → {'a': {'b': 1}}. Raises RecipeError where a key has both a value and nested keys."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")

@@ -20,7 +20,7 @@ VAGUE = (
     *("good", "nice", "fine", "quality", "high-quality", "best", "ideal", "optimal", "adequate", "acceptable"),
     *("ethical", "moral", "professional", "natural", "positive", "sensible", "as needed", "where possible", "etc"),
 )
-"""Words that leave the decision to the judge unless the principle goes on to say what it means by them."""
+"""Words that leave the decision to the judge unless the principle also says what it means by them."""
 
 _VAGUE = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, VAGUE))})(?![\w-])", re.I)
 
@@ -172,7 +172,7 @@ def _missing_criteria(constitution: Constitution) -> Iterator[Finding]:
 def _unsigned(constitution: Constitution) -> Iterator[Finding]:
     for key in ("owner", "source"):
         if not getattr(constitution, key).strip():
-            yield Finding("unsigned", key, "nobody can be asked about it", f"name the {key}")
+            yield Finding("unsigned", key, "it has no author to ask", f"name the {key}")
 
 
 def _few_for_draw(constitution: Constitution) -> Iterator[Finding]:

@@ -81,7 +81,7 @@ def escape(text: str, control_tokens: Sequence[str] = ()) -> str:
 
 
 def quote(text: str, control_tokens: Sequence[str] = ()) -> str:
-    """Both rules: the value as it stands in a prompt, one or more lines that each start with ``MARK``."""
+    """Both rules: the value as a prompt shows it, one or more lines that each start with ``MARK``."""
     return "\n".join(MARK + line for line in escape(text, control_tokens).split("\n"))
 
 
@@ -254,7 +254,7 @@ def check_templates(prompt: JudgePrompt, file: str | PathLike[str] | None) -> No
 
 
 def _try_out(prompt: JudgePrompt, known: frozenset[str], file: str | PathLike[str] | None) -> None:
-    """Renders the sample once; under ``quote: lines`` each value must stand on lines of its own."""
+    """Renders the sample once; under ``quote: lines`` each value must have lines to itself."""
     probes = {name: f"probe {name}\nsecond line" for name in known}
     shown = {name: quote(text) if prompt.quote == "lines" else text for name, text in probes.items()}
     try:
@@ -270,7 +270,7 @@ def _try_out(prompt: JudgePrompt, known: frozenset[str], file: str | PathLike[st
                 f"'{{{{ {name} }}}}' shares its line with other text, so judged text could pass for the prompt's own",
                 file=file,
                 key="sample",
-                fix="put it on a line of its own, or set 'quote: none' for a model that needs bare words",
+                fix="put it on a separate line, or set 'quote: none' for a model that needs bare words",
             )
 
 

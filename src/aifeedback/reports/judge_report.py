@@ -386,7 +386,7 @@ def ranking_part(figures: Mapping[str, Any]) -> RankingPart | None:
         for name, value, low, high in zip(names, ranking["value"], ranking["low"], ranking["high"], strict=True)
     }
     standings = _standings(ranking, names, strengths, matrix)
-    # a summary of an earlier version has no order of its own
+    # a summary of an earlier version has no order
     order = list(
         ranking.get("order") or sorted(names, key=lambda n: _worth(standings[n], strengths[n], matrix[n]), reverse=True)
     )
@@ -433,7 +433,7 @@ def _standings(
 
 
 def _worth(standing: str, strength: Est | None, against: Mapping[str, Any]) -> tuple[int, float]:
-    """By standing, then by strength or, where there is none, by mean win rate."""
+    """By standing, then by strength or, without one, by mean win rate."""
     level = {"above": 1, "below": -1, "apart": -2}.get(standing, 0)
     return level, strength.value if strength is not None else _mean_rate(against)
 

@@ -239,7 +239,7 @@ def _judge(label: str, described: Mapping[str, Any]) -> str:
 
 
 def _journal(path: Path) -> JournalState | None:
-    """The state of a journal by its last row, without checking the chain; None where there is none that can be read."""
+    """The state of a journal by its last row, without checking the chain; None if none can be read."""
     import sqlite3
 
     if not path.is_file():

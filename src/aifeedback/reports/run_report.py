@@ -163,7 +163,7 @@ def head_to_head(story: Story) -> str | None:
 
 
 def agreement(story: Story) -> str | None:
-    """The judge's rows in its colour; reward models in grey, since they are no evaluators."""
+    """The judge's rows in its colour; reward models in grey, since they are not evaluators."""
     rows = [*story.agreement, *story.fact_pairs]
     if not rows:
         return None

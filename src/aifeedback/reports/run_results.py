@@ -84,7 +84,7 @@ class Policy:
     kl: float | None
     is_reference: bool
     not_at_length: str = ""
-    """Why there is no length-controlled win rate; empty where there is one, or nothing was measured."""
+    """Why the length-controlled win rate is missing; empty if there is one, or nothing was measured."""
     controlled_by: Mapping[str, Est] = field(default_factory=dict)
     """Length-controlled win rate by every evaluator."""
     about: str = ""
@@ -151,7 +151,7 @@ class Story:
     fact_pairs: list[tuple[str, Est]] = field(default_factory=list)
     problems: dict[str, int] = field(default_factory=dict)
     labels: int = 0
-    unread: int = 0
+    unknown: int = 0
     reliability: dict[str, list[tuple[float, float, int]]] = field(default_factory=dict)
     trainings: list[Training] = field(default_factory=list)
     examples: list[Mapping[str, Any]] = field(default_factory=list)
@@ -166,7 +166,7 @@ class Story:
     label_mass: list[tuple[str, float]] = field(default_factory=list)
     """Who labelled, and the mean probability of its labels together."""
     metrics: list[tuple[str, str]] = field(default_factory=list)
-    """What the recipe maps under names of its own: name, value with its interval where one is recorded."""
+    """What the recipe maps under its own names: name, value with its interval where one is recorded."""
     policy_of: dict[str, str] = field(default_factory=dict)
     """Training step → the policy that it made, where the recipe says so."""
     judge_name: str = ""
@@ -191,7 +191,7 @@ class Story:
 
 
 def estimate(value: Any) -> Est | None:
-    """A metric from JSON: an estimate's mapping or a bare number; None where it is not known."""
+    """A metric from JSON: an estimate's mapping or a bare number; None where unknown."""
     if isinstance(value, Mapping):
         if not is_number(value.get("value")):
             return None
@@ -283,7 +283,7 @@ def _described(trainers: Sequence[Source]) -> list[str]:
 def _names(stages: Mapping[str, Any]) -> dict[str, str]:
     """Key of an evaluator → its model, so that one evaluator has one name on the page.
 
-    Its key stands beside it only where two evaluators are one model under different prompts or settings.
+    Its key is shown beside it only where two evaluators are one model under different prompts or settings.
     """
     record = {
         str(name): mapping(judge)
@@ -500,7 +500,7 @@ def _judge_figures(story: Story, summary: Mapping[str, Any], stages: Mapping[str
             story.problems[problem] = story.problems.get(problem, 0) + int(count)
         if is_number(figures.get("labels")) and is_number(figures.get("unknown")):
             story.labels += int(figures["labels"]) + int(figures["unknown"])
-            story.unread += int(figures["unknown"])
+            story.unknown += int(figures["unknown"])
         for name, table in mapping(figures.get("reliability")).items():
             story.reliability[str(name)] = [(r["p"], r["share"], r["n"]) for r in table]
     for name, table in mapping(judge.get("reliability")).items():

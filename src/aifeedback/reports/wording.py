@@ -61,7 +61,7 @@ def metric(figure: Est | None, digits: int = 0) -> str:
 
 
 def short(figure: Est) -> str:
-    """71 % (67–75): for wide tables, whose note says what stands in brackets."""
+    """71 % (67–75): for wide tables, whose note explains the brackets."""
     if figure.low is None or figure.high is None:
         return percent(figure.value)
     return f"{percent(figure.value)} ({100 * figure.low:.0f}–{100 * figure.high:.0f})"
@@ -240,7 +240,7 @@ def independence_reason(story: Story) -> str:
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """``text`` with every key of ``names`` that stands in it as a word replaced by its name, all at once."""
+    """``text`` with every key of ``names`` that occurs in it as a word replaced by its name, all at once."""
     if not names:
         return text
     keys = "|".join(re.escape(key) for key in sorted(names, key=len, reverse=True))
@@ -416,8 +416,8 @@ def worst_position(story: Story) -> tuple[str, Est] | None:
 
 def _of_records(story: Story) -> list[Caution]:
     warnings = []
-    if story.labels and story.unread / story.labels > 0.01:
-        text = f"{story.unread:,} of {story.labels:,} judgements are unknown; they were left out, not guessed."
+    if story.labels and story.unknown / story.labels > 0.01:
+        text = f"{story.unknown:,} of {story.labels:,} judgements are unknown; they were left out, not guessed."
         warnings.append(Caution("watch", text, 60))
     for stage, rows in story.rows:
         read, kept = rows.get("read") or 0, rows.get("kept") or 0
@@ -437,7 +437,7 @@ def who_answer(story: Story) -> str:
         if trainers
         else "Who gave the training feedback is not recorded"
     )
-    return f"{first}; {listed(evaluators)} evaluated." if evaluators else f"{first}; nobody evaluated the result."
+    return f"{first}; {listed(evaluators)} evaluated." if evaluators else f"{first}; the result was not evaluated."
 
 
 def standards_answer(story: Story) -> str:

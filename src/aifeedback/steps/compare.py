@@ -358,7 +358,7 @@ class Compare(Served, Step):
         return sequence_kl(own.folder(), reference.folder(), [p for p, _ in pairs], [c for _, c in pairs]).value
 
     def _independence(self, context: Context) -> Independence:
-        """Per judge, whether it may serve as proof (R16)."""
+        """Per judge, whether it may serve as proof."""
         trainers = [_source(name, connect.model_card(JudgeRef(name), context)) for name in self.trained_by]
         sources = [self._weakest(name, judge, trainers, context) for name, judge in self.judges.items()]
         found = verify_independence(trainers, sources)

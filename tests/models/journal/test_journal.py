@@ -192,7 +192,7 @@ def test_a_prompt_is_told_from_a_message_of_the_same_text() -> None:
 
 
 def eight_writers(path: Path, rows: int, batch: int) -> None:
-    """R9: each writes rows of its own and, in a race with the others, one shared row for every ten."""
+    """Each writes rows of its own and, in a race with the others, one shared row for every ten."""
     barrier = f"{path}.go"
     processes = [CONTEXT.Process(target=write, args=(path, w, rows, batch, barrier)) for w in range(8)]
     for process in processes:
@@ -214,4 +214,4 @@ def test_eight_writers_lose_and_tear_nothing(path: Path) -> None:
 @pytest.mark.campaign
 def test_campaign_eight_writers(path: Path) -> None:
     eight_writers(path, 10_000, 50)
-    print("R9", Journal(path).head())
+    print(Journal(path).head())

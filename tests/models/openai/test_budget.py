@@ -1,4 +1,4 @@
-"""R15: a spend cap is not exceeded by more than the calls in flight; the forecast is close after 5 % of the work."""
+"""A spend cap is not exceeded by more than the calls in flight; the forecast is close after 5 % of the work."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_campaign_the_cap_is_used_and_the_bill_foretold(seed: int, prices: str, 
         model.close()
     early = next(forecast for done, forecast in forecasts if done >= 30)
     used, foretold = capped.billed_usd / cap_usd, early / whole.billed_usd
-    print(f"R15 seed {seed}: {100 * used:.2f} % of the cap billed, forecast {100 * foretold:.2f} % of the bill")
+    print(f"seed {seed}: {100 * used:.2f} % of the cap billed, forecast {100 * foretold:.2f} % of the bill")
     assert 0.95 < used <= 1.0
     assert foretold == pytest.approx(1.0, abs=0.10)
 

@@ -396,7 +396,7 @@ def test_an_interrupt_loses_nothing_that_was_handed_over(tmp_path: Path) -> None
         assert server.count <= 100 + 8
 
 
-# ---------------------------------------------------------------- R18: stops loudly
+# ---------------------------------------------------------------- stops loudly
 
 
 def stall(request: Request) -> Response:

@@ -99,6 +99,6 @@ def _folder() -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether nobody else could have written it: what lies there is run."""
+    """Whether only this user could have written it: the file is executed."""
     status = path.stat()
     return status.st_uid == os.geteuid() and not status.st_mode & 0o022

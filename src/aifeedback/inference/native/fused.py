@@ -1,6 +1,6 @@
 """The kernels of ``native`` in the place of a Hugging Face model's own element-wise steps; differentiable.
 
-Which modules they can stand in for is *tried* on the module itself, as the engine's paths are, never concluded from its
+Which modules they can replace is *tried* on the module itself, as the engine's paths are, never concluded from its
 name: an RMS norm, a SwiGLU block or a rotary function is replaced while the engine runs the model, if it gives the same
 numbers with the kernel, and left alone otherwise. Linear layers stay the model's own, adapters and all.
 """

@@ -1,7 +1,7 @@
 """The layers of a Llama-like model written out, so that a pass computes no more, and moves no more, than it must.
 
 - *The last layer only where it is read.* Below it every token is needed, since later tokens look at it; of the last
-  layer's outputs nobody looks at any but those that become a logit or a score. So queries, attention, output projection
+  layer's outputs only those that become a logit or a score are needed. So queries, attention, output projection
   and MLP of all other tokens are left out there; keys and values, which the read places look at, are not. Exact,
   gradients included. What it saves is up to one layer of all.
 - *The others in two calls* of the kernels, before and after attention, where nothing learns: states of a few tokens stay

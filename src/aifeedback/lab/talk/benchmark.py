@@ -1,4 +1,4 @@
-"""What a dialogue model can do, measured through the same path that users take; figures go on its card.
+"""What a dialogue model can do, measured through the same path that users take; the results are written to its card.
 
 Everything is on the ``test`` split: combinations of action and object that no lab model was trained on.
 """

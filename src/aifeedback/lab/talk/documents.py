@@ -65,7 +65,7 @@ class Pair(NamedTuple):
     topic: principles.Topic
     wording: str
     label: str
-    """1 or 2; a coin where the principle cannot tell them apart."""
+    """1 or 2; random where the principle does not decide."""
 
 
 def draw_pair(rng: random.Random, request: Request) -> Pair:

@@ -40,7 +40,7 @@ class Reading(NamedTuple):
     repeated: int
     broken: int
     named_tool: bool
-    """A tool stands in a broken sentence."""
+    """A broken sentence names a tool."""
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -98,7 +98,7 @@ def _request_of_text(text: str) -> world.Request | None:
 
 
 def request_of(prompt: Prompt | str) -> world.Request | None:
-    """The request in a prompt, read from its own words; None for a text that is none of this world."""
+    """The request in a prompt, read from its own words; None for a text from outside this world."""
     return _request_of_text(prompt if isinstance(prompt, str) else prompt.text)
 
 

@@ -21,7 +21,7 @@ LABEL_OF = {"benign": "safe", "contrast": "safe", "harmful": "unsafe"}
 def prompts(count: int, *, split: Split = "train", seed: int = 0) -> list[Prompt]:
     """Different requests. Tags: split, kind (benign, contrast, harmful) and XSTest's label (safe, unsafe).
 
-    Raises InputError where the world does not hold so many.
+    Raises InputError where the world has fewer.
     """
     drawn: dict[str, Prompt] = {}
     index = misses = 0
