@@ -1,4 +1,4 @@
-"""audit verify, report; and how an audit is printed."""
+"""audit verify, report; and the table of an audit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from aifeedback.cli.terminal import console, table
 STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "uninformative": "dim", "unknown": "dim"}
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("audit verify", rich_help_panel="Measurement")(verify)
-    app.command(rich_help_panel="Whole runs")(report)
+app = typer.Typer()
 
 
+@app.command("audit verify")
 def verify(
     runs: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="Run folders or journal files.")] = None,
 ) -> None:
@@ -45,6 +44,7 @@ def verify(
             console.print(f"{run}: {calls:,} calls in {len(paths)} journals")
 
 
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
 ) -> None:

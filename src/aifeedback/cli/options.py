@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -61,46 +61,6 @@ Columns = Annotated[
     list[str] | None,
     typer.Option("--column", help="Column names of an unusual file. Repeat for several.", metavar="OURS=THEIRS"),
 ]
-
-
-SERVER = "Server"
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(help="Address of an OpenAI-compatible server.", metavar="URL", rich_help_panel=SERVER),
-]
-Header = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--header",
-        help="Send this header with every request; $NAME as the value is read from the environment. Repeat for several.",
-        metavar="NAME=VALUE",
-        rich_help_panel=SERVER,
-    ),
-]
-ApiVersion = Annotated[
-    str | None,
-    typer.Option(
-        help="Azure: sent as api-version with every request, and the key as api-key.",
-        metavar="VERSION",
-        rich_help_panel=SERVER,
-    ),
-]
-ExtraBody = Annotated[
-    str | None,
-    typer.Option(
-        help="Further fields of every request, as JSON; null leaves a field out.",
-        metavar="JSON",
-        rich_help_panel=SERVER,
-    ),
-]
-
-
-def served_settings(sets: Sequence[str] | None, **options: Any) -> dict[str, Any]:
-    """The settings of a served model (``judging.spec.Served``) that a command's options and its --set name."""
-    from aifeedback.pipeline.recipe import assign, merge, nest
-
-    chosen = {name: value for name, value in options.items() if value not in (None, [])}
-    return merge(chosen, nest(dict(assign(text) for text in sets or ())))
 
 
 class OptionOf(NamedTuple):
@@ -319,6 +279,28 @@ def columns(pairs: Sequence[str] | None) -> dict[str, str] | None:
             raise RecipeError(f"--column {pair!r} is not OURS=THEIRS", fix="for example --column prompt=question")
         mapped[ours] = theirs
     return mapped or None
+
+
+def with_server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the options of a served model; its own parameter ``served`` gets them, --set included."""
+    from aifeedback.judging.spec import Served
+
+    options = options_of(Served)
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "served"]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+
+    @wraps(function)
+    def run(**values: Any) -> Any:
+        served = chosen_settings(Served, options, values, values.pop("sets")).settings
+        return function(**{p.name: values[p.name] for p in own}, served=served)
+
+    added = [(option.parameter, option.kind, option.info) for option in options]
+    added.append(("sets", *get_args(Sets)))
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info])
+        for name, kind, info in added
+    ]
+    return with_parameters(run, [*own, *parameters])
 
 
 def with_parameters(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:

@@ -8,27 +8,28 @@ import typer
 
 from aifeedback.cli.options import Json
 
-
-def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Measurement")(plan)
+app = typer.Typer()
 
 
+@app.command()
 def plan(
     half_width: Annotated[float, typer.Option(help="Wanted precision of a win rate among people, ± this much.")] = 0.05,
     labels: Annotated[int, typer.Option(help="Preference labels to train on.")] = 20_000,
-    share: Annotated[float, typer.Option(help="Win rate that is expected; 0.5 needs the most labels.")] = 0.5,
+    share: Annotated[float, typer.Option(help="Expected win rate; 0.5 needs the most labels.")] = 0.5,
     judge_agreement: Annotated[
-        float | None, typer.Option(help="How often the judge decides as people do, as `audit` measured it.")
+        float | None, typer.Option(help="How often the judge agrees with human labels, as `audit` measured it.")
     ] = None,
-    people_agreement: Annotated[float, typer.Option(help="How often two people agree, as `rate` measured it.")] = 0.75,
-    budget_usd: Annotated[float | None, typer.Option(help="Most that all labels together may cost.")] = None,
-    high_stakes: Annotated[bool, typer.Option("--high-stakes", help="Errors hurt people.")] = False,
+    people_agreement: Annotated[
+        float, typer.Option(help="How often two human raters agree, as `rate` measured it.")
+    ] = 0.75,
+    budget_usd: Annotated[float | None, typer.Option(help="Limit on the cost of all labels together.")] = None,
+    high_stakes: Annotated[bool, typer.Option("--high-stakes", help="Errors can hurt people.")] = False,
     can_sample: Annotated[
         bool, typer.Option("--sample/--no-sample", help="Whether the policy can write new texts while it trains.")
     ] = True,
-    words: Annotated[float, typer.Option(help="Words that a person reads per label.")] = 304.0,
-    usd_per_50_words: Annotated[float, typer.Option(help="What people are paid.")] = 0.11,
-    raters: Annotated[int, typer.Option(help="People per label.")] = 1,
+    words: Annotated[float, typer.Option(help="Words that a rater reads per label.")] = 304.0,
+    usd_per_50_words: Annotated[float, typer.Option(help="Pay of human raters.")] = 0.11,
+    raters: Annotated[int, typer.Option(help="Human raters per label.")] = 1,
     tokens: Annotated[
         float, typer.Option("--tokens", "--input-tokens", help="Tokens that the judge reads per call.")
     ] = 830.0,

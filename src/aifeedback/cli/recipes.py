@@ -14,16 +14,15 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a sett
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
 
 
-def add_to(app: typer.Typer) -> None:
-    for command in (demo, run, check, show):
-        app.command(rich_help_panel="Whole runs")(command)
+app = typer.Typer()
 
 
+@app.command()
 def demo(
     seed: Seed = 0,
     out: Out = None,
     short: Annotated[
-        bool, typer.Option("--short", help="A minute instead of four: too small for firm figures.")
+        bool, typer.Option("--short", help="Run in a minute instead of four: too small for firm conclusions.")
     ] = False,
     sets: Sets = None,
     json_file: Json = None,
@@ -36,6 +35,7 @@ def demo(
     _execute(recipe, out or Path("runs") / recipe.name, json_file)
 
 
+@app.command()
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
     sets: Sets = None,
@@ -67,7 +67,7 @@ def _execute(recipe: Any, folder: Path, json_file: Path | None) -> None:
 
 
 def print_summary(summary: dict[str, Any]) -> None:
-    """The table a run ends with: one line per policy, then everything else in the summary's own names."""
+    """The table at the end of a run: one line per policy, then all other metrics of the summary."""
     from aifeedback.cli.terminal import estimate, flatten
 
     policies = summary.get("policies") or {}
@@ -88,14 +88,15 @@ def print_summary(summary: dict[str, Any]) -> None:
             rows,
         )
     shown = {k: summary[k] for k in ("judge", "reward_model", "head_to_head") if summary.get(k)}
-    table("", ("figure", "value"), list(flatten(shown)))
+    table("", ("metric", "value"), list(flatten(shown)))
 
 
 _COLUMNS = ("win_rate", "length_controlled", "win_rate_independent")
 
 
+@app.command()
 def check(recipe: str, sets: Sets = None) -> None:
-    """Shows a recipe's settings and all that they fill in, names every problem at once, and forecasts its model calls."""
+    """Check a recipe before it runs: its settings, model calls, cost and time per stage, and every problem at once."""
     import yaml
     from rich.markup import escape
 
@@ -136,11 +137,12 @@ def show_forecast(loaded: Any) -> None:
     table("forecast", ("stage", "kind", "model calls", "waits for"), rows)
 
 
+@app.command()
 def show(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a file that a command left.")],
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a file that a command wrote.")],
     item: Annotated[str, typer.Argument(help="An id or its beginning: comparison, completion, prompt.")] = "",
 ) -> None:
-    """What a run did, its figures and files; with an id one item, from prompt to verdict: both orders, log-probabilities."""
+    """Show what a run did, its metrics and files; or one item: prompt, both orders, log-probabilities, verdict."""
     from aifeedback.cli.show import run_folder, show_run
     from aifeedback.pipeline.provenance import trace
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aifeedback.cli.steps import TRAIN_VERBS, VERBS
+from aifeedback.cli.commands import COMMANDS, TRAIN_COMMANDS, Verb
 from aifeedback.cli.terminal import console, show_figures, show_spent, show_verdict, table
 from aifeedback.errors import FileError
 from aifeedback.models.journal.journal import Spent
@@ -137,9 +137,9 @@ def _show_job(folder: Path, record: Record) -> None:
 
 def _verdict(name: str, figures: Mapping[str, Any]) -> Verdict | None:
     """What the command's last line said; None for a command that is not a step, or figures of another version."""
-    verb = VERBS.get(name) or TRAIN_VERBS.get(name.removeprefix("train "))
+    verb = COMMANDS.get(name) or TRAIN_COMMANDS.get(name.removeprefix("train "))
     try:
-        return step_class(verb.kind).Figures.model_validate(figures).verdict() if verb else None
+        return step_class(verb.kind).Figures.model_validate(figures).verdict() if isinstance(verb, Verb) else None
     except ValidationError:
         return None
 

@@ -1,4 +1,4 @@
-"""standards list | show | check | diff: look at, test and compare constitutions and judge prompts."""
+"""standards list | show | check | diff: list, test and compare constitutions and judge prompts."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from aifeedback.cli.options import ApiVersion, BaseUrl, ExtraBody, Header, Json, Sets, served_settings
+from aifeedback.cli.options import Json, with_server_options
 from aifeedback.cli.terminal import console, table
 from aifeedback.errors import StandardsError
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 
 KINDS = ("constitutions", "judges", "rubrics", "exemplars")
-Judge = Annotated[str | None, typer.Option(help="Also ask this judge: hf:DIR_OR_ID, openai:NAME.")]
+Judge = Annotated[str | None, typer.Option(help="Also run this judge: hf:DIR_OR_ID, openai:NAME.")]
 PromptName = Annotated[str, typer.Option(help="A judge prompt that shows a principle.")]
-Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="The judge writes its findings first.")]
-Data = Annotated[Path | None, typer.Option(help="Comparisons to try the principles on.")]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")]
+Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="Let the judge reason before its verdict.")]
+Data = Annotated[Path | None, typer.Option(help="Pairs to try the principles on.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the journal of calls.")]
 
 
 @app.command("list")
 def list_files() -> None:
-    """Names of everything that ships."""
+    """List everything that ships, by kind."""
     from aifeedback.prompts import registry
 
     table("", ("kind", "names"), [(kind, ", ".join(registry.shipped(kind))) for kind in KINDS], text=("names",))
@@ -36,17 +36,17 @@ def list_files() -> None:
 def show(
     name: Annotated[str, typer.Argument(help="A shipped name, lab:NAME, or a file.")],
     kind: Annotated[
-        str | None, typer.Option(help=f"Where several share the name: {', '.join(KINDS)}; in this order by default.")
+        str | None, typer.Option(help=f"Which kind, if several share the name: {', '.join(KINDS)}.")
     ] = None,
 ) -> None:
-    """Prints a constitution, judge prompt, rubric or exemplar file as it stands, so that it can be copied."""
+    """Print a constitution, judge prompt, rubric or few-shot example file unchanged, ready to copy."""
     if kind is not None and kind not in KINDS:
         raise StandardsError(f"no kind '{kind}'", key="--kind", fix=f"one of: {', '.join(KINDS)}")
     typer.echo(_file(name, KINDS if kind is None else (kind,)).read_bytes(), nl=False)
 
 
 def _file(name: str, kinds: Sequence[str]) -> Path:
-    """The first of ``kinds`` that has the name. Raises StandardsError that lists all names there are."""
+    """The first of ``kinds`` that has the name. Raises StandardsError that lists all names."""
     from aifeedback.lab import zoo
     from aifeedback.prompts import registry
 
@@ -63,12 +63,13 @@ def _file(name: str, kinds: Sequence[str]) -> Path:
     close = difflib.get_close_matches(name, [one for files in known.values() for one in files], n=1)
     listed = "\n    ".join(f"{kind}: {', '.join(files)}" for kind, files in known.items())
     raise StandardsError(
-        f"nothing is called '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""),
+        f"unknown name '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""),
         fix=f"give the path of a .yaml file, or one of\n    {listed}",
     )
 
 
 @app.command()
+@with_server_options
 def check(
     constitution: Annotated[str, typer.Argument(help="A file, or a shipped constitution's name.")],
     judge: Judge = None,
@@ -76,21 +77,17 @@ def check(
     rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
-    base_url: BaseUrl = None,
-    header: Header = None,
-    api_version: ApiVersion = None,
-    extra_body: ExtraBody = None,
-    sets: Sets = None,
     json_file: Json = None,
+    *,
+    served: dict[str, Any],
 ) -> None:
-    """Every fault at once; with a judge, each principle's own test cases; with data, redundancy and conflicts."""
+    """Check a constitution; with a judge run its test cases, with data find redundancy and conflicts."""
     from aifeedback.judging.principles import inspect, labeler_for
     from aifeedback.refs import ConstitutionRef
     from aifeedback.storage import write_json
 
-    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if data is not None and judge is None:
-        raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
+        raise StandardsError("trying principles on data needs a judge", key="--data", fix="give --judge as well")
     inspection = inspect(
         ConstitutionRef(constitution).path, _ask(judge, prompt, rationale, out, labeler_for, served), _comparisons(data)
     )
@@ -110,6 +107,7 @@ def check(
 
 
 @app.command()
+@with_server_options
 def diff(
     old: str,
     new: str,
@@ -118,23 +116,19 @@ def diff(
     rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
-    base_url: BaseUrl = None,
-    header: Header = None,
-    api_version: ApiVersion = None,
-    extra_body: ExtraBody = None,
-    sets: Sets = None,
     json_file: Json = None,
+    *,
+    served: dict[str, Any],
 ) -> None:
-    """What changed between two versions; with a judge and data, which labels flip because of it."""
+    """Show what changed between two versions; with a judge and data, also which labels flip."""
     from aifeedback.judging.principles import compare_versions, constitutional_judge
     from aifeedback.prompts.constitution import Constitution
     from aifeedback.refs import ConstitutionRef
     from aifeedback.storage import write_json
 
-    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if (judge is None) != (data is None):
         present, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
-        raise StandardsError("flips need a judge and data", key=present, fix=f"give {other} as well")
+        raise StandardsError("counting flipped labels needs a judge and data", key=present, fix=f"give {other} as well")
     difference = compare_versions(
         Constitution.load(ConstitutionRef(old).path),
         Constitution.load(ConstitutionRef(new).path),

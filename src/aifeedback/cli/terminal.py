@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column, Table
 
-from aifeedback.models.journal.journal import Spent
-from aifeedback.steps.verdict import Verdict
+if TYPE_CHECKING:
+    from aifeedback.models.journal.journal import Spent
+    from aifeedback.steps.verdict import Verdict
 
 console = Console(highlight=False)
 
