@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from json.encoder import encode_basestring
-from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -52,7 +52,7 @@ class Record(BaseModel):
 def content_id(*parts: Any) -> str:
     """Sixteen hex digits of SHA-256 over the parts as canonical JSON: equal parts, equal id, on any machine."""
     try:
-        canonical = f"[{','.join([encode_basestring(part) for part in parts])}]"  # of texts alone: the same, sooner
+        canonical = f"[{','.join([encode_basestring(part) for part in parts])}]"  # fast path for strings; same digest
     except TypeError:
         canonical = _canonical(parts)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -68,7 +68,18 @@ def _as_plain(value: Any) -> Any:
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_as_plain).encode
 
 
-_Known = TypeVar("_Known", "Judgement", "Preference", "Score")
+class Explained(Record):
+    """A record with one value that is either known, or None with a ``problem`` that says why."""
+
+    _value: ClassVar[str] = "p_first"
+    if TYPE_CHECKING:
+        problem: Problem | None
+
+    @model_validator(mode="after")
+    def _known_or_explained(self) -> Self:
+        if (getattr(self, self._value) is None) != (self.problem is not None):
+            raise ValueError("a value is either known, or None with a problem that says why")
+        return self
 
 
 class Message(Record):
@@ -79,7 +90,7 @@ class Message(Record):
 def prompt_id(turns: Iterable[tuple[str, str]]) -> str:
     """The id of a prompt with these (role, content) turns.
 
-    It is ``content_id("prompt", [{"role": …, "content": …}, …])``, in a third of its time.
+    It is ``content_id("prompt", [{"role": …, "content": …}, …])``, computed three times faster.
     """
     joined = ",".join(
         f'{{"content":{encode_basestring(content)},"role":{encode_basestring(role)}}}' for role, content in turns
@@ -196,7 +207,7 @@ class Comparison(Record):
         return Comparison.of(self.prompt, self.second, self.first)
 
 
-class Judgement(Record):
+class Judgement(Explained):
     """One reading of one comparison by one judge, in one shown order. ``p_first`` is about storage order."""
 
     comparison_id: str
@@ -213,12 +224,8 @@ class Judgement(Record):
     problem: Problem | None = None
     call_id: str | None = None
 
-    @model_validator(mode="after")
-    def _known_or_explained(self) -> Self:
-        return _known_or_explained(self, self.p_first)
 
-
-class Preference(Record):
+class Preference(Explained):
     """What a labeler says about a comparison, with every judgement it rests on."""
 
     comparison_id: str
@@ -229,13 +236,11 @@ class Preference(Record):
     """P(first) when shown first minus P(first) when shown second: 0 for a judge blind to position, in [-1, 1]."""
     problem: Problem | None = None
 
-    @model_validator(mode="after")
-    def _known_or_explained(self) -> Self:
-        return _known_or_explained(self, self.p_first)
 
-
-class Score(Record):
+class Score(Explained):
     """A judge's score of one completion."""
+
+    _value = "value"
 
     completion_id: str
     judge: str
@@ -249,10 +254,6 @@ class Score(Record):
     rationale: str | None = None
     problem: Problem | None = None
     call_id: str | None = None
-
-    @model_validator(mode="after")
-    def _known_or_explained(self) -> Self:
-        return _known_or_explained(self, self.value)
 
 
 class Revision(Record):
@@ -296,12 +297,6 @@ class Rating(Record):
 def text_id(text: str) -> str:
     """The id of a response's text, whoever wrote it."""
     return content_id("text", text)
-
-
-def _known_or_explained(record: _Known, known: float | None) -> _Known:
-    if (known is None) != (record.problem is not None):
-        raise ValueError("a value is either known, or None with a problem that says why")
-    return record
 
 
 PromptLike: TypeAlias = str | Sequence[Message]
