@@ -54,7 +54,7 @@ def parse(
     by_set: Collection[str] = (),
     error: type[InputError] = RecipeError,
 ) -> C:
-    """Validates ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one.
+    """Validate ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one.
 
     With the prefix "--" a key is named by its option, or, if it is among ``by_set`` (keys as written after --set), by
     ``--set KEY``.

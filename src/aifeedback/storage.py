@@ -18,7 +18,7 @@ VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scip
 
 
 def make_folder(path: Path) -> Path:
-    """Creates it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
+    """Create it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):  # permissions alone do not tell: /proc denies root what they allow

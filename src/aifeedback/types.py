@@ -355,7 +355,7 @@ class Model(Protocol):
         ...
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
-        """Reads every label's log-probability at the position after each prompt. Nothing is sampled."""
+        """Read every label's log-probability at the position after each prompt. Nothing is sampled."""
         ...
 
 

@@ -104,7 +104,7 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "nobody is named"),
+        ([], "no rater is named"),
         (["--rater", "anna", "--rater", "anna"], "same name"),
         (["--rater", "anna", "--per-item", "2"], "2 ratings per item"),
         (["--rater", "anna", "--volunteer", "ben"], "'ben' is no rater"),

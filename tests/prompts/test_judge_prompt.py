@@ -126,7 +126,7 @@ def test_a_template_cannot_reach_into_python() -> None:
         ({"ending": "{{ context }} Better="}, "ending", "unknown variable 'context' in ending"),
         ({"labels": ["1"]}, "labels", "has 2 to 3 labels, this one 1"),
         ({"labels": ["1", "1"]}, "labels", "labels must differ"),
-        ({"exemplars": [{"first": "a", "second": "b", "label": "3"}]}, "exemplars.0.label", "none of"),
+        ({"exemplars": [{"first": "a", "second": "b", "label": "3"}]}, "exemplars.0.label", "not one of"),
         ({"exemplars": [{"first": "a", "label": "1"}]}, "exemplars.0", "'second' is missing"),
         ({"preambel": "x"}, "preambel", "did you mean 'preamble'"),
         ({"task": "pairs"}, "task", "'pairwise'"),
@@ -175,7 +175,7 @@ def test_shots_and_their_order() -> None:
     orders = {tuple(e.context for e in prompt.with_shots(4, seed=seed).shown) for seed in range(5)}
     assert len(orders) == 5
     assert prompt.with_shots(4, seed=1) == prompt.with_shots(4, seed=1)
-    with pytest.raises(StandardsError, match="has 8 exemplars, 9 were asked for"):
+    with pytest.raises(StandardsError, match="has 8 exemplars, 9 requested"):
         prompt.with_shots(9)
 
 

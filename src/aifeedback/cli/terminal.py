@@ -128,7 +128,7 @@ DETAILS = ("judge", "judges", "panel", "cause")
 
 
 def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, title: str = "") -> None:
-    """Prints a nested mapping, less its details, as a two-column table and, if asked, saves all of it.
+    """Print a nested mapping, less its details, as a two-column table and, if asked, save all of it.
 
     What a trainer measured, under ``figures`` in its result, is printed by its own name.
     """

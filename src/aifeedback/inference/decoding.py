@@ -158,7 +158,7 @@ class Decoder(Protocol):
         ...
 
     def step(self, token_A: Tensor) -> Tensor:
-        """Appends one token to each running row; logits (A, V) after it."""
+        """Append one token to each running row; logits (A, V) after it."""
         ...
 
     def drop(self, keep: Tensor) -> None:

@@ -597,7 +597,7 @@ class Encoding:
         return known[key]
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Writes ``training/encoding.json``."""
+        """Write ``training/encoding.json``."""
         name = self.tokenizer.convert_ids_to_tokens
         facts = {
             "chat_template": getattr(self.tokenizer, "chat_template", None),
@@ -611,7 +611,7 @@ class Encoding:
 
 
 def restore_template(tokenizer: Any, folder: str | PathLike[str]) -> Any:
-    """Gives a tokenizer the chat template that its folder was trained with, where that is recorded; returns it.
+    """Give a tokenizer the chat template that its folder was trained with, where that is recorded; return it.
 
     Raises ModelError for a record that cannot be read.
     """

@@ -49,7 +49,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MOST_OF_MMAP = -1, -3, 32 << 20  # of glibc's
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Lets glibc keep what is freed instead of giving it back to the system after every layer and asking for it again,
+    """Let glibc keep what is freed instead of giving it back to the system after every layer and asking for it again,
     page by page, which takes up to 7 % of the time of labelling. False where there is no glibc, or the user has set
     its allocator up by the environment."""
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
@@ -117,7 +117,7 @@ class Engine:
         self._prefix_of: Any = None
 
     def forget(self) -> None:
-        """Drops what is kept between calls."""
+        """Drop what is kept between calls."""
         self._prefix = {}
 
     @contextmanager
@@ -139,7 +139,7 @@ class Engine:
 
     @torch.inference_mode()
     def read(self, sequences: Sequence[Sequence[int]], reads: Sequence[Read], consume: Consume) -> None:
-        """Calls ``consume(read indices, logits (R, V))`` batch by batch until every read was given its logits."""
+        """Call ``consume(read indices, logits (R, V))`` batch by batch until every read was given its logits."""
         if not reads:
             return
         path = self.path_for(max(map(len, sequences)))

@@ -136,7 +136,7 @@ def cascade(
 
 
 def _merge(out: Tensor, lse: Tensor, part: Tensor, partial_lse: Tensor) -> None:
-    """Merges a partial result into ``out`` and ``lse``, in place."""
+    """Merge a partial result into ``out`` and ``lse``, in place."""
     weight = torch.sigmoid(partial_lse - lse).to(out.dtype).unsqueeze(-1)
     torch.lerp(out, part, weight, out=out)
     torch.logaddexp(lse, partial_lse, out=lse)

@@ -133,7 +133,7 @@ class Worker:
 
 
 def label_batch(judge: JudgeSpec | PanelSpec, seed: int, comparisons: Sequence[Comparison]) -> Done:
-    """Labels with a journal that lives as long as the batch; its calls are handed back."""
+    """Label with a journal that lives as long as the batch; its calls are handed back."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         context = Context(place, place, seed=seed)

@@ -87,7 +87,7 @@ class Batcher:
         return await answer
 
     async def run(self) -> None:
-        """Serves until cancelled."""
+        """Serve until cancelled."""
         while True:
             taken = [await self.waiting.get()]
             await asyncio.sleep(self.config.wait_s)
@@ -107,7 +107,7 @@ class Batcher:
     async def _alone(
         self, rows: list[Row], answer: asyncio.Future[list[float | None]], failed: Exception | None
     ) -> None:
-        """Scores one request by itself, or passes on how that failed already."""
+        """Score one request by itself, or pass on how that failed already."""
         values: list[float | None] = []
         if failed is None:
             try:
@@ -380,7 +380,7 @@ def without_end(text: str, end_marks: Sequence[str]) -> str:
 
 
 def serve(reward: RewardFn, config: ServeConfig | None = None, *, name: str | None = None) -> None:
-    """Serves until interrupted. An open address without a token gets a random one, printed once."""
+    """Serve until interrupted. An open address without a token gets a random one, printed once."""
     try:
         import uvicorn
     except ImportError as missing:

@@ -357,7 +357,7 @@ def dataset_row(prompt: Prompt, tokenizer: Any) -> dict[str, Any]:
 
 
 def _clock(progress: Progress, total: int) -> Any:
-    """Times each step and passes TRL's log lines on."""
+    """Time each step and pass TRL's log lines on."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):

@@ -112,7 +112,7 @@ class Calibration(Config):
         return float(np.interp(confidence, at, to))
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Writes ``FOLDER/NAME.json``."""
+        """Write ``FOLDER/NAME.json``."""
         path = Path(folder) / f"{self.name}.json"
         write_json(path, self.model_dump(mode="json"))
         return path
@@ -172,7 +172,7 @@ def fit_calibration(
     folds: int = 5,
     seed: int = 0,
 ) -> Calibration:
-    """Fits a map on all pairs that have both labels; its quality is measured by cross-validation.
+    """Fit a map on all pairs that have both labels; its quality is measured by cross-validation.
 
     ``human`` is P(first better) in [0, 1], a share of raters or 0 and 1. Raises InputError below 20 usable pairs.
     """

@@ -121,7 +121,7 @@ def position_gap(p_as_stored: float, p_swapped: float) -> float:
 
 
 def clamp(p: float, low: float = 0.4, high: float = 0.6) -> float:
-    """Keeps a saturated probability inside [low, high] (Bai et al. 2022, arXiv 2212.08073, section 4.1)."""
+    """Keep a saturated probability inside [low, high] (Bai et al. 2022, arXiv 2212.08073, section 4.1)."""
     return min(max(p, low), high)
 
 
@@ -449,7 +449,7 @@ class JudgeLabeler:
         return (int(content_id("order", self.settings.seed, comparison.id), 16) % 2 == 1,)
 
     def _judge(self, views: Sequence[View]) -> list[Judgement]:
-        """Asks everything in one call (two with rationales)."""
+        """Ask everything in one call (two with rationales)."""
         rationales = self._rationales(views)
         readable = [i for i, text in enumerate(rationales) if text is None or text.problem is None]
         prompts = [self._verdict_prompt(views[i], rationales[i]) for i in readable]

@@ -69,7 +69,7 @@ class Panel:
         return self._name
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """Asks every member about every pair."""
+        """Ask every member about every pair."""
         labels = [member.label(comparisons) for member in self._members]
         return [self._joined(c, [own[i] for own in labels]) for i, c in enumerate(comparisons)]
 

@@ -270,7 +270,7 @@ def inspect(
     *,
     progress: Progress = silent,
 ) -> Inspection:
-    """Checks a constitution file. ``trials.labeler_for`` gives a ``judge``; without one only the lint runs.
+    """Check a constitution file. ``trials.labeler_for`` gives a ``judge``; without one only the lint runs.
 
     ``comparisons``, where given, are judged by every principle: redundancy, conflicts, coverage by topic.
     """

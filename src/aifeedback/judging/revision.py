@@ -342,7 +342,7 @@ class Gain(NamedTuple):
 
 
 def revision_gain(revised: Sequence[Revised], labeler: Labeler) -> Gain:
-    """Compares every changed response with what it was. Which one is stored first depends on the pair's id alone."""
+    """Compare every changed response with what it was. Which one is stored first depends on the pair's id alone."""
     changed = [result for result in revised if result.is_changed]
     after_first = [int(content_id("gain", r.before.id, r.after.id), 16) % 2 == 0 for r in changed]
     pairs = [

@@ -30,7 +30,7 @@ class CleanedUp(NamedTuple):
 
 
 def clean_up(prompts: Sequence[Prompt], completions: Sequence[Completion], *, trailing: str = " .\n\t") -> CleanedUp:
-    """Removes these characters from the ends; the period that ends a sentence stays. Source names are kept."""
+    """Remove these characters from the ends; the period that ends a sentence stays. Source names are kept."""
     cleaned, characters, total = [], 0, 0
     endings: Counter[str] = Counter()
     for prompt, completion in zip(prompts, completions, strict=True):

@@ -41,7 +41,7 @@ CARD = "card.json"
 def build(
     names: Sequence[str], out: Path, *, scale: float = 1.0, exam_count: int = 1000, progress: Progress = silent
 ) -> list[Path]:
-    """Trains these models into folders of ``out``; returns the folders.
+    """Train these models into folders of ``out``; return the folders.
 
     ``scale`` shortens every phase (for trying things out); ``exam_count`` is n of each figure on the card, 0 for none.
     A start model is taken from ``out``, or built there first. Raises InputError for an unknown name,

@@ -95,7 +95,7 @@ def _sentence(sentence: str) -> tuple[tuple[str, str], ...] | None:
 
 
 def read(text: str) -> Reading:
-    """Reads any text; what cannot be understood is counted as broken."""
+    """Read any text; what cannot be understood is counted as broken."""
     stated: dict[str, list[str]] = {}
     fluff = repeated = broken = 0
     seen: set[str] = set()

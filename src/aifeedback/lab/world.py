@@ -153,7 +153,7 @@ def draw_summary(rng: random.Random, post: Post) -> str:
 
 
 def write_summary(rng: random.Random, mentioned: Facts, distractors: Facts, mistakes: Mistakes = FAULTLESS) -> str:
-    """Puts these facts into sentences, with these mistakes."""
+    """Put these facts into sentences, with these mistakes."""
     stated = {slot: _maybe_wrong(rng, slot, value, distractors, mistakes.wrong) for slot, value in mentioned.items()}
     sentences = list(summary_sentences(rng, stated))
     if rng.random() < mistakes.filler:

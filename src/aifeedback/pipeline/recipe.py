@@ -115,7 +115,7 @@ def find(name: str | Path) -> Path:
 
 
 def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Reads, fills in and checks a recipe; raises one RecipeError with every problem found.
+    """Read, fill in and check a recipe; raises one RecipeError with every problem found.
 
     Overrides name a setting (``judge``), a stage's key (``rl.steps``) or ``seed``/``workers``.
     """
@@ -206,7 +206,7 @@ def _check_order(stages: Sequence[Stage], problems: list[str]) -> None:
 
 
 def fill(value: Any, settings: Mapping[str, Any]) -> Any:
-    """Replaces ``${name}``; a value that is only a variable keeps the setting's type. KeyError if unknown."""
+    """Replace ``${name}``; a value that is only a variable keeps the setting's type. KeyError if unknown."""
     if isinstance(value, Mapping):
         return {fill(key, settings): fill(item, settings) for key, item in value.items()}
     if isinstance(value, list):

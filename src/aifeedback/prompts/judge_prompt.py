@@ -127,13 +127,13 @@ class JudgePrompt(Config):
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> Self:
-        """Reads a shipped prompt by name, or any by path. Raises StandardsError with file and key."""
+        """Read a shipped prompt by name, or any by path. Raises StandardsError with file and key."""
         path = registry.find("judges", name)
         return cls.read(registry.read_mapping(path), path)
 
     @classmethod
     def read(cls, values: Mapping[str, Any], file: str | PathLike[str] | None = None) -> Self:
-        """Validates the content of a file, templates included. Raises StandardsError with file and key."""
+        """Validate the content of a file, templates included. Raises StandardsError with file and key."""
         from aifeedback.prompts.render import check_templates
 
         values = dict(values)
@@ -148,7 +148,7 @@ class JudgePrompt(Config):
         """The same prompt with ``shots`` exemplars: the first ones, or drawn and ordered by ``seed``."""
         if shots > len(self.exemplars):
             raise StandardsError(
-                f"judge prompt '{self.name}' has {len(self.exemplars)} exemplars, not {shots}", key="shots"
+                f"judge prompt '{self.name}' has {len(self.exemplars)} exemplars, {shots} requested", key="shots"
             )
         exemplars = self.exemplars
         if seed is not None:

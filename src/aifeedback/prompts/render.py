@@ -254,7 +254,7 @@ def check_templates(prompt: JudgePrompt, file: str | PathLike[str] | None) -> No
 
 
 def _try_out(prompt: JudgePrompt, known: frozenset[str], file: str | PathLike[str] | None) -> None:
-    """Renders the sample once; under ``quote: lines`` each value must have lines to itself."""
+    """Render the sample once; under ``quote: lines`` each value must have lines to itself."""
     probes = {name: f"probe {name}\nsecond line" for name in known}
     shown = {name: quote(text) if prompt.quote == "lines" else text for name, text in probes.items()}
     try:

@@ -149,7 +149,7 @@ class Step(Config):
     """Settings classes whose fields are options of the command too; ``from_options`` says what they mean."""
 
     def run(self, context: Context) -> Figures:
-        """Reads records, calls functions, writes records."""
+        """Read records, call functions, write records."""
         raise NotImplementedError
 
     def report(self, figures: Any, spent: Spent, folder: Path, seed: int) -> Path | None:

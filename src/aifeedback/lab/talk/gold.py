@@ -61,7 +61,7 @@ _REQUESTS = tuple(
 
 @lru_cache(maxsize=65536)
 def read(text: str) -> Reading:
-    """Reads any text; what cannot be understood is counted as broken."""
+    """Read any text; what cannot be understood is counted as broken."""
     stated: list[tuple[str, str]] = []
     helps = refuses = evades = idle = repeated = broken = 0
     named_tool = False
