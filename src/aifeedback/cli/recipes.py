@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aifeedback.cli.options import Json, Seed
-from aifeedback.cli.terminal import RunWatcher, bars, console, show_spent, table
+from aifeedback.cli.terminal import RunWatcher, bars, clock, console, show_spent, table
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE: a setting, STAGE.KEY, seed or workers.")]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="The run folder; runs/NAME by default.")]
@@ -95,9 +96,18 @@ _COLUMNS = ("win_rate", "length_controlled", "win_rate_independent")
 
 
 @app.command()
-def check(recipe: str, sets: Sets = None) -> None:
+def check(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    sets: Sets = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Forecast time and cost from this run of the recipe; runs/NAME by default."),
+    ] = None,
+    resolved: Annotated[
+        bool, typer.Option("--resolved", help="Also print the recipe with everything filled in.")
+    ] = False,
+) -> None:
     """Check a recipe before it runs: its settings, model calls, cost and time per stage, and every problem at once."""
-    import yaml
     from rich.markup import escape
 
     from aifeedback.pipeline.checks import missing_modules
@@ -105,12 +115,15 @@ def check(recipe: str, sets: Sets = None) -> None:
     from aifeedback.pipeline.runner import check_inputs, required_modules
 
     loaded = load(recipe, dict(assign(text) for text in sets or []))
-    console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
-    shown = {name: "–" if value in (None, "") else str(value) for name, value in loaded.settings.items()}
-    table("settings: --set NAME=VALUE", ("setting", "value"), list(shown.items()), text=("value",))
-    show_forecast(loaded)
     missing = missing_modules(required_modules(loaded))
     problems = [*([missing] if missing else []), *check_inputs(loaded)]
+    shown = {name: "–" if value in (None, "") else str(value) for name, value in loaded.settings.items()}
+    table("settings: --set NAME=VALUE", ("setting", "value"), list(shown.items()), text=("value",))
+    show_forecast(loaded, like or Path("runs") / loaded.name)
+    if resolved:
+        import yaml
+
+        console.print(yaml.safe_dump(loaded.resolved(), sort_keys=False, allow_unicode=True), markup=False)
     for problem in problems:
         console.print(f"[red]✗[/] {escape(problem)}", highlight=False, soft_wrap=True)
     if problems:
@@ -118,23 +131,61 @@ def check(recipe: str, sets: Sets = None) -> None:
     console.print("[green]✓[/] nothing missing; nothing was run")
 
 
-def show_forecast(loaded: Any) -> None:
-    """One line per stage: model calls where the files show them, and what the stage waits for."""
-    from aifeedback.pipeline.forecast import forecast
+def show_forecast(loaded: Any, before: Path) -> None:
+    """One line per stage: model calls, cost, and time as in the run ``before``, if there is one."""
+    from aifeedback.pipeline.forecast import as_before, forecast
 
-    expected = forecast(loaded)
+    expected = as_before(forecast(loaded), before)
+    costs = {stage.id: _cost(stage.step, expected[stage.id], loaded.seed) for stage in loaded.stages}
     rows = [
         (
             stage.id,
             stage.kind,
-            "not known yet" if expected[stage.id] is None else f"{expected[stage.id]:,}",
+            _or_unknown(expected[stage.id].calls, "{:,}".format),
+            _or_unknown(costs[stage.id], "${:,.2f}".format),
+            _or_unknown(expected[stage.id].seconds, clock),
             ", ".join(stage.needs) or "–",
         )
         for stage in loaded.stages
     ]
-    known = [calls for calls in expected.values() if calls is not None]
-    rows.append(("all", "", f"{sum(known):,}" + ("" if len(known) == len(expected) else " and more"), ""))
-    table("forecast", ("stage", "kind", "model calls", "waits for"), rows)
+    seconds = [one.seconds for one in expected.values()]
+    sums = (
+        _total([one.calls for one in expected.values()], "{:,}".format),
+        _total(list(costs.values()), "${:,.2f}".format),
+        _total(seconds, clock),
+    )
+    table("forecast", ("stage", "kind", "model calls", "cost", "time", "waits for"), [*rows, ("all", "", *sums, "")])
+    if any(value is not None for value in seconds):
+        console.print(f"[dim]time as in {before}, scaled to the calls[/]")
+    else:
+        console.print(f"[dim]time is unknown before a first run; then it is forecast from {before} (--like RUN)[/]")
+
+
+def _cost(step: Any, expected: Any, seed: int) -> float | None:
+    """USD: none without calls of a server, by the price table where prompts can be made, else as before."""
+    from aifeedback.cli.dry_run import cost_of
+    from aifeedback.errors import AIFeedbackError
+    from aifeedback.refs import ModelRef
+
+    served = [ref for ref in step.inputs() if isinstance(ref, ModelRef) and ref.is_served]
+    if expected.calls == 0 or not served:
+        return 0.0
+    try:
+        cost = cost_of(step, seed)
+    except (AIFeedbackError, OSError):  # a file that an earlier stage writes, or a problem that is listed below
+        cost = None
+    return expected.cost_usd if cost is None else cost
+
+
+def _or_unknown(value: float | None, form: Callable[[float], str]) -> str:
+    return "unknown" if value is None else form(value)
+
+
+def _total(values: list[Any], form: Callable[[float], str]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "unknown"
+    return form(sum(known)) + ("" if len(known) == len(values) else " and more")
 
 
 @app.command()
