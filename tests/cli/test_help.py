@@ -33,13 +33,15 @@ HEAVY = {"numpy", "scipy", "torch", "sqlite3", "yaml", "jinja2", "aiohttp", "fas
 
 def commands() -> dict[str, Any]:
     """Every command by its full name."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     context = typer.Context(ROOT)
     for name in ROOT.list_commands(context):  # type: ignore[attr-defined]
         command: Any = ROOT.get_command(context, name)  # type: ignore[attr-defined]
         inner = command.list_commands(typer.Context(command)) if hasattr(command, "list_commands") else ()
-        found |= {f"{name} {one}": command.get_command(typer.Context(command), one) for one in inner} or {name: command}
-    return found
+        result |= {f"{name} {one}": command.get_command(typer.Context(command), one) for one in inner} or {
+            name: command
+        }
+    return result
 
 
 @pytest.fixture(scope="module")

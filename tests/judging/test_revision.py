@@ -52,7 +52,7 @@ def test_it_stops_when_nothing_changes() -> None:
     assert len(model.sampled) == 2 * 4 * 12
 
 
-def test_principles_that_find_nothing_do_not_end_it_where_the_next_should_be_heard() -> None:
+def test_principles_that_find_nothing_do_not_end_it_before_the_next_is_tried() -> None:
     first = HARMLESS.principles[0]
 
     def only_first(text: str, sampling: Sampling) -> str:
@@ -155,7 +155,7 @@ def test_prompts_of_the_wrong_task_are_refused() -> None:
         Reviser(StubModel(), HARMLESS, critique_prompt=JudgePrompt.load("helpful-base"))
 
 
-def test_the_gain_is_told_by_any_labeler() -> None:
+def test_the_gain_is_reported_by_any_labeler() -> None:
     results = revised(1)
     likes_longer = JudgeLabeler(StubModel(better_longer), JudgePrompt.load("helpful-base"))
     gain = revision_gain(results, likes_longer)

@@ -111,7 +111,7 @@ def test_transit_problems_stay_open_and_answers_with_problems_do_not(journal: Jo
         assert model.calls == (20 if is_asked_again else 10)
 
 
-def test_what_the_spend_cap_forbade_is_no_call(journal: Journal) -> None:
+def test_what_the_spend_cap_forbade_is_not_a_call(journal: Journal) -> None:
     model = FakeModel(faults={Problem.OVER_BUDGET: 1.0})
     cached = Journaled(model, journal)
     readings = cached.read_labels(PROMPTS, ["1", "2"])

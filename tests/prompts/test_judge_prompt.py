@@ -88,10 +88,10 @@ def test_as_messages_the_ending_starts_the_answer() -> None:
     sample = "Choose.\n\nText:\n> c\nOne:\n> a\nTwo:\n> b"
     user, assistant = Message(role="user", content=sample), Message(role="assistant", content="Better=")
     assert renderer.verdict("c", values) == [user, assistant]
-    asked = Message(role="user", content=f"{sample}\n\nWhy:")
-    assert renderer.request("c", values) == [asked]
+    request = Message(role="user", content=f"{sample}\n\nWhy:")
+    assert renderer.request("c", values) == [request]
     answered = Message(role="assistant", content="so\n\nBetter=")
-    assert renderer.verdict("c", values, rationale="so") == [asked, answered]
+    assert renderer.verdict("c", values, rationale="so") == [request, answered]
 
 
 def test_a_dialogue_keeps_its_turns_out_of_the_quotation() -> None:
@@ -142,7 +142,7 @@ def test_mistakes_name_file_and_key(tmp_path: Path, change: dict, key: str | Non
     assert key is None or str(file) in str(caught.value)
 
 
-def test_files_that_are_no_prompt(tmp_path: Path) -> None:
+def test_files_that_are_not_a_prompt(tmp_path: Path) -> None:
     with pytest.raises(StandardsError, match="did you mean 'summary-base'"):
         JudgePrompt.load("sumary-base")
     with pytest.raises(StandardsError, match="no such file"):

@@ -40,7 +40,7 @@ def test_running_mean_uses_past_steps_only() -> None:
     assert baseline.subtrahend(second)[0, 0].item() == pytest.approx((DECAY * 2 + 6) / (DECAY + 1))
 
 
-def test_running_mean_goes_on_after_a_restart() -> None:
+def test_running_mean_continues_after_a_restart() -> None:
     baseline, later = RunningMean(), RunningMean()
     baseline.observe(torch.tensor([[1.0, 2.0]]))
     later.load_state(baseline.state())

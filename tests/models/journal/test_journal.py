@@ -37,7 +37,7 @@ def test_what_was_appended_is_found_and_survives_closing(path: Path) -> None:
         assert [row.entry for row in journal.by_call_id(entry(3).key.hex()[:16])] == [entry(3)]
 
 
-def test_one_answer_per_key_and_the_first_one_stands(path: Path) -> None:
+def test_one_answer_per_key_and_the_first_one_is_kept(path: Path) -> None:
     with Journal(path) as journal:
         first = journal.append([entry(1)])
         second = journal.append([entry(1, answer="{}"), entry(2)])
@@ -181,7 +181,7 @@ def test_threads_may_share_one_journal(path: Path) -> None:
     assert journal.verify().rows == 60
 
 
-def test_a_prompt_is_told_from_a_message_of_the_same_text() -> None:
+def test_a_prompt_is_distinguished_from_a_message_of_the_same_text() -> None:
     from aifeedback.types import Message
 
     user = prompt_hash([Message(role="user", content="x")])

@@ -166,7 +166,7 @@ def test_prices_are_found_by_pattern_and_unknown_ones_are_none(prices: str) -> N
     assert two_orders == pytest.approx(0.057, abs=1e-3), "Lee et al. 2023: $0.057 for a pair in both orders"
 
 
-def test_a_broken_table_is_told(tmp_path: Path) -> None:
+def test_a_broken_table_is_reported(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("as_of: x\nmodels: {m: {inputs: 3, output: 1}}")
     with pytest.raises(RecipeError, match=r"p\.yaml(.|\n)*inputs"):
         price_of("m", tmp_path / "p.yaml")
