@@ -112,7 +112,7 @@ def test_one_draw_of_hard_labels_is_within_its_own_error() -> None:
 @pytest.mark.campaign
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("method", ["ratio", "log-ratio", "spline", "glm"])
-def test_campaign(method: str, shape: str) -> None:
+def test_campaign_planted_effects_are_read(method: str, shape: str) -> None:
     """400 draws each, figures in docs/reliability.md. A straight form of the wrong shape is printed, not asserted."""
     for quality, truth, within in ((0.0, 50, 1.0), (np.log(1.5), 60, 1.5), (np.log(7 / 3), 70, 1.5)):
         mean, spread = mean_reading(method, shape, quality, draws=400)
