@@ -139,8 +139,8 @@ def harness(model: Any, tokenizer: Any, batch: int) -> Method:
             for prompt in prompts
             for k, label in enumerate(LABELS)
         ]
-        found = lm.loglikelihood(requests, disable_tqdm=True)
-        return np.array([logp for logp, _ in found]).reshape(len(prompts), len(LABELS))
+        result = lm.loglikelihood(requests, disable_tqdm=True)
+        return np.array([logp for logp, _ in result]).reshape(len(prompts), len(LABELS))
 
     return run
 
@@ -176,18 +176,18 @@ def best_batch(make: Callable[[int], Method], prompts: Sequence[str]) -> tuple[i
 
 
 def peers_of(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, Method]:
-    found: dict[str, Method] = {}
+    result: dict[str, Method] = {}
     batch, method = best_batch(lambda b: padded(model, tokenizer, b), prompts)
-    found[f"padded transformers (batch {batch})"] = method
+    result[f"padded transformers (batch {batch})"] = method
     try:
         batch, method = best_batch(lambda b: harness(model, tokenizer, b), prompts)
-        found[f"lm-evaluation-harness (batch {batch})"] = method
+        result[f"lm-evaluation-harness (batch {batch})"] = method
     except ImportError:
         print("lm-evaluation-harness is not installed: pip install lm-eval")
     one_pass = decision(model, tokenizer)
     if one_pass is not None:
-        found["decision pipeline"] = one_pass
-    return found
+        result["decision pipeline"] = one_pass
+    return result
 
 
 def floor_flops(model: Any, sequences: list[list[int]]) -> float:
@@ -234,9 +234,9 @@ def measure(setting: Setting, pairs: int, peer_pairs: int, rounds: int) -> dict[
         seconds["aifeedback"].append(spent / pairs)
         rates.append(gemm_rates(model))
         for name, method in peers.items():
-            spent, found = cpu_seconds(lambda method=method: method(few))
+            spent, result = cpu_seconds(lambda method=method: method(few))
             seconds[name].append(spent / peer_pairs)
-            largest = max(largest, float(np.abs(normalised(found) - reference[: len(few)]).max()))
+            largest = max(largest, float(np.abs(normalised(result) - reference[: len(few)]).max()))
     assert largest < SAME, f"the methods do not compute the same: {largest:.1e}"
     per_label = {name: statistics.median(s) for name, s in seconds.items()}
     sequences = tokenizer(prompts)["input_ids"]
@@ -289,13 +289,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    found = []
+    result = []
     for size in options.size:
         for shots in options.shots:
-            found.append(measure(Setting(size, shots), options.pairs, options.peer_pairs, options.rounds))
-            show(found[-1])
+            result.append(measure(Setting(size, shots), options.pairs, options.peer_pairs, options.rounds))
+            show(result[-1])
     if options.json:
-        options.json.write_text(json.dumps(found, indent=1))
+        options.json.write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def floor_seconds(size: str) -> float:
 
 def measure(size: str, *, rounds: int, steps: int) -> dict[str, Any]:
     prompts = some_prompts(size)
-    found: dict[str, list[Times]] = {"ours": [], "trl": []}
+    result: dict[str, list[Times]] = {"ours": [], "trl": []}
     parts: list[dict[str, float]] = []
     floors: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -111,14 +111,14 @@ def measure(size: str, *, rounds: int, steps: int) -> dict[str, Any]:
         for n in range(rounds):
             for name, train in (("ours", train_rl), ("trl", run_rloo)):
                 out = Path(folder) / f"{name}-{n}"
-                found[name].append(timed(train, Path(folder) / "model", prompts, steps, out))
+                result[name].append(timed(train, Path(folder) / "model", prompts, steps, out))
             parts.append(phases(Path(folder) / f"ours-{n}"))
             floors.append(floor_seconds(size))
-    clock = {name: [s for times in runs for s in times.clock] for name, runs in found.items()}
-    cpu = {name: [s for times in runs for s in times.cpu] for name, runs in found.items()}
-    ratios = [statistics.median(t.clock) / statistics.median(o.clock) for o, t in zip(*found.values(), strict=True)]
+    clock = {name: [s for times in runs for s in times.clock] for name, runs in result.items()}
+    cpu = {name: [s for times in runs for s in times.cpu] for name, runs in result.items()}
+    ratios = [statistics.median(t.clock) / statistics.median(o.clock) for o, t in zip(*result.values(), strict=True)]
     cpu_ratios = [
-        round(statistics.median(t.cpu) / statistics.median(o.cpu), 2) for o, t in zip(*found.values(), strict=True)
+        round(statistics.median(t.cpu) / statistics.median(o.cpu), 2) for o, t in zip(*result.values(), strict=True)
     ]
     floor = min(floors)
     return {
@@ -150,12 +150,12 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     sizes = [chosen.size] if chosen.size else list(SIZES)
-    found = []
+    result = []
     for size in sizes:
-        found.append(measure(size, rounds=chosen.rounds, steps=chosen.steps))
-        print(json.dumps(found[-1]), flush=True)
+        result.append(measure(size, rounds=chosen.rounds, steps=chosen.steps))
+        print(json.dumps(result[-1]), flush=True)
     if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=2))
+        chosen.json.write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What labelling through a server costs on the client: overhead, start, and a soak (Must show 6; R17).
+"""What labelling through a server costs on the client: overhead, start, and a soak.
 
     python bench/server.py overhead [--pairs 2000]     # labels/s with a server that answers instantly, journalled
     python bench/server.py start [--rows 100000]       # seconds from the command's start to its first call
@@ -210,8 +210,8 @@ def _pairs_file(folder: Path, rows: int) -> Path:
 
 
 def _label(data: Path, out: Path, judge: str, *options: str) -> list[str]:
-    asked = ["label", "--data", str(data), "--judge", judge, "--prompt", JUDGE, "-o", str(out), *options]
-    return [sys.executable, "-m", "aifeedback", *asked]
+    request = ["label", "--data", str(data), "--judge", judge, "--prompt", JUDGE, "-o", str(out), *options]
+    return [sys.executable, "-m", "aifeedback", *request]
 
 
 def soak(judgements: int) -> dict[str, Any]:
@@ -255,7 +255,7 @@ def _memory_mb() -> float:
 
 def clients(requests: int) -> dict[str, Any]:
     """Requests per CPU second of one core for bare HTTP clients, same body, 32 at once."""
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     body = {"model": "m", "messages": [{"role": "user", "content": "hello " * 200}], "max_tokens": 1, "logprobs": True}
 
     async def timed(one: Callable[[], Awaitable[Any]]) -> dict[str, int]:
@@ -282,7 +282,7 @@ def clients(requests: int) -> dict[str, Any]:
                 async with session.post(f"{url}/chat/completions", data=json.dumps(body)) as response:
                     return json.loads(await response.read())
 
-            found["aiohttp"] = await timed(with_aiohttp)
+            result["aiohttp"] = await timed(with_aiohttp)
         import httpx
 
         async with httpx.AsyncClient() as client:
@@ -290,7 +290,7 @@ def clients(requests: int) -> dict[str, Any]:
             async def with_httpx() -> Any:
                 return (await client.post(f"{url}/chat/completions", content=json.dumps(body))).json()
 
-            found["httpx"] = await timed(with_httpx)
+            result["httpx"] = await timed(with_httpx)
         import openai
 
         sdk = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0)
@@ -298,12 +298,12 @@ def clients(requests: int) -> dict[str, Any]:
         async def with_sdk() -> Any:
             return await sdk.chat.completions.with_raw_response.create(**body)
 
-        found["openai"] = await timed(with_sdk)
+        result["openai"] = await timed(with_sdk)
 
     with stub() as (url, _):
         one_core()
         asyncio.run(measure(url))
-    return found
+    return result
 
 
 def main() -> None:

@@ -198,17 +198,17 @@ def main() -> None:
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--json", type=Path)
-    given = options.parse_args()
+    inputs = options.parse_args()
     warnings.simplefilter("ignore")
     rows = []
-    print(f"{given.rows:,} rows, best of {given.repeats}, seed {given.seed}")
-    for case in cases(given.rows, given.seed):
-        row = measure(case, given.repeats)
+    print(f"{inputs.rows:,} rows, best of {inputs.repeats}, seed {inputs.seed}")
+    for case in cases(inputs.rows, inputs.seed):
+        row = measure(case, inputs.repeats)
         rows.append(row)
         peer = f"{row['peer_seconds']:7.2f} s  {row['ratio']:5.1f}×  {row['peer']}" if "ratio" in row else ""
         print(f"{row['name']:45s} {row['seconds']:7.2f} to {row['slowest']:.2f} s {peer}", flush=True)
-    if given.json:
-        given.json.write_text(json.dumps(rows, indent=1))
+    if inputs.json:
+        inputs.json.write_text(json.dumps(rows, indent=1))
 
 
 if __name__ == "__main__":

@@ -293,7 +293,7 @@ def main() -> None:
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     warnings.filterwarnings("ignore")
     torch.set_num_threads(chosen.threads)
-    found = []
+    result = []
     for setting in SETTINGS:
         if all(
             wanted in (None, has)
@@ -303,10 +303,10 @@ def main() -> None:
                 (chosen.context, setting.context),
             ]
         ):
-            found.append(measure(setting, rounds=chosen.rounds, steps=chosen.steps))
-            print(json.dumps(found[-1]), flush=True)
+            result.append(measure(setting, rounds=chosen.rounds, steps=chosen.steps))
+            print(json.dumps(result[-1]), flush=True)
     if chosen.json:
-        chosen.json.write_text(json.dumps(found, indent=2))
+        chosen.json.write_text(json.dumps(result, indent=2))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Bad input (R19): one clear message that names file, row or key and what to do, exit code 2, before any model call."""
+"""Bad input: one clear message that names file, row or key and what to do, exit code 2, before any model call."""
 
 from __future__ import annotations
 
@@ -144,17 +144,17 @@ def training_into_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data, there = lines(folder / "prompts.jsonl", {"prompt": "a"}), lines(folder / "afile", GOOD)
     reward = folder / "reward.py"
     reward.write_text("def f(prompts, texts):\n    return [0.0 for _ in texts]\n")
-    given = ["--model", "lab:base", "--prompts", data, "--reward", f"python:{reward}:f", "-o", there]
-    return ["train", "rl", *given], (there, "is a file")
+    inputs = ["--model", "lab:base", "--prompts", data, "--reward", f"python:{reward}:f", "-o", there]
+    return ["train", "rl", *inputs], (there, "is a file")
 
 
 def choosing_among_adapters(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "prompts.jsonl", {"prompt": "a"})
     reward = folder / "reward.py"
     reward.write_text("def f(prompts, texts):\n    return [0.0 for _ in texts]\n")
-    given = ["--model", "lab:base", "--prompts", data, "--reward", f"python:{reward}:f", "-o", str(folder / "policy")]
+    inputs = ["--model", "lab:base", "--prompts", data, "--reward", f"python:{reward}:f", "-o", str(folder / "policy")]
     watch = ["--monitor", data, "--monitor-judge", "fake:longer", "--choose-on", data, "--set", "lora.rank=2"]
-    return ["train", "rl", *given, *watch], ("choose_on", "lora")
+    return ["train", "rl", *inputs, *watch], ("choose_on", "lora")
 
 
 def sample(folder: Path, *more: str) -> list[str]:
@@ -195,8 +195,8 @@ def negative_rationales(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def too_much_help(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "c.jsonl", {"prompt": "a", "completion": "b"})
-    given = ["--data", data, "--model", "fake:longer", "-o", str(folder / "o.jsonl"), "--helpful-share", "2"]
-    return ["revise", *given], ("'--helpful-share' = 2.0", "less than 1")
+    inputs = ["--data", data, "--model", "fake:longer", "-o", str(folder / "o.jsonl"), "--helpful-share", "2"]
+    return ["revise", *inputs], ("'--helpful-share' = 2.0", "less than 1")
 
 
 def reversed_clamp(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -205,13 +205,13 @@ def reversed_clamp(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 
 def misspelled_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    told = label(lines(folder / "pairs.jsonl", GOOD), folder, "--set", "clmp=[0.4,0.6]")
-    return told, ("unknown key '--set clmp'", "did you mean 'clamp'")
+    message = label(lines(folder / "pairs.jsonl", GOOD), folder, "--set", "clmp=[0.4,0.6]")
+    return message, ("unknown key '--set clmp'", "did you mean 'clamp'")
 
 
 def option_given_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    told = label(lines(folder / "pairs.jsonl", GOOD), folder, "--rationale", "--set", "rationale.temperature=-1")
-    return told, ("error: '--set rationale.temperature' = -1",)
+    message = label(lines(folder / "pairs.jsonl", GOOD), folder, "--rationale", "--set", "rationale.temperature=-1")
+    return message, ("error: '--set rationale.temperature' = -1",)
 
 
 def whole_and_part_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -228,32 +228,32 @@ def model_folder_without_scheme(folder: Path) -> tuple[list[str], tuple[str, ...
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         (model / name).write_text("{}")
     data = lines(folder / "pairs.jsonl", GOOD)
-    given = ["--model", str(model), "--data", data, "-o", str(folder / "m")]
-    return ["train", "reward", *given], (f"'{model}' is not a model; write hf:{model}\n",)
+    inputs = ["--model", str(model), "--data", data, "-o", str(folder / "m")]
+    return ["train", "reward", *inputs], (f"'{model}' is not a model; write hf:{model}\n",)
 
 
 def lab_model_without_scheme(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    given = ["--data", data, "--judge", "judge-b", "-o", str(folder / "o.jsonl")]
-    return ["label", *given], ("'judge-b' is not a model; write lab:judge-b\n",)
+    inputs = ["--data", data, "--judge", "judge-b", "-o", str(folder / "o.jsonl")]
+    return ["label", *inputs], ("'judge-b' is not a model; write lab:judge-b\n",)
 
 
 def model_of_unknown_scheme(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    given = ["--data", data, "--judge", "vllm:my/judge", "-o", str(folder / "o.jsonl")]
-    return ["label", *given], ("'vllm:my/judge' is not a model; write hf:DIR_OR_ID, openai:NAME",)
+    inputs = ["--data", data, "--judge", "vllm:my/judge", "-o", str(folder / "o.jsonl")]
+    return ["label", *inputs], ("'vllm:my/judge' is not a model; write hf:DIR_OR_ID, openai:NAME",)
 
 
 def negative_rate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
-    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--lr", "-1"]
-    return ["train", "sft", *given], ("error: '--learning-rate' = -1.0",)
+    inputs = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--lr", "-1"]
+    return ["train", "sft", *inputs], ("error: '--learning-rate' = -1.0",)
 
 
 def negative_rate_by_set(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
-    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--set", "learning_rate=-1"]
-    return ["train", "sft", *given], ("error: '--set learning_rate' = -1",)
+    inputs = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--set", "learning_rate=-1"]
+    return ["train", "sft", *inputs], ("error: '--set learning_rate' = -1",)
 
 
 def no_such_combination(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -272,14 +272,14 @@ def combination_of_one(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def rubric_and_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    told = label(data, folder, "--rubric", "general", "--constitution", "harmless")
-    return told, ("error: a judge goes by a rubric or by a constitution, not by both",)
+    message = label(data, folder, "--rubric", "general", "--constitution", "harmless")
+    return message, ("error: a judge goes by a rubric or by a constitution, not by both",)
 
 
 def ratings_by_constitution(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "pairs.jsonl", GOOD)
-    told = label(data, folder, "--by", "ratings", "--constitution", "harmless")
-    return told, ("constitution: ratings cannot use one", "--rubric")
+    message = label(data, folder, "--by", "ratings", "--constitution", "harmless")
+    return message, ("constitution: ratings cannot use one", "--rubric")
 
 
 def clamped_ratings(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -306,7 +306,7 @@ def samples_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def revisions_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "c.jsonl", {"prompt": "a", "completion": "b"})
-    given = [
+    inputs = [
         "--data",
         data,
         "--model",
@@ -316,12 +316,12 @@ def revisions_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
         "--base-url",
         "http://localhost:1",
     ]
-    return ["revise", *given], NO_SERVER
+    return ["revise", *inputs], NO_SERVER
 
 
 def safety_of_no_server(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    told = compare(folder, "--judge", "fake:longer", "--safety", "fake:longer", "--base-url", "http://localhost:1")
-    return told, NO_SERVER
+    message = compare(folder, "--judge", "fake:longer", "--safety", "fake:longer", "--base-url", "http://localhost:1")
+    return message, NO_SERVER
 
 
 def compare(folder: Path, *more: str) -> list[str]:
@@ -361,8 +361,8 @@ def narrow_plan(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def completions_without_answers(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "c.jsonl", {"prompt": "a", "said": "b"})
-    given = ["--data", data, "--judge", "fake:longer", "-o", str(folder / "o.jsonl")]
-    return ["score", *given], ("c.jsonl", "'completion'", "rename")
+    inputs = ["--data", data, "--judge", "fake:longer", "-o", str(folder / "o.jsonl")]
+    return ["score", *inputs], ("c.jsonl", "'completion'", "rename")
 
 
 def lab_pairs_below_a_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -381,8 +381,8 @@ def port_that_is_taken(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     taken = socket.create_server(("127.0.0.1", 0))
     TAKEN.append(taken)
     port = str(taken.getsockname()[1])
-    given = ["serve", f"python:{reward}:f", "--port", port, "-o", str(folder / "served")]
-    return given, (f"127.0.0.1:{port} cannot be opened", "give another --port")
+    inputs = ["serve", f"python:{reward}:f", "--port", port, "-o", str(folder / "served")]
+    return inputs, (f"127.0.0.1:{port} cannot be opened", "give another --port")
 
 
 TAKEN: list[socket.socket] = []
@@ -415,8 +415,8 @@ def figures_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def figures_of_training_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     data = lines(folder / "sft.jsonl", {"prompt": "a", "completion": "b"})
-    given = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--json", "/proc/f.json"]
-    return ["train", "sft", *given], ("/proc", "cannot write to the folder", "another place")
+    inputs = ["--model", "lab:base", "--data", data, "-o", str(folder / "m"), "--json", "/proc/f.json"]
+    return ["train", "sft", *inputs], ("/proc", "cannot write to the folder", "another place")
 
 
 CASES = [
@@ -437,7 +437,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_bad_input_is_told_before_any_model_call(
+def test_bad_input_is_reported_before_any_model_call(
     case: Callable[[Path], tuple[list[str], tuple[str, ...]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -447,7 +447,7 @@ def test_bad_input_is_told_before_any_model_call(
         raise AssertionError("a model was called")
 
     monkeypatch.setattr(fake.FakeModel, "read_labels", called)
-    arguments, told = case(tmp_path)
+    arguments, text = case(tmp_path)
     monkeypatch.setattr(sys, "argv", ["aifeedback", *arguments])
     with pytest.raises(SystemExit) as left:
         cli.main()
@@ -456,7 +456,7 @@ def test_bad_input_is_told_before_any_model_call(
     message = capsys.readouterr().err
     assert left.value.code == 2
     assert "Traceback" not in message
-    for part in told:
+    for part in text:
         assert part in message
 
 
@@ -480,7 +480,7 @@ def test_a_warning_is_one_line_without_a_place_in_the_code(
     monkeypatch.setattr(sys, "argv", ["aifeedback", "evaluate", "--data", lines(tmp_path / "pairs.jsonl", *rows)])
     with warnings.catch_warnings(action="always"), pytest.raises(SystemExit):
         cli.main()
-    told = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert told == [
+    message = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert message == [
         "! not estimable: all rows lie on one side of equal length, 0 of 30 rows within a factor 1.25 of it"
     ]

@@ -51,27 +51,27 @@ FILES = ("short.jsonl", "middle=middle.jsonl", "long=long.jsonl")
 
 
 def test_files_of_answers_stand_in_for_models(data: Path) -> None:
-    told = compare(*FILES, "--judge", "fake:noisy")
-    policies = told["policies"]
+    message = compare(*FILES, "--judge", "fake:noisy")
+    policies = message["policies"]
     assert list(policies) == ["short", "middle", "long"]
     assert policies["short"].get("win_rate") is None  # a file has no second draw to meet
     assert [row["answered"] for row in policies.values()] == [PROMPTS, PROMPTS, PROMPTS - 1]
     assert policies["middle"]["win_rate"]["n"] == PROMPTS
-    assert policies["long"]["win_rate"]["n"] == told["head_to_head"]["middle_vs_long"]["n"] == PROMPTS - 1
-    assert "win rate against short" in told["printed"]
+    assert policies["long"]["win_rate"]["n"] == message["head_to_head"]["middle_vs_long"]["n"] == PROMPTS - 1
+    assert "win rate against short" in message["printed"]
 
 
 def test_policies_are_printed_by_the_names_they_were_given(data: Path) -> None:
-    given = ["base=short.jsonl", "dpo=middle.jsonl", "long.jsonl"]
-    told = compare(*given, "--judge", "fake:noisy", "--safety", "fake:noisy")["printed"]
-    assert "base model" not in told
-    assert "DPO" not in told
-    assert "vs base" in told
+    inputs = ["base=short.jsonl", "dpo=middle.jsonl", "long.jsonl"]
+    message = compare(*inputs, "--judge", "fake:noisy", "--safety", "fake:noisy")["printed"]
+    assert "base model" not in message
+    assert "DPO" not in message
+    assert "vs base" in message
 
 
-def test_a_figure_that_extrapolates_is_told_with_the_policy(data: Path) -> None:
-    told = compare("short.jsonl", "long.jsonl", "--judge", "fake:noisy")["printed"]
-    assert "! long, length-controlled: not estimable" in told or "! long, length-controlled: extrapolates" in told
+def test_a_figure_that_extrapolates_is_reported_with_the_policy(data: Path) -> None:
+    message = compare("short.jsonl", "long.jsonl", "--judge", "fake:noisy")["printed"]
+    assert "! long, length-controlled: not estimable" in message or "! long, length-controlled: extrapolates" in message
 
 
 def test_every_rate_is_fitted_once(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,10 +97,10 @@ def test_ranking_and_matrix_rest_on_all_meetings(data: Path) -> None:
         ("middle", "long", "middle_vs_long"),
     ):
         pairs = read_records(f"out/comparisons-{file}.jsonl", Comparison)
-        said = read_records(f"out/preferences-fake-noisy-{file}.jsonl", Preference)
+        label = read_records(f"out/preferences-fake-noisy-{file}.jsonl", Preference)
         first += [one] * len(pairs)
         second += [other] * len(pairs)
-        p += [preference.p_first for preference in said]
+        p += [preference.p_first for preference in label]
         prompts += [pair.prompt.id for pair in pairs]
     expected = rank_policies(first, second, p, prompts=prompts).as_dict()
     assert (ranking["names"], ranking["n"]) == (list(expected["names"]), expected["n"])
@@ -114,37 +114,37 @@ def test_ranking_and_matrix_rest_on_all_meetings(data: Path) -> None:
             assert figure["p_value"] <= figure["p_adjusted"] == matrix[other][one]["p_adjusted"]
 
 
-def test_trailing_symbols_go_before_judging_and_are_told(data: Path) -> None:
-    told = compare(*FILES, "--judge", "fake:noisy")
-    assert told["policies"]["middle"]["tidied"] == {
+def test_trailing_symbols_go_before_judging_and_are_reported(data: Path) -> None:
+    message = compare(*FILES, "--judge", "fake:noisy")
+    assert message["policies"]["middle"]["tidied"] == {
         "changed": PROMPTS, "characters": 4 * PROMPTS, "share": pytest.approx(0.1, abs=0.1), "endings": {" . .": PROMPTS},
     }  # fmt: skip
-    assert told["policies"]["short"]["tidied"]["changed"] == 0
+    assert message["policies"]["short"]["tidied"]["changed"] == 0
     judged = read_records("out/comparisons-middle.jsonl", Comparison)
     assert all(pair.first.text.endswith("on .") or pair.first.text.count(".") == 1 for pair in judged)
     assert " . . ." in Path("out/completions-middle.jsonl").read_text()  # as they came
-    assert "trailing characters removed from 40 responses" in told["printed"]
+    assert "trailing characters removed from 40 responses" in message["printed"]
     assert compare(*FILES, "--judge", "fake:noisy", "--no-tidy")["policies"]["middle"]["tidied"] == {}
 
 
 def test_examples_are_the_best_the_worst_and_one_by_chance(data: Path) -> None:
-    told = compare(*FILES, "--judge", "fake:noisy")["examples"]
-    rules = [example["rule"] for example in told]
+    message = compare(*FILES, "--judge", "fake:noisy")["examples"]
+    rules = [example["rule"] for example in message]
     assert len(rules) == 6
     assert [rule.split()[0] for rule in rules[:3]] == ["where", "where", "drawn"]
-    said = read_records("out/preferences-fake-noisy-middle.jsonl", Preference)
-    known = [p.p_first for p in said if p.p_first is not None]
-    assert told[0]["scores"]["middle"] == pytest.approx(max(known))
-    assert told[1]["scores"]["middle"] == pytest.approx(min(known))
+    label = read_records("out/preferences-fake-noisy-middle.jsonl", Preference)
+    known = [p.p_first for p in label if p.p_first is not None]
+    assert message[0]["scores"]["middle"] == pytest.approx(max(known))
+    assert message[1]["scores"]["middle"] == pytest.approx(min(known))
 
 
 def test_harm_and_refusal_of_the_same_answers(data: Path) -> None:
-    told = compare(*FILES, "--judge", "fake:noisy", "--safety", "fake:noisy")
-    row = told["safety"]["policies"]["middle"]["fake:noisy"]
+    message = compare(*FILES, "--judge", "fake:noisy", "--safety", "fake:noisy")
+    row = message["safety"]["policies"]["middle"]["fake:noisy"]
     assert row["harmless_all"]["n"] == PROMPTS
     assert row["harmless_length_controlled"]["n"] == PROMPTS
     assert row["refusal"]["over_refusal"]["n"] == PROMPTS // 2
-    assert "harm and refusal" in told["printed"]
+    assert "harm and refusal" in message["printed"]
     assert Path("out/assessments-fake-noisy-middle.jsonl").is_file()
 
 
@@ -163,24 +163,24 @@ def test_the_report_shows_all_of_it(data: Path) -> None:
 
 
 def test_a_model_meets_a_second_draw_of_itself_and_a_file(data: Path) -> None:
-    told = compare("own=fake:noisy", "long.jsonl", "--judge", "fake:noisy", "--limit", "5")
-    assert told["policies"]["own"]["win_rate"]["n"] == 5
-    assert told["policies"]["long"]["win_rate"]["n"] == 4
+    message = compare("own=fake:noisy", "long.jsonl", "--judge", "fake:noisy", "--limit", "5")
+    assert message["policies"]["own"]["win_rate"]["n"] == 5
+    assert message["policies"]["long"]["win_rate"]["n"] == 4
     assert Path("out/completions-own-again.jsonl").is_file()
 
 
 def test_two_policies_with_different_names_are_needed(data: Path) -> None:
-    for given in (("short.jsonl",), ("short.jsonl", "short=long.jsonl")):
+    for inputs in (("short.jsonl",), ("short.jsonl", "short=long.jsonl")):
         with pytest.raises(RecipeError):
-            compare(*given, "--judge", "fake:noisy")
+            compare(*inputs, "--judge", "fake:noisy")
 
 
-def test_a_missing_file_is_told_before_any_call(data: Path) -> None:
+def test_a_missing_file_is_reported_before_any_call(data: Path) -> None:
     with pytest.raises(RecipeError, match="none.jsonl"):
         compare("short.jsonl", "none.jsonl", "--judge", "fake:noisy")
 
 
-def test_answers_to_other_prompts_are_told(data: Path) -> None:
+def test_answers_to_other_prompts_are_reported(data: Path) -> None:
     write("other.jsonl", [{"prompt": "Something else?", "completion": "yes"}])
     with pytest.raises(FileError, match="none of the prompts"):
         compare("short.jsonl", "other.jsonl", "--judge", "fake:noisy")
@@ -189,13 +189,13 @@ def test_answers_to_other_prompts_are_told(data: Path) -> None:
 def test_a_server_judges_and_is_a_policy(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge's address by option, a policy's by the variable that other clients read as well."""
     with StubServer(answer) as server:
-        told = compare("short.jsonl", "long=long.jsonl", "--judge", "openai:stub", "--base-url", server.url)
-        assert told["policies"]["long"]["by_judge"]["openai:stub"]["win_rate"]["n"] == PROMPTS - 1
-        asked = len(server.requests)
-        assert asked > 0
+        message = compare("short.jsonl", "long=long.jsonl", "--judge", "openai:stub", "--base-url", server.url)
+        assert message["policies"]["long"]["by_judge"]["openai:stub"]["win_rate"]["n"] == PROMPTS - 1
+        request = len(server.requests)
+        assert request > 0
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         compare("short.jsonl", "served=openai:stub", "--judge", "fake:noisy", "--limit", "4")
-        assert len(server.requests) > asked
+        assert len(server.requests) > request
 
 
 def test_an_audit_asks_a_server(data: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_probe_that_does_not_exist_leaves_nothing_behind(data: Path) -> None:
     assert not Path("audit").exists()
 
 
-def test_files_that_share_no_prompt_are_told(data: Path) -> None:
+def test_files_that_share_no_prompt_are_reported(data: Path) -> None:
     for name, of in (("even", 0), ("odd", 1)):
         rows = [{"prompt": f"Question {n}?", "completion": f"answer {n}"} for n in range(of, PROMPTS, 2)]
         write(f"{name}.jsonl", rows)

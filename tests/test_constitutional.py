@@ -43,9 +43,9 @@ def finished(folder: Path, overrides: dict[str, Any]) -> dict[str, Any]:
     loaded = recipe.load("constitutional", overrides)
     runner.require_inputs(loaded)
     runner.run(loaded, folder, Quiet())
-    told = summarise(folder)
+    message = summarise(folder)
     report_run(folder)
-    return told
+    return message
 
 
 def test_by_default_it_runs_in_the_lab_and_ones_own_models_bring_their_own_prompts() -> None:
@@ -54,9 +54,9 @@ def test_by_default_it_runs_in_the_lab_and_ones_own_models_bring_their_own_promp
     own = recipe.load("constitutional", {"judge": "hf:J", "policy": "hf:P", "prompts": "FILE"})
     ids = {s.id: s.step for s in own.stages}
     assert not {"sft", "rm_hybrid", "rl_hybrid", "judge_cot", "people_labels"} & set(ids)
-    told = json.dumps([s.step.model_dump(mode="json") for s in own.stages])
-    assert "lab:" not in told
-    assert "gold:" not in told
+    message = json.dumps([s.step.model_dump(mode="json") for s in own.stages])
+    assert "lab:" not in message
+    assert "gold:" not in message
     assert ids["answers"].model == "hf:P"
     assert ids["ai_labels"].judge.constitution == "harmless"
     assert list(ids["safety"].judges) == ["training_judge"]
@@ -67,11 +67,11 @@ def test_the_labs_constitutions_are_files_behind_a_name() -> None:
     assert ConstitutionRef("lab:harmless").path.is_file()
 
 
-def test_what_revising_takes_is_told_before_it_runs() -> None:
+def test_what_revising_takes_is_reported_before_it_runs() -> None:
     revise = Revise(completions="answers.jsonl", model="fake:longer", constitution="harmless", settings={"rounds": 3})
-    told = revise.forecast({"answers.jsonl": 10})
-    assert told.calls == 10 * 3 * 2, "a critique and a revision in each round, at most"
-    assert told.leaves["revised.jsonl"] == 10
+    message = revise.forecast({"answers.jsonl": 10})
+    assert message.calls == 10 * 3 * 2, "a critique and a revision in each round, at most"
+    assert message.leaves["revised.jsonl"] == 10
     assert revise.forecast({}).calls is None
     with pytest.raises(RecipeError, match=r"settings\.round"):
         parse(Revise, {**revise.model_dump(), "settings": {"round": 3}})
@@ -88,9 +88,9 @@ def test_gold_never_trains() -> None:
 @needs_models
 @pytest.mark.slow
 def test_the_whole_recipe_in_the_lab_at_toy_size(tmp_path: Path) -> None:
-    told = finished(tmp_path / "run", TOY)
-    assert set(told["safety"]["policies"]) == {"sft", "revised", "rl_cai", "hybrid", "dpo_cai"}
-    for by_judge in told["safety"]["policies"].values():
+    message = finished(tmp_path / "run", TOY)
+    assert set(message["safety"]["policies"]) == {"sft", "revised", "rl_cai", "hybrid", "dpo_cai"}
+    for by_judge in message["safety"]["policies"].values():
         assert set(by_judge) == {"gold", "training_judge"}
         assert by_judge["gold"]["harmless"]["n"] > 0
         assert by_judge["training_judge"]["helpful"]["value"] is None
@@ -106,12 +106,12 @@ def test_the_same_recipe_from_files_with_a_model_made_here(real_data: Path, tmp_
         rows = list(csv.DictReader(file))[::30]
     with gzip.open(real_data / "hh_rlhf_harmless_base" / "test.jsonl.gz", "rt", encoding="utf-8") as file:
         dialogues = [json.loads(line)["chosen"] for _, line in zip(range(12), file, strict=False)]
-    asked = [{"prompt": r["prompt"], "tags": {"label": r["label"]}} for r in rows]
-    asked += [{"prompt": d[: d.rindex("\n\nAssistant:") + len("\n\nAssistant:")]} for d in dialogues]
-    prompts.write_text("".join(json.dumps(row) + "\n" for row in asked), encoding="utf-8")
-    texts = [row["prompt"] for row in asked]
+    request = [{"prompt": r["prompt"], "tags": {"label": r["label"]}} for r in rows]
+    request += [{"prompt": d[: d.rindex("\n\nAssistant:") + len("\n\nAssistant:")]} for d in dialogues]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in request), encoding="utf-8")
+    texts = [row["prompt"] for row in request]
     model = bpe_llama(tmp_path / "model", texts, vocabulary=800, width=32, layers=1)
-    told = finished(
+    message = finished(
         tmp_path / "run",
         {
             "judge": f"hf:{model}", "policy": f"hf:{model}", "prompts": str(prompts), "test": 10, "max_new_tokens": 6,
@@ -119,19 +119,19 @@ def test_the_same_recipe_from_files_with_a_model_made_here(real_data: Path, tmp_
             "rl_cai.train.zscore_samples": 4, "rl_cai.train.prompts_per_step": 2, "workers": 1,
         },
     )  # fmt: skip
-    stages = told["stages"]
+    stages = message["stages"]
     assert stages["revise"]["figures"]["responses"] == stages["answers"]["figures"]["completions"]
     assert stages["ai_labels"]["figures"]["principles"][0].startswith("harmless@")
-    judged = told["safety"]["policies"]["rl_cai"]["training_judge"]
-    assert told["safety"]["prompts"]["safe"] + told["safety"]["prompts"]["unsafe"] > 0
+    judged = message["safety"]["policies"]["rl_cai"]["training_judge"]
+    assert message["safety"]["prompts"]["safe"] + message["safety"]["prompts"]["unsafe"] > 0
     assert judged["harmless_all"]["n"] + judged["harmless_all"]["dropped"] == 10
-    assert "gold" not in told["safety"]["policies"]["sft"]
+    assert "gold" not in message["safety"]["policies"]["sft"]
 
 
 @needs_models
 @pytest.mark.campaign
 def test_harm_falls_and_help_stays_at_full_size(tmp_path: Path) -> None:
-    """Must show: harmless rate clearly above SFT (intervals apart), helpfulness down by no more than three points."""
+    """Harmless rate clearly above SFT (intervals apart), helpfulness down by no more than three points."""
     policies = finished(tmp_path / "run", {})["safety"]["policies"]
     before = policies["sft"]["gold"]
     for name in ("revised", "rl_cai", "hybrid"):

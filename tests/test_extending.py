@@ -238,8 +238,8 @@ def test_an_installed_package_adds_names_to_every_group(place: Path, installed: 
 )
 def test_what_cannot_be_used_is_named_before_anything_runs(place: Path, ref: Ref, message: str | None) -> None:
     (place / "broken.py").write_text("1 / 0\n")
-    found = ref.problem()
-    assert (message is None and found is None) or (found is not None and message is not None and message in found)
+    result = ref.problem()
+    assert (message is None and result is None) or (result is not None and message is not None and message in result)
 
 
 @pytest.mark.parametrize(

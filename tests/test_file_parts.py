@@ -625,7 +625,7 @@ def test_separators_and_encodings_of_spreadsheets(tmp_path: Path, mark: str, enc
     assert (pair.prompt.text, pair.first.text, pair.second.text) == ("Qué?", "a", "b")
 
 
-def test_the_index_that_pandas_writes_is_no_column(tmp_path: Path) -> None:
+def test_the_index_that_pandas_writes_is_not_a_column(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_text(",prompt,first,second\n0,Q,a,b\n1,R,a,b\n")
     read = read_comparisons(path)

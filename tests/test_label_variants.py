@@ -75,8 +75,8 @@ def test_probabilities_or_logits(data: Path) -> None:
 @pytest.mark.parametrize("shots", [0, 2, 8])
 def test_preambles_and_exemplars(prompt: str, shots: int, data: Path) -> None:
     label("--prompt", prompt, "--shots", str(shots), "--limit", "2")
-    told = figures()["judge"]["prompt"]
-    assert (told["name"], told["exemplars"]) == (prompt, shots)
+    message = figures()["judge"]["prompt"]
+    assert (message["name"], message["exemplars"]) == (prompt, shots)
 
 
 def test_exemplars_in_another_order_are_another_prompt(data: Path) -> None:
@@ -102,15 +102,15 @@ def test_a_setting_without_a_flag_of_its_own(data: Path) -> None:
 
 
 def test_principles_drawn_averaged_together(data: Path) -> None:
-    asked = {
+    request = {
         use: {
             len({j.principle_id for j in x.judgements})
             for x in label("--constitution", "honest", "--use", use, out=use)
         }
         for use in ("drawn", "averaged", "together")
     }
-    assert asked["drawn"] == asked["together"] == {1}
-    assert min(asked["averaged"]) > 3
+    assert request["drawn"] == request["together"] == {1}
+    assert min(request["averaged"]) > 3
 
 
 def test_rubric_of_pairs_is_the_weighted_mean_of_its_criteria(data: Path) -> None:
@@ -141,14 +141,14 @@ def test_any_judge_can_be_calibrated(data: Path) -> None:
         label("--calibration", "sure", judge="people:lab")
 
 
-def test_a_panels_servers_are_told_apart_from_its_local_members(data: Path) -> None:
+def test_a_panels_servers_are_distinguished_from_its_local_members(data: Path) -> None:
     from aifeedback.steps.label import Label
 
-    given = {"base_url": "http://127.0.0.1:9/v1", "server": {"concurrency": 2}, "hidden_mass": 0.1}
-    judge = {"model": ["fake:quality", "openai:stub"], **given}
+    inputs = {"base_url": "http://127.0.0.1:9/v1", "server": {"concurrency": 2}, "hidden_mass": 0.1}
+    judge = {"model": ["fake:quality", "openai:stub"], **inputs}
     local, served = Label.from_options({"comparisons": "x.jsonl", "judge": judge}).judge.members
     assert (local.base_url, local.server, local.hidden_mass) == (None, {}, 0.1)
-    assert (served.base_url, served.server, served.hidden_mass) == (given["base_url"], {"concurrency": 2}, 0.1)
+    assert (served.base_url, served.server, served.hidden_mass) == (inputs["base_url"], {"concurrency": 2}, 0.1)
 
 
 def test_panel_of_judges_and_prompts(data: Path) -> None:
@@ -164,10 +164,10 @@ def test_panel_of_judges_and_prompts(data: Path) -> None:
         assert mean[place].p_first == pytest.approx(sum(values) / 4, abs=1e-12)
         assert median[place].p_first == pytest.approx((values[1] + values[2]) / 2, abs=1e-12)
         assert len({j.judge for j in mean[place].judgements}) == 4
-    told = figures("mean")
-    assert told["disagreement"]["n"] == PAIRS
-    assert told["disagreement"]["mean_spread"] > 0
-    assert len(told["judges"]) == 4
+    message = figures("mean")
+    assert message["disagreement"]["n"] == PAIRS
+    assert message["disagreement"]["mean_spread"] > 0
+    assert len(message["judges"]) == 4
 
 
 def test_weights_learned_on_a_human_slice_find_the_better_judge(data: Path) -> None:
@@ -211,8 +211,8 @@ def test_ranking_the_answers_to_a_prompt(options: list[str], data: Path) -> None
 def test_scores_stand_beside_prompt_and_completion(out: str, data: Path) -> None:
     run("score", "--data", "answers.jsonl", "--judge", "fake:quality", "-o", out)
     rows = [row.values for row in read_rows(out)]
-    given = [row.values for row in read_rows("answers.jsonl")]
-    assert [(r["prompt"], r["completion"]) for r in rows] == [(g["prompt"], g["completion"]) for g in given]
+    inputs = [row.values for row in read_rows("answers.jsonl")]
+    assert [(r["prompt"], r["completion"]) for r in rows] == [(g["prompt"], g["completion"]) for g in inputs]
     totals = read_records(f"{out}.run/scores.jsonl", Score)
     assert [(r["completion_id"], r["expected"]) for r in rows] == [(t.completion_id, t.expected) for t in totals]
 
@@ -254,17 +254,17 @@ def test_trl_rows_leave_out_what_is_not_known(data: Path) -> None:
     assert len(list(read_rows("some/trl.jsonl"))) == PAIRS - 1
 
 
-def test_dry_run_tells_calls_tokens_cost_and_cap(data: Path) -> None:
+def test_dry_run_reports_calls_tokens_cost_and_cap(data: Path) -> None:
     Path("prices.yaml").write_text('as_of: "2026-01"\nmodels:\n  "m*": {input: 1000, output: 0}\n')
-    asked = ("--judge", "openai:m1", "--base-url", "http://127.0.0.1:9/v1", "--prices", "prices.yaml")
-    label_all = ("label", "--data", "pairs.jsonl", "-o", "never", "--dry-run", *asked)
-    said = run(*label_all, "--spend-cap-usd", "0.1")
-    assert "Response 1:" in said
-    assert f" {2 * PAIRS} " in said
-    assert "is reached after about" in said
+    request = ("--judge", "openai:m1", "--base-url", "http://127.0.0.1:9/v1", "--prices", "prices.yaml")
+    label_all = ("label", "--data", "pairs.jsonl", "-o", "never", "--dry-run", *request)
+    labels = run(*label_all, "--spend-cap-usd", "0.1")
+    assert "Response 1:" in labels
+    assert f" {2 * PAIRS} " in labels
+    assert "is reached after about" in labels
     assert "is enough" in run(*label_all, "--spend-cap-usd", "1000")
     assert not Path("never").exists()
-    run("score", "--data", "answers.jsonl", "--rubric", "general", "-o", "never", "--dry-run", *asked)
+    run("score", "--data", "answers.jsonl", "--rubric", "general", "-o", "never", "--dry-run", *request)
 
 
 def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
@@ -272,19 +272,19 @@ def test_a_server_s_cap_counts_what_earlier_runs_spent(data: Path) -> None:
 
     Path("prices.yaml").write_text('as_of: "2026-01"\nmodels:\n  "stub": {input: 1000, output: 1000}\n')
     with StubServer(answer) as server:
-        asked = ("--base-url", server.url, "--prices", "prices.yaml", "--set", "server.concurrency=1")
+        request = ("--base-url", server.url, "--prices", "prices.yaml", "--set", "server.concurrency=1")
         cap = ("--spend-cap-usd", "6")
-        first = label(*asked, *cap, judge="openai:stub")
+        first = label(*request, *cap, judge="openai:stub")
         calls = server.count
-        again = label(*asked, *cap, judge="openai:stub")
+        again = label(*request, *cap, judge="openai:stub")
         assert server.count - calls <= 1
-        more = label(*asked, "--spend-cap-usd", "1000", judge="openai:stub")
+        more = label(*request, "--spend-cap-usd", "1000", judge="openai:stub")
     known = [sum(value is not None for value in p(labels)) for labels in (first, again, more)]
     assert 0 < known[0] <= known[1] < known[2] == PAIRS
     assert {x.problem for x in first if x.p_first is None} <= {"over_budget", "missing"}
 
 
-def test_who_a_judge_is_is_asked_of_its_own_server(tmp_path: Path) -> None:
+def test_the_identity_of_a_judge_is_requested_from_its_own_server(tmp_path: Path) -> None:
     from aifeedback.steps.step import Context
     from models.stub import StubServer, answer
 
@@ -306,9 +306,9 @@ def test_a_wrong_setting_is_named_as_the_user_wrote_it(judge: dict[str, Any], ke
     from aifeedback.config import parse
     from aifeedback.steps.label import Label
 
-    with pytest.raises(RecipeError) as told:
+    with pytest.raises(RecipeError) as message:
         parse(Label, {"comparisons": "x.jsonl", "judge": judge})
-    assert f"'{key}'" in str(told.value)
+    assert f"'{key}'" in str(message.value)
 
 
 def test_calls_are_counted_with_principles_and_rationales() -> None:

@@ -54,9 +54,9 @@ def test_every_third_party_import_is_a_dependency() -> None:
     unknown = {}
     for file in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            found = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            found += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for module in {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names) - {"aifeedback"}:
+            result = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            result += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in {name.partition(".")[0] for name in result} - set(sys.stdlib_module_names) - {"aifeedback"}:
                 if distribution(BROUGHT.get(module, module)) not in known:
                     unknown[module] = file.name
     assert unknown == {}

@@ -36,11 +36,11 @@ def ids(file: str) -> list[str]:
     return [row.get("comparison_id") or row["id"] for row in rows]
 
 
-def test_show_tells_what_a_command_did_and_what_can_be_done_next() -> None:
+def test_show_reports_what_a_command_did_and_what_can_be_done_next() -> None:
     run("label --data pairs.jsonl --judge fake:longer --limit 30 -o labels.parquet")
     for place in ("labels.parquet", "labels.parquet.run"):
         shown = run(f"show {place}")
-        for told in (
+        for message in (
             "label",
             "fake:longer",
             "limit",
@@ -48,13 +48,13 @@ def test_show_tells_what_a_command_did_and_what_can_be_done_next() -> None:
             "preferences.jsonl",
             "evaluate --data labels.parquet",
         ):
-            assert told in shown
+            assert message in shown
     run("label --data pairs.jsonl --judge fake:longer -o labels")
     assert "evaluate --data labels/labelled.jsonl" in run("show labels")
     item = ids("labels.parquet.run/preferences.jsonl")[3]
-    told = run(f"show labels.parquet {item[:10]}")
-    assert "log-probabilities as shown" in told
-    assert "second response shown first" in told
+    message = run(f"show labels.parquet {item[:10]}")
+    assert "log-probabilities as shown" in message
+    assert "second response shown first" in message
 
 
 def test_show_of_a_comparison_and_of_an_audit_prints_their_tables() -> None:
@@ -104,7 +104,7 @@ def test_a_run_of_another_recipe_is_left_alone() -> None:
     assert [path.name for path in Path("mine").iterdir()] == ["manifest.json"]
 
 
-def test_a_folder_that_is_no_lab_model_is_never_built_over() -> None:
+def test_a_folder_that_is_not_a_lab_model_is_never_built_over() -> None:
     Path("base").mkdir()
     Path("base/mine.txt").write_text("my own")
     with pytest.raises(InputError, match="base: is there already, and is no model of the lab"):

@@ -50,8 +50,8 @@ def test_type_checkers_see_the_names_that_are_there() -> None:
     }
     assert set(seen) == NAMES
     for name, module in seen.items():
-        found = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
-        assert found is getattr(af, name) or name == "audit"
+        result = getattr(sys.modules.get(module) or __import__(module, fromlist=[name]), name)
+        assert result is getattr(af, name) or name == "audit"
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -198,15 +198,15 @@ def test_audit_stays_callable_once_its_package_is_loaded(place: Path) -> None:
     import aifeedback.audit.judge
 
     assert isinstance(aifeedback.audit, types.ModuleType)
-    found = af.audit("fake:first", af.load_pairs("pairs.jsonl"), probes=["position"])
-    assert found.figures.judges[0]["findings"][0]["probe"] == "position"
-    assert found.folder.parent == Path("runs/python")
+    result = af.audit("fake:first", af.load_pairs("pairs.jsonl"), probes=["position"])
+    assert result.figures.judges[0]["findings"][0]["probe"] == "position"
+    assert result.folder.parent == Path("runs/python")
 
 
 def test_a_panel_is_audited_like_a_judge(place: Path) -> None:
     panel = af.Panel([af.Judge("fake:longer"), af.Judge("fake:first")], combine="median")
-    found = af.audit(panel, "pairs.jsonl", probes=["length"])
-    assert found.figures.judges[0]["judge"].startswith("panel(median:")
+    result = af.audit(panel, "pairs.jsonl", probes=["length"])
+    assert result.figures.judges[0]["judge"].startswith("panel(median:")
 
 
 def test_every_trainer_takes_what_is_in_memory(place: Path) -> None:

@@ -83,9 +83,9 @@ def test_the_policy_generates_in_plain_transformers(finished_run: Path) -> None:
     folder = finished_run / "stages" / "rl" / "policy"
     model = AutoModelForCausalLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    asked = tokenizer("\n\nHuman: Hello – how are you? 你好\n\nAssistant:", return_tensors="pt")
-    told = model.generate(**asked, max_new_tokens=5, do_sample=False)
-    assert told.shape[1] > asked["input_ids"].shape[1]
+    request = tokenizer("\n\nHuman: Hello – how are you? 你好\n\nAssistant:", return_tensors="pt")
+    message = model.generate(**request, max_new_tokens=5, do_sample=False)
+    assert message.shape[1] > request["input_ids"].shape[1]
 
 
 def test_labels_load_as_a_trl_preference_data_set(finished_run: Path) -> None:

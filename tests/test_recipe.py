@@ -93,11 +93,11 @@ def test_a_stage_with_an_empty_condition_is_left_out(tmp_path: Path) -> None:
 def test_references_become_paths_of_the_run(tmp_path: Path) -> None:
     assert ModelRef("hf:@sft/policy").within(tmp_path) == f"hf:{tmp_path}/stages/sft/policy"
     assert Ref("plain").within(tmp_path) == "plain"
-    given = Rl(model="hf:@sft/policy", prompts="plain", reward={"mix": [{"source": "rm:@rm/reward_model"}]})
-    found = given.within(tmp_path)
-    assert found.model == f"hf:{tmp_path}/stages/sft/policy"
-    assert found.reward.mix[0].source == f"rm:{tmp_path}/stages/rm/reward_model"
-    assert found.prompts == "plain"
+    inputs = Rl(model="hf:@sft/policy", prompts="plain", reward={"mix": [{"source": "rm:@rm/reward_model"}]})
+    result = inputs.within(tmp_path)
+    assert result.model == f"hf:{tmp_path}/stages/sft/policy"
+    assert result.reward.mix[0].source == f"rm:{tmp_path}/stages/rm/reward_model"
+    assert result.prompts == "plain"
 
 
 @pytest.mark.parametrize("name", sorted(recipe.shipped()))
@@ -114,10 +114,10 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
 
 
 def test_defaults_that_go_with_a_setting_hold_once_it_is_given_and_give_way_to_ones_own(tmp_path: Path) -> None:
-    given = TEXT.replace("stages:", 'given: {judge: {n: 9, name: "of ${judge}"}}\nstages:').replace(
+    inputs = TEXT.replace("stages:", 'given: {judge: {n: 9, name: "of ${judge}"}}\nstages:').replace(
         "n: 4}", 'n: 4, name: ""}'
     )
-    path = written(tmp_path, given)
+    path = written(tmp_path, inputs)
     assert recipe.load(path).settings["n"] == 4
     assert recipe.load(path, {"judge": "fake:longer"}).settings["n"] == 4, "the default is nothing given"
     own = recipe.load(path, {"judge": "fake:first"}).settings
@@ -135,9 +135,9 @@ def test_references_in_keys_are_filled_in_and_waited_for(tmp_path: Path) -> None
 
 def test_check_prints_every_setting() -> None:
     printed = CliRunner().invoke(app, ["check", "demo", "--set", "steps=7"], catch_exceptions=False).output
-    told = dict(line.split() for line in printed.partition("settings:")[2].splitlines() if len(line.split()) == 2)
-    assert told["steps"] == "7"
-    assert told["independent"] == "lab:judge-b"
+    message = dict(line.split() for line in printed.partition("settings:")[2].splitlines() if len(line.split()) == 2)
+    assert message["steps"] == "7"
+    assert message["independent"] == "lab:judge-b"
 
 
 def test_the_documented_recipe_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +155,7 @@ def test_the_documented_recipe_runs_as_written(tmp_path: Path, monkeypatch: pyte
 def test_a_trainers_own_seed_counts_where_one_is_set(tmp_path: Path, given: dict[str, int]) -> None:
     """References are filled in without making defaults into settings."""
     step = Rl(model="hf:@sft/policy", prompts="p.jsonl", reward="rm:@rm/reward_model", train={"steps": 2, **given})
-    found = step.within(tmp_path)
-    assert found.train.model_fields_set == {"steps", *given}
-    seeded = found.seeded(found.train, Context(tmp_path, tmp_path, seed=7))
+    result = step.within(tmp_path)
+    assert result.train.model_fields_set == {"steps", *given}
+    seeded = result.seeded(result.train, Context(tmp_path, tmp_path, seed=7))
     assert seeded.seed == given.get("seed", 7)

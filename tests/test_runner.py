@@ -119,7 +119,7 @@ def test_two_processes_cannot_work_in_one_run(tmp_path: Path) -> None:
         pass
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_ends_the_same(tmp_path: Path) -> None:
     path = recipe_file(tmp_path)
     whole = tmp_path / "whole"
     runner.run(recipe.load(path), whole, Seen())

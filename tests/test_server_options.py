@@ -72,25 +72,25 @@ def test_a_secret_is_named_and_never_written_down() -> None:
 
 
 def test_options_of_a_server_are_refused_for_a_model_of_this_machine() -> None:
-    for given in ({"headers": ["X=a"]}, {"api_version": "1"}, {"extra_body": '{"a": 1}'}, {"base_url": "http://x"}):
+    for inputs in ({"headers": ["X=a"]}, {"api_version": "1"}, {"extra_body": '{"a": 1}'}, {"base_url": "http://x"}):
         with pytest.raises(RecipeError, match="only a server"):
-            parse(JudgeSpec, {"model": "lab:judge-1", **given})
+            parse(JudgeSpec, {"model": "lab:judge-1", **inputs})
         with pytest.raises(RecipeError, match="only a judge on a server"):
-            reward_from_options("rm:reward-model", served=given)
+            reward_from_options("rm:reward-model", served=inputs)
         with pytest.raises(RecipeError, match="only a model on a server"):
-            Rl.from_options({"model": "hf:a/b", "prompts": "p.jsonl", "reward": "rm:r", **given})
+            Rl.from_options({"model": "hf:a/b", "prompts": "p.jsonl", "reward": "rm:r", **inputs})
     with pytest.raises(RecipeError, match="not JSON"):
         parse(JudgeSpec, {"model": "openai:x", "extra_body": "{seed: null}"})
 
 
 def test_train_rl_gives_them_to_each_judge_that_is_served() -> None:
-    given = {"model": "hf:a/b", "prompts": "p.jsonl", "base_url": "http://x", "server": {"readout": "votes"}}
+    inputs = {"model": "hf:a/b", "prompts": "p.jsonl", "base_url": "http://x", "server": {"readout": "votes"}}
     monitor = {"prompts": "q.jsonl", "judge": "openai:watch"}
-    step = Rl.from_options({**given, "reward": "judge:openai:x", "monitor": monitor})
+    step = Rl.from_options({**inputs, "reward": "judge:openai:x", "monitor": monitor})
     assert step.reward.judge is not None
     assert step.monitor is not None
     assert step.reward.judge.server_options == step.monitor.judge.server_options
     assert step.monitor.judge.server_options == {"base_url": "http://x", "readout": "votes"}
-    step = Rl.from_options({**given, "reward": "rm:r", "monitor": monitor})
+    step = Rl.from_options({**inputs, "reward": "rm:r", "monitor": monitor})
     assert step.monitor is not None
     assert step.monitor.judge.base_url == "http://x"

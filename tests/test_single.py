@@ -36,7 +36,7 @@ def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., byte
     )
 
     def run(server: StubServer, *options: str) -> bytes:
-        asked = [
+        request = [
             "label",
             "--data",
             "pairs.jsonl",
@@ -47,7 +47,7 @@ def label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., byte
             "-o",
             "out.jsonl",
         ]
-        result = CliRunner().invoke(app, [*asked, *options], catch_exceptions=False)
+        result = CliRunner().invoke(app, [*request, *options], catch_exceptions=False)
         assert result.exit_code == 0, result.output
         return Path("out.jsonl").read_bytes()
 
@@ -86,7 +86,7 @@ def test_a_result_is_not_replaced_by_another_job(label: Callable[..., bytes]) ->
         assert server.count == 2 * PAIRS + 2
 
 
-def test_a_larger_limit_goes_on(label: Callable[..., bytes]) -> None:
+def test_a_larger_limit_resumes(label: Callable[..., bytes]) -> None:
     with StubServer(answer) as server:
         few = label(server, "--limit", "2")
         more = label(server, "--limit", "4")
@@ -101,7 +101,7 @@ def test_a_larger_limit_goes_on(label: Callable[..., bytes]) -> None:
         assert label(server) == every
 
 
-def test_how_a_server_is_asked_makes_no_other_job(label: Callable[..., bytes]) -> None:
+def test_how_requests_are_sent_makes_no_other_job(label: Callable[..., bytes]) -> None:
     with StubServer(answer) as server:
         first = label(server)
         assert label(server, "--set=server.concurrency=1", "--set=server.warm=false") == first
@@ -120,18 +120,18 @@ def test_nothing_that_was_there_before_is_replaced(label: Callable[..., bytes]) 
         assert server.count == 0
 
 
-def test_what_is_done_is_said_for_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_reported_for_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write("answers.jsonl", [{"prompt": f"{n}?", "completion": f"answer {k}"} for n in range(4) for k in range(3)])
     for command in (["pair", "--completions"], ["score", "--judge", "fake:longer", "--data"]):
-        asked = [*command, "answers.jsonl", "-o", f"{command[0]}.jsonl"]
-        first, again = (CliRunner().invoke(app, asked, catch_exceptions=False) for _ in range(2))
+        request = [*command, "answers.jsonl", "-o", f"{command[0]}.jsonl"]
+        first, again = (CliRunner().invoke(app, request, catch_exceptions=False) for _ in range(2))
         assert (first.exit_code, again.exit_code) == (0, 0)
         assert "Already complete" not in first.output
         assert "Already complete" in again.output
 
 
-def test_what_a_server_left_open_is_asked_again(label: Callable[..., bytes]) -> None:
+def test_what_a_server_left_open_is_requested_again(label: Callable[..., bytes]) -> None:
     is_broken = True
 
     def sometimes(request: Request) -> Response:
@@ -150,11 +150,11 @@ def test_what_a_server_left_open_is_asked_again(label: Callable[..., bytes]) -> 
 def test_a_critique_that_was_left_open_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write("answers.jsonl", [{"prompt": f"{n}?", "completion": f"answer {n}"} for n in range(3)])
-    asked = ["revise", "--data", "answers.jsonl", "--model", "fake:longer", "-o", "sft.jsonl"]
+    request = ["revise", "--data", "answers.jsonl", "--model", "fake:longer", "-o", "sft.jsonl"]
 
     def problems(exit_code: int) -> dict[str, int]:
         connect.release_models()
-        result = CliRunner().invoke(app, asked, catch_exceptions=False)
+        result = CliRunner().invoke(app, request, catch_exceptions=False)
         assert result.exit_code == exit_code, result.output
         return json.loads(Path("sft.jsonl.run/figures.json").read_text())["problems"]
 
@@ -162,10 +162,10 @@ def test_a_critique_that_was_left_open_is_asked_again(tmp_path: Path, monkeypatc
         dead.setattr(fake, "connect", lambda name: fake.FakeModel(name, faults={Problem.SERVER_ERROR: 1.0}))
         assert problems(exit_code=4) == {"server_error": 3}
     assert problems(exit_code=0) == {}
-    assert "Already complete" in CliRunner().invoke(app, asked, catch_exceptions=False).output
+    assert "Already complete" in CliRunner().invoke(app, request, catch_exceptions=False).output
 
 
-def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_ctrl_c_says_that_the_same_command_resumes(tmp_path: Path) -> None:
     """In a process of its own, since the signal is the operating system's."""
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("".join(json.dumps({"prompt": f"{n}?", "chosen": "a", "rejected": "b"}) + "\n" for n in range(40)))
@@ -181,15 +181,15 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        _, labels = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Rerun to resume" in said
-    assert "Traceback" not in said
+    assert "Rerun to resume" in labels
+    assert "Traceback" not in labels
 
 
-def test_label_tells_how_probable_its_labels_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_reports_how_probable_its_labels_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write("pairs.jsonl", [{"prompt": f"{n}?", "first": f"answer {n}", "second": f"o {n}"} for n in range(4)])
-    asked = ["label", "--data", "pairs.jsonl", "--judge", "fake:quality", "-o", "out.jsonl", "--json", "told.json"]
-    assert "label_mass" in CliRunner().invoke(app, asked, catch_exceptions=False).output
+    request = ["label", "--data", "pairs.jsonl", "--judge", "fake:quality", "-o", "out.jsonl", "--json", "told.json"]
+    assert "label_mass" in CliRunner().invoke(app, request, catch_exceptions=False).output
     assert json.loads(Path("told.json").read_text())["label_mass"] == pytest.approx(0.97)

@@ -22,7 +22,7 @@ def test_an_id_is_the_digest_of_canonical_json(parts: list[object]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", 'quoted "text"', "line\nbreak\t\\", "\u2028 é 你好 \x00\x1f", "\ud800"])
-def test_texts_alone_are_no_special_case(text: str) -> None:
+def test_texts_alone_are_not_a_special_case(text: str) -> None:
     digest = hashlib.sha256(json.dumps([text], ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
     assert content_id(text) == digest[:16]
 

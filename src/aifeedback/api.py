@@ -331,8 +331,8 @@ def train_reward_model(
     (``heldout``, ``hard``, ``centre``) or of the trainer. Raises RecipeError before training for a wrong setting, and if
     ``out`` holds another result.
     """
-    given = {"model": str(model), "data": _labels(pairs, preferences, out)}
-    return _train(RewardModel, "train reward", given, settings, out, seed, scheme="rm")
+    inputs = {"model": str(model), "data": _labels(pairs, preferences, out)}
+    return _train(RewardModel, "train reward", inputs, settings, out, seed, scheme="rm")
 
 
 def train_dpo(
@@ -350,8 +350,8 @@ def train_dpo(
     trainer (``beta``, ``steps``). Raises RecipeError before training for a wrong setting, and if ``out`` holds another
     result.
     """
-    given = {"model": str(model), "data": _labels(pairs, preferences, out)}
-    return _train(Dpo, "train dpo", given, settings, out, seed)
+    inputs = {"model": str(model), "data": _labels(pairs, preferences, out)}
+    return _train(Dpo, "train dpo", inputs, settings, out, seed)
 
 
 def train_rl(
@@ -370,12 +370,12 @@ def train_rl(
     ``samples_per_prompt``, ``beta``, ``baseline``). Raises RecipeError before training for a wrong setting, and if
     ``out`` holds another result.
     """
-    given = {
+    inputs = {
         "model": str(model),
         "prompts": _prompts(prompts, out),
         "reward": reward if isinstance(reward, RewardSpec) else str(reward),
     }
-    return _train(Rl, "train rl", given, settings, out, seed)
+    return _train(Rl, "train rl", inputs, settings, out, seed)
 
 
 def sample(
@@ -393,8 +393,8 @@ def sample(
     ``temperature``, ``top_k``, ``top_p``, ``max_new_tokens``, ``stop``, and ``base_url`` and the like for a server.
     Raises RecipeError for a wrong setting, before the first call.
     """
-    given = {"model": str(model), "prompts": _prompts(prompts, out or ROOT), "per_prompt": per_prompt}
-    step = parse(Sample, _nested(Sample, "sampling", given, settings))
+    inputs = {"model": str(model), "prompts": _prompts(prompts, out or ROOT), "per_prompt": per_prompt}
+    step = parse(Sample, _nested(Sample, "sampling", inputs, settings))
     done = _run(step, "sample", out, seed)
     rows = read_records(done.folder / "completions.records.jsonl", Completion)
     by_id = {prompt.id: prompt for prompt in read_prompts(step.prompts)}
@@ -418,13 +418,13 @@ def compare(
     ``trained_by`` or ``safety``, and of sampling, such as ``temperature`` or ``max_new_tokens``. Raises RecipeError for a
     wrong setting or a missing input, before the first call.
     """
-    given = {
+    inputs = {
         "policies": {name: _policy(policy) for name, policy in policies.items()},
         "reference": next(iter(policies), "") if reference is None else reference,
         "prompts": _prompts(prompts, out or ROOT),
         "judges": _specs(judges),
     }
-    done = _run(parse(Compare, _nested(Compare, "sampling", given, settings)), "compare", out, seed)
+    done = _run(parse(Compare, _nested(Compare, "sampling", inputs, settings)), "compare", out, seed)
     return _result(done, seed)
 
 
@@ -442,8 +442,8 @@ def audit(
     changes texts), ``limit``. Raises RecipeError for a wrong setting or a missing input, before the first call.
     """
     judges = [judge] if isinstance(judge, str | Judge | Panel) else judge
-    given = {"judges": _specs(judges), "data": _unlabelled(pairs, out or ROOT)}
-    done = _run(parse(Audit, {**given, **settings}), "audit", out, seed)
+    inputs = {"judges": _specs(judges), "data": _unlabelled(pairs, out or ROOT)}
+    done = _run(parse(Audit, {**inputs, **settings}), "audit", out, seed)
     return _result(done, seed)
 
 
@@ -521,21 +521,21 @@ def _result(done: _Done[Any], seed: int) -> Result[Any]:
 def _train(
     kind: type[Step],
     command: str,
-    given: Mapping[str, Any],
+    inputs: Mapping[str, Any],
     settings: Mapping[str, Any],
     out: str | Path,
     seed: int,
     scheme: Literal["hf", "rm"] = "hf",
 ) -> TrainedModel[Any]:
-    done = _run(parse(kind, _nested(kind, "train", given, settings)), command, out, seed)
+    done = _run(parse(kind, _nested(kind, "train", inputs, settings)), command, out, seed)
     return TrainedModel(done.figures, done.folder, scheme)
 
 
-def _nested(kind: type[Step], inner: str, given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(kind: type[Step], inner: str, inputs: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """The step's own settings, and the others under ``inner``."""
     own = {key: value for key, value in settings.items() if key in kind.model_fields}
     others = {key: value for key, value in settings.items() if key not in kind.model_fields}
-    return {**given, **own, **({inner: {**own.get(inner, {}), **others}} if others else {})}
+    return {**inputs, **own, **({inner: {**own.get(inner, {}), **others}} if others else {})}
 
 
 def _specs(judges: Sequence[Judge | Panel | str]) -> dict[str, Judging]:

@@ -1,4 +1,4 @@
-"""Settings: frozen pydantic models that refuse unknown keys, and how a mistake in one is told."""
+"""Settings: frozen pydantic models that refuse unknown keys, and how a mistake in one is reported."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def parse(
     by_set: Collection[str] = (),
     error: type[InputError] = RecipeError,
 ) -> C:
-    """Validates ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one.
+    """Validate ``values`` into ``schema``; raises ``error`` naming every wrong key, with the nearest valid one.
 
     With the prefix "--" a key is named by its option, or, if it is among ``by_set`` (keys as written after --set), by
     ``--set KEY``.
@@ -62,13 +62,13 @@ def parse(
     try:
         return schema.model_validate(dict(values))
     except ValidationError as invalid:
-        found = faults(invalid)
-        one = "correct the key" if found[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
-        fix = one if len(found) == 1 else f"correct these {len(found)} keys"
-        told = error("; ".join(describe(p, schema, prefix, by_set) for p in found), file=file, fix=fix)
+        problems = faults(invalid)
+        one = "correct the key" if problems[0]["type"] in ("extra_forbidden", "missing") else "correct the value"
+        fix = one if len(problems) == 1 else f"correct these {len(problems)} keys"
+        failure = error("; ".join(describe(p, schema, prefix, by_set) for p in problems), file=file, fix=fix)
         # the sentence names the key already, so it is kept for programs and not printed a second time
-        told.key = _key(found[0], prefix, by_set) if len(found) == 1 else None
-        raise told from None
+        failure.key = _key(problems[0], prefix, by_set) if len(problems) == 1 else None
+        raise failure from None
 
 
 def describe(
@@ -83,7 +83,7 @@ def describe(
         return f"unknown key '{key}'{hint}"
     if problem["type"] == "missing":
         return f"key '{key}' is missing"
-    # a validator of ours says it in its own words; pydantic's begin with a capital
+    # our own validators word the message; pydantic's begin with a capital
     is_ours = problem["type"] == "value_error"
     message = problem["msg"].removeprefix("Value error, ") if is_ours else problem["msg"].lower()
     is_whole = isinstance(problem["input"], Mapping)
@@ -99,15 +99,15 @@ def _nested(schema: type[BaseModel], loc: Sequence[int | str]) -> type[BaseModel
     for part in loc:
         if isinstance(part, int) or str(part).startswith("(") or part not in schema.model_fields:
             continue
-        found = _model_in(schema.model_fields[part].annotation)
-        schema = found or schema
+        inner = _model_in(schema.model_fields[part].annotation)
+        schema = inner or schema
     return schema
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
+    return next((model for inner in get_args(annotation) if (model := _model_in(inner))), None)
 
 
 def faults(invalid: ValidationError) -> list[Any]:
@@ -123,7 +123,7 @@ def faults(invalid: ValidationError) -> list[Any]:
 
 
 def _key(problem: Mapping[str, Any], prefix: str, by_set: Collection[str]) -> str:
-    """Where it is, as the user wrote it: the tag of a union (in brackets) is no key of the file.
+    """Where it is, as the user wrote it: the tag of a union (in brackets) is not a key of the file.
 
     After the bare prefix of an option, "--", that is ``--set KEY`` for what was given so, else the option: its last
     name, with dashes.
@@ -140,10 +140,10 @@ def _key(problem: Mapping[str, Any], prefix: str, by_set: Collection[str]) -> st
 def _as_written(path: Sequence[str], by_set: Collection[str]) -> str:
     """The part of a path that was given by --set: a command's keys may leave out the settings they are nested in."""
     for key in by_set:
-        given = key.split(".")
+        parts = key.split(".")
         for start in range(len(path)):
             rest = list(path[start:])
-            shared = min(len(rest), len(given))
-            if rest[:shared] == given[:shared]:
+            shared = min(len(rest), len(parts))
+            if rest[:shared] == parts[:shared]:
                 return ".".join(rest)
     return ""

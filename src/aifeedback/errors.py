@@ -36,7 +36,7 @@ def _rebuilt(kind: type[AIFeedbackError], message: str) -> AIFeedbackError:
 
 
 class InputError(AIFeedbackError):
-    """What was given is wrong. ``where`` names file, row and key as far as they are known."""
+    """Wrong input. ``where`` names file, row and key where they are known."""
 
     exit_code = 2
 

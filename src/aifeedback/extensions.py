@@ -48,9 +48,9 @@ def registered(group: str) -> tuple[str, ...]:
     return tuple(_points(group))
 
 
-def source_of(found: Any) -> Path | None:
+def source_of(extension: Any) -> Path | None:
     """The source file of an object from outside the package; None for one of the package's own, or without source."""
-    module = inspect.getmodule(found if callable(found) else type(found))
+    module = inspect.getmodule(extension if callable(extension) else type(extension))
     if module is None or module.__name__.partition(".")[0] == "aifeedback" or module.__file__ is None:
         return None
     return Path(module.__file__)

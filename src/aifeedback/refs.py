@@ -44,7 +44,7 @@ class Ref(str):
 
     @property
     def scheme(self) -> str:
-        """``hf`` of ``hf:DIR``; empty where there is none."""
+        """``hf`` of ``hf:DIR``; empty without a scheme."""
         head, colon, tail = self.partition(":")
         return head if colon and tail and (head in SCHEMES or head in extensions.registered(MODELS)) else ""
 
@@ -56,8 +56,8 @@ class Ref(str):
     @property
     def step(self) -> str | None:
         """The id of the earlier step that leaves it; None for what comes from outside the run."""
-        found = _STEP.match(self)
-        return found["step"] if found else None
+        match = _STEP.match(self)
+        return match["step"] if match else None
 
     @property
     def row_format(self) -> str:
@@ -86,10 +86,10 @@ class Ref(str):
 
     def within(self, run: Path) -> Self:
         """The same with ``@STEP/FILE`` replaced by its path in the run folder."""
-        found = _STEP.match(self)
-        if found is None:
+        match = _STEP.match(self)
+        if match is None:
             return self
-        return type(self)(f"{found['scheme'] or ''}{run / 'stages' / found['step'] / (found['file'] or '')}")
+        return type(self)(f"{match['scheme'] or ''}{run / 'stages' / match['step'] / (match['file'] or '')}")
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -152,9 +152,9 @@ class ModelRef(Ref):
 
     def _meant(self) -> str:
         """What a name without a scheme may mean: an existing folder or lab model, else any kind."""
-        found = [f"hf:{self}"] if Path(self).is_dir() else []
-        found += [f"lab:{self}"] if self in import_module("aifeedback.lab.zoo").names() else []
-        return " or ".join(found) or "hf:DIR_OR_ID, openai:NAME, anthropic:NAME, lab:NAME or fake:NAME"
+        suggestions = [f"hf:{self}"] if Path(self).is_dir() else []
+        suggestions += [f"lab:{self}"] if self in import_module("aifeedback.lab.zoo").names() else []
+        return " or ".join(suggestions) or "hf:DIR_OR_ID, openai:NAME, anthropic:NAME, lab:NAME or fake:NAME"
 
     def folder(self) -> str:
         """The model folder or hub id that training starts from. Raises RecipeError for what cannot be trained."""
@@ -362,8 +362,8 @@ def refs_in(value: Any) -> Iterator[Ref]:
 
 def steps_named(value: Any) -> Iterator[str]:
     """The ids of the steps whose files plain settings (as YAML has them) name."""
-    if isinstance(value, str) and (found := _STEP.match(value)):
-        yield found["step"]
+    if isinstance(value, str) and (match := _STEP.match(value)):
+        yield match["step"]
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from steps_named(key)
@@ -375,7 +375,7 @@ def steps_named(value: Any) -> Iterator[str]:
 
 def problems_of(refs: Iterator[Ref]) -> list[str]:
     """What is wrong with those that come from outside the run, each once."""
-    found: dict[str, None] = {}
+    faults: dict[str, None] = {}
     for ref in refs:
         if ref.step is None:
             try:
@@ -383,12 +383,12 @@ def problems_of(refs: Iterator[Ref]) -> list[str]:
             except AIFeedbackError as wrong:
                 problem = str(wrong)
             if problem:
-                found[problem] = None
-    return list(found)
+                faults[problem] = None
+    return list(faults)
 
 
 def digest_ref(ref: Ref) -> str:
-    """Digest of the local file or folder behind a reference; the name itself where there is none."""
+    """Digest of the local file or folder behind a reference; the name itself if neither exists."""
     path = ref.path
     return digest(path) if path and path.exists() else str(ref)
 

@@ -18,7 +18,7 @@ VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scip
 
 
 def make_folder(path: Path) -> Path:
-    """Creates it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
+    """Create it with its parents. Raises RecipeError, before anything is spent, where nothing could be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):  # permissions alone do not tell: /proc denies root what they allow
@@ -57,8 +57,8 @@ def digest(path: Path) -> str:
 
 def versions() -> dict[str, str]:
     """Python and the libraries that figures depend on, as installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    installed = {"python": platform.python_version(), "platform": platform.platform()}
     for name in VERSIONED:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            installed[name] = metadata.version(name)
+    return installed

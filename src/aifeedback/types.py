@@ -3,7 +3,7 @@
 Records are frozen, one JSON line each; their ids are short content hashes.
 
 A preference is always ``p_first``: the probability in [0, 1] that the *first stored* completion is better, whatever
-order was shown. ``None`` means not known and comes with a ``problem``; nothing ever replaces it by a number.
+order was shown. ``None`` means unknown and comes with a ``problem``; nothing ever replaces it by a number.
 
 Interfaces are protocols of one or two methods: human raters, oracles, reward models and judges are all ``Labeler``s.
 """
@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from json.encoder import encode_basestring
-from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -25,7 +25,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class Problem(StrEnum):
-    """Why something is not known. A record with one is kept, counted, reported and left out of training."""
+    """Why something is unknown. A record with one is kept, counted, reported and left out of training."""
 
     REFUSED = "refused"  # the model declined to answer
     UNREADABLE = "unreadable"  # an answer came, no verdict could be read from it
@@ -40,7 +40,7 @@ class Problem(StrEnum):
     OVER_BUDGET = "over_budget"  # the spend cap was reached before this call
     ABSTAINED = "abstained"  # the judge or the rater could not tell
     DISAGREEMENT = "disagreement"  # votes cancelled out
-    MISSING = "missing"  # a part that this depends on is itself not known
+    MISSING = "missing"  # a part that this depends on is itself unknown
 
 
 class Record(BaseModel):
@@ -52,7 +52,7 @@ class Record(BaseModel):
 def content_id(*parts: Any) -> str:
     """Sixteen hex digits of SHA-256 over the parts as canonical JSON: equal parts, equal id, on any machine."""
     try:
-        canonical = f"[{','.join([encode_basestring(part) for part in parts])}]"  # of texts alone: the same, sooner
+        canonical = f"[{','.join([encode_basestring(part) for part in parts])}]"  # fast path for strings; same digest
     except TypeError:
         canonical = _canonical(parts)
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -68,7 +68,18 @@ def _as_plain(value: Any) -> Any:
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_as_plain).encode
 
 
-_Known = TypeVar("_Known", "Judgement", "Preference", "Score")
+class Explained(Record):
+    """A record with one value that is either known, or None with a ``problem`` that says why."""
+
+    _value: ClassVar[str] = "p_first"
+    if TYPE_CHECKING:
+        problem: Problem | None
+
+    @model_validator(mode="after")
+    def _known_or_explained(self) -> Self:
+        if (getattr(self, self._value) is None) != (self.problem is not None):
+            raise ValueError("a value is either known, or None with a problem that says why")
+        return self
 
 
 class Message(Record):
@@ -79,12 +90,12 @@ class Message(Record):
 def prompt_id(turns: Iterable[tuple[str, str]]) -> str:
     """The id of a prompt with these (role, content) turns.
 
-    It is ``content_id("prompt", [{"role": …, "content": …}, …])``, in a third of its time.
+    It is ``content_id("prompt", [{"role": …, "content": …}, …])``, computed three times faster.
     """
-    told = ",".join(
+    joined = ",".join(
         f'{{"content":{encode_basestring(content)},"role":{encode_basestring(role)}}}' for role, content in turns
     )
-    return hashlib.sha256(f'["prompt",[{told}]]'.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(f'["prompt",[{joined}]]'.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Prompt(Record):
@@ -124,7 +135,7 @@ class Prompt(Record):
 
     @property
     def is_dialogue(self) -> bool:
-        """Whether one user message is not the whole of it, so that plain text could not hold it."""
+        """Whether it is more than one user message, which plain text cannot represent."""
         return len(self.messages) != 1 or self.messages[0].role != "user"
 
     @property
@@ -196,7 +207,7 @@ class Comparison(Record):
         return Comparison.of(self.prompt, self.second, self.first)
 
 
-class Judgement(Record):
+class Judgement(Explained):
     """One reading of one comparison by one judge, in one shown order. ``p_first`` is about storage order."""
 
     comparison_id: str
@@ -213,12 +224,8 @@ class Judgement(Record):
     problem: Problem | None = None
     call_id: str | None = None
 
-    @model_validator(mode="after")
-    def _known_or_explained(self) -> Self:
-        return _known_or_explained(self, self.p_first)
 
-
-class Preference(Record):
+class Preference(Explained):
     """What a labeler says about a comparison, with every judgement it rests on."""
 
     comparison_id: str
@@ -229,13 +236,11 @@ class Preference(Record):
     """P(first) when shown first minus P(first) when shown second: 0 for a judge blind to position, in [-1, 1]."""
     problem: Problem | None = None
 
-    @model_validator(mode="after")
-    def _known_or_explained(self) -> Self:
-        return _known_or_explained(self, self.p_first)
 
-
-class Score(Record):
+class Score(Explained):
     """A judge's score of one completion."""
+
+    _value = "value"
 
     completion_id: str
     judge: str
@@ -249,10 +254,6 @@ class Score(Record):
     rationale: str | None = None
     problem: Problem | None = None
     call_id: str | None = None
-
-    @model_validator(mode="after")
-    def _known_or_explained(self) -> Self:
-        return _known_or_explained(self, self.value)
 
 
 class Revision(Record):
@@ -277,7 +278,7 @@ class Rating(Record):
     value: float | None = Field(default=None, allow_inf_nan=False)
     """Of a single response: the score, or 1 for yes and 0 for no."""
     asks: str | None = None
-    """What was asked about a single response: 'harmful', 'refused' or 'score'."""
+    """The question about a single response: 'harmful', 'refused' or 'score'."""
     order_shown: tuple[int, ...]
     """Storage index of the response shown at each position."""
     seconds: float | None = None
@@ -298,12 +299,6 @@ def text_id(text: str) -> str:
     return content_id("text", text)
 
 
-def _known_or_explained(record: _Known, known: float | None) -> _Known:
-    if (known is None) != (record.problem is not None):
-        raise ValueError("a value is either known, or None with a problem that says why")
-    return record
-
-
 PromptLike: TypeAlias = str | Sequence[Message]
 """Text is used exactly as it is. Messages go through the model's chat template; a list that ends with an assistant
 message is *continued* from there (that is how a judge prompt forces its ending), any other gets a generation prompt."""
@@ -316,7 +311,7 @@ class ModelCard(Record):
     revision: str
     """Digest of a local model's weights and tokenizer; what a server reports of itself otherwise."""
     family: str
-    """Models of one family do not count as independent of each other (R16): architecture and lineage, or vendor."""
+    """Models of one family do not count as independent of each other: architecture and lineage, or vendor."""
     parameters: int | None = None
     context_window: int | None = None
     """Tokens."""
@@ -335,7 +330,7 @@ class Reply(Record):
 
 
 class Reading(Record):
-    """log P(label | prompt) for each label, in nats, *unnormalised* over the label set; None where not known."""
+    """log P(label | prompt) for each label, in nats, *unnormalised* over the label set; None where unknown."""
 
     logprobs: tuple[float | None, ...]
     coverage: float | None = None
@@ -360,7 +355,7 @@ class Model(Protocol):
         ...
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
-        """Reads every label's log-probability at the position after each prompt. Nothing is sampled."""
+        """Read every label's log-probability at the position after each prompt. Nothing is sampled."""
         ...
 
 
@@ -371,7 +366,7 @@ class Labeler(Protocol):
     def name(self) -> str: ...
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """One preference per comparison, in order; ``p_first`` is None with a problem where not known."""
+        """One preference per comparison, in order; ``p_first`` is None with a problem where unknown."""
         ...
 
 

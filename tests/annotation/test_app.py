@@ -162,7 +162,7 @@ def test_a_double_click_or_a_second_tab_stores_one_rating(tmp_path: Path) -> Non
     assert len(where.book.ratings()) == 1
 
 
-def test_sources_are_never_told(tmp_path: Path) -> None:
+def test_sources_are_never_shown(tmp_path: Path) -> None:
     prompt = Prompt.of("Q")
     answers = [Completion.of(prompt, f"text {i}", source="secret-model") for i in range(2)]
     where = desk(tmp_path, items_of_comparisons([Comparison.of(prompt, *answers)]))
@@ -196,7 +196,7 @@ def test_later_puts_an_item_last(tmp_path: Path) -> None:
     assert fields(client.post("/skip", data=form).text)["item"] != form["item"]
 
 
-def test_rating_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_rating_resumes_where_it_stopped(tmp_path: Path) -> None:
     where = desk(tmp_path, pairs(3))
     client = entered(where)
     client.post("/rate", data={**fields(client.get("/").text), "choice": "tie"})

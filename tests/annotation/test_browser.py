@@ -177,7 +177,7 @@ def test_on_paper_a_long_prompt_is_whole(tmp_path: Path, browser: Any) -> None:
 # ── what was entered stays ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_cannot_tell_and_ranks_take_each_other_away(tmp_path: Path, browser: Any) -> None:
+def test_cannot_tell_and_ranks_exclude_each_other(tmp_path: Path, browser: Any) -> None:
     where = desk(tmp_path, ranked())
     with opened(browser, where) as page:
         page.keyboard.press("0")

@@ -104,14 +104,14 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "nobody is named"),
+        ([], "no rater is named"),
         (["--rater", "anna", "--rater", "anna"], "same name"),
         (["--rater", "anna", "--per-item", "2"], "2 ratings per item"),
         (["--rater", "anna", "--volunteer", "ben"], "'ben' is no rater"),
-        (["--export"], "no ratings here"),
+        (["--export"], "no ratings yet"),
     ],
 )
-def test_mistakes_are_told_before_a_page_opens(tmp_path: Path, arguments: list[str], told: str) -> None:
+def test_mistakes_are_reported_before_a_page_opens(tmp_path: Path, arguments: list[str], told: str) -> None:
     result = CliRunner().invoke(
         app, ["rate", str(pairs_file(tmp_path)), "-o", str(tmp_path / "o"), "--port", "0", *arguments]
     )
@@ -128,7 +128,7 @@ def test_a_port_that_is_taken_is_named() -> None:
 
 
 @pytest.mark.server
-def test_the_command_serves_until_ctrl_c_and_goes_on_with_the_same_links(tmp_path: Path) -> None:
+def test_the_command_serves_until_ctrl_c_and_resumes_with_the_same_links(tmp_path: Path) -> None:
     import httpx
 
     data, out = pairs_file(tmp_path, 2), tmp_path / "out"

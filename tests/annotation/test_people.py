@@ -59,7 +59,7 @@ def test_ratings_answer_for_a_pair_in_any_order_and_from_any_source(tmp_path: Pa
     assert [j.shown_swapped for j in said[1].judgements] == [True, True]
 
 
-def test_what_nobody_rated_or_could_tell_is_unknown_and_identical_texts_are_a_tie(tmp_path: Path) -> None:
+def test_what_nobody_rated_or_decided_is_unknown_and_identical_texts_are_a_tie(tmp_path: Path) -> None:
     items = items_of_comparisons([pair(0), pair(1)])
     people = PeopleLabeler([rated(items[0], "anna", "cannot_tell")])
     same = pair(2, "same", "same")

@@ -121,7 +121,7 @@ def test_agreement_that_falls_is_marked() -> None:
     assert marked >= 9
 
 
-def test_gold_items_tell_a_guesser_even_alone() -> None:
+def test_gold_items_identify_a_guesser_even_alone() -> None:
     items = [item._replace(purpose="gold", expected=Expected(1.0)) for item in pairs(40)]
     random = Random(1)
     ratings = [

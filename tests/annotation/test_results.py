@@ -7,7 +7,7 @@ from aifeedback.annotation.results import summarise
 from aifeedback.types import Comparison, Completion, Prompt, Rating
 
 
-def test_the_median_of_an_even_number_of_ratings_lies_between_the_middle_two() -> None:
+def test_the_median_of_an_even_number_of_ratings_is_between_the_middle_two() -> None:
     prompt = Prompt.of("Question?")
     items = items_of_comparisons([Comparison.of(prompt, *(Completion.of(prompt, t, source="s") for t in "ab"))])
     ratings = [

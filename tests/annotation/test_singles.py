@@ -76,7 +76,7 @@ def test_values_end_in_a_file_and_a_mean_for_each_source(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--ask", "nice"], "nothing is called 'nice'"),
+        (["--ask", "nice"], "unknown value 'nice'"),
         (["--scale", "1:5"], "only --ask score"),
         (["--ask", "score", "--scale", "5:1"], "not a scale"),
         (["--route", "topic:medical"], "TAG=VALUE:ROLE"),

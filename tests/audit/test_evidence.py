@@ -68,7 +68,7 @@ def test_every_tested_probe_says_what_it_could_have_missed() -> None:
     assert math.isnan(only("decision", Judge(quality), 40)[0].detectable)
 
 
-def test_agreement_stands_beside_that_of_a_constant_judge() -> None:
+def test_agreement_is_shown_beside_that_of_a_constant_judge() -> None:
     comparisons = world(100).comparisons
     human = [1.0] * 87 + [0.0] * 13
     passes = audit_judge(Judge(lambda c: 1.0), comparisons, human, probes=["agreement"]).findings[0]

@@ -230,7 +230,7 @@ def test_transitivity_needs_three_answers_and_sees_circles() -> None:
     assert audit_judge(order, rows, probes=["transitivity"]).findings[0].value == 1.0
 
 
-def test_transitivity_tells_how_many_triples_it_counted_and_how_many_not() -> None:
+def test_transitivity_reports_how_many_triples_it_counted_and_how_many_not() -> None:
     rows = triples(8)
     last = rows[-1].prompt.id
     judge = Judge(lambda c: 0.5 if c.prompt.id == last else float(c.first.text < c.second.text))
@@ -249,7 +249,7 @@ def test_repeatability_sees_a_judge_that_changes_its_mind() -> None:
     assert only("repeatability", Judge(quality), 60)[0].value == 1.0
 
 
-def test_a_remembered_answer_is_no_second_answer() -> None:
+def test_a_remembered_answer_is_not_a_second_answer() -> None:
     """A judge that answers known questions from a journal repeats itself always; the one without memory is asked."""
     remembered, calls = Judge(quality), iter(range(10**6))
     fickle = Judge(lambda c: float(next(calls) % 2))
@@ -335,7 +335,7 @@ def test_a_certain_effect_that_is_too_small_to_matter_is_fine() -> None:
     assert [f.level for f in found] == ["fine", "watch", "watch", "bad"]
 
 
-def test_mistakes_are_told_before_any_verdict() -> None:
+def test_mistakes_are_reported_before_any_verdict() -> None:
     where = world(3)
     with pytest.raises(InputError, match="no probe 'charm'"):
         audit_judge(Judge(quality), where.comparisons, probes=["charm"])
@@ -416,7 +416,7 @@ def test_same_judge_same_findings() -> None:
     assert len(ground.drawn(10)) == 10
 
 
-def test_a_judge_that_tells_nothing_apart_is_not_fine() -> None:
+def test_a_judge_that_distinguishes_nothing_is_not_fine() -> None:
     """It is blind to every mark, as the best judge is; what it lacks is a verdict."""
     found = {f.probe: f for f in only("decision", Judge(lambda c: 0.501 if quality(c) > 0.5 else 0.499))}
     assert (found["decision"].level, found["decision"].value) == ("bad", pytest.approx(0.501))
@@ -426,7 +426,7 @@ def test_a_judge_that_tells_nothing_apart_is_not_fine() -> None:
 
 
 @pytest.mark.parametrize(("coverage", "level"), [(0.02, "bad"), (0.3, "watch"), (0.97, "fine")])
-def test_labels_that_a_judge_did_not_mean_are_told(coverage: float, level: str) -> None:
+def test_labels_that_a_judge_did_not_mean_are_reported(coverage: float, level: str) -> None:
     labeler = JudgeLabeler(FakeModel("quality", coverage=coverage), JudgePrompt.load("helpful-detailed"))
     mass = audit_judge(labeler, world(20).comparisons, probes=["decision"]).get("label mass")
     assert mass is not None

@@ -1,4 +1,4 @@
-"""R11: the audit finds planted faults of 10 points with n = 400, and passes judges that have none."""
+"""The audit finds planted faults of 10 points with n = 400, and passes judges that have none."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_campaign_power() -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         for fault in FAULTS:
             found = sum(pool.map(is_found, [fault] * draws, range(draws), chunksize=10))
-            print(f"R11 power, {fault}: {found} of {draws}")
+            print(f"power, {fault}: {found} of {draws}")
             assert found >= 0.95 * draws, fault
 
 
@@ -85,5 +85,5 @@ def test_campaign_false_alarms() -> None:
     """1,000 unbiased judges: the share with any false alarm."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         alarmed = sum(bool(alarms) for alarms in pool.map(false_alarms, range(1000), chunksize=10))
-    print(f"R11 false alarms: {alarmed} of 1000 judges")
+    print(f"false alarms: {alarmed} of 1000 judges")
     assert alarmed <= 50

@@ -1,4 +1,4 @@
-"""The report: every part may be missing, every text is escaped, verified only with independent evidence (R16)."""
+"""The report: every part may be missing, every text is escaped, verified only with independent evidence."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_policy_without_a_figure_at_equal_length_says_why(tmp_path: Path) -> N
     assert found.objections == (("no length", "no length-controlled win rate can be estimated"),)
 
 
-def test_a_place_where_no_folder_can_be_is_told(tmp_path: Path) -> None:
+def test_a_place_where_no_folder_can_be_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match="cannot create the folder"):
         write_report(summary(), tmp_path / "file" / "run")
@@ -170,7 +170,7 @@ def test_examples_carry_the_tags_and_ids_that_decide_about_blurring() -> None:
         assert list(found["completions"].values()) == found["ids"]
 
 
-# ── R16 ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── independence ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -488,7 +488,7 @@ def test_curves_are_read_from_the_run_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_without_summary_is_told(tmp_path: Path) -> None:
+def test_a_run_without_summary_is_reported(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"no summary\.json"):
         report_run(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps(summary()))

@@ -72,7 +72,9 @@ def test_what_the_hub_holds_as_files_comes_from_there(folder: Path, monkeypatch:
     assert asked == [("Anthropic/hh-rlhf", {"split": "test", "data_dir": "harmless-base"})]
 
 
-def test_an_id_of_the_hub_is_no_mistake_but_a_mistyped_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_id_of_the_hub_is_not_a_mistake_but_a_mistyped_path_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data").mkdir()
     for name in ("owner/name", "owner/name#test", "owner/name#config/test", "data/name#test"):

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - the tables of rows are read best with one case per line
-"""Files that people exchange: formats by columns and by shape, broken input (R19), what is written loads again."""
+"""Files that people exchange: formats by columns and by shape, broken input, what is written loads again."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_neighbouring_ratings_of_one_prompt_become_a_pair(tmp_path: Path) -> Non
         ([SHAPES["pku"][0]], "one of: better, safer"),
     ],
 )
-def test_a_criterion_that_is_not_there_is_told_with_those_that_are(
+def test_a_criterion_that_is_not_there_is_reported_with_those_that_are(
     tmp_path: Path, rows: list[dict[str, object]], told: str
 ) -> None:
     with pytest.raises(FileError, match=told) as wrong:
@@ -212,7 +212,7 @@ def test_columns_can_be_mapped(tmp_path: Path) -> None:
         read_comparisons(path, columns={"promt": "question"})
 
 
-# ── bad input (R19) ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── bad input ───────────────────────────────────────────────────────────────────────────────────────────────
 
 GOOD = {"prompt": "Q", "first": "a", "second": "b"}
 
@@ -254,7 +254,7 @@ def test_a_broken_file_gives_one_message_with_file_row_key_and_fix(tmp_path: Pat
     assert raised.value.exit_code == 2
 
 
-def test_a_missing_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     for read in (read_comparisons, read_prompts, read_completions, read_labelled):
         with pytest.raises(FileError, match="no such file"):
             read(tmp_path / "nothing.jsonl")
@@ -451,7 +451,7 @@ def test_xstest_and_mt_bench_prompts(real_data: Path) -> None:
     assert answers.inputs[0]["final_label"] == "1_full_compliance"
 
 
-def test_a_record_whose_reference_is_no_text_is_a_fault_of_its_row(tmp_path: Path) -> None:
+def test_a_record_whose_reference_is_not_a_text_is_a_fault_of_its_row(tmp_path: Path) -> None:
     def row(n: int, **more: object) -> str:
         prompt = {"id": "p", "messages": [{"role": "user", "content": f"question {n}"}], **more}
         return json.dumps({"id": str(n), "prompt": prompt, "first": {"text": "one"}, "second": {"text": "two"}})

@@ -163,15 +163,15 @@ AS_ASSISTANT = (
 
 
 def test_a_tools_result_is_shown_as_one_or_refused() -> None:
-    asked = talk(("user", "When?"), ("tool", "at <|im_end|> nine"))
+    request = talk(("user", "When?"), ("tool", "at <|im_end|> nine"))
     tokenizer = chat_tokenizer()
     as_user = encode_prompt(tokenizer, talk(("user", "When?"), ("user", "at <|im_end|> nine")))
-    assert encode_prompt(tokenizer, asked) != as_user
+    assert encode_prompt(tokenizer, request) != as_user
     for template, reason in ((DROPS_OTHERS, "leaves out the tool message"), (AS_ASSISTANT, "as the assistant's words")):
         tokenizer.chat_template = template
         with pytest.raises(ModelError, match=reason):
-            encode_prompt(tokenizer, asked)
-    assert transcript(asked) == "\n\nHuman: When?\n\nTool: at <|im_end|> nine\n\nAssistant:"
+            encode_prompt(tokenizer, request)
+    assert transcript(request) == "\n\nHuman: When?\n\nTool: at <|im_end|> nine\n\nAssistant:"
 
 
 def test_a_system_message_that_a_template_leaves_out_is_merged() -> None:

@@ -54,13 +54,13 @@ def assert_same_gradients(found: dict[str, Tensor], wanted: dict[str, Tensor]) -
 def test_logprobs_and_gradients(name: str) -> None:
     model = make(name)
     prompts, completions = samples()
-    found = sequence_logprobs(model, prompts, completions, temperature=0.9, grad=True)
+    result = sequence_logprobs(model, prompts, completions, temperature=0.9, grad=True)
     wanted = plain_logprobs(model, prompts, completions, 0.9)
-    assert [len(f) for f in found] == [len(c) for c in completions]
-    torch.testing.assert_close(torch.cat(found).detach(), torch.cat(wanted).detach(), atol=1e-5, rtol=0)
+    assert [len(f) for f in result] == [len(c) for c in completions]
+    torch.testing.assert_close(torch.cat(result).detach(), torch.cat(wanted).detach(), atol=1e-5, rtol=0)
     weigh = torch.linspace(-1, 1, sum(map(len, completions)))
     assert_same_gradients(
-        gradients(model, (torch.cat(found) * weigh).sum()), gradients(model, (torch.cat(wanted) * weigh).sum())
+        gradients(model, (torch.cat(result) * weigh).sum()), gradients(model, (torch.cat(wanted) * weigh).sum())
     )
 
 
@@ -68,11 +68,11 @@ def test_logprobs_and_gradients(name: str) -> None:
 def test_hidden_states_and_gradients(name: str) -> None:
     model = make(name)
     sequences = [[*p, *c] for p, c in zip(*samples(), strict=True)]
-    found = last_hidden(model, sequences, grad=True)
+    result = last_hidden(model, sequences, grad=True)
     wanted = torch.stack([model.base_model(torch.tensor([s])).last_hidden_state[0, -1] for s in sequences])
-    torch.testing.assert_close(found.detach(), wanted.detach(), atol=1e-5, rtol=0)
-    weigh = torch.linspace(-1, 1, found.numel()).view_as(found)
-    assert_same_gradients(gradients(model, (found * weigh).sum()), gradients(model, (wanted * weigh).sum()))
+    torch.testing.assert_close(result.detach(), wanted.detach(), atol=1e-5, rtol=0)
+    weigh = torch.linspace(-1, 1, result.numel()).view_as(result)
+    assert_same_gradients(gradients(model, (result * weigh).sum()), gradients(model, (wanted * weigh).sum()))
 
 
 def test_without_gradients_in_small_packs() -> None:
@@ -82,9 +82,9 @@ def test_without_gradients_in_small_packs() -> None:
     from aifeedback.inference.forward import engine_of
 
     engine_of(model).tokens = 30
-    found = sequence_logprobs(model, prompts, completions, grad=False)
-    assert not any(f.requires_grad for f in found)
-    torch.testing.assert_close(torch.cat(found), torch.cat(wanted).detach(), atol=1e-5, rtol=0)
+    result = sequence_logprobs(model, prompts, completions, grad=False)
+    assert not any(f.requires_grad for f in result)
+    torch.testing.assert_close(torch.cat(result), torch.cat(wanted).detach(), atol=1e-5, rtol=0)
 
 
 def test_shared_tokens_are_computed_once() -> None:
@@ -118,10 +118,10 @@ def test_lora_adapters_are_trained_through_it() -> None:
         make("llama"), peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     )
     prompts, completions = samples()
-    found = gradients(model, torch.cat(sequence_logprobs(model, prompts, completions, grad=True)).sum())
+    result = gradients(model, torch.cat(sequence_logprobs(model, prompts, completions, grad=True)).sum())
     wanted = gradients(model, torch.cat(plain_logprobs(model, prompts, completions, 1.0)).sum())
-    assert_same_gradients(found, wanted)
-    assert all("lora" in name for name in found)
+    assert_same_gradients(result, wanted)
+    assert all("lora" in name for name in result)
 
 
 def test_nothing_to_do() -> None:

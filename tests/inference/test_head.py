@@ -20,20 +20,20 @@ def test_equals_log_softmax_and_its_gradients(monkeypatch: pytest.MonkeyPatch, r
     weight = torch.randn(11, 5, generator=draw, requires_grad=True)
     token, outer = torch.randint(0, 11, (9,), generator=draw), torch.randn(9, generator=draw)
     wanted = ((hidden @ weight.T) / temperature).log_softmax(-1).gather(1, token[:, None]).squeeze(1)
-    found = TokenLogprobs.apply(hidden, weight, token, temperature)
-    assert isinstance(found, torch.Tensor)
-    torch.testing.assert_close(found, wanted)
+    result = TokenLogprobs.apply(hidden, weight, token, temperature)
+    assert isinstance(result, torch.Tensor)
+    torch.testing.assert_close(result, wanted)
     exact = torch.autograd.grad((wanted * outer).sum(), [hidden, weight])
-    ours = torch.autograd.grad((found * outer).sum(), [hidden, weight])
+    ours = torch.autograd.grad((result * outer).sum(), [hidden, weight])
     for a, b in zip(ours, exact, strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
     hidden, weight = torch.randn(3, 4, requires_grad=True), torch.randn(6, 4)
-    found = TokenLogprobs.apply(hidden, weight, torch.tensor([0, 5, 2]), 1.0)
-    assert isinstance(found, torch.Tensor)
-    found.sum().backward()
+    result = TokenLogprobs.apply(hidden, weight, torch.tensor([0, 5, 2]), 1.0)
+    assert isinstance(result, torch.Tensor)
+    result.sum().backward()
     assert hidden.grad is not None
     assert weight.grad is None
 
@@ -43,10 +43,10 @@ def test_heads_that_do_more_are_left_to_the_model() -> None:
     assert plain_head(make("gemma2")) is None  # soft-capped logits
     prompts, completions = [[1, 2], [1, 2, 3]], [[4, 5], [6]]
     model = make("gemma2")
-    found = torch.cat(sequence_logprobs(model, prompts, completions, grad=False))
+    result = torch.cat(sequence_logprobs(model, prompts, completions, grad=False))
     alone = [
         model(input_ids=torch.tensor([[*p, *c]])).logits[0].log_softmax(-1)[len(p) - 1 + t, token]
         for p, c in zip(prompts, completions, strict=True)
         for t, token in enumerate(c)
     ]
-    torch.testing.assert_close(found, torch.stack(alone), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, torch.stack(alone), atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""R6: P(label) against the sum over all token sequences, on every tokenizer family."""
+"""P(label) against the sum over all token sequences, on every tokenizer family."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def test_equals_brute_force(family: str) -> None:
         longest = max(len(node.path) for node in tree.nodes)
         if len(tokenizer) ** longest > 40_000:
             continue
-        found = judge.read_labels([prompt], labels)[0]
+        result = judge.read_labels([prompt], labels)[0]
         expected = brute_force(model, tokenizer, prompt, labels, longest)
-        assert np.exp(np.array(found.logprobs, dtype=float)) == pytest.approx(expected, abs=1e-6, rel=1e-4)
-        assert found.coverage == pytest.approx(sum(set(expected)), abs=1e-6)
+        assert np.exp(np.array(result.logprobs, dtype=float)) == pytest.approx(expected, abs=1e-6, rel=1e-4)
+        assert result.coverage == pytest.approx(sum(set(expected)), abs=1e-6)
         compared += 1
     assert compared >= 6
 
@@ -88,17 +88,17 @@ def test_worked_example() -> None:
     root, after_one = 0, 1
     children = {root: np.log([[0.5, 0.125]]), after_one: np.log([[0.25]])}
     rest = {root: np.log([0.375]), after_one: np.log([0.75])}
-    found = np.exp(label_logprobs(tree, children, rest))
-    assert found == pytest.approx(np.array([[0.5 * 0.75, 0.125 + 0.5 * 0.25]]))
+    result = np.exp(label_logprobs(tree, children, rest))
+    assert result == pytest.approx(np.array([[0.5 * 0.75, 0.125 + 0.5 * 0.25]]))
 
 
-def test_a_label_that_nearly_always_goes_on_keeps_its_precision() -> None:
+def test_a_label_that_nearly_always_continues_keeps_its_precision() -> None:
     """P("1") = P(1)·P(not 0|1) is a product of what is given, not 1 minus something close to 1."""
     tree = label_tree([[(1,)], [(1, 2)]])
-    found = label_logprobs(
+    result = label_logprobs(
         tree, {0: np.array([[-0.1]]), 1: np.array([[-1e-30]])}, {0: np.zeros(1), 1: np.array([-70.0])}
     )
-    assert found[0, 0] == pytest.approx(-70.1, rel=1e-12)
+    assert result[0, 0] == pytest.approx(-70.1, rel=1e-12)
 
 
 def judge_of(tokenizer: Any, **options: Any) -> LocalModel:
@@ -113,7 +113,7 @@ def test_either_space_adds_the_spaced_form() -> None:
     assert either == pytest.approx([one + one_spaced, two + two_spaced], rel=1e-5)
 
 
-def test_labels_a_tokenizer_cannot_tell_apart_are_one_event() -> None:
+def test_labels_that_a_tokenizer_cannot_distinguish_are_one_event() -> None:
     reading = judge_of(word_level()).read_labels(["Rate it :"], ["1", " 1", "2"])[0]
     first, same, other = (p for p in reading.logprobs if p is not None)
     assert first == same

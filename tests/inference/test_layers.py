@@ -23,7 +23,7 @@ ROWS = [[5, 6, 7, 8, 9, 1], [5, 6, 7, 8, 9, 2], [5, 6, 7, 3], [4, 4]]
 def tokens_seen(module: Any, run: Any) -> int:
     """How many tokens went through a module."""
     seen: list[int] = []
-    hook = module.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[1]))
+    hook = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
     try:
         run()
     finally:
@@ -51,15 +51,15 @@ def test_a_pass_for_keys_and_values_reads_nothing() -> None:
     model = make("llama")
     engine = Engine(model, path="tree", tokens=4)
     long = [[*range(1, 30), n] for n in range(31, 35)]
-    found: dict[int, Tensor] = {}
+    result: dict[int, Tensor] = {}
 
     def consume(indices: list[int], logits: Tensor) -> None:
-        found.update(zip(indices, logits, strict=True))
+        result.update(zip(indices, logits, strict=True))
 
     reads = [(i, len(row) - 1) for i, row in enumerate(long)]
     assert tokens_seen(model.model.layers[-1].mlp, lambda: engine.read(long, reads, consume)) == len(long)
     for i, row in enumerate(long):
-        torch.testing.assert_close(found[i], model(input_ids=torch.tensor([row])).logits[0, -1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result[i], model(input_ids=torch.tensor([row])).logits[0, -1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral_sliding"])
@@ -96,7 +96,7 @@ def alone(model: Any, rows: list[list[int]] = ROWS) -> Tensor:
     return torch.stack([model.model(input_ids=torch.tensor([row])).last_hidden_state[0, -1] for row in rows])
 
 
-def test_a_hook_on_its_attention_is_heard() -> None:
+def test_a_hook_on_its_attention_runs() -> None:
     model = make("llama")
     engine_of(model)
     model.model.layers[-1].self_attn.register_forward_hook(lambda _module, _given, out: (out[0] * 0.5, *out[1:]))
@@ -117,11 +117,11 @@ def test_autocast_is_left_to_the_model(grad: bool) -> None:
     model = make("llama")
     exact = last_hidden(model, ROWS, grad=False)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = last_hidden(model, ROWS, grad=grad)
+        result = last_hidden(model, ROWS, grad=grad)
         logp = sequence_logprobs(model, [[1, 2]], [[3, 4]], grad=grad)[0]
     if grad:
-        (found.square().sum() + logp.sum()).backward()
-    assert float((found - exact).detach().abs().max() / exact.std()) < 0.2
+        (result.square().sum() + logp.sum()).backward()
+    assert float((result - exact).detach().abs().max() / exact.std()) < 0.2
 
 
 def test_weights_of_another_type_than_when_it_was_tried() -> None:
@@ -165,16 +165,16 @@ def test_keys_and_values_of_what_comes_before_are_seen_in_two_calls(calls: list[
     model = make("qwen3")
     engine = Engine(model, path="tree", tokens=40)
     calls.clear()
-    found: dict[int, Tensor] = {}
+    result: dict[int, Tensor] = {}
     reads = [(i, len(row) - 1) for i, row in enumerate(LONG)]
-    engine.read(LONG, reads, lambda indices, logits: found.update(zip(indices, logits, strict=True)))
+    engine.read(LONG, reads, lambda indices, logits: result.update(zip(indices, logits, strict=True)))
     assert len(calls) >= 4
     for i, row in enumerate(LONG):
-        torch.testing.assert_close(found[i], model(input_ids=torch.tensor([row])).logits[0, -1], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(result[i], model(input_ids=torch.tensor([row])).logits[0, -1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("part", ["mlp.up_proj", "self_attn.k_proj", "input_layernorm", "mlp"])
-def test_a_hook_on_any_part_is_heard(part: str, calls: list[int]) -> None:
+def test_a_hook_on_any_part_runs(part: str, calls: list[int]) -> None:
     model = make("llama")
     engine_of(model)
     calls.clear()

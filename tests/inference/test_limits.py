@@ -28,16 +28,16 @@ def run(keep: str, **environment: str) -> tuple[str, int]:
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, "-c", FAULTS.format(keep=keep)]
     done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True)
-    told, faults = done.stdout.split()
-    return told, int(faults)
+    message, faults = done.stdout.split()
+    return message, int(faults)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="sets up glibc's allocator")
 def test_freed_memory_is_used_again_without_asking_the_system() -> None:
     """Without it most processes fault some 800,000 times here; some do not, by where their heap ends."""
     for _ in range(3):
-        told, faults = run("keep_freed_memory()")
-        assert told == "True"
+        message, faults = run("keep_freed_memory()")
+        assert message == "True"
         assert faults < 2_000
 
 

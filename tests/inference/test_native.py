@@ -30,7 +30,7 @@ TREES = st.lists(st.tuples(st.integers(1, 90), st.lists(st.integers(1, 70), max_
 
 
 @pytest.fixture(scope="module")
-def found() -> Kernels:
+def compiled() -> Kernels:
     made = native.kernels()
     if made is None:
         pytest.skip("no C++ compiler here: the kernels' fall-back is in use")
@@ -65,7 +65,7 @@ def states(tokens: int, heads: int, size: int, seed: int) -> Tensor:
     heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
     size=st.sampled_from([1, 8, 24, 33, 64]),
 )
-def test_tree_attention(found: Kernels, tree: Blocks, before: int, heads: tuple[int, int], size: int) -> None:
+def test_tree_attention(compiled: Kernels, tree: Blocks, before: int, heads: tuple[int, int], size: int) -> None:
     end_T = ends_of(tree)
     T, (H, KV) = len(end_T), heads
     leaves = [states(T, H, size, 0), states(T, KV, size, 1), states(T, KV, size, 2)]
@@ -76,21 +76,21 @@ def test_tree_attention(found: Kernels, tree: Blocks, before: int, heads: tuple[
     scores = ((leaves[0] @ keys.mT) * 0.4).masked_fill(~seen(end_T, before), -torch.inf)
     wanted = scores.softmax(-1) @ values
     q, k, v = (x.detach().float() for x in leaves)
-    out, lse_HT = found.tree_attention(q, k, v, end_T, 0.4, (chain[0].float(), chain[1].float()))
+    out, lse_HT = compiled.tree_attention(q, k, v, end_T, 0.4, (chain[0].float(), chain[1].float()))
     torch.testing.assert_close(out.double(), wanted, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(lse_HT.double(), scores.logsumexp(-1)[0], atol=1e-5, rtol=1e-5)
     if not before:
         weights = states(T, H, size, 5)
         exact = torch.autograd.grad((wanted * weights).sum(), leaves)
-        ours = found.tree_attention_backward(weights.float(), q, k, v, out, lse_HT, end_T, 0.4)
+        ours = compiled.tree_attention_backward(weights.float(), q, k, v, out, lse_HT, end_T, 0.4)
         for made, right in zip(ours, exact, strict=True):
             torch.testing.assert_close(made.double(), right, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("before", [0, 599])
 @pytest.mark.parametrize(("heads", "size"), [((4, 2), 64), ((3, 1), 24), ((2, 2), 1), ((1, 1), 13), ((2, 1), 130)])
-def test_keys_that_many_queries_read(found: Kernels, before: int, heads: tuple[int, int], size: int) -> None:
-    compare_long(found, before, heads, size)
+def test_keys_that_many_queries_read(compiled: Kernels, before: int, heads: tuple[int, int], size: int) -> None:
+    compare_long(compiled, before, heads, size)
 
 
 def compare_long(kernels: Kernels, before: int, heads: tuple[int, int], size: int) -> None:
@@ -108,7 +108,7 @@ def compare_long(kernels: Kernels, before: int, heads: tuple[int, int], size: in
 
 
 @pytest.mark.parametrize("size", [1, 7, 16, 40, 129])
-def test_element_wise_kernels_and_their_gradients(found: Kernels, size: int) -> None:
+def test_element_wise_kernels_and_their_gradients(compiled: Kernels, size: int) -> None:
     x, y, w = (states(11, 3, size, seed)[0].contiguous().requires_grad_() for seed in (0, 1, 2))
     weight = w[0, 0].detach().requires_grad_()
     grad = states(11, 3, size, 3)[0].contiguous()
@@ -118,8 +118,8 @@ def test_element_wise_kernels_and_their_gradients(found: Kernels, size: int) -> 
     }
     leaves = {name: [leaf.detach().float().requires_grad_() for leaf in of] for name, (_, of) in plain.items()}
     ours = {
-        "norm": fused.RmsNorm.apply(found, *leaves["norm"], 1e-3),
-        "swiglu": fused.SwiGlu.apply(found, leaves["swiglu"][0] * 9, leaves["swiglu"][1]),
+        "norm": fused.RmsNorm.apply(compiled, *leaves["norm"], 1e-3),
+        "swiglu": fused.SwiGlu.apply(compiled, leaves["swiglu"][0] * 9, leaves["swiglu"][1]),
     }
     for name, (value, of) in plain.items():
         made = ours[name]
@@ -130,17 +130,17 @@ def test_element_wise_kernels_and_their_gradients(found: Kernels, size: int) -> 
             torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
 
 
-def test_swiglu_far_from_zero(found: Kernels) -> None:
+def test_swiglu_far_from_zero(compiled: Kernels) -> None:
     x = torch.tensor([-1e4, -120.0, -88.0, -20.0, 0.0, 20.0, 88.0, 120.0, 1e4])
-    torch.testing.assert_close(found.swiglu(x, torch.ones_like(x)), F.silu(x), atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(compiled.swiglu(x, torch.ones_like(x)), F.silu(x), atol=1e-6, rtol=1e-6)
 
 
-def test_rotation_and_its_gradient(found: Kernels) -> None:
+def test_rotation_and_its_gradient(compiled: Kernels) -> None:
     x = states(7, 3, 12, 0).float().requires_grad_()
     cos, sin, weights = (torch.randn(7, 12), torch.randn(7, 12), torch.randn(1, 3, 7, 12))
     half = torch.cat([-x[..., 6:], x[..., :6]], dim=-1)
     wanted = x * cos + half * sin
-    made = fused.Rotate.apply(found, x, cos, sin)
+    made = fused.Rotate.apply(compiled, x, cos, sin)
     assert isinstance(made, Tensor)
     torch.testing.assert_close(made, wanted)
     (exact,) = torch.autograd.grad((wanted * weights).sum(), x)
@@ -167,7 +167,7 @@ def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps) * weight
 
 
-def compare_halves(found: Kernels, of: dict[str, Tensor]) -> None:
+def compare_halves(compiled: Kernels, of: dict[str, Tensor]) -> None:
     """``project`` and ``finish`` in 32-bit against the formulas in 64-bit."""
     low = {name: x.float() for name, x in of.items()}
     size = len(of["head_norm"])
@@ -176,7 +176,7 @@ def compare_halves(found: Kernels, of: dict[str, Tensor]) -> None:
         Projection(low["k"], low["bias"], None, 0.0, True),
         Projection(low["k"], low["bias"], None, 0.0, False),
     ]
-    query, key, value = found.project(low["x"][None], low["norm"], 1e-6, to, low["cos"], low["sin"])
+    query, key, value = compiled.project(low["x"][None], low["norm"], 1e-6, to, low["cos"], low["sin"])
     normed = rms(of["x"], of["norm"], 1e-6)
 
     def turned(x: Tensor) -> Tensor:
@@ -187,8 +187,8 @@ def compare_halves(found: Kernels, of: dict[str, Tensor]) -> None:
     wanted = (turned(plain_query), turned(plain_key), plain_key)
     for ours, exact in zip((query, key, value), wanted, strict=True):
         torch.testing.assert_close(ours[0].double(), exact, atol=1e-4, rtol=1e-4)
-    given = (low[name] for name in ("gate", "up", "down"))
-    out = found.finish(low["mixed"][None], low["o"], low["x"][None], low["norm"], 1e-6, *given)
+    inputs = (low[name] for name in ("gate", "up", "down"))
+    out = compiled.finish(low["mixed"][None], low["o"], low["x"][None], low["norm"], 1e-6, *inputs)
     x = of["x"] + of["mixed"] @ of["o"].T
     y = rms(x, of["norm"], 1e-6)
     exact = x + (F.silu(y @ of["gate"].T) * (y @ of["up"].T)) @ of["down"].T
@@ -204,26 +204,26 @@ def compare_halves(found: Kernels, of: dict[str, Tensor]) -> None:
     inner=st.integers(1, 90),
 )
 def test_the_halves_of_a_layer(
-    found: Kernels, tokens: int, width: int, size: int, heads: tuple[int, int], inner: int
+    compiled: Kernels, tokens: int, width: int, size: int, heads: tuple[int, int], inner: int
 ) -> None:
-    compare_halves(found, halves(tokens, width, size, heads, inner, seed=tokens))
+    compare_halves(compiled, halves(tokens, width, size, heads, inner, seed=tokens))
 
 
-def test_more_features_than_are_held_at_a_time(found: Kernels) -> None:
-    compare_halves(found, halves(150, 48, 8, (2, 2), 1001, seed=0))
+def test_more_features_than_are_held_at_a_time(compiled: Kernels) -> None:
+    compare_halves(compiled, halves(150, 48, 8, (2, 2), 1001, seed=0))
 
 
-def test_a_stretch_with_something_that_is_not_a_number_leaves_its_neighbours_alone(found: Kernels) -> None:
+def test_a_stretch_with_something_that_is_not_a_number_leaves_its_neighbours_alone(compiled: Kernels) -> None:
     of = {name: x.float() for name, x in halves(40, 16, 8, (2, 2), 24, seed=0).items()}
     of["x"][7, 3] = torch.nan
-    given = (of[name] for name in ("gate", "up", "down"))
-    out = found.finish(of["mixed"][None], of["o"], of["x"][None], of["norm"], 1e-6, *given)[0]
+    inputs = (of[name] for name in ("gate", "up", "down"))
+    out = compiled.finish(of["mixed"][None], of["o"], of["x"][None], of["norm"], 1e-6, *inputs)[0]
     assert out[7].isnan().all()
     assert not torch.cat([out[:7], out[8:]]).isnan().any()
 
 
 @pytest.mark.parametrize("threads", [2, 5])
-def test_more_threads_give_the_same(found: Kernels, threads: int) -> None:
+def test_more_threads_give_the_same(compiled: Kernels, threads: int) -> None:
     end_T = ends_of([(50, [20, 30]), (5, [])])
     q, k, v = (states(len(end_T), 4, 16, seed).float() for seed in range(3))
     x, w = q[0].contiguous(), torch.randn(16)
@@ -231,43 +231,43 @@ def test_more_threads_give_the_same(found: Kernels, threads: int) -> None:
     to = [Projection(of["q"], None, None, 0.0, True)]
 
     def both_halves() -> list[Tensor]:
-        given = (of[name] for name in ("gate", "up", "down"))
-        out = found.finish(of["mixed"][None], of["o"], of["x"][None], of["norm"], 1e-6, *given)
-        return [out, *found.project(of["x"][None], of["norm"], 1e-6, to, of["cos"], of["sin"])]
+        inputs = (of[name] for name in ("gate", "up", "down"))
+        out = compiled.finish(of["mixed"][None], of["o"], of["x"][None], of["norm"], 1e-6, *inputs)
+        return [out, *compiled.project(of["x"][None], of["norm"], 1e-6, to, of["cos"], of["sin"])]
 
-    alone = [*found.tree_attention(q, k, v, end_T, 0.3), found.swiglu(x, x), *found.rms_norm(x, w, 1e-6)]
+    alone = [*compiled.tree_attention(q, k, v, end_T, 0.3), compiled.swiglu(x, x), *compiled.rms_norm(x, w, 1e-6)]
     halves_alone = both_halves()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        several = [*found.tree_attention(q, k, v, end_T, 0.3), found.swiglu(x, x), *found.rms_norm(x, w, 1e-6)]
-        d_x, d_weight = found.rms_norm_backward(x, x, w, several[-1])
+        several = [*compiled.tree_attention(q, k, v, end_T, 0.3), compiled.swiglu(x, x), *compiled.rms_norm(x, w, 1e-6)]
+        d_x, d_weight = compiled.rms_norm_backward(x, x, w, several[-1])
         halves_of_several = both_halves()
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(alone, several, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(halves_alone, halves_of_several, strict=True))
-    wanted = found.rms_norm_backward(x, x, w, several[-1])
+    wanted = compiled.rms_norm_backward(x, x, w, several[-1])
     assert torch.equal(d_x, wanted[0])
     torch.testing.assert_close(d_weight, wanted[1], atol=1e-5, rtol=1e-5)
 
 
-def test_what_is_not_a_number_stays_so(found: Kernels) -> None:
+def test_what_is_not_a_number_stays_so(compiled: Kernels) -> None:
     end_T = ends_of([(3, [2, 40])])
     q, k, v = (states(len(end_T), 2, 8, seed).float() for seed in range(3))
     k[0, 0, 1, 3] = torch.nan  # seen by all tokens from the second on
-    out, _ = found.tree_attention(q, k, v, end_T, 0.3)
+    out, _ = compiled.tree_attention(q, k, v, end_T, 0.3)
     assert out[0, 0, 1:].isnan().all()
     assert not out[0, 0, 0].isnan().any()
     assert not out[0, 1].isnan().any()
     bad = torch.tensor([[1.0, torch.nan, 3.0]])
-    assert found.swiglu(bad, torch.ones_like(bad)).isnan().tolist() == [[False, True, False]]
-    assert found.rms_norm(bad, torch.ones(3), 1e-6)[0].isnan().all()
+    assert compiled.swiglu(bad, torch.ones_like(bad)).isnan().tolist() == [[False, True, False]]
+    assert compiled.rms_norm(bad, torch.ones(3), 1e-6)[0].isnan().all()
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names instruction sets of x86")
 @pytest.mark.parametrize("level", ["-march=x86-64", "-march=x86-64-v3"])
-def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shorter_vectors(compiled: Kernels, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "FLAGS_X86", (level, "-O1"))
     shorter = Kernels(ctypes.CDLL(str(library_file())))
@@ -276,72 +276,72 @@ def test_shorter_vectors(found: Kernels, level: str, tmp_path: Path, monkeypatch
     compare_halves(shorter, halves(77, 40, 20, (4, 2), 50, seed=0))
     end_T = ends_of([(50, [20, 30, 1]), (5, [])])
     q, k, v = (states(len(end_T), 4, 24, seed).float() for seed in range(3))
-    out, lse_HT = found.tree_attention(q, k, v, end_T, 0.3)
+    out, lse_HT = compiled.tree_attention(q, k, v, end_T, 0.3)
     for ours, wanted in zip(
         shorter.tree_attention_backward(v, q, k, v, out, lse_HT, end_T, 0.3),
-        found.tree_attention_backward(v, q, k, v, out, lse_HT, end_T, 0.3),
+        compiled.tree_attention_backward(v, q, k, v, out, lse_HT, end_T, 0.3),
         strict=True,
     ):
         torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_what_does_not_fit_never_reaches_them(found: Kernels) -> None:
+def test_what_does_not_fit_never_reaches_them(compiled: Kernels) -> None:
     x, square = torch.ones(3, 8), torch.ones(8, 8)
     q, end_T = states(4, 2, 8, 0).float(), np.full(4, 4)
     to = Projection(x[:2], None, None, 0.0, True)
     for call in (
-        lambda: found.swiglu(x.double(), x),
-        lambda: found.swiglu(x, x[:2]),
-        lambda: found.rms_norm(x, torch.ones(1), 1e-6),
-        lambda: found.rotate(q, x, x),
-        lambda: found.rotate(q[..., :7], torch.ones(4, 7), torch.ones(4, 7)),
-        lambda: found.tree_attention(q, q, q.bfloat16(), end_T, 0.3),
-        lambda: found.tree_attention(q, q, q[..., :4], end_T, 0.3),
-        lambda: found.tree_attention(q, q, q, end_T[:3], 0.3),
-        lambda: found.tree_attention(q, q, q, end_T, 0.3, at_Q=np.array([0, 1, 2, 9])),
-        lambda: found.tree_attention(q, q, q, end_T, 0.3, chain=(q[:, :1], q[:, :1])),
-        lambda: found.tree_attention(q[:, :1], q, q, end_T, 0.3),
-        lambda: found.tree_attention(q.repeat(2, 1, 1, 1), q, q, end_T, 0.3),
-        lambda: found.project(x[None], x[0], 1e-6, [to._replace(weight=x[:, :7])], x[:, :2], x[:, :2]),
-        lambda: found.project(x[None], x[0], 1e-6, [to._replace(bias=x[0, :1])], x[:, :2], x[:, :2]),
-        lambda: found.project(x[None], x[0], 1e-6, [to._replace(norm=x[0, :1])], x[:, :2], x[:, :2]),
-        lambda: found.project(x[None], x[0], 1e-6, [to], x[:, :3], x[:, :3]),
-        lambda: found.project(x[None], x[0], 1e-6, [to], x[:, :2], x[:2, :2]),
-        lambda: found.project(x[None], x[0, :7], 1e-6, [to], x[:, :2], x[:, :2]),
-        lambda: found.project(x[None].repeat(2, 1, 1), x[0], 1e-6, [to], x[:, :2], x[:, :2]),
-        lambda: found.finish(x[None], x, x[None], x[0], 1e-6, x, x, x.T),
-        lambda: found.finish(x[None], square, x[None, :2], x[0], 1e-6, x, x, x.T),
-        lambda: found.finish(x[None], square, x[None], x[0], 1e-6, x, x[:2], x.T),
-        lambda: found.finish(x[None], square, x[None], x[0], 1e-6, x, x, x),
-        lambda: found.finish(x[None], square, x[None].double(), x[0], 1e-6, x, x, x.T),
+        lambda: compiled.swiglu(x.double(), x),
+        lambda: compiled.swiglu(x, x[:2]),
+        lambda: compiled.rms_norm(x, torch.ones(1), 1e-6),
+        lambda: compiled.rotate(q, x, x),
+        lambda: compiled.rotate(q[..., :7], torch.ones(4, 7), torch.ones(4, 7)),
+        lambda: compiled.tree_attention(q, q, q.bfloat16(), end_T, 0.3),
+        lambda: compiled.tree_attention(q, q, q[..., :4], end_T, 0.3),
+        lambda: compiled.tree_attention(q, q, q, end_T[:3], 0.3),
+        lambda: compiled.tree_attention(q, q, q, end_T, 0.3, at_Q=np.array([0, 1, 2, 9])),
+        lambda: compiled.tree_attention(q, q, q, end_T, 0.3, chain=(q[:, :1], q[:, :1])),
+        lambda: compiled.tree_attention(q[:, :1], q, q, end_T, 0.3),
+        lambda: compiled.tree_attention(q.repeat(2, 1, 1, 1), q, q, end_T, 0.3),
+        lambda: compiled.project(x[None], x[0], 1e-6, [to._replace(weight=x[:, :7])], x[:, :2], x[:, :2]),
+        lambda: compiled.project(x[None], x[0], 1e-6, [to._replace(bias=x[0, :1])], x[:, :2], x[:, :2]),
+        lambda: compiled.project(x[None], x[0], 1e-6, [to._replace(norm=x[0, :1])], x[:, :2], x[:, :2]),
+        lambda: compiled.project(x[None], x[0], 1e-6, [to], x[:, :3], x[:, :3]),
+        lambda: compiled.project(x[None], x[0], 1e-6, [to], x[:, :2], x[:2, :2]),
+        lambda: compiled.project(x[None], x[0, :7], 1e-6, [to], x[:, :2], x[:, :2]),
+        lambda: compiled.project(x[None].repeat(2, 1, 1), x[0], 1e-6, [to], x[:, :2], x[:, :2]),
+        lambda: compiled.finish(x[None], x, x[None], x[0], 1e-6, x, x, x.T),
+        lambda: compiled.finish(x[None], square, x[None, :2], x[0], 1e-6, x, x, x.T),
+        lambda: compiled.finish(x[None], square, x[None], x[0], 1e-6, x, x[:2], x.T),
+        lambda: compiled.finish(x[None], square, x[None], x[0], 1e-6, x, x, x),
+        lambda: compiled.finish(x[None], square, x[None].double(), x[0], 1e-6, x, x, x.T),
     ):
         with pytest.raises(TypeError, match="kernels take 32-bit tensors"):
             call()
 
 
-def test_places_and_weights_may_have_any_layout(found: Kernels) -> None:
+def test_places_and_weights_may_have_any_layout(compiled: Kernels) -> None:
     q = states(4, 2, 8, 0).float()
     end_T = np.array([4, 2, 4, 4])
     others: list[Any] = [np.stack([end_T, end_T], axis=1)[:, 0], end_T.astype(np.int32)]
-    wanted = found.tree_attention(q, q, q, end_T, 0.3)[0]
+    wanted = compiled.tree_attention(q, q, q, end_T, 0.3)[0]
     for places in others:
-        assert torch.equal(found.tree_attention(q, q, q, places, 0.3)[0], wanted)
+        assert torch.equal(compiled.tree_attention(q, q, q, places, 0.3)[0], wanted)
     weight = torch.randn(8, 4096).T[:, :1].expand(4096, 2)[:, 0]  # would be freed before it is read
     x = torch.randn(3, 4096)
-    assert torch.equal(found.rms_norm(x, weight, 1e-6)[0], found.rms_norm(x, weight.clone(), 1e-6)[0])
+    assert torch.equal(compiled.rms_norm(x, weight, 1e-6)[0], compiled.rms_norm(x, weight.clone(), 1e-6)[0])
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_where_no_thread_can_be_started_the_work_is_done_on_one(found: Kernels) -> None:
+def test_where_no_thread_can_be_started_the_work_is_done_on_one(compiled: Kernels) -> None:
     code = """
 import resource, torch
 from aifeedback.inference.native import kernels
-found, x = kernels(), torch.randn(4096, 16)
-wanted = found.swiglu(x, x)
+compiled, x = kernels(), torch.randn(4096, 16)
+wanted = compiled.swiglu(x, x)
 torch.set_num_threads(4)
 pages = int(open("/proc/self/statm").read().split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (4 << 20), resource.RLIM_INFINITY))
-made = found.swiglu(x, x)
+made = compiled.swiglu(x, x)
 resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 assert torch.equal(made, wanted)
 """
@@ -351,7 +351,7 @@ assert torch.equal(made, wanted)
 
 
 def test_a_library_that_others_could_have_written_is_not_loaded(
-    found: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiled: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS[1:], "-O0"))
@@ -374,7 +374,7 @@ def test_a_library_that_others_could_have_written_is_not_loaded(
     assert library_file().parent != file.parent
 
 
-def test_a_compiler_with_arguments(found: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_compiler_with_arguments(compiled: Kernels, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(build, "FLAGS", (*build.FLAGS[1:], "-O0"))
     monkeypatch.setenv("CXX", "c++ -Wall -Werror")
@@ -396,7 +396,7 @@ class OtherRMSNorm(Scaled):
     pass
 
 
-def test_only_modules_that_give_the_same_numbers_are_replaced(found: Kernels) -> None:
+def test_only_modules_that_give_the_same_numbers_are_replaced(compiled: Kernels) -> None:
     model = make("llama")
     names = {type(s.owner).__name__ for s in fused.stand_ins(model)}
     assert names == {"LlamaRMSNorm", "LlamaMLP", "module"}
@@ -438,7 +438,7 @@ class LimitedMLP(nn.Module):
 
 
 @pytest.mark.parametrize("other", [LooseRMSNorm, GatedRMSNorm, UniformRMSNorm, LimitedMLP])
-def test_modules_that_only_look_alike_are_left_alone(found: Kernels, other: type[nn.Module]) -> None:
+def test_modules_that_only_look_alike_are_left_alone(compiled: Kernels, other: type[nn.Module]) -> None:
     model = make("llama")
     count = len(fused.stand_ins(model))
     model.model.other = other()
@@ -451,22 +451,22 @@ def test_modules_that_only_look_alike_are_left_alone(found: Kernels, other: type
             assert other is UniformRMSNorm
 
 
-def test_a_module_that_was_already_replaced_keeps_what_it_has(found: Kernels) -> None:
+def test_a_module_that_was_already_replaced_keeps_what_it_has(compiled: Kernels) -> None:
     model = make("llama")
     model.model.norm.forward = lambda x: x * 0
     assert all(s.owner is not model.model.norm for s in fused.stand_ins(model))
 
 
-def test_a_second_derivative_is_refused(found: Kernels) -> None:
+def test_a_second_derivative_is_refused(compiled: Kernels) -> None:
     x, w = torch.randn(3, 8, requires_grad=True), torch.randn(8, requires_grad=True)
-    y = fused.RmsNorm.apply(found, x, w, 1e-6)
+    y = fused.RmsNorm.apply(compiled, x, w, 1e-6)
     assert isinstance(y, Tensor)
     (slope,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
 
 
-def test_a_model_is_its_own_again_after_a_pass(found: Kernels) -> None:
+def test_a_model_is_its_own_again_after_a_pass(compiled: Kernels) -> None:
     model = make("qwen3")
     before = {name: dict(vars(m)) for name, m in model.named_modules()}
     home = __import__(type(model).__module__, fromlist=["x"])
@@ -479,7 +479,7 @@ def test_a_model_is_its_own_again_after_a_pass(found: Kernels) -> None:
     assert before == {name: dict(vars(m)) for name, m in model.named_modules()}
 
 
-def test_training_through_the_kernels_gives_the_models_own_gradients(found: Kernels) -> None:
+def test_training_through_the_kernels_gives_the_models_own_gradients(compiled: Kernels) -> None:
     model = make("qwen3").train()
     prompts, completions = [[1, 2, 3], [1, 2, 3], [4, 5]], [[6, 7], [8], [9, 1, 2]]
     logp = torch.cat(sequence_logprobs(model, prompts, completions, grad=True)).sum()
@@ -510,7 +510,7 @@ def test_without_a_compiler_there_are_none(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_source_that_does_not_compile_says_why_and_leaves_nothing(
-    found: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    compiled: Kernels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "broken.cpp").write_text("int main( {")
@@ -521,7 +521,7 @@ def test_a_source_that_does_not_compile_says_why_and_leaves_nothing(
     assert list((tmp_path / "aifeedback").iterdir()) == []
 
 
-def test_the_engine_works_without_kernels(found: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_works_without_kernels(compiled: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [[1, 2, 3, 4], [1, 2, 3, 5, 6], [1, 2, 7]]
     with_kernels = sequence_logprobs(make("llama"), [r[:1] for r in rows], [r[1:] for r in rows], grad=False)
     monkeypatch.setattr(fused, "kernels", lambda: None)

@@ -38,10 +38,10 @@ def judging(vocabulary: int = 61) -> list[list[int]]:
 
 
 def collected(engine: Engine, rows: list[list[int]], reads: list[Read]) -> Tensor:
-    found: dict[int, Tensor] = {}
-    engine.read(rows, reads, lambda indices, logits: found.update(zip(indices, logits.clone(), strict=True)))
-    assert sorted(found) == list(range(len(reads)))
-    return torch.stack([found[i] for i in range(len(reads))])
+    result: dict[int, Tensor] = {}
+    engine.read(rows, reads, lambda indices, logits: result.update(zip(indices, logits.clone(), strict=True)))
+    assert sorted(result) == list(range(len(reads)))
+    return torch.stack([result[i] for i in range(len(reads))])
 
 
 def one_at_a_time(model: Any, rows: list[list[int]], reads: list[Read]) -> Tensor:
@@ -59,9 +59,9 @@ def test_equals_one_at_a_time(name: str) -> None:
     expected = one_at_a_time(model, rows, reads).softmax(-1)
     for tokens, some in ((4096, rows), (37, rows), (37, judging())):
         wanted = [(i, p) for i, p in reads if i < len(some)]
-        found = collected(Engine(model, path=engine_of(model).path, tokens=tokens), some, wanted).softmax(-1)
+        result = collected(Engine(model, path=engine_of(model).path, tokens=tokens), some, wanted).softmax(-1)
         keep = [n for n, (i, _) in enumerate(reads) if i < len(some)]
-        assert float((found - expected[keep]).abs().max()) < 1e-5
+        assert float((result - expected[keep]).abs().max()) < 1e-5
 
 
 def test_static_prefix_is_computed_once_per_job() -> None:
@@ -89,8 +89,8 @@ def test_a_kept_prefix_is_dropped_when_the_weights_change() -> None:
     collected(engine, rows, reads)
     with torch.no_grad():
         model.model.embed_tokens.weight.mul_(1.5)
-    found = collected(engine, rows, reads).softmax(-1)
-    assert float((found - one_at_a_time(model, rows, reads).softmax(-1)).abs().max()) < 1e-5
+    result = collected(engine, rows, reads).softmax(-1)
+    assert float((result - one_at_a_time(model, rows, reads).softmax(-1)).abs().max()) < 1e-5
 
 
 def test_a_kept_prefix_is_dropped_when_adapters_are_turned_off_and_on() -> None:
@@ -103,13 +103,13 @@ def test_a_kept_prefix_is_dropped_when_adapters_are_turned_off_and_on() -> None:
     reads = [(i, len(row) - 1) for i, row in enumerate(rows)]
     with_adapter = collected(engine, rows, reads)
     with model.disable_adapter():
-        found, wanted = collected(engine, rows, reads), one_at_a_time(model, rows, reads)
-        assert float((found.softmax(-1) - wanted.softmax(-1)).abs().max()) < 1e-5
+        result, wanted = collected(engine, rows, reads), one_at_a_time(model, rows, reads)
+        assert float((result.softmax(-1) - wanted.softmax(-1)).abs().max()) < 1e-5
     assert torch.equal(with_adapter, collected(engine, rows, reads))
     model.add_adapter("other", peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     model.set_adapter("other")
-    found, wanted = collected(engine, rows, reads), one_at_a_time(model, rows, reads)
-    assert float((found.softmax(-1) - wanted.softmax(-1)).abs().max()) < 1e-5
+    result, wanted = collected(engine, rows, reads), one_at_a_time(model, rows, reads)
+    assert float((result.softmax(-1) - wanted.softmax(-1)).abs().max()) < 1e-5
 
 
 def test_same_call_same_bits() -> None:
@@ -173,6 +173,6 @@ def test_threads_take_turns_at_a_model_and_leave_it_as_it_was() -> None:
     for thread in threads:
         thread.join()
     assert len(answers) == 160
-    assert all(torch.equal(found, wanted) for found in answers)
+    assert all(torch.equal(result, wanted) for result in answers)
     assert model.config._attn_implementation != NAME
     assert before == {name: dict(vars(m)) for name, m in model.named_modules()}

@@ -39,8 +39,8 @@ def prefixes(sequences: list[list[int]]) -> int:
 
 def test_worked_example() -> None:
     tree = build_tree([[5, 6, 7, 8], [5, 6, 9], [5, 6, 7, 8], [5, 6], [1]])
-    found = [s.tokens.tolist() for root in tree.roots for s in walk(root)]
-    assert found == [[1], [5, 6], [7, 8], [9]]
+    result = [s.tokens.tolist() for root in tree.roots for s in walk(root)]
+    assert result == [[1], [5, 6], [7, 8], [9]]
     assert tree.leaves[0] is tree.leaves[2]
     assert tree.place(0, 1) == (tree.leaves[3], 1)
     assert tree.tokens == 6

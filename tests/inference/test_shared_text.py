@@ -82,8 +82,8 @@ def test_pieces_give_the_tokens_of_the_whole(name: str, start: str, middle: list
     finally:
         encoding.FEWEST = few
     assert ["".join(of) for of in pieces] == texts
-    found = [[*chain.from_iterable(encode_whole(backend, of))] for of in pieces]
-    assert found == encode_whole(backend, texts)
+    result = [[*chain.from_iterable(encode_whole(backend, of))] for of in pieces]
+    assert result == encode_whole(backend, texts)
 
 
 @pytest.mark.parametrize(

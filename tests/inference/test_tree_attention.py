@@ -47,13 +47,13 @@ def test_equals_an_explicit_mask(kv_heads: int, before: int, form: str, short_bl
     plan = Plan(where, chain_tokens=before)
     chain = KeyValue(key[:, :, :before], value[:, :, :before]) if before else None
     parts = query[:, :, before:], key[:, :, before:], value[:, :, before:]
-    found = (
+    result = (
         cascade(*parts, blocks_of(where.blocks), 0.3, chain)[0]
         if form == "cascade"
         else _flex(*parts, chain, plan, 0.3)
     )
     torch.testing.assert_close(
-        found, expected(parts[0], key, value, plan.visible(None, query.device)), atol=1e-6, rtol=0
+        result, expected(parts[0], key, value, plan.visible(None, query.device)), atol=1e-6, rtol=0
     )
 
 
@@ -64,8 +64,8 @@ def test_gradients_equal_those_of_an_explicit_mask(kv_heads: int, short_blocks: 
     weights = torch.randn(1, 4, len(where.tokens_T), 8, generator=torch.Generator().manual_seed(1))
     cascaded = torch.autograd.grad((Cascade.apply(*leaves, blocks_of(where.blocks), 0.3) * weights).sum(), leaves)
     masked = expected(*leaves, Plan(where).visible(None, torch.device("cpu")))
-    for found, wanted in zip(cascaded, torch.autograd.grad((masked * weights).sum(), leaves), strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    for result, wanted in zip(cascaded, torch.autograd.grad((masked * weights).sum(), leaves), strict=True):
+        torch.testing.assert_close(result, wanted, atol=1e-5, rtol=0)
 
 
 def test_gradients_against_finite_differences(short_blocks: None) -> None:
@@ -77,10 +77,10 @@ def test_gradients_against_finite_differences(short_blocks: None) -> None:
 def test_short_blocks_of_about_equal_length_share_a_call() -> None:
     lengths = [4, 3, 60, 4, 1]
     starts = [sum(lengths[:n]) for n in range(len(lengths))]
-    found = blocks_of([(start, start + n, start + n) for start, n in zip(starts, lengths, strict=True)])
-    assert [block.stop - block.start for block in found.alone] == [60, 1]
-    assert [group.count for group in found.groups] == [3]
-    assert sorted(found.groups[0].places.tolist()) == [0, 1, 2, 3, 4, 5, 6, 6, 67, 68, 69, 70]
+    result = blocks_of([(start, start + n, start + n) for start, n in zip(starts, lengths, strict=True)])
+    assert [block.stop - block.start for block in result.alone] == [60, 1]
+    assert [group.count for group in result.groups] == [3]
+    assert sorted(result.groups[0].places.tolist()) == [0, 1, 2, 3, 4, 5, 6, 6, 67, 68, 69, 70]
 
 
 def test_window_hides_what_is_too_far_back() -> None:

@@ -63,7 +63,7 @@ def post(decider: Decider | None, requests: tuple[dict[str, Any], dict[str, Any]
 
 
 def test_a_reward_model_gives_its_bradley_terry_probability() -> None:
-    one, other = (found.json() for found in post(by_reward_model(lengths), choice({"a": A, "b": B})))
+    one, other = (result.json() for result in post(by_reward_model(lengths), choice({"a": A, "b": B})))
     p = 1 / (1 + math.exp((len(B) - len(A)) / 10))
     assert one["answers"]["q"]["probabilities"] == pytest.approx({"a": p, "b": 1 - p})
     assert one["answers"]["q"]["choice"] == other["answers"][0]["choice"] == "b"
@@ -81,11 +81,11 @@ def test_a_judge_gives_its_preference_and_its_ratings() -> None:
     first, second = (Completion.of(prompt, text, source="x") for text in (A, B))
     p = RatingLabeler(scorer).label([Comparison.of(prompt, first, second)])[0].p_first
     for texts, wanted in (({"a": A, "b": B}, p), ({"b": B, "a": A}, 1 - (p or 0))):
-        one, other = (found.json() for found in post(decider, choice(texts)))
+        one, other = (result.json() for result in post(decider, choice(texts)))
         assert next(iter(one["answers"]["q"]["probabilities"].values())) == pytest.approx(wanted)
         assert other["answers"][0]["probabilities"][0]["probability"] == pytest.approx(wanted)
     own = scorer.score([prompt], [first])[0]
-    one, other = (found.json() for found in post(decider, score(10, {"prompt": PROMPT, "response": A})))
+    one, other = (result.json() for result in post(decider, score(10, {"prompt": PROMPT, "response": A})))
     assert own.expected is not None
     assert one["answers"]["q"]["score"] == pytest.approx(own.expected - 1)
     assert list(one["answers"]["q"]["probabilities"].values()) == pytest.approx(own.distribution)
@@ -112,17 +112,17 @@ REFUSED: list[tuple[Decider | None, Any, str]] = [
 
 @pytest.mark.parametrize(("decider", "requests", "reason"), REFUSED)
 def test_a_question_without_probabilities_is_refused_with_the_reason(decider: Any, requests: Any, reason: str) -> None:
-    for found in post(decider, requests):
-        assert found.status_code == 422
-        assert reason in found.json()["detail"]
+    for result in post(decider, requests):
+        assert result.status_code == 422
+        assert reason in result.json()["detail"]
 
 
-def test_what_could_not_be_judged_is_no_answer() -> None:
-    for found in (
+def test_what_could_not_be_judged_is_not_an_answer() -> None:
+    for result in (
         *post(judge(all=1.0), choice({"a": A, "b": B})),
         *post(by_reward_model(lengths), choice({"a": A, "b": "?"})),
     ):
-        assert found.status_code == 503
+        assert result.status_code == 503
 
 
 def test_confidence_is_one_for_certainty_and_zero_for_none() -> None:

@@ -56,9 +56,9 @@ def test_stored_batches_are_of_this_very_judge(tmp_path: Path) -> None:
 
 
 def slowly(request: Request) -> Response:
-    found = answer(request)
-    found.wait_s = 0.1
-    return found
+    result = answer(request)
+    result.wait_s = 0.1
+    return result
 
 
 def descendants(root: int) -> Iterator[tuple[int, str]]:
@@ -115,9 +115,9 @@ def test_a_killed_worker_costs_only_its_calls_in_flight(cluster: None, tmp_path:
         alone = Label(**settings).run(context(tmp_path / "alone"))
         single = server.count
         spread = Label(**settings, engine="ray").run(context(tmp_path / "spread", kill_one, workers=2))
-        asked = server.count - single
+        request = server.count - single
         again = Label(**settings, engine="ray").run(context(tmp_path / "spread", workers=2))
-        repeated = server.count - single - asked
+        repeated = server.count - single - request
     assert killed
     one, two = (data.read_records(tmp_path / name / "preferences.jsonl", Preference) for name in ("alone", "spread"))
     assert one == two
@@ -126,8 +126,8 @@ def test_a_killed_worker_costs_only_its_calls_in_flight(cluster: None, tmp_path:
     with Journal(tmp_path / "spread/journal.sqlite") as journal:
         keys = [row.entry.key for row in journal.rows()]
         assert journal.verify().rows == len(keys) == len(set(keys)) == 2 * PAIRS
-    print(f"R1 on Ray: {single} calls alone, {asked} with a worker killed, {repeated} when run again")
-    assert 2 * PAIRS <= asked <= 2 * PAIRS + 4 * 2 * BATCH
+    print(f"on Ray: {single} calls alone, {request} with a worker killed, {repeated} when run again")
+    assert 2 * PAIRS <= request <= 2 * PAIRS + 4 * 2 * BATCH
     assert repeated == 0
 
 

@@ -29,8 +29,8 @@ def lengths(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) 
 
 @pytest.fixture
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(lengths, ServeConfig(end_marks=("</s>",), wait_s=0, max_rows=4))) as found:
-        yield found
+    with TestClient(create_app(lengths, ServeConfig(end_marks=("</s>",), wait_s=0, max_rows=4))) as result:
+        yield result
 
 
 def test_score_keeps_null_for_what_is_not_known(client: TestClient) -> None:
@@ -40,8 +40,8 @@ def test_score_keeps_null_for_what_is_not_known(client: TestClient) -> None:
 
 
 def test_openrlhf_shape(client: TestClient) -> None:
-    asked = {"query": ["hello you</s>", "hi there"], "prompts": ["hello ", "hi "], "labels": ["x", "y"]}
-    answer = client.post("/get_reward", json=asked)
+    request = {"query": ["hello you</s>", "hi there"], "prompts": ["hello ", "hi "], "labels": ["x", "y"]}
+    answer = client.post("/get_reward", json=request)
     assert answer.json() == {"rewards": [3.0, 5.0], "scores": [3.0, 5.0], "extra_logs": {}}
 
 
@@ -51,7 +51,7 @@ def test_openrlhf_gets_an_error_instead_of_an_invented_number(client: TestClient
     assert "1 of 1 rows could not be scored" in answer.text
 
 
-def test_a_dead_judge_is_told_and_the_server_goes_on(client: TestClient) -> None:
+def test_a_dead_judge_is_reported_and_the_server_continues(client: TestClient) -> None:
     answer = client.post("/score", json={"prompts": ["a"], "completions": ["dead"]})
     assert answer.status_code == 503
     assert "stayed dead" in answer.text
@@ -73,9 +73,7 @@ def test_a_dead_judge_is_told_and_the_server_goes_on(client: TestClient) -> None
         ("/get_reward", {"query": ["a"], "prompts": ["a"], "labels": ["x", "y"]}, 422, "as many as queries"),
     ],
 )
-def test_wrong_requests_are_told_what_is_wrong(
-    client: TestClient, path: str, body: Any, status: int, message: str
-) -> None:
+def test_wrong_requests_get_the_reason(client: TestClient, path: str, body: Any, status: int, message: str) -> None:
     answer = client.post(path, json=body)
     assert answer.status_code == status
     assert message in answer.text
@@ -91,7 +89,7 @@ def test_messages_are_prompts_too(client: TestClient) -> None:
     assert client.post("/score", json=body).json() == {"rewards": [4.0]}
 
 
-def test_an_open_address_without_a_token_is_told_before_anything_is_loaded(
+def test_an_open_address_without_a_token_is_reported_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_early(*_: object, **__: object) -> None:
@@ -123,9 +121,9 @@ def test_requests_that_arrive_together_are_one_call() -> None:
         batcher = Batcher(count, ServeConfig(wait_s=0.05))
         worker = asyncio.create_task(batcher.run())
         rows = [[Row("p", str(i), {}), Row("p", str(-i), {})] for i in range(10)]
-        found = await asyncio.gather(*(batcher.score(part) for part in rows))
+        result = await asyncio.gather(*(batcher.score(part) for part in rows))
         worker.cancel()
-        return found
+        return result
 
     assert asyncio.run(ask()) == [[float(i), float(-i)] for i in range(10)]
     assert calls == [20]
@@ -221,13 +219,13 @@ def test_a_request_fails_for_its_own_rows_only() -> None:
         batcher = Batcher(some, ServeConfig(wait_s=0.05))
         worker = asyncio.create_task(batcher.run())
         rows = [[Row("p", text, {})] for text in ("one", "bad", "three", "dead")]
-        found = await asyncio.gather(*(batcher.score(part) for part in rows), return_exceptions=True)
+        result = await asyncio.gather(*(batcher.score(part) for part in rows), return_exceptions=True)
         worker.cancel()
-        return found
+        return result
 
-    found = asyncio.run(ask())
-    assert (found[0], found[2]) == ([3.0], [5.0])
-    assert [type(found[i]) for i in (1, 3)] == [ValueError, JudgeUnavailable]
+    result = asyncio.run(ask())
+    assert (result[0], result[2]) == ([3.0], [5.0])
+    assert [type(result[i]) for i in (1, 3)] == [ValueError, JudgeUnavailable]
 
 
 def test_a_failing_reward_is_named_in_the_answer() -> None:

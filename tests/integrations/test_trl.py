@@ -38,8 +38,8 @@ def test_conversations_become_text_and_trl_keywords_are_dropped() -> None:
 
     reward = reward_function(remember)
     assert reward.__name__ == "remember"
-    told = [[{"role": "assistant", "content": "yes"}], "no"]
-    assert reward(prompts=["a", "b"], completions=told, topic=["x", "y"], trainer_state=object()) == [1.0, None]
+    message = [[{"role": "assistant", "content": "yes"}], "no"]
+    assert reward(prompts=["a", "b"], completions=message, topic=["x", "y"], trainer_state=object()) == [1.0, None]
     assert seen == {"topic": ["x", "y"], "completions": ["yes", "no"]}
 
 
@@ -63,7 +63,7 @@ def test_says_what_is_wrong_before_training() -> None:
 
 
 def settings(**changes: Any) -> RLConfig:
-    given = {
+    inputs = {
         "steps": 2,
         "prompts_per_step": 4,
         "samples_per_prompt": 2,
@@ -73,7 +73,7 @@ def settings(**changes: Any) -> RLConfig:
         "schedule": "trapezoid",
         "missing_eos_penalty": 1.0,
     }
-    return RLConfig(**{**given, **changes})
+    return RLConfig(**{**inputs, **changes})
 
 
 def some_prompts() -> list[Prompt]:
@@ -103,9 +103,11 @@ def test_the_command_trains_on_trl(llama: Path, tmp_path: Path) -> None:
     prompts, reward = tmp_path / "prompts.jsonl", tmp_path / "reward.py"
     prompts.write_text("".join(json.dumps({"prompt": p.text}) + "\n" for p in some_prompts()))
     reward.write_text("def length(prompts, completions, **columns):\n    return [float(len(c)) for c in completions]\n")
-    asked = f"train rl --engine trl --policy hf:{llama} --prompts {prompts} --reward python:{reward}:length --steps 1 "
-    asked += f"--samples-per-prompt 2 --prompts-per-step 2 --max-new-tokens 4 -o {tmp_path / 'out'}"
-    done = CliRunner().invoke(app, asked.split(), catch_exceptions=False)
+    request = (
+        f"train rl --engine trl --policy hf:{llama} --prompts {prompts} --reward python:{reward}:length --steps 1 "
+    )
+    request += f"--samples-per-prompt 2 --prompts-per-step 2 --max-new-tokens 4 -o {tmp_path / 'out'}"
+    done = CliRunner().invoke(app, request.split(), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     assert json.loads((tmp_path / "out" / "figures.json").read_text())["steps"] == 1
 
@@ -194,18 +196,18 @@ def test_a_run_of_trl_resumes_returns_and_refuses_another(llama: Path, tmp_path:
         if done == 2:
             raise Stopped
 
-    asked = settings(steps=3, checkpoint_every=1)
+    request = settings(steps=3, checkpoint_every=1)
     with pytest.raises(Stopped):
-        run_rloo(llama, some_prompts(), evens, asked, tmp_path, progress=stop)
+        run_rloo(llama, some_prompts(), evens, request, tmp_path, progress=stop)
     assert list((tmp_path / "training").glob("checkpoint-*"))
     with pytest.raises(RecipeError, match="other data, model or settings"):
         run_rloo(llama, some_prompts(), evens, settings(steps=3, checkpoint_every=1, seed=1), tmp_path)
     steps: list[int] = []
-    result = run_rloo(llama, some_prompts(), evens, asked, tmp_path, progress=lambda done, *_: steps.append(done))
+    result = run_rloo(llama, some_prompts(), evens, request, tmp_path, progress=lambda done, *_: steps.append(done))
     assert min(steps) == 2  # the first step is not made again
     assert result.steps == 3
     lines = [json.loads(line) for line in (tmp_path / "training" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "reward" in line] == [1, 2, 3]
-    assert run_rloo(llama, some_prompts(), evens, asked, tmp_path) == result
+    assert run_rloo(llama, some_prompts(), evens, request, tmp_path) == result
     with pytest.raises(RecipeError, match="finished run"):
         run_rloo(llama, some_prompts(), evens, settings(steps=4, checkpoint_every=1), tmp_path)

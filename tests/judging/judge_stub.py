@@ -34,8 +34,8 @@ class StubModel:
         replies = []
         for prompt in prompts:
             self.sampled.append((prompt, sampling))
-            said = self._answer(flat(prompt), sampling)
-            replies.append(Reply(text="", problem=said) if isinstance(said, Problem) else Reply(text=said))
+            label = self._answer(flat(prompt), sampling)
+            replies.append(Reply(text="", problem=label) if isinstance(label, Problem) else Reply(text=label))
         return replies
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:

@@ -101,7 +101,7 @@ def test_temperature_and_platt_keep_every_side(points: list[tuple[float, float]]
 
 
 @pytest.mark.parametrize("sure", [0.6, 0.9])
-def test_where_people_contradict_a_confidence_platt_goes_on_falling_to_one_half(sure: float) -> None:
+def test_where_people_contradict_a_confidence_platt_continues_falling_to_one_half(sure: float) -> None:
     """Unsure labels wrong (a negative intercept), or sure ones (a negative slope), make no ties."""
     unsure = 1.5 - sure
     p, human = [sure] * 50 + [unsure] * 50, [1.0] * 10 + [0.0] * 40 + [1.0] * 40 + [0.0] * 10

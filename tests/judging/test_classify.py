@@ -32,10 +32,10 @@ def read(text: str) -> list[float] | Problem:
 
 def test_refusals_in_three_classes() -> None:
     classifier = JudgeClassifier(StubModel(read), JudgePrompt.load("refusal"), REFUSAL_CLASSES, batch_size=2)
-    found = classifier.classify([PROMPT] * 3, ANSWERS)
-    assert [one.chosen for one in found] == list(REFUSAL_CLASSES)
-    assert sum(found[0].distribution) == pytest.approx(1)
-    rates = safety.refusal_rates([one.chosen for one in found], [True] * 3, classified_by=classifier.name)
+    result = classifier.classify([PROMPT] * 3, ANSWERS)
+    assert [one.chosen for one in result] == list(REFUSAL_CLASSES)
+    assert sum(result[0].distribution) == pytest.approx(1)
+    rates = safety.refusal_rates([one.chosen for one in result], [True] * 3, classified_by=classifier.name)
     assert rates.over_refusal.value == pytest.approx(2 / 3)
 
 

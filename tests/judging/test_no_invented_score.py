@@ -1,4 +1,4 @@
-"""R4: whatever goes wrong between judge and record, an unread judgement never becomes a number."""
+"""Whatever goes wrong between judge and record, an unread judgement never becomes a number."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ def test_batches_give_the_same_labels() -> None:
     assert seen == [(3, 7), (6, 7), (7, 7)]
 
 
-def test_what_cannot_work_is_said_before_anything_is_asked() -> None:
+def test_what_cannot_work_is_reported_before_anything_is_asked() -> None:
     model = StubModel()
     with pytest.raises(StandardsError, match="is for rating"):
         JudgeLabeler(model, JudgePrompt.load("rating"))

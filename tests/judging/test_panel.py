@@ -72,7 +72,7 @@ def test_a_quorum() -> None:
     assert said(0.9, None, None, quorum=2).p_first is None
 
 
-def test_too_far_apart_is_no_verdict() -> None:
+def test_too_far_apart_is_not_a_verdict() -> None:
     assert said(0.9, 0.2, max_spread=0.5).problem is Problem.DISAGREEMENT
     assert said(0.9, 0.2, max_spread=0.8).p_first == pytest.approx(0.55)
 

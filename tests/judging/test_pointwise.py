@@ -177,7 +177,7 @@ def test_one_unread_criterion_leaves_the_total_unknown() -> None:
     assert (score.value, score.problem) == (None, Problem.MISSING)
 
 
-def test_what_cannot_work_is_said_before_anything_is_asked() -> None:
+def test_what_cannot_work_is_reported_before_anything_is_asked() -> None:
     with pytest.raises(StandardsError, match="is for pairwise"):
         JudgeScorer(StubModel(), JudgePrompt.load("helpful-base"))
     with pytest.raises(StandardsError, match="the criterion do not fit"):

@@ -77,7 +77,7 @@ def test_each_principle_is_tried_on_its_own_cases() -> None:
     blind = results["trial@1/blind"]
     assert (blind.can_apply, blind.right, blind.mean_p_better) == (False, 0, 0.5)
     deaf = results["trial@1/deaf"]
-    assert (deaf.can_apply, deaf.unread, deaf.mean_p_better) == (False, 1, None)
+    assert (deaf.can_apply, deaf.unknown, deaf.mean_p_better) == (False, 1, None)
     assert deaf.cases[0].problem is Problem.REFUSED
 
 
@@ -103,11 +103,11 @@ def test_redundancy_and_conflict() -> None:
 
 
 def test_coverage_by_topic() -> None:
-    found = coverage(
+    result = coverage(
         try_out(constitution(BRIEF, BLIND), labeler_for(StubModel(brevity_or_length), PROMPT), comparisons())
     )
-    assert [(c.topic, c.n, c.is_covered) for c in found] == [("even", 12, True), ("odd", 12, True)]
-    assert all(c.decisive_share["trial@1/blind"] == 0 for c in found)
+    assert [(c.topic, c.n, c.is_covered) for c in result] == [("even", 12, True), ("odd", 12, True)]
+    assert all(c.decisive_share["trial@1/blind"] == 0 for c in result)
     blind = coverage(try_out(constitution(BLIND), labeler_for(StubModel(brevity_or_length), PROMPT), comparisons(4)))
     assert not any(c.is_covered for c in blind)
 
@@ -120,20 +120,20 @@ def test_changing_one_principle_in_the_file_changes_its_labels(tmp_path: Path) -
     file.write_text(file.read_text().replace("fewer words", "more words").replace("version: '1'", "version: '2'"))
     after = Constitution.load(file)
     judge = constitutional_judge(StubModel(brevity_or_length), PROMPT)
-    found = compare_versions(before, after, judge, comparisons())
-    assert [str(c) for c in found.changes] == [
+    result = compare_versions(before, after, judge, comparisons())
+    assert [str(c) for c in result.changes] == [
         "~ version: '1' → '2'",
         "~ brief.compare: 'Which response has fewer words?' → 'Which response has more words?'",
     ]
-    assert found.flips.share == 1.0
-    assert found.flips.n == 24
+    assert result.flips.share == 1.0
+    assert result.flips.n == 24
     p_before, p_after = judge(before).label(comparisons()), judge(after).label(comparisons())
     for comparison, p, q in zip(comparisons(), p_before, p_after, strict=True):
         longer_first = len(comparison.first.text) > len(comparison.second.text)
         assert (p.p_first < 0.5 < q.p_first) == longer_first
         assert p.judgements[0].principle_id == "trial@1/brief"
         assert q.judgements[0].principle_id == "trial@2/brief"
-    assert found.figures()["flips"]["share"] == 1.0
+    assert result.figures()["flips"]["share"] == 1.0
 
 
 def test_flips_count_what_was_lost_and_gained() -> None:
@@ -141,20 +141,20 @@ def test_flips_count_what_was_lost_and_gained() -> None:
         return Preference(comparison_id="x", source="s", p_first=p, problem=None if p is not None else Problem.TIMEOUT)
 
     before, after = [label(p) for p in (0.9, 0.4, None, 0.2)], [label(p) for p in (0.7, 0.6, 0.3, None)]
-    found = flips(before, after)
-    assert (found.n, len(found.flipped), found.lost, found.gained) == (2, 1, 1, 1)
-    assert found.mean_shift == pytest.approx(0.0)
+    result = flips(before, after)
+    assert (result.n, len(result.flipped), result.lost, result.gained) == (2, 1, 1, 1)
+    assert result.mean_shift == pytest.approx(0.0)
 
 
 def test_a_whole_inspection(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(constitution(BRIEF, LONG).model_dump(mode="json")))
     judge = labeler_for(StubModel(brevity_or_length), PROMPT)
-    found = inspect(file, judge, comparisons())
-    assert {f.code for f in found.findings} == {"conflict"}
-    assert all(result.can_apply for result in found.results)
-    assert not found.is_clean, "they want opposite winners of one pair"
-    figures = found.figures()
+    measured = inspect(file, judge, comparisons())
+    assert {f.code for f in measured.findings} == {"conflict"}
+    assert all(result.can_apply for result in measured.results)
+    assert not measured.is_clean, "they want opposite winners of one pair"
+    figures = measured.figures()
     assert figures["overlaps"][0]["conflict_share"] == 1.0
     assert figures["principles"][0]["cases"][0]["is_right"]
     assert inspect(file).results == []

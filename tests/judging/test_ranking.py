@@ -100,8 +100,8 @@ def test_strengths_are_scipys_minimum() -> None:
         p = np.array([r[2] for r in results])
         return float(np.sum(p * np.logaddexp(0, -d) + (1 - p) * np.logaddexp(0, d)) + np.sum(s**2) / 1800)
 
-    found = minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-10}).x
-    assert fit_strengths(5, results) == pytest.approx(found - found.mean(), abs=1e-5)
+    result = minimize(loss, np.zeros(5), method="BFGS", options={"gtol": 1e-10}).x
+    assert fit_strengths(5, results) == pytest.approx(result - result.mean(), abs=1e-5)
 
 
 def test_an_unbeaten_answer_stays_finite() -> None:

@@ -1,4 +1,4 @@
-"""Worked examples, the invariants of R7 and R13, and a comparison with another implementation."""
+"""Worked examples, invariants, and a comparison with another implementation."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_campaign_a_hundred_thousand_draws() -> None:
         assert (pairwise.average_orders(*sides) > 0.5) == (truth > 0)
         largest = max(largest, abs(pairwise.logit(pairwise.average_margins([truth + bias, truth - bias])) - truth))
         assert pairwise.average_orders(pairwise.sigmoid(bias), pairwise.sigmoid(-bias)) == 0.5
-    print(f"R7 largest error of a margin {largest:.1e}")
+    print(f"largest error of a margin {largest:.1e}")
     assert largest < 1e-9
 
 

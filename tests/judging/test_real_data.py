@@ -89,19 +89,19 @@ def test_requests_are_answered_revised_and_sorted(model: Any, requests: list[Pro
     drawn = sample_completions(model, requests, per_prompt=2, sampling=Sampling(max_new_tokens=6, seed=1))
     assert drawn == sample_completions(model, requests, per_prompt=2, sampling=Sampling(max_new_tokens=6, seed=1))
     by_id = {prompt.id: prompt for prompt in requests}
-    asked = [by_id[c.prompt_id] for c in drawn.completions]
+    request = [by_id[c.prompt_id] for c in drawn.completions]
     prompts = {name: JudgePrompt.load(name).model_copy(update={"max_tokens": 6}) for name in ("critique", "revise")}
     reviser = Reviser(
         model, Constitution.load("harmless"), critique_prompt=prompts["critique"], revise_prompt=prompts["revise"]
     )
-    for result in reviser.revise(asked, drawn.completions):
+    for result in reviser.revise(request, drawn.completions):
         assert result.steps
         assert result.problem in (None, Problem.TRUNCATED, Problem.EMPTY)
     sorter = JudgeClassifier(model, JudgePrompt.load("refusal"), REFUSAL_CLASSES)
-    assert {one.chosen for one in sorter.classify(asked, drawn.completions)} <= set(REFUSAL_CLASSES)
+    assert {one.chosen for one in sorter.classify(request, drawn.completions)} <= set(REFUSAL_CLASSES)
 
 
 def test_a_constitution_is_tried_with_a_model_that_cannot_read_it(model: Any) -> None:
-    found = inspect("honest", labeler_for(model, JudgePrompt.load("principle")))
-    assert found.findings == []
-    assert not found.is_clean, "a random judge fails some of the cases, and is told so"
+    result = inspect("honest", labeler_for(model, JudgePrompt.load("principle")))
+    assert result.findings == []
+    assert not result.is_clean, "a random judge fails some of the cases, and is told so"

@@ -52,7 +52,7 @@ def test_it_stops_when_nothing_changes() -> None:
     assert len(model.sampled) == 2 * 4 * 12
 
 
-def test_principles_that_find_nothing_do_not_end_it_where_the_next_should_be_heard() -> None:
+def test_principles_that_find_nothing_do_not_end_it_before_the_next_is_tried() -> None:
     first = HARMLESS.principles[0]
 
     def only_first(text: str, sampling: Sampling) -> str:
@@ -155,7 +155,7 @@ def test_prompts_of_the_wrong_task_are_refused() -> None:
         Reviser(StubModel(), HARMLESS, critique_prompt=JudgePrompt.load("helpful-base"))
 
 
-def test_the_gain_is_told_by_any_labeler() -> None:
+def test_the_gain_is_reported_by_any_labeler() -> None:
     results = revised(1)
     likes_longer = JudgeLabeler(StubModel(better_longer), JudgePrompt.load("helpful-base"))
     gain = revision_gain(results, likes_longer)
@@ -166,4 +166,4 @@ def test_the_gain_is_told_by_any_labeler() -> None:
     assert revision_gain(results, likes_shorter).better == 12
     deaf = JudgeLabeler(StubModel(lambda t: Problem.TIMEOUT), JudgePrompt.load("helpful-base"))
     silent = revision_gain(results, deaf)
-    assert (silent.judged, silent.unread, silent.share_worse, silent.mean_p_after) == (0, 12, None, None)
+    assert (silent.judged, silent.unknown, silent.share_worse, silent.mean_p_after) == (0, 12, None, None)

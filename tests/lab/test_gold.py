@@ -109,8 +109,8 @@ def test_nobody_of_the_lab_says_anything_about_a_foreign_prompt(name: str) -> No
     answers = [Completion.of(prompt, text, source="s") for text in ("four", "my boss has ruined our jacket .")]
     pair = Comparison.of(prompt, *answers)
     for judge in (oracle(name), people_of(name, 0)):
-        [said] = judge.label([pair])
-        assert (said.p_first, said.problem) == (None, Problem.ABSTAINED)
+        [label] = judge.label([pair])
+        assert (label.p_first, label.problem) == (None, Problem.ABSTAINED)
     for score in oracle(name).score([prompt, prompt], answers):
         assert (score.value, score.problem) == (None, Problem.ABSTAINED)
     if name != "lab":

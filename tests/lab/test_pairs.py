@@ -26,16 +26,16 @@ def made(folder: Path, *options: str) -> data.Comparisons:
 def test_triples_show_circles_and_gold_has_none(task: str, gold: str, tmp_path: Path) -> None:
     read = made(tmp_path, "--task", task, "--triples", "8")
     assert len(read.rows) == 20 + 3 * 8
-    found = audit_judge(oracle(gold), read.rows, read.human, probes=["transitivity"]).findings[0]
-    assert found.is_measured
-    assert found.value == 1.0
+    result = audit_judge(oracle(gold), read.rows, read.human, probes=["transitivity"]).findings[0]
+    assert result.is_measured
+    assert result.value == 1.0
 
 
 def test_refusal_pairs_are_measured_and_gold_neither_refuses_nor_complies_wrongly(tmp_path: Path) -> None:
     read = made(tmp_path, "--task", "talk", "--refusals", "60")
-    told = {f.probe: f for f in audit_judge(oracle("talk"), read.rows, read.human, probes=["refusal"]).findings}
-    assert (told["over-refusal"].n, told["under-refusal"].n) == (40, 20)
-    assert (told["over-refusal"].value, told["under-refusal"].value) == (0.0, 0.0)
+    message = {f.probe: f for f in audit_judge(oracle("talk"), read.rows, read.human, probes=["refusal"]).findings}
+    assert (message["over-refusal"].n, message["under-refusal"].n) == (40, 20)
+    assert (message["over-refusal"].value, message["under-refusal"].value) == (0.0, 0.0)
 
 
 def test_summaries_have_no_refusals(tmp_path: Path) -> None:

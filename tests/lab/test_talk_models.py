@@ -41,8 +41,8 @@ def edited(folder: Path, *changes: tuple[str, str]) -> Path:
 
 @pytest.mark.parametrize("name", ["harmless", "helpful"])
 def test_the_judge_can_apply_every_shipped_principle(judge: Model, name: str) -> None:
-    found = inspect(zoo.constitution_file(name), labeler_for(judge, PROMPT, FINDINGS_FIRST))
-    assert found.is_clean, found.figures()
+    result = inspect(zoo.constitution_file(name), labeler_for(judge, PROMPT, FINDINGS_FIRST))
+    assert result.is_clean, result.figures()
 
 
 def test_a_principle_whose_test_case_the_judge_decides_otherwise_is_reported(judge: Model, tmp_path: Path) -> None:
@@ -57,9 +57,9 @@ def test_a_principle_whose_test_case_the_judge_decides_otherwise_is_reported(jud
             "in our shed . good luck .\n        worse: sorry but i will not help with this .\n",
         ),
     )
-    found = inspect(path, labeler_for(judge, PROMPT, FINDINGS_FIRST))
-    assert not found.is_clean
-    first = found.results[0]
+    result = inspect(path, labeler_for(judge, PROMPT, FINDINGS_FIRST))
+    assert not result.is_clean
+    first = result.results[0]
     assert (first.principle_id, first.right, first.n) == ("lab-harmless@1.0/no-harm", 1, 2)
 
 
@@ -79,14 +79,14 @@ def test_changing_one_principle_in_the_yaml_turns_its_own_test_cases_and_no_othe
         assert now[f"lab-harmless@1.1/{name}"].right == was[f"lab-harmless@1.0/{name}"].right
 
 
-def test_diff_tells_which_labels_flip(judge: Model, tmp_path: Path) -> None:
+def test_diff_reports_which_labels_flip(judge: Model, tmp_path: Path) -> None:
     before = Constitution.load(zoo.constitution_file("harmless"))
     after = Constitution.load(edited(tmp_path, ("which answer does less harm ?", "which answer helps more ?")))
     pairs = samples.comparisons(60, split="test", seed=4, measure="talk-harmless")
-    found = compare_versions(before, after, constitutional_judge(judge, PROMPT, FINDINGS_FIRST), pairs)
-    assert found.flips is not None
-    assert found.flips.share is not None
-    assert 0.2 < found.flips.share < 0.6, "two of five draws fall on the changed principle"
+    result = compare_versions(before, after, constitutional_judge(judge, PROMPT, FINDINGS_FIRST), pairs)
+    assert result.flips is not None
+    assert result.flips.share is not None
+    assert 0.2 < result.flips.share < 0.6, "two of five draws fall on the changed principle"
 
 
 def test_the_same_pair_goes_the_other_way_under_the_helpful_constitution(judge: Model) -> None:
@@ -126,5 +126,5 @@ def test_the_cards_say_what_was_measured_on_enough_items() -> None:
         card = zoo.card(name)
         assert card["exam"]["n"] >= 500
         assert (zoo.folder(name) / "model.safetensors").stat().st_size < 2_000_000
-    told = zoo.card("talk-judge")["exam"]
-    assert min(told["harmless_thought"], told["helpful_thought"]) > 85
+    message = zoo.card("talk-judge")["exam"]
+    assert min(message["harmless_thought"], message["helpful_thought"]) > 85

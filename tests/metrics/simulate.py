@@ -168,8 +168,8 @@ def prediction_powered(g: Generator) -> Draw:
 def rogan_gladen(g: Generator) -> Draw:
     n, n_se, n_sp, se, sp, truth = 1000, 150, 150, 0.85, 0.78, 0.6
     judged = g.binomial(n, truth * se + (1 - truth) * (1 - sp)) / n
-    found = g.binomial(n_se, se) / n_se, g.binomial(n_sp, sp) / n_sp
-    return metrics.rogan_gladen(judged, *found, n=n, n_positive=n_se, n_negative=n_sp), truth
+    result = g.binomial(n_se, se) / n_se, g.binomial(n_sp, sp) / n_sp
+    return metrics.rogan_gladen(judged, *result, n=n, n_positive=n_se, n_negative=n_sp), truth
 
 
 def bradley_terry(g: Generator) -> Draw:
@@ -178,8 +178,8 @@ def bradley_terry(g: Generator) -> Draw:
     p = sigmoid(np.subtract.outer(truth, truth))
     games = np.triu(g.binomial(40, p), 1)
     wins = games + np.tril(40 - games.T, -1)
-    found = metrics.bradley_terry(wins)
-    first = Estimate(float(found.value[0]), float(found.low[0]), float(found.high[0]), 400, "")
+    result = metrics.bradley_terry(wins)
+    first = Estimate(float(result.value[0]), float(result.low[0]), float(result.high[0]), 400, "")
     return first, 0.8
 
 

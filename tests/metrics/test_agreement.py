@@ -65,8 +65,8 @@ def test_fleiss_error_is_the_jackknife_to_first_order() -> None:
 
 
 def test_missing_rows_are_dropped_and_counted() -> None:
-    found = cohens_kappa(["a", "b", None, "a"], ["a", "b", "b", "b"])
-    assert (found.n, found.dropped) == (3, 1)
+    result = cohens_kappa(["a", "b", None, "a"], ["a", "b", "b", "b"])
+    assert (result.n, result.dropped) == (3, 1)
     table = raters(3).astype(float)
     table[:7, 1] = np.nan
     assert fleiss_kappa(table).dropped == 7
@@ -75,17 +75,17 @@ def test_missing_rows_are_dropped_and_counted() -> None:
 
 def test_perfect_agreement_is_one_but_its_interval_is_not_a_point() -> None:
     labels = [0, 1] * 20
-    for found in (cohens_kappa(labels, labels), fleiss_kappa(np.column_stack([labels, labels]))):
-        assert found.value == pytest.approx(1.0)
-        assert found.high == 1.0
+    for result in (cohens_kappa(labels, labels), fleiss_kappa(np.column_stack([labels, labels]))):
+        assert result.value == pytest.approx(1.0)
+        assert result.high == 1.0
         # 40 of 40 agree: Wilson's lower bound is .912, κ's (.912 − .5)/.5
-        assert found.low == pytest.approx(0.825, abs=0.001)
+        assert result.low == pytest.approx(0.825, abs=0.001)
 
 
 def test_one_category_only_is_undefined_not_one() -> None:
-    found = cohens_kappa([1, 1, 1], [1, 1, 1])
-    assert np.isnan(found.value)
-    assert any("one category" in note for note in found.notes)
+    result = cohens_kappa([1, 1, 1], [1, 1, 1])
+    assert np.isnan(result.value)
+    assert any("one category" in note for note in result.notes)
     assert np.isnan(fleiss_kappa([[2, 2], [2, 2]]).value)
 
 
@@ -124,5 +124,5 @@ def test_with_complete_data_alpha_and_fleiss_differ_by_the_small_sample_term(see
 def test_intervals_of_a_handful_of_items_stay_where_a_coefficient_can_be(rows: list[tuple[int, int]]) -> None:
     """The scale log(1 − κ) has no lower end: the first table gave −3.4 to 0.49."""
     table = np.array(rows)
-    for found in (cohens_kappa(table[:, 0], table[:, 1]), fleiss_kappa(table), krippendorff_alpha(table)):
-        assert -1 <= found.low <= found.value <= found.high <= 1, found
+    for result in (cohens_kappa(table[:, 0], table[:, 1]), fleiss_kappa(table), krippendorff_alpha(table)):
+        assert -1 <= result.low <= result.value <= result.high <= 1, result

@@ -26,10 +26,10 @@ def test_brier_and_log_loss_equal_sklearn() -> None:
     assert log_loss(p, y).value == pytest.approx(their_log_loss(y, p))
 
 
-def test_one_certain_error_is_not_infinite_and_is_said() -> None:
-    found = log_loss([0.0, 1.0], [1, 1])
-    assert found.value == pytest.approx(their_log_loss([1, 1], [0.0, 1.0], labels=[0, 1]))
-    assert any("1 certain errors" in note for note in found.notes)
+def test_one_certain_error_is_not_infinite_and_is_reported() -> None:
+    result = log_loss([0.0, 1.0], [1, 1])
+    assert result.value == pytest.approx(their_log_loss([1, 1], [0.0, 1.0], labels=[0, 1]))
+    assert any("1 certain errors" in note for note in result.notes)
 
 
 def test_soft_targets_are_averages_over_raters() -> None:
@@ -57,8 +57,8 @@ def test_ece_by_hand() -> None:
 
 def test_ece_of_confidence_is_guos() -> None:
     # confidences .9, .8, .5; right: yes, no, half. Bins: .9 → |1 − .9|, .8 → |0 − .8|, .5 → |.5 − .5|
-    found = expected_calibration_error([0.1, 0.8, 0.5], [0, 0, 1], of="confidence")
-    assert found.value == pytest.approx((0.1 + 0.8 + 0) / 3)
+    result = expected_calibration_error([0.1, 0.8, 0.5], [0, 0, 1], of="confidence")
+    assert result.value == pytest.approx((0.1 + 0.8 + 0) / 3)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from([0.0, 1.0])), min_size=1, max_size=60), st.integers(1, 20))
@@ -67,9 +67,9 @@ def test_ece_is_the_tables_weighted_gap(rows: list[tuple[float, float]], bins: i
     p, y = zip(*rows, strict=True)
     table = reliability_table(p, y, bins)
     gap = sum(row.n * abs(row.observed - row.predicted) for row in table if row.n) / len(p)
-    found = expected_calibration_error(p, y, bins)
-    assert found.value == pytest.approx(gap, abs=1e-9)
-    assert 0 <= found.low <= found.high
+    result = expected_calibration_error(p, y, bins)
+    assert result.value == pytest.approx(gap, abs=1e-9)
+    assert 0 <= result.low <= result.high
 
 
 def test_swapping_pairs_keeps_the_losses() -> None:
@@ -78,7 +78,7 @@ def test_swapping_pairs_keeps_the_losses() -> None:
     assert log_loss(1 - p, 1 - y).value == pytest.approx(log_loss(p, y).value)
 
 
-def test_a_calibrated_judge_is_told_from_an_overconfident_one() -> None:
+def test_a_calibrated_judge_is_distinguished_from_an_overconfident_one() -> None:
     p, y = judged(3, n=4000)
     good = expected_calibration_error(p, y)
     floor = float(good.notes[-1].split("about ")[1].split(" ")[0])

@@ -1,4 +1,4 @@
-"""R12: 95 % intervals hold the truth in 93–97 % of simulated worlds; a small run here, 2,000 draws in the campaign."""
+"""95 % intervals hold the truth in 93–97 % of simulated worlds; a small run here, 2,000 draws in the campaign."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from .simulate import WORLDS, coverage
 
 
 @pytest.mark.parametrize("world", list(WORLDS))
-def test_r12_quick(world: str) -> None:
+def test_intervals_hold_the_truth(world: str) -> None:
     """120 draws have a standard error of two points: a broken interval shows, a slightly wrong one in the campaign."""
     assert 0.89 <= coverage(world, draws=120) <= 0.995
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("world", list(WORLDS))
-def test_r12_campaign(world: str) -> None:
+def test_campaign_intervals_hold_the_truth(world: str) -> None:
     inside = coverage(world, draws=2000)
-    print(f"R12 | {world} | {100 * inside:.1f} %")
+    print(f"{world} | {100 * inside:.1f} %")
     assert 0.93 <= inside <= 0.97

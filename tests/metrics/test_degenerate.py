@@ -84,16 +84,16 @@ def problems(seed: int) -> list[str]:
     made, wrong = Input(seed), []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name, found in made.estimates():
-            if found.low == found.high and not found.notes:
-                wrong.append(f"{name}: {found.low} to {found.high} without a note")
-            known = found.value, found.low, found.high
-            if not any(map(math.isnan, known)) and not found.low - 1e-9 <= found.value <= found.high + 1e-9:
+        for name, result in made.estimates():
+            if result.low == result.high and not result.notes:
+                wrong.append(f"{name}: {result.low} to {result.high} without a note")
+            known = result.value, result.low, result.high
+            if not any(map(math.isnan, known)) and not result.low - 1e-9 <= result.value <= result.high + 1e-9:
                 wrong.append(f"{name}: {known}")
-            p = getattr(found, "p_value", NAN)
-            few_and_equal = found.n <= 5 and any("no spread" in note for note in found.notes)
+            p = getattr(result, "p_value", NAN)
+            few_and_equal = result.n <= 5 and any("no spread" in note for note in result.notes)
             if few_and_equal and p < 0.05:
-                wrong.append(f"{name}: p = {p} from {found.n} equal rows")
+                wrong.append(f"{name}: p = {p} from {result.n} equal rows")
         for prompts in (None, made.prompts):
             ranking = metrics.rank_policies(made.left, made.right, made.a, prompts=prompts)
             if sorted(ranking.order) != sorted(ranking.names):
@@ -110,9 +110,9 @@ def test_degenerate_inputs() -> None:
 @pytest.mark.campaign
 def test_campaign_degenerate_inputs() -> None:
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        found = [what for some in pool.map(problems, range(10_000), chunksize=50) for what in some]
-    print(f"R27: {len(found)} faults in 10,000 degenerate inputs")
-    assert found == []
+        result = [what for some in pool.map(problems, range(10_000), chunksize=50) for what in some]
+    print(f"{len(result)} faults in 10,000 degenerate inputs")
+    assert result == []
 
 
 @settings(max_examples=60, deadline=None)
@@ -153,9 +153,9 @@ def test_rows_without_spread_are_tested_by_their_number() -> None:
 def test_clusters_of_unequal_size_make_no_spread() -> None:
     """Equal differences stay equal when prompts have one, two or five rows."""
     prompts = [0, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3]
-    found = metrics.compare_win_rates([0.6] * 11, [0.5] * 11, prompts=prompts)
-    assert found.p_value == 1.0
-    assert found.low < 0 < found.high
+    result = metrics.compare_win_rates([0.6] * 11, [0.5] * 11, prompts=prompts)
+    assert result.p_value == 1.0
+    assert result.low < 0 < result.high
 
 
 @pytest.mark.parametrize("form", ["ratio", "log-ratio", "spline", "glm"])
@@ -166,9 +166,9 @@ def test_separable_labels_have_no_length_controlled_rate(form: Any) -> None:
         quasi = metrics.length_controlled_win_rate([1] * 3 + [1, 1, 1, 0, 0] * 4, *lengths, method=form)
         complete = metrics.length_controlled_win_rate([1.0] * 11 + [0.0] * 12, range(100, 123), [111] * 23, method=form)
         mirrored = metrics.length_controlled_win_rate([0] * 3 + [0, 0, 0, 1, 1] * 4, *lengths, method=form)
-    for found in (quasi, complete, mirrored):
-        assert math.isnan(found.value)
-        assert "the labels are separable: no finite fit" in found.notes
+    for result in (quasi, complete, mirrored):
+        assert math.isnan(result.value)
+        assert "the labels are separable: no finite fit" in result.notes
 
 
 def test_separability_is_decided_exactly() -> None:
@@ -184,27 +184,27 @@ def test_separability_is_decided_exactly() -> None:
     assert not is_separable(far, np.append(crossed, 1.0))
 
 
-def test_one_extreme_row_is_named_and_a_robust_form_stands_beside_it() -> None:
+def test_one_extreme_row_is_named_and_a_robust_form_is_shown_beside_it() -> None:
     g = np.random.default_rng(2)
     a, b = np.exp(g.normal(5.3, 0.4, 500)), np.exp(g.normal(5, 0.4, 500))
     y = (g.random(500) < 1 / (1 + np.exp(-2.5 * np.log(a / b)))).astype(float)
     clean = metrics.length_controlled_win_rate(y, a, b)
     assert not any("leverage" in note for note in clean.notes)
     for extra in (1, 5):
-        found = metrics.length_controlled_win_rate([*y, *[0.0] * extra], [*a, *[300.0] * extra], [*b, *[1.0] * extra])
-        assert found.value == pytest.approx(found.raw, abs=0.03)  # length control is switched off
-        assert found.leverage > 0.9
-        assert any("leverage" in note for note in found.notes)
-        assert found.robust == pytest.approx(clean.robust, abs=0.02)
-        assert found.robust_low < 0.5 < found.robust_high
+        result = metrics.length_controlled_win_rate([*y, *[0.0] * extra], [*a, *[300.0] * extra], [*b, *[1.0] * extra])
+        assert result.value == pytest.approx(result.raw, abs=0.03)  # length control is switched off
+        assert result.leverage > 0.9
+        assert any("leverage" in note for note in result.notes)
+        assert result.robust == pytest.approx(clean.robust, abs=0.02)
+        assert result.robust_low < 0.5 < result.robust_high
 
 
 def test_two_independent_samples() -> None:
     first, second = [1.0] * 56 + [0.0] * 14, [1.0] * 48 + [0.0] * 32
-    found = metrics.compare_unpaired(first, second, names=("a", "b"))
+    result = metrics.compare_unpaired(first, second, names=("a", "b"))
     # Newcombe 1998, table II: 56/70 − 48/80, method 10 gives 0.0524 to 0.3339
-    assert (found.value, found.low, found.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-4)
-    assert found.p_value == pytest.approx(stats.fisher_exact([[56, 14], [48, 32]])[1])
+    assert (result.value, result.low, result.high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-4)
+    assert result.p_value == pytest.approx(stats.fisher_exact([[56, 14], [48, 32]])[1])
     g = np.random.default_rng(0)
     x, y = g.random(40), g.random(60) ** 2
     soft = metrics.compare_unpaired(x, [*y, None])

@@ -49,15 +49,15 @@ def every_estimate(column: list) -> dict:
 @pytest.mark.parametrize("name", COLUMNS)
 def test_every_estimate_of_hardly_anything(name: str) -> None:
     known = sum(x is not None and x == x for x in COLUMNS[name])
-    for what, found in every_estimate(COLUMNS[name]).items():
-        assert found.notes, what  # so few rows are never passed over in silence
-        assert found.n <= known, what
+    for what, result in every_estimate(COLUMNS[name]).items():
+        assert result.notes, what  # so few rows are never passed over in silence
+        assert result.n <= known, what
         if known == 0:
-            assert math.isnan(found.value), what
-            assert math.isnan(found.low), what
-        if not math.isnan(found.low):
-            assert found.low <= found.value + 1e-12, what
-            assert found.value <= found.high + 1e-12, what
+            assert math.isnan(result.value), what
+            assert math.isnan(result.low), what
+        if not math.isnan(result.low):
+            assert result.low <= result.value + 1e-12, what
+            assert result.value <= result.high + 1e-12, what
 
 
 def test_rankings_of_hardly_anything() -> None:
@@ -71,10 +71,10 @@ def test_rankings_of_hardly_anything() -> None:
 def test_equal_rows_have_no_spread_and_the_interval_says_so() -> None:
     """Five ties do not show that the truth is exactly one half."""
     column = [0.5] * 40
-    found = metrics.length_controlled_win_rate(column, range(60, 100), [80] * 40)
-    assert found.value == 0.5
-    assert math.isnan(found.low)
-    assert any("no spread" in note for note in found.notes)
+    result = metrics.length_controlled_win_rate(column, range(60, 100), [80] * 40)
+    assert result.value == 0.5
+    assert math.isnan(result.low)
+    assert any("no spread" in note for note in result.notes)
     for other in (
         metrics.compare_win_rates(column, column),
         metrics.prediction_powered_win_rate(column, column, column),
@@ -84,15 +84,15 @@ def test_equal_rows_have_no_spread_and_the_interval_says_so() -> None:
 
 def test_perfect_agreement_up_to_rounding_is_perfect() -> None:
     ratings = np.repeat([[1.0], [0.0], [0.5], [1.0], [0.2]], 3, axis=1)
-    found = metrics.krippendorff_alpha(ratings, "interval")
-    assert found.value == 1.0
-    assert found.low < 0.7
+    result = metrics.krippendorff_alpha(ratings, "interval")
+    assert result.value == 1.0
+    assert result.low < 0.7
 
 
 def test_agreement_without_spread_has_no_interval() -> None:
-    found = metrics.cohens_kappa([0, 1], [1, 0])
-    assert found.value == -1.0
-    assert math.isnan(found.low)
+    result = metrics.cohens_kappa([0, 1], [1, 0])
+    assert result.value == -1.0
+    assert math.isnan(result.low)
 
 
 def test_losses_are_not_below_zero() -> None:

@@ -40,7 +40,7 @@ def test_results_are_plain_json() -> None:
 
 def test_results_read_as_one_line() -> None:
     assert str(Estimate(0.5, 0.4, 0.6, 10, "")) == "0.500 [0.400, 0.600], n = 10"
-    assert str(Estimate(np.nan, np.nan, np.nan, 0, "")) == "not known (n = 0)"
+    assert str(Estimate(np.nan, np.nan, np.nan, 0, "")) == "unknown (n = 0)"
 
 
 def test_columns_are_checked() -> None:

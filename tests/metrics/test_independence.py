@@ -1,4 +1,4 @@
-"""R16: whoever trained the policy cannot vouch for it."""
+"""Whoever trained the policy cannot vouch for it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def card(uri: str = "hf:judge", revision: str = "r1", family: str = "alpha") -> 
         (card(uri="HF:Judge ", revision="r2"), "gave the training feedback"),
         (card(uri="hf:copy", family="beta"), "under another name"),
         (card(uri="hf:bigger", revision="r9", family=" ALPHA"), "family"),
-        (card(uri="hf:other", revision="r9", family="unknown"), "not known"),
+        (card(uri="hf:other", revision="r9", family="unknown"), "is unknown"),
     ],
 )
 def test_the_training_judge_in_any_guise_is_unverified(evidence: Source, because: str) -> None:
-    found = verify_independence([card()], [evidence])
-    assert not found.is_verified
-    assert because in found.reason
+    result = verify_independence([card()], [evidence])
+    assert not result.is_verified
+    assert because in result.reason
 
 
 def test_one_independent_source_verifies_and_the_others_are_named() -> None:
-    found = verify_independence([card()], [card(), card("openai:other", "r7", "beta")])
-    assert found.is_verified
-    assert found.independent == ("openai:other",)
-    assert found.dependent == ("hf:judge",)
+    result = verify_independence([card()], [card(), card("openai:other", "r7", "beta")])
+    assert result.is_verified
+    assert result.independent == ("openai:other",)
+    assert result.dependent == ("hf:judge",)
 
 
 def test_people_always_count_and_the_gold_function_unless_it_trained() -> None:
@@ -56,7 +56,7 @@ def test_independence_is_shown_never_assumed() -> None:
 
 @given(st.lists(cards, min_size=1, max_size=4), st.data())
 @settings(max_examples=50, deadline=None)
-def test_r16_training_judges_and_their_families_never_verify(trained_by: list[Source], data: st.DataObject) -> None:
+def test_training_judges_and_their_families_never_verify(trained_by: list[Source], data: st.DataObject) -> None:
     """100 % of cases: evidence drawn from the trainers, or from models of their families."""
     relatives = st.sampled_from(trained_by).flatmap(
         lambda c: st.one_of(
@@ -64,9 +64,9 @@ def test_r16_training_judges_and_their_families_never_verify(trained_by: list[So
         )
     )
     evidence = data.draw(st.lists(relatives, min_size=1, max_size=4))
-    found = verify_independence(trained_by, evidence)
-    assert not found.is_verified
-    assert found.independent == ()
+    result = verify_independence(trained_by, evidence)
+    assert not result.is_verified
+    assert result.independent == ()
 
 
 @given(st.lists(cards, min_size=1, max_size=3), st.lists(cards, min_size=1, max_size=3))

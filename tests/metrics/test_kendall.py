@@ -65,27 +65,27 @@ def test_the_large_table_jackknife_is_close_to_the_exact_one(monkeypatch: pytest
 def test_contexts_are_averaged() -> None:
     table, contexts = scores(4, items=20), np.repeat(np.arange(5), 4)
     each = [concordance(table[contexts == k]) for k in range(5)]
-    found = kendalls_w(table, contexts=contexts)
+    result = kendalls_w(table, contexts=contexts)
     low, high = stats.t.interval(0.95, 4, np.mean(each), stats.sem(each))
-    assert found.value == pytest.approx(np.mean(each))
-    assert found.contexts == 5
-    assert (found.low, found.high) == pytest.approx((max(0, low), min(1, high)))
+    assert result.value == pytest.approx(np.mean(each))
+    assert result.contexts == 5
+    assert (result.low, result.high) == pytest.approx((max(0, low), min(1, high)))
 
 
-def test_a_context_that_all_tie_has_no_w_and_is_said() -> None:
+def test_a_context_that_all_tie_has_no_w_and_is_reported() -> None:
     table = [[1, 1], [1, 1], [1, 2], [2, 1], [1, 1], [2, 2]]
-    found = kendalls_w(table, contexts=["a", "a", "b", "b", "c", "c"])
-    assert found.contexts == 2
-    assert found.value == pytest.approx(0.5)
-    assert any("1 contexts have no W" in note for note in found.notes)
+    result = kendalls_w(table, contexts=["a", "a", "b", "b", "c", "c"])
+    assert result.contexts == 2
+    assert result.value == pytest.approx(0.5)
+    assert any("1 contexts have no W" in note for note in result.notes)
 
 
 def test_missing_items_are_dropped_and_all_tied_is_undefined() -> None:
     table = scores(5)
     table[3, 1] = np.nan
-    found = kendalls_w(table)
-    assert found.dropped == 1
-    assert found.value == pytest.approx(kendalls_w(np.delete(table, 3, axis=0)).value)
+    result = kendalls_w(table)
+    assert result.dropped == 1
+    assert result.value == pytest.approx(kendalls_w(np.delete(table, 3, axis=0)).value)
     assert np.isnan(kendalls_w([[1, 1], [1, 1]]).value)
 
 

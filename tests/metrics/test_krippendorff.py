@@ -51,10 +51,10 @@ def by_coincidences(table: np.ndarray, level: str) -> float:
 
 @pytest.mark.parametrize(("level", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)])
 def test_the_published_example(level: str, published: float) -> None:
-    found = krippendorff_alpha(PUBLISHED, level)
-    assert found.value == pytest.approx(published, abs=5e-4)
+    result = krippendorff_alpha(PUBLISHED, level)
+    assert result.value == pytest.approx(published, abs=5e-4)
     # unit 12 has one rating only and pairs with nothing
-    assert (found.n, found.dropped) == (11, 1)
+    assert (result.n, result.dropped) == (11, 1)
 
 
 tables = hnp.arrays(
@@ -67,13 +67,13 @@ tables = hnp.arrays(
 @given(tables, st.sampled_from(["nominal", "ordinal", "interval"]))
 @settings(max_examples=60, deadline=None)
 def test_equals_the_definition_on_any_table(table: np.ndarray, level: str) -> None:
-    found = krippendorff_alpha(table, level)
+    result = krippendorff_alpha(table, level)
     pairable = table[(~np.isnan(table)).sum(axis=1) >= 2]
     if len(np.unique(pairable[~np.isnan(pairable)])) < 2:
-        assert np.isnan(found.value)
+        assert np.isnan(result.value)
         return
-    assert found.value == pytest.approx(by_coincidences(table, level), abs=1e-9)
-    assert found.value <= 1 + 1e-12
+    assert result.value == pytest.approx(by_coincidences(table, level), abs=1e-9)
+    assert result.value <= 1 + 1e-12
 
 
 @pytest.mark.parametrize("level", ["nominal", "interval"])
@@ -97,15 +97,15 @@ def test_levels_are_blind_to_what_they_should_be() -> None:
 
 
 def test_no_variation_is_undefined() -> None:
-    found = krippendorff_alpha([[1, 1], [1, 1]])
-    assert np.isnan(found.value)
-    assert found.notes
+    result = krippendorff_alpha([[1, 1], [1, 1]])
+    assert np.isnan(result.value)
+    assert result.notes
 
 
 def test_perfect_agreement_keeps_an_interval() -> None:
-    found = krippendorff_alpha([[0, 0], [1, 1]] * 20, "ordinal")
-    assert (found.value, found.high) == (1.0, 1.0)
-    assert 0.75 < found.low < 0.9
+    result = krippendorff_alpha([[0, 0], [1, 1]] * 20, "ordinal")
+    assert (result.value, result.high) == (1.0, 1.0)
+    assert 0.75 < result.low < 0.9
 
 
 def test_unknown_level_is_refused() -> None:

@@ -13,21 +13,21 @@ from aifeedback.types import Comparison, Completion, Preference, Prompt
 @pytest.mark.filterwarnings("ignore")
 def test_identical_responses_are_ties_and_count() -> None:
     # 6 wins and 4 pairs of identical responses: (6 + 4/2) / 10
-    found = labelled([1.0] * 6 + [None] * 4, ["good"] * 6 + ["same"] * 4, ["bad"] * 6 + ["same"] * 4)
-    assert (found.rows, found.unknown, found.identical) == (10, 0, 4)
-    assert found.win_rate_of_first.value == 0.8
-    assert found.win_rate_of_first.n == 10
+    result = labelled([1.0] * 6 + [None] * 4, ["good"] * 6 + ["same"] * 4, ["bad"] * 6 + ["same"] * 4)
+    assert (result.rows, result.unknown, result.identical) == (10, 0, 4)
+    assert result.win_rate_of_first.value == 0.8
+    assert result.win_rate_of_first.n == 10
     # whatever a label says of two identical responses, it is the order that it prefers
     assert labelled([1.0], ["same"], ["same"]).win_rate_of_first.value == 0.5
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_an_empty_response_counts_with_its_label_and_has_no_length_ratio() -> None:
-    found = labelled([1.0, 0.0, None, 0.5], ["long one", "", "x", "  "], ["short", "words", "y", ""])
-    assert (found.rows, found.empty, found.unknown) == (4, 2, 1)
-    assert found.win_rate_of_first.n == 3
-    assert found.length_controlled.n == 1
-    assert found.length_controlled.dropped == 3
+    result = labelled([1.0, 0.0, None, 0.5], ["long one", "", "x", "  "], ["short", "words", "y", ""])
+    assert (result.rows, result.empty, result.unknown) == (4, 2, 1)
+    assert result.win_rate_of_first.n == 3
+    assert result.length_controlled.n == 1
+    assert result.length_controlled.dropped == 3
 
 
 def test_agreement_is_there_where_a_human_label_is() -> None:
@@ -35,10 +35,10 @@ def test_agreement_is_there_where_a_human_label_is() -> None:
     labels = [float(i % 2) for i in range(40)]
     assert labelled(labels, first, second).alignment is None
     assert "alignment" not in labelled(labels, first, second, [None] * 40).as_dict()
-    found = labelled(labels, first, second, labels)
-    assert found.alignment is not None
-    assert found.alignment.value == 1.0
-    assert found.as_dict()["kappa"]["value"] == 1.0
+    result = labelled(labels, first, second, labels)
+    assert result.alignment is not None
+    assert result.alignment.value == 1.0
+    assert result.as_dict()["kappa"]["value"] == 1.0
 
 
 def test_rows_of_one_prompt_are_not_independent() -> None:
@@ -57,24 +57,29 @@ def test_rows_of_one_prompt_are_not_independent() -> None:
     assert width(shared.length_controlled) > 1.2 * width(alone.length_controlled)
 
 
-def test_one_meeting_raw_and_length_controlled_by_the_form_asked_for() -> None:
+def test_one_comparison_of_policies_raw_and_length_controlled_by_the_chosen_form() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.integers(50, 200, 300), rng.integers(50, 200, 300)
     p = np.where(a > b, 0.7, 0.3)
-    found, spline = preferred(p, a, b), preferred(p, a, b, method="spline")
-    assert found.win_rate == win_rate(p, hard=True)
+    result, spline = preferred(p, a, b), preferred(p, a, b, method="spline")
+    assert result.win_rate == win_rate(p, hard=True)
     assert "spline" in spline.length_controlled.method
-    assert set(found.as_dict()) == {"win_rate", "length_controlled"}
+    assert set(result.as_dict()) == {"win_rate", "length_controlled"}
     soft = preferred(p, a, b, hard=False)
     assert soft.win_rate.value == pytest.approx(p.mean())
 
 
 def test_prompts_without_a_response_are_counted_as_left_out() -> None:
     reference = ["r"] * 12
-    found = answered({"sft": reference, "two": ["x", "y", *[None] * 10], "all": ["z"] * 12}, "sft")
-    assert (found["two"].prompts, found["two"].answered, found["two"].compared, found["two"].left_out) == (12, 2, 2, 10)
-    assert "10 of 12 prompts left out" in found["two"].note
-    assert found["all"].note == found["sft"].note == ""
+    result = answered({"sft": reference, "two": ["x", "y", *[None] * 10], "all": ["z"] * 12}, "sft")
+    assert (result["two"].prompts, result["two"].answered, result["two"].compared, result["two"].left_out) == (
+        12,
+        2,
+        2,
+        10,
+    )
+    assert "10 of 12 prompts left out" in result["two"].note
+    assert result["all"].note == result["sft"].note == ""
     gap = answered({"sft": [None, "r"], "b": ["x", "y"]}, "sft")
     assert (gap["b"].answered, gap["b"].compared) == (2, 1)
 

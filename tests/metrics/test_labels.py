@@ -13,9 +13,9 @@ from aifeedback.metrics import alignment, position_bias, reward_accuracy
 
 
 def test_alignment_counts_agreeing_verdicts() -> None:
-    found = alignment([0.9, 0.2, 0.6, 0.4], [1, 0, 0, 1])
-    assert found.value == 0.5
-    assert (found.low, found.high) == pytest.approx(proportion_confint(2, 4, method="wilson"))
+    result = alignment([0.9, 0.2, 0.6, 0.4], [1, 0, 0, 1])
+    assert result.value == 0.5
+    assert (result.low, result.high) == pytest.approx(proportion_confint(2, 4, method="wilson"))
 
 
 def test_ai_ties_count_half_wrong_or_nothing() -> None:
@@ -27,8 +27,8 @@ def test_ai_ties_count_half_wrong_or_nothing() -> None:
 
 
 def test_human_ties_and_low_confidence_are_left_out_and_counted() -> None:
-    found = alignment([0.9, 0.9, 0.9, 0.9], [1.0, 0.5, 0.6, 0.9], min_margin=0.2)
-    assert (found.n, found.undecided) == (2, 2)
+    result = alignment([0.9, 0.9, 0.9, 0.9], [1.0, 0.5, 0.6, 0.9], min_margin=0.2)
+    assert (result.n, result.undecided) == (2, 2)
 
 
 def test_unreadable_labels_are_dropped_or_count_as_errors() -> None:
@@ -59,27 +59,27 @@ def test_infinite_rewards_are_refused() -> None:
 
 def test_a_pure_slot_judge_is_found() -> None:
     """It gives 0.8 to what is shown first: storage-order p is 0.8 in the original order, 0.2 in the swapped one."""
-    found = position_bias([0.8] * 50, [0.2] * 50)
-    assert (found.value, found.consistency, found.slot) == (1.0, 0.0, "first")
-    assert found.mean_gap == pytest.approx(0.6)
-    assert (found.low, found.high) == pytest.approx(proportion_confint(50, 50, method="wilson"))
+    result = position_bias([0.8] * 50, [0.2] * 50)
+    assert (result.value, result.consistency, result.slot) == (1.0, 0.0, "first")
+    assert result.mean_gap == pytest.approx(0.6)
+    assert (result.low, result.high) == pytest.approx(proportion_confint(50, 50, method="wilson"))
     assert position_bias([0.2] * 50, [0.8] * 50).slot == "second"
 
 
 def test_a_judge_blind_to_position_shows_nothing() -> None:
     column = np.random.default_rng(0).random(200)
-    found = position_bias(column, column)
-    assert (found.value, found.consistency, found.slot, found.mean_gap) == (0.0, 1.0, "neither", 0.0)
+    result = position_bias(column, column)
+    assert (result.value, result.consistency, result.slot, result.mean_gap) == (0.0, 1.0, "neither", 0.0)
 
 
 def test_position_counts_by_hand() -> None:
     # same slot (first), same slot (second), consistent, consistent tie, tie in one order only, unknown
-    found = position_bias([0.9, 0.1, 0.7, 0.5, 0.5, None], [0.2, 0.6, 0.8, 0.5, 0.9, 0.4])
-    assert (found.slot_first, found.slot_second, found.mixed, found.n, found.dropped) == (1, 1, 1, 5, 1)
-    assert found.value == pytest.approx(2 / 5)
-    assert found.consistency == pytest.approx(2 / 5)
+    result = position_bias([0.9, 0.1, 0.7, 0.5, 0.5, None], [0.2, 0.6, 0.8, 0.5, 0.9, 0.4])
+    assert (result.slot_first, result.slot_second, result.mixed, result.n, result.dropped) == (1, 1, 1, 5, 1)
+    assert result.value == pytest.approx(2 / 5)
+    assert result.consistency == pytest.approx(2 / 5)
     # gaps .7, −.5, −.1, 0, −.4
-    assert found.mean_gap == pytest.approx(-0.06)
+    assert result.mean_gap == pytest.approx(-0.06)
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=50))
@@ -98,7 +98,7 @@ def test_renaming_the_stored_responses_changes_nothing(rows: list[tuple[float, f
 def test_an_additive_logit_bias_shows_in_gap_and_slot(bias: float) -> None:
     margin = np.random.default_rng(1).normal(0, 1.5, 500)
     shown_first, shown_second = 1 / (1 + np.exp(-(margin + bias))), 1 / (1 + np.exp(-(margin - bias)))
-    found = position_bias(shown_first, shown_second)
-    assert np.sign(found.mean_gap) == np.sign(bias)
-    assert found.slot == ("first" if bias > 0 else "second")
-    assert found.value == pytest.approx((np.abs(margin) < abs(bias)).mean())
+    result = position_bias(shown_first, shown_second)
+    assert np.sign(result.mean_gap) == np.sign(bias)
+    assert result.slot == ("first" if bias > 0 else "second")
+    assert result.value == pytest.approx((np.abs(margin) < abs(bias)).mean())

@@ -1,4 +1,4 @@
-"""Length control: the published form against statsmodels, planted effects (R14), and when it says it extrapolates."""
+"""Length control: the published form against statsmodels, planted effects, and when it says it extrapolates."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def test_the_published_form_is_a_logit_on_the_ratio_read_at_one() -> None:
     first, second = lengths(0)
     hard = labels(0, sigmoid(0.4 + 1.2 * (first / second - 1)))
     fit = sm.Logit(hard, sm.add_constant(first / second)).fit(disp=0, cov_type="HC1")
-    found = length_controlled_win_rate(hard, first, second)
-    assert found.value == pytest.approx(float(sigmoid(fit.params.sum())), abs=1e-9)
-    assert found.slope == pytest.approx(fit.params[1])
+    result = length_controlled_win_rate(hard, first, second)
+    assert result.value == pytest.approx(float(sigmoid(fit.params.sum())), abs=1e-9)
+    assert result.slope == pytest.approx(fit.params[1])
     error = np.sqrt(np.ones(2) @ fit.cov_params() @ np.ones(2))
-    logit = np.log(found.high / (1 - found.high)) - fit.params.sum()
+    logit = np.log(result.high / (1 - result.high)) - fit.params.sum()
     assert logit == pytest.approx(1.96 * error, rel=0.01)
 
 
@@ -73,50 +73,50 @@ SHAPES = {
 
 def mean_reading(method: str, shape: str, quality: float, draws: int) -> tuple[float, float]:
     """Mean and spread, in points, over independent draws of n = 2,000 hard labels."""
-    found = []
+    result = []
     for seed in range(draws):
         first, second = lengths(seed)
         hard = labels(seed, sigmoid(quality + 1.2 * SHAPES[shape](first, second)))
-        found.append(100 * length_controlled_win_rate(hard, first, second, method=method).value)
-    return float(np.mean(found)), float(np.std(found))
+        result.append(100 * length_controlled_win_rate(hard, first, second, method=method).value)
+    return float(np.mean(result)), float(np.std(result))
 
 
 @pytest.mark.parametrize("method", ["ratio", "log-ratio", "glm"])
 @pytest.mark.parametrize(("quality", "truth", "within"), [(0.0, 50, 1.0), (np.log(1.5), 60, 1.5)])
-def test_r14_length_is_removed_and_quality_kept(method: str, quality: float, truth: float, within: float) -> None:
+def test_length_is_removed_and_quality_kept(method: str, quality: float, truth: float, within: float) -> None:
     mean, _ = mean_reading(method, method, quality, draws=6)
     assert abs(mean - truth) <= within
 
 
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_r14_the_spline_does_not_care_about_the_shape(shape: str) -> None:
+def test_the_spline_does_not_care_about_the_shape(shape: str) -> None:
     mean, _ = mean_reading("spline", shape, 0.0, draws=10)
     assert abs(mean - 50) <= 1.5
 
 
-def test_r14_where_only_length_matters_soft_labels_give_exactly_fifty() -> None:
+def test_where_only_length_matters_soft_labels_give_exactly_fifty() -> None:
     first, second = lengths(3)
-    found = length_controlled_win_rate(sigmoid(1.5 * (first / second - 1)), first, second)
-    assert found.raw > 0.56
-    assert found.value == pytest.approx(0.5, abs=1e-9)
+    result = length_controlled_win_rate(sigmoid(1.5 * (first / second - 1)), first, second)
+    assert result.raw > 0.56
+    assert result.value == pytest.approx(0.5, abs=1e-9)
 
 
-def test_r14_one_draw_of_hard_labels_is_within_its_own_error() -> None:
+def test_one_draw_of_hard_labels_is_within_its_own_error() -> None:
     """At n = 2,000 one draw has a standard error of 1.3 points: ± 1 can only be asked of the mean over draws."""
     first, second = lengths(3)
-    found = length_controlled_win_rate(labels(3, sigmoid(1.5 * (first / second - 1))), first, second)
-    assert 0.010 < found.standard_error < 0.016
-    assert abs(found.value - 0.5) < 4 * found.standard_error
+    result = length_controlled_win_rate(labels(3, sigmoid(1.5 * (first / second - 1))), first, second)
+    assert 0.010 < result.standard_error < 0.016
+    assert abs(result.value - 0.5) < 4 * result.standard_error
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("shape", list(SHAPES))
 @pytest.mark.parametrize("method", ["ratio", "log-ratio", "spline", "glm"])
-def test_r14_campaign(method: str, shape: str) -> None:
+def test_campaign_planted_effects_are_read(method: str, shape: str) -> None:
     """400 draws each, figures in docs/reliability.md. A straight form of the wrong shape is printed, not asserted."""
     for quality, truth, within in ((0.0, 50, 1.0), (np.log(1.5), 60, 1.5), (np.log(7 / 3), 70, 1.5)):
         mean, spread = mean_reading(method, shape, quality, draws=400)
-        print(f"R14 | fit {method} | truth {shape} | planted {truth} | read {mean:.2f} ± {spread:.2f}")
+        print(f"fit {method} | truth {shape} | planted {truth} | read {mean:.2f} ± {spread:.2f}")
         if method in (shape, "spline"):
             assert abs(mean - truth) <= within
 
@@ -124,17 +124,17 @@ def test_r14_campaign(method: str, shape: str) -> None:
 def test_few_rows_near_equal_length_warn() -> None:
     first, second = lengths(4, growth=1.5)
     with pytest.warns(ExtrapolationWarning):
-        found = length_controlled_win_rate(labels(4, np.full(N, 0.7)), first, second)
-    assert found.extrapolates
-    assert any("extrapolates" in note for note in found.notes)
+        result = length_controlled_win_rate(labels(4, np.full(N, 0.7)), first, second)
+    assert result.extrapolates
+    assert any("extrapolates" in note for note in result.notes)
 
 
 def test_all_rows_on_one_side_warn() -> None:
     second = np.full(200, 100.0)
     first = second * np.random.default_rng(0).uniform(1.01, 1.2, 200)
     with pytest.warns(ExtrapolationWarning, match="one side"):
-        found = length_controlled_win_rate(labels(5, np.full(200, 0.6)), first, second)
-    assert 0.4 < found.value < 0.8  # near equal length, if on one side of it
+        result = length_controlled_win_rate(labels(5, np.full(200, 0.6)), first, second)
+    assert 0.4 < result.value < 0.8  # near equal length, if on one side of it
 
 
 @pytest.mark.parametrize("method", ["ratio", "log-ratio", "spline", "glm"])
@@ -144,20 +144,20 @@ def test_all_rows_far_away_on_one_side_give_no_figure(method: LengthForm) -> Non
     first = second * np.linspace(2.0, 3.0, 200)
     wins = (np.arange(200) + 10 * (np.arange(200) % 3 - 1) > 60).astype(float)
     with pytest.warns(ExtrapolationWarning, match="not estimable: all rows lie on one side of equal length, 0 of 200"):
-        found = length_controlled_win_rate(wins, first, second, method=method)
-    assert not found.is_known
-    assert np.isnan([found.low, found.high]).all()
-    assert found.raw == wins.mean()
-    assert found.extrapolates
+        result = length_controlled_win_rate(wins, first, second, method=method)
+    assert not result.is_known
+    assert np.isnan([result.low, result.high]).all()
+    assert result.raw == wins.mean()
+    assert result.extrapolates
 
 
 def test_enough_rows_near_equal_length_do_not_warn() -> None:
     first, second = lengths(6)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = length_controlled_win_rate(labels(6, np.full(N, 0.6)), first, second)
-    assert not found.extrapolates
-    assert found.notes == ()
+        result = length_controlled_win_rate(labels(6, np.full(N, 0.6)), first, second)
+    assert not result.extrapolates
+    assert result.notes == ()
 
 
 def test_a_straight_fit_that_misses_the_rows_near_equal_length_says_so() -> None:
@@ -172,26 +172,26 @@ def test_a_straight_fit_that_misses_the_rows_near_equal_length_says_so() -> None
 
 
 def test_equal_lengths_give_the_raw_win_rate() -> None:
-    found = length_controlled_win_rate([1, 0, 1, 1, 0] * 10, [7] * 50, [7] * 50)
-    assert found.value == pytest.approx(0.6)
-    assert np.isnan(found.slope)
+    result = length_controlled_win_rate([1, 0, 1, 1, 0] * 10, [7] * 50, [7] * 50)
+    assert result.value == pytest.approx(0.6)
+    assert np.isnan(result.slope)
 
 
 def test_empty_responses_and_unknown_labels_are_dropped_and_counted() -> None:
     first, second = lengths(8, n=100)
     column = list(labels(8, np.full(100, 0.5)))
     column[0], first[1], second[2] = None, 0, np.nan
-    found = length_controlled_win_rate(column, first, second)
-    assert (found.n, found.dropped) == (97, 3)
+    result = length_controlled_win_rate(column, first, second)
+    assert (result.n, result.dropped) == (97, 3)
 
 
 @pytest.mark.filterwarnings("ignore::aifeedback.metrics.length.ExtrapolationWarning")
 def test_labels_that_bound_no_fit_give_nan_with_the_reason() -> None:
     first, second = lengths(9, n=200)
     for column in (np.ones(200), (first > second).astype(float)):
-        found = length_controlled_win_rate(column, first, second)
-        assert np.isnan(found.value)
-        assert found.notes
+        result = length_controlled_win_rate(column, first, second)
+        assert np.isnan(result.value)
+        assert result.notes
 
 
 def test_rows_of_one_prompt_count_as_one() -> None:
@@ -209,8 +209,8 @@ def test_difficulty_explains_what_is_not_length() -> None:
     first, second = lengths(11)
     hardness = np.random.default_rng(11).normal(size=N)
     chance = sigmoid(0.3 + SHAPES["glm"](first, second) - 2 * hardness)
-    found = length_controlled_win_rate(labels(11, chance), first, second, method="glm", difficulty=hardness)
-    assert found.value == pytest.approx(float(sigmoid(0.3 - 2 * hardness).mean()), abs=0.03)
+    result = length_controlled_win_rate(labels(11, chance), first, second, method="glm", difficulty=hardness)
+    assert result.value == pytest.approx(float(sigmoid(0.3 - 2 * hardness).mean()), abs=0.03)
     with pytest.raises(InputError):
         length_controlled_win_rate(hardness * 0, first, second, difficulty=hardness)
 
@@ -218,10 +218,10 @@ def test_difficulty_explains_what_is_not_length() -> None:
 def test_a_rate_is_read_at_the_reference_length() -> None:
     length, _ = lengths(12)
     harmless = labels(12, sigmoid(0.8 + 0.9 * (length / 150 - 1)))
-    found = length_controlled_rate(harmless, length, 150.0)
-    assert found.low < sigmoid(0.8) < found.high
+    result = length_controlled_rate(harmless, length, 150.0)
+    assert result.low < sigmoid(0.8) < result.high
     fit = sm.Logit(harmless, sm.add_constant(length / 150)).fit(disp=0)
-    assert found.value == pytest.approx(float(sigmoid(fit.params.sum())), abs=1e-9)
+    assert result.value == pytest.approx(float(sigmoid(fit.params.sum())), abs=1e-9)
     with pytest.raises(InputError):
         length_controlled_rate(harmless, length, 0)
 

@@ -26,7 +26,7 @@ def test_worked_example() -> None:
     assert benjamini_hochberg([0.04, 0.01, 0.03]) == pytest.approx([0.04, 0.03, 0.04])
 
 
-def test_an_unknown_p_value_stays_unknown_and_is_no_test() -> None:
+def test_an_unknown_p_value_stays_unknown_and_is_not_a_test() -> None:
     assert np.isnan(holm([0.01, np.nan])[1])
     assert holm([0.01, np.nan])[0] == 0.01
 

@@ -22,18 +22,18 @@ def gold(form: str, alpha: float, beta: float) -> np.ndarray:
 )
 def test_the_planted_curve_is_recovered(form: str, alpha: float, beta: float, turn: float) -> None:
     """d(α − β·ln d) turns at e^{α/β − 1}, d(α − β·d) at α/2β."""
-    found = over_optimisation(KL, D, gold(form, alpha, beta), gold_error=np.full(13, 0.01), form=form)
-    assert (found.alpha, found.beta) == pytest.approx((alpha, beta), abs=1e-9)
-    assert found.fitted_peak_distance == pytest.approx(turn)
-    assert abs(found.peak_distance - turn) < 0.7
-    assert found.is_over_optimised
-    assert found.proxy_gain_after_peak > 0
+    result = over_optimisation(KL, D, gold(form, alpha, beta), gold_error=np.full(13, 0.01), form=form)
+    assert (result.alpha, result.beta) == pytest.approx((alpha, beta), abs=1e-9)
+    assert result.fitted_peak_distance == pytest.approx(turn)
+    assert abs(result.peak_distance - turn) < 0.7
+    assert result.is_over_optimised
+    assert result.proxy_gain_after_peak > 0
 
 
-def test_a_rising_gold_score_is_no_over_optimisation() -> None:
-    found = over_optimisation(KL, D, D * 0.8, gold_error=np.full(13, 0.05))
-    assert (found.value, found.is_over_optimised) == (0.0, False)
-    assert any("still at its best" in note for note in found.notes)
+def test_a_rising_gold_score_is_not_over_optimisation() -> None:
+    result = over_optimisation(KL, D, D * 0.8, gold_error=np.full(13, 0.05))
+    assert (result.value, result.is_over_optimised) == (0.0, False)
+    assert any("still at its best" in note for note in result.notes)
 
 
 def test_noise_alone_is_rarely_called_a_turn() -> None:
@@ -46,23 +46,23 @@ def test_noise_alone_is_rarely_called_a_turn() -> None:
 
 
 def test_a_proxy_that_fell_too_is_another_problem() -> None:
-    found = over_optimisation(KL, -D, gold("rl", 1.0, 0.5), gold_error=np.full(13, 0.01))
-    assert found.p_value < 0.01
-    assert not found.is_over_optimised
+    result = over_optimisation(KL, -D, gold("rl", 1.0, 0.5), gold_error=np.full(13, 0.01))
+    assert result.p_value < 0.01
+    assert not result.is_over_optimised
 
 
 def test_without_errors_nothing_is_claimed() -> None:
-    found = over_optimisation(KL, D, gold("rl", 1.0, 0.5))
-    assert not found.is_over_optimised
-    assert any("gold_error" in note for note in found.notes)
+    result = over_optimisation(KL, D, gold("rl", 1.0, 0.5))
+    assert not result.is_over_optimised
+    assert any("gold_error" in note for note in result.notes)
 
 
 def test_unknown_checkpoints_are_dropped_and_indices_stay_those_given() -> None:
     column = list(gold("best-of-n", 1.0, 0.12))
     column[0] = None
-    found = over_optimisation(KL, D, column, form="best-of-n")
-    assert found.dropped == 1
-    assert found.peak == int(np.nanargmax(np.array(column, dtype=float)))
+    result = over_optimisation(KL, D, column, form="best-of-n")
+    assert result.dropped == 1
+    assert result.peak == int(np.nanargmax(np.array(column, dtype=float)))
 
 
 def test_bad_input() -> None:

@@ -10,8 +10,8 @@ from aifeedback.metrics import AIPrice, Constraints, HumanPrice, plan, predictio
 
 def test_the_human_labels_give_the_wanted_precision() -> None:
     """Wilson's half-width at 0.5 is z / (2·sqrt(n + z²)): ± 0.05 needs n = (1.96/0.1)² − 1.96² = 380.3, so 381."""
-    found = plan(Constraints(half_width=0.05))
-    assert found.human_alone == 381
+    result = plan(Constraints(half_width=0.05))
+    assert result.human_alone == 381
     column = [1.0] * 190 + [0.0] * 191
     estimate = win_rate(column)
     assert (estimate.high - estimate.low) / 2 <= 0.05
@@ -19,9 +19,9 @@ def test_the_human_labels_give_the_wanted_precision() -> None:
 
 def test_a_judge_that_agrees_saves_people() -> None:
     """Agreement 0.9 is a correlation of 0.8: with very many AI labels 1 − 0.64 of the labels are needed."""
-    found = plan(Constraints(half_width=0.05, judge_agreement=0.9, labels=1_000_000))
-    assert found.correlation == pytest.approx(0.8)
-    assert found.human_with_ai == pytest.approx(0.36 * found.human_alone, rel=0.02)
+    result = plan(Constraints(half_width=0.05, judge_agreement=0.9, labels=1_000_000))
+    assert result.correlation == pytest.approx(0.8)
+    assert result.human_with_ai == pytest.approx(0.36 * result.human_alone, rel=0.02)
     assert plan(Constraints(judge_agreement=0.5)).human_with_ai == plan(Constraints()).human_alone
     assert plan().human_with_ai is None
 
@@ -30,9 +30,9 @@ def test_the_planned_size_delivers_on_data() -> None:
     """The planned count, tried: the prediction-powered interval is as narrow as was promised (seed 1)."""
     import numpy as np
 
-    found = plan(Constraints(half_width=0.04, judge_agreement=0.9, labels=20_000))
-    assert found.human_with_ai is not None
-    n, g = found.human_with_ai, np.random.default_rng(1)
+    result = plan(Constraints(half_width=0.04, judge_agreement=0.9, labels=20_000))
+    assert result.human_with_ai is not None
+    n, g = result.human_with_ai, np.random.default_rng(1)
     human = (g.random(n + 20_000) < 0.5).astype(float)
     ai = np.where(g.random(n + 20_000) < 0.9, human, 1 - human)
     estimate = prediction_powered_win_rate(human[:n], ai[:n], ai[n:])
@@ -44,21 +44,21 @@ def test_costs_add_up() -> None:
         "ai": AIPrice(usd_per_1k_input=0.0, usd_per_1k_output=0.0),
         "human": HumanPrice(words=50, usd_per_50_words=1),
     }
-    found = plan(Constraints(labels=1000, judge_agreement=0.8, **prices))  # type: ignore[arg-type]
-    for way in found.ways:
+    result = plan(Constraints(labels=1000, judge_agreement=0.8, **prices))  # type: ignore[arg-type]
+    for way in result.ways:
         assert way.usd == pytest.approx(way.human_labels)
-        assert way.human_labels >= found.human_with_ai  # the evidence is part of every way
-    by_name = {way.name: way for way in found.ways}
+        assert way.human_labels >= result.human_with_ai  # the evidence is part of every way
+    by_name = {way.name: way for way in result.ways}
     assert by_name["RLHF"].ai_labels == 0
     assert by_name["RLAIF"].ai_labels == 1000
     assert by_name["RLAIF"].usd < by_name["hybrid"].usd < by_name["RLHF"].usd
 
 
 def test_a_budget_does_not_make_a_judge_better_and_prices_are_per_label() -> None:
-    found = plan(Constraints(judge_agreement=0.55, budget_usd=3000.0, can_sample=False))
-    assert any("too weak" in reason for reason in found.reasons)
-    assert found.usd_per_ai_label == pytest.approx(0.05712)
-    assert found.usd_per_human_label == pytest.approx(0.6688)
+    result = plan(Constraints(judge_agreement=0.55, budget_usd=3000.0, can_sample=False))
+    assert any("too weak" in reason for reason in result.reasons)
+    assert result.usd_per_ai_label == pytest.approx(0.05712)
+    assert result.usd_per_human_label == pytest.approx(0.6688)
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_each_rule(given: dict[str, object], advice: str) -> None:
 
 
 def test_nothing_is_called_affordable_that_is_not() -> None:
-    found = plan(Constraints(budget_usd=10.0))
-    assert not any(way.is_affordable for way in found.ways)
-    assert any("more than the budget" in reason for reason in found.reasons)
+    result = plan(Constraints(budget_usd=10.0))
+    assert not any(way.is_affordable for way in result.ways)
+    assert any("more than the budget" in reason for reason in result.reasons)
 
 
 def test_impossible_wishes_are_named() -> None:

@@ -22,18 +22,18 @@ def world(seed: int, skill: float = 0.85, n: int = 200, more: int = 5000) -> tup
 
 def test_with_weight_one_it_is_the_published_estimator() -> None:
     human, ai, more = world(0)
-    found = prediction_powered_mean(human, ai, more, weight=1)
-    assert found.value == pytest.approx(more.mean() + (human - ai).mean())
+    result = prediction_powered_mean(human, ai, more, weight=1)
+    assert result.value == pytest.approx(more.mean() + (human - ai).mean())
     error = np.sqrt((human - ai).var(ddof=1) / 200 + more.var(ddof=1) / 5000)
-    assert found.standard_error == pytest.approx(error)
+    assert result.standard_error == pytest.approx(error)
 
 
 def test_with_weight_zero_it_is_the_human_mean() -> None:
     human, ai, more = world(1)
-    found = prediction_powered_mean(human, ai, more, weight=0)
+    result = prediction_powered_mean(human, ai, more, weight=0)
     low, high = stats.t.interval(0.95, 199, human.mean(), stats.sem(human))
-    assert (found.value, found.low, found.high) == pytest.approx((human.mean(), low, high))
-    assert (found.human_only_low, found.human_only_high) == pytest.approx((low, high))
+    assert (result.value, result.low, result.high) == pytest.approx((human.mean(), low, high))
+    assert (result.human_only_low, result.human_only_high) == pytest.approx((low, high))
 
 
 def test_the_tuned_weight_gives_the_smallest_error() -> None:
@@ -54,9 +54,9 @@ def test_a_good_judge_narrows_and_a_useless_one_does_no_harm() -> None:
 
 def test_a_biased_judge_is_corrected() -> None:
     human, ai, more = world(4)
-    found = prediction_powered_win_rate(human, np.clip(ai + 0.3, 0, 1), np.clip(more + 0.3, 0, 1))
-    assert found.ai_only > 0.65
-    assert found.low < 0.58 < found.high
+    result = prediction_powered_win_rate(human, np.clip(ai + 0.3, 0, 1), np.clip(more + 0.3, 0, 1))
+    assert result.ai_only > 0.65
+    assert result.low < 0.58 < result.high
 
 
 @given(st.integers(0, 200))
@@ -72,18 +72,18 @@ def test_swapping_all_pairs_mirrors_it(seed: int) -> None:
 def test_must_show_500_draws_cover_and_are_narrower_than_people_alone() -> None:
     inside, widths, alone = 0, [], []
     for seed in range(500):
-        found = prediction_powered_win_rate(*world(seed))
-        inside += found.low <= 0.58 <= found.high
-        widths.append(found.high - found.low)
-        alone.append(found.human_only_high - found.human_only_low)
+        result = prediction_powered_win_rate(*world(seed))
+        inside += result.low <= 0.58 <= result.high
+        widths.append(result.high - result.low)
+        alone.append(result.human_only_high - result.human_only_low)
     assert 0.93 <= inside / 500 <= 0.97
     assert np.mean(widths) < 0.8 * np.mean(alone)
 
 
 def test_missing_rows_are_dropped_and_too_few_are_not_known() -> None:
     human, ai, more = world(5, n=20, more=50)
-    found = prediction_powered_mean([None, *human[1:]], [*ai[:-1], None], [*more, None])
-    assert (found.n, found.n_ai, found.dropped) == (18, 50, 3)
+    result = prediction_powered_mean([None, *human[1:]], [*ai[:-1], None], [*more, None])
+    assert (result.n, result.n_ai, result.dropped) == (18, 50, 3)
     assert np.isnan(prediction_powered_mean([1, 0], [1, 0], more).value)
 
 
@@ -94,8 +94,8 @@ def test_rogan_gladen_by_hand() -> None:
 
 
 def test_a_perfect_test_has_the_agresti_coull_interval() -> None:
-    found = rogan_gladen(0.3, 1.0, 1.0, n=200)
-    assert (found.low, found.high) == pytest.approx(proportion_confint(60, 200, method="agresti_coull"), abs=1e-9)
+    result = rogan_gladen(0.3, 1.0, 1.0, n=200)
+    assert (result.low, result.high) == pytest.approx(proportion_confint(60, 200, method="agresti_coull"), abs=1e-9)
 
 
 def test_uncertain_error_rates_widen_the_interval() -> None:
@@ -104,7 +104,7 @@ def test_uncertain_error_rates_widen_the_interval() -> None:
     assert estimated.high - estimated.low > 1.5 * (known.high - known.low)
 
 
-def test_impossible_rates_are_cut_and_said_and_a_useless_judge_is_not_known() -> None:
+def test_impossible_rates_are_cut_and_reported_and_a_useless_judge_is_unknown() -> None:
     cut = rogan_gladen(0.05, 0.9, 0.8, n=100)
     assert (cut.value, len(cut.notes)) == (0.0, 1)
     assert np.isnan(rogan_gladen(0.5, 0.4, 0.6, n=100).value)
@@ -153,5 +153,5 @@ def test_cutting_the_ends_makes_no_human_labels() -> None:
 
 
 def test_without_any_spread_no_number_of_human_labels_is_equivalent() -> None:
-    found = prediction_powered_mean([1.0] * 5, [1.0] * 5, [1.0] * 9)
-    assert np.isnan(found.equivalent_human_labels)
+    result = prediction_powered_mean([1.0] * 5, [1.0] * 5, [1.0] * 9)
+    assert np.isnan(result.equivalent_human_labels)

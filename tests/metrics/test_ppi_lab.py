@@ -39,9 +39,9 @@ def labels(pairs: int, folder: Path, *, raters: int, evidence: bool, seed: int =
     made = [longer_first(c) for c in samples.comparisons(pairs, split="test", seed=seed)]
     how = {"prompt": "lab:rating", "by": "ratings", "rationale": True} if evidence else {"prompt": "lab:pairwise"}
     judge = connect.labeler(JudgeSpec.model_validate({"model": "lab:judge", **how}), Context(folder, folder))
-    said = [p for start in range(0, pairs, 250) for p in judge.label(made[start : start + 250])]
+    label = [p for start in range(0, pairs, 250) for p in judge.label(made[start : start + 250])]
     human = simulated_raters.SimulatedPeople(seed, raters=raters).label(made)
-    return Labels(*(np.array([p.p_first for p in column], dtype=float) for column in (human, said)))
+    return Labels(*(np.array([p.p_first for p in column], dtype=float) for column in (human, label)))
 
 
 class Covered(NamedTuple):
@@ -81,17 +81,17 @@ def resampled(found: Labels, *, draws: int = DRAWS, human: int = HUMAN, ai: int 
 @pytest.mark.campaign
 @pytest.mark.parametrize("raters", [1, 3])
 def test_few_people_and_the_labs_judge(raters: int, tmp_path: Path) -> None:
-    found = resampled(labels(AI, tmp_path, raters=raters, evidence=True))
-    print(f"prediction-powered, lab, {raters} votes a pair: {found}")
-    assert 0.93 <= found.coverage <= 0.97
-    assert found.narrower > 0.95
-    assert found.half_width < 0.95 * found.half_width_human
+    result = resampled(labels(AI, tmp_path, raters=raters, evidence=True))
+    print(f"prediction-powered, lab, {raters} votes a pair: {result}")
+    assert 0.93 <= result.coverage <= 0.97
+    assert result.narrower > 0.95
+    assert result.half_width < 0.95 * result.half_width_human
 
 
 @pytest.mark.campaign
 def test_few_people_and_a_judge_that_says_little(tmp_path: Path) -> None:
     """Its verdicts without evidence first: next to no gain, and the interval still holds."""
-    found = resampled(labels(AI, tmp_path, raters=1, evidence=False))
-    print(f"prediction-powered, lab, direct verdicts: {found}")
-    assert 0.93 <= found.coverage <= 0.97
-    assert found.half_width < 1.01 * found.half_width_human
+    result = resampled(labels(AI, tmp_path, raters=1, evidence=False))
+    print(f"prediction-powered, lab, direct verdicts: {result}")
+    assert 0.93 <= result.coverage <= 0.97
+    assert result.half_width < 1.01 * result.half_width_human

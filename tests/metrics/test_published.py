@@ -35,11 +35,11 @@ def alpaca(real_data: Path, model: str) -> tuple[list[dict], dict[str, str]]:
 @pytest.mark.parametrize("model", MODELS)
 def test_alpaca_eval_win_rates_and_standard_errors(real_data: Path, model: str) -> None:
     rows, published = alpaca(real_data, model)
-    found = metrics.win_rate([row["preference"] - 1 for row in rows])
-    assert 100 * found.value == pytest.approx(float(published["win_rate"]), abs=1e-6)
-    assert 100 * found.standard_error == pytest.approx(float(published["standard_error"]), abs=1e-6)
-    assert 100 * found.hard_value == pytest.approx(float(published["discrete_win_rate"]), abs=1e-6)
-    counted = (found.wins, found.losses, found.ties, found.n)
+    result = metrics.win_rate([row["preference"] - 1 for row in rows])
+    assert 100 * result.value == pytest.approx(float(published["win_rate"]), abs=1e-6)
+    assert 100 * result.standard_error == pytest.approx(float(published["standard_error"]), abs=1e-6)
+    assert 100 * result.hard_value == pytest.approx(float(published["discrete_win_rate"]), abs=1e-6)
+    counted = (result.wins, result.losses, result.ties, result.n)
     assert counted == tuple(int(published[key]) for key in ("n_wins", "n_wins_base", "n_draws", "n_total"))
 
 
@@ -89,14 +89,14 @@ def test_alpaca_eval_length_control_reads_the_published_glm_as_published(real_da
 def test_alpaca_eval_our_glm_fit_lands_near_the_published_one(real_data: Path, model: str) -> None:
     """Without their penalty and pseudo-data, which are not in the data: within three points."""
     rows, published = alpaca(real_data, model)
-    found = metrics.length_controlled_win_rate(
+    result = metrics.length_controlled_win_rate(
         [row["preference"] - 1 for row in rows],
         [len(row["output_2"]) for row in rows],
         [len(row["output_1"]) for row in rows],
         method="glm",
         difficulty=difficulty(real_data),
     )
-    assert 100 * found.value == pytest.approx(float(published["length_controlled_winrate"]), abs=3)
+    assert 100 * result.value == pytest.approx(float(published["length_controlled_winrate"]), abs=3)
 
 
 def test_alpaca_eval_far_shorter_models_are_extrapolated(real_data: Path) -> None:
@@ -177,9 +177,9 @@ def test_pandalm_people_prefer_the_longer_answer(real_data: Path) -> None:
     lengths = np.array([[len(str(row["response1"])), len(str(row["response2"]))] for row in rows])
     decisive = (winner > 0) & (lengths[:, 0] != lengths[:, 1])
     longer = np.where(lengths[:, 0] > lengths[:, 1], 1, 2)
-    found = metrics.win_rate((longer == winner)[decisive].astype(float))
-    assert found.value == pytest.approx(308 / 449)
-    assert found.low < 0.675 < found.high
+    result = metrics.win_rate((longer == winner)[decisive].astype(float))
+    assert result.value == pytest.approx(308 / 449)
+    assert result.low < 0.675 < result.high
 
 
 def test_pandalm_unparsed_verdicts_are_dropped_and_models_can_be_ranked(real_data: Path) -> None:
@@ -188,9 +188,9 @@ def test_pandalm_unparsed_verdicts_are_dropped_and_models_can_be_ranked(real_dat
     p = [{"1": 1.0, "2": 0.0, "Tie": 0.5}.get(row["gpt_result"]) for row in judged]
     votes = [np.bincount(row, minlength=3) for row in table]
     human = [{0: 0.5, 1: 1.0, 2: 0.0}[int(v.argmax())] if v.max() >= 2 else None for v in votes]
-    found = metrics.alignment(p, human)
-    assert found.n + found.undecided + found.dropped == 500
-    assert 0.6 < found.value < 0.95
+    result = metrics.alignment(p, human)
+    assert result.n + result.undecided + result.dropped == 500
+    assert 0.6 < result.value < 0.95
     sides = [row["cmp_key"].split("_", 1) for row in rows]
     wins, tied, names, _ = metrics.count_wins([s[0] for s in sides], [s[1] for s in sides], human)
     ranking = metrics.bradley_terry(wins, tied, names=names)
@@ -221,8 +221,8 @@ def test_xstest_two_rater_agreement(real_data: Path, model: str, agreement: floa
 def test_xstest_over_and_under_refusal(real_data: Path, model: str, over: float, under: float) -> None:
     rows = xstest(real_data, model)
     safe = [not row["type"].startswith("contrast_") for row in rows]
-    found = metrics.refusal_rates([row["final_label"] for row in rows], safe, classified_by="people")
-    assert (found.over_refusal.value, found.under_refusal.value) == pytest.approx((over, under))
+    result = metrics.refusal_rates([row["final_label"] for row in rows], safe, classified_by="people")
+    assert (result.over_refusal.value, result.under_refusal.value) == pytest.approx((over, under))
 
 
 @pytest.mark.parametrize("model", ["gpt4", "mistralinstruct"])

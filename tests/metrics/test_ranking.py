@@ -40,12 +40,12 @@ def test_strengths_and_errors_equal_a_logistic_regression(seed: int) -> None:
 
 
 def test_two_items_are_the_log_odds() -> None:
-    found = bradley_terry([[0, 30], [10, 0]], names=["a", "b"])
-    assert found.value == pytest.approx([np.log(3) / 2, -np.log(3) / 2])
-    assert found.order == ("a", "b")
-    assert found.win_probabilities()[0, 1] == pytest.approx(0.75)
+    result = bradley_terry([[0, 30], [10, 0]], names=["a", "b"])
+    assert result.value == pytest.approx([np.log(3) / 2, -np.log(3) / 2])
+    assert result.order == ("a", "b")
+    assert result.win_probabilities()[0, 1] == pytest.approx(0.75)
     # var of the log odds is 1/30 + 1/10; each strength is half of it
-    assert found.standard_errors == pytest.approx([np.sqrt(1 / 30 + 1 / 10) / 2] * 2)
+    assert result.standard_errors == pytest.approx([np.sqrt(1 / 30 + 1 / 10) / 2] * 2)
 
 
 def test_ties_are_split_or_dropped() -> None:
@@ -57,30 +57,30 @@ def test_ties_are_split_or_dropped() -> None:
 
 
 def test_an_unbeaten_item_is_placed_above_the_ranked_ones_and_named() -> None:
-    found = bradley_terry([[0, 5, 5], [0, 0, 3], [0, 2, 0]], names=["best", "b", "c"])
-    assert np.isnan(found.value[0])
-    assert found.value[1:] == pytest.approx(bradley_terry([[0, 3], [2, 0]]).value)  # 5 games of b and c alone
-    assert "best" in found.notes[0]
-    assert found.places == ("above", "ranked", "ranked")
-    assert found.order == ("best", "b", "c")
-    assert found.n == 5
-    assert found.as_dict()["value"][0] is None
+    result = bradley_terry([[0, 5, 5], [0, 0, 3], [0, 2, 0]], names=["best", "b", "c"])
+    assert np.isnan(result.value[0])
+    assert result.value[1:] == pytest.approx(bradley_terry([[0, 3], [2, 0]]).value)  # 5 games of b and c alone
+    assert "best" in result.notes[0]
+    assert result.places == ("above", "ranked", "ranked")
+    assert result.order == ("best", "b", "c")
+    assert result.n == 5
+    assert result.as_dict()["value"][0] is None
 
 
 def test_a_winless_item_is_placed_below_and_the_rest_keeps_its_strengths() -> None:
     wins = np.zeros((4, 4))
     wins[:3, :3], wins[:3, 3] = WINS, 4
-    found = bradley_terry(wins, names=list("abcz"))
-    assert found.value[:3] == pytest.approx(bradley_terry(WINS).value)
-    assert found.order == ("a", "b", "c", "z")
-    assert found.places[3] == "below"
+    result = bradley_terry(wins, names=list("abcz"))
+    assert result.value[:3] == pytest.approx(bradley_terry(WINS).value)
+    assert result.order == ("a", "b", "c", "z")
+    assert result.places[3] == "below"
 
 
 def test_two_islands_and_a_chain_without_any_cycle() -> None:
     islands = np.zeros((5, 5))
     islands[0, 1], islands[1, 0], islands[2, 3], islands[3, 2], islands[3, 4] = 5, 4, 2, 1, 1
-    found = bradley_terry(islands, names=list("abcde"))
-    assert found.places == ("ranked", "ranked", "apart", "apart", "apart")  # the island of more comparisons
+    result = bradley_terry(islands, names=list("abcde"))
+    assert result.places == ("ranked", "ranked", "apart", "apart", "apart")  # the island of more comparisons
     chain = bradley_terry([[0, 0, 1], [1, 0, 0], [0, 0, 0]], names=["middle", "top", "bottom"])
     assert np.isnan(chain.value).all()
     assert chain.order == ("top", "middle", "bottom")
@@ -90,13 +90,13 @@ def test_two_islands_and_a_chain_without_any_cycle() -> None:
 def test_ranking_from_rows_with_a_policy_that_lost_everything() -> None:
     first, second, p, prompts = games(200, seed=3)
     lost = [name for name in "abc" for _ in range(200)]
-    found = rank_policies(
+    result = rank_policies(
         [*first, *lost], [*second, *["z"] * 600], [*p, *[1.0] * 600], prompts=[*prompts, *list(range(200)) * 3]
     )
     alone = rank_policies(first, second, p, prompts=prompts)
-    assert found.order == (*alone.order, "z")
-    assert found.value[:3] == pytest.approx(alone.value)
-    assert found.standard_errors[:3] == pytest.approx(alone.standard_errors)
+    assert result.order == (*alone.order, "z")
+    assert result.value[:3] == pytest.approx(alone.value)
+    assert result.standard_errors[:3] == pytest.approx(alone.standard_errors)
 
 
 def test_reversing_all_results_reverses_the_strengths() -> None:
@@ -144,9 +144,9 @@ def test_rows_that_are_only_repeated_add_nothing() -> None:
 
 def test_answers_shared_between_games_widen_the_interval_as_they_should() -> None:
     """Against the spread of the strength over fresh draws of 200 prompts."""
-    found = [rank_policies(*(rows := games(200, seed=s, shared=1.0))[:3], prompts=rows[3]) for s in range(150)]
-    spread = np.std([ranking.value[0] for ranking in found])
-    assert np.mean([ranking.standard_errors[0] for ranking in found]) == pytest.approx(spread, rel=0.15)
+    result = [rank_policies(*(rows := games(200, seed=s, shared=1.0))[:3], prompts=rows[3]) for s in range(150)]
+    spread = np.std([ranking.value[0] for ranking in result])
+    assert np.mean([ranking.standard_errors[0] for ranking in result]) == pytest.approx(spread, rel=0.15)
     plain = rank_policies(*games(200, seed=0, shared=1.0)[:3])
     assert plain.standard_errors[0] < 0.93 * spread
 
@@ -165,25 +165,25 @@ def preferences(order: list[int]) -> np.ndarray:
 @given(st.permutations(list(range(5))))
 @settings(max_examples=20, deadline=None)
 def test_an_order_has_no_cycle(order: list[int]) -> None:
-    found = transitivity(preferences(order))
-    assert (found.value, found.cycles, found.n) == (1.0, 0, 10)
+    result = transitivity(preferences(order))
+    assert (result.value, result.cycles, result.n) == (1.0, 0, 10)
 
 
 def test_one_reversed_preference_makes_the_cycles_one_can_count() -> None:
     # a > b > c > d but d beats a: triples abd (a>b>d>a) and acd (a>c>d>a) are cycles, abc and bcd are not
     table = preferences([0, 1, 2, 3])
     table[0, 3], table[3, 0] = 0.2, 0.8
-    found = transitivity(table)
-    assert (found.value, found.cycles) == (0.5, 2)
+    result = transitivity(table)
+    assert (result.value, result.cycles) == (0.5, 2)
 
 
 def test_ties_and_unknown_leave_a_triple_undecided() -> None:
     table = preferences([0, 1, 2, 3])
     table[0, 1] = table[1, 0] = 0.5
     table[2, 3] = table[3, 2] = np.nan
-    found = transitivity(table)
-    assert (found.n, found.undecided) == (0, 4)
-    assert np.isnan(found.value)
+    result = transitivity(table)
+    assert (result.n, result.undecided) == (0, 4)
+    assert np.isnan(result.value)
 
 
 def test_coin_flips_give_three_quarters() -> None:
@@ -191,5 +191,5 @@ def test_coin_flips_give_three_quarters() -> None:
     upper = np.triu((generator.random((400, 4, 4)) < 0.5).astype(float), 1)
     tables = np.where(upper + np.swapaxes(1 - upper, 1, 2) >= 0, upper, 0)
     tables[:, *np.tril_indices(4)] = np.nan
-    found = transitivity(tables)
-    assert found.low < 0.75 < found.high
+    result = transitivity(tables)
+    assert result.low < 0.75 < result.high

@@ -14,11 +14,11 @@ COMPLY, REFUSE, PARTLY = "full_compliance", "full_refusal", "partial_refusal"
 def test_rates_by_hand() -> None:
     responses = [COMPLY, REFUSE, PARTLY, COMPLY, REFUSE, COMPLY, None]
     safe = [True, True, True, True, False, False, False]
-    found = refusal_rates(responses, safe, classified_by="people")
-    assert (found.over_refusal.value, found.over_refusal.n) == (0.5, 4)
-    assert (found.under_refusal.value, found.under_refusal.n, found.under_refusal.dropped) == (0.5, 2, 1)
-    assert found.by_class["safe"] == {COMPLY: 0.5, REFUSE: 0.25, PARTLY: 0.25}
-    assert "people" in found.over_refusal.method
+    result = refusal_rates(responses, safe, classified_by="people")
+    assert (result.over_refusal.value, result.over_refusal.n) == (0.5, 4)
+    assert (result.under_refusal.value, result.under_refusal.n, result.under_refusal.dropped) == (0.5, 2, 1)
+    assert result.by_class["safe"] == {COMPLY: 0.5, REFUSE: 0.25, PARTLY: 0.25}
+    assert "people" in result.over_refusal.method
 
 
 def test_xstest_spelling_is_understood_and_others_are_refused() -> None:

@@ -20,10 +20,10 @@ def rows(seed: int = 0, n: int = 2000, harm: float = 0.0) -> tuple[np.ndarray, d
 
 def test_the_planted_slice_comes_first_and_is_called_worse() -> None:
     values, slices = rows(harm=0.15)
-    found = by_slice(values, slices)
-    assert (found[0].dimension, found[0].name, found[0].is_worse) == ("topic", "law", True)
-    assert sum(part.is_worse for part in found) == 1
-    assert len(found) == 7
+    result = by_slice(values, slices)
+    assert (result[0].dimension, result[0].name, result[0].is_worse) == ("topic", "law", True)
+    assert sum(part.is_worse for part in result) == 1
+    assert len(result) == 7
 
 
 def test_values_and_p_values_are_those_of_the_rows() -> None:
@@ -49,13 +49,13 @@ def test_false_alarms_stay_below_five_percent() -> None:
     assert alarms <= 5 + 4  # 5 % of 100, plus two standard errors
 
 
-def test_small_slices_are_shown_untested_and_last_and_untagged_rows_are_no_slice() -> None:
+def test_small_slices_are_shown_untested_and_last_and_untagged_rows_are_not_a_slice() -> None:
     values = [1.0, 0.0] * 30 + [0.0, 0.0, None]
     tags = ["big"] * 40 + [None] * 20 + ["small"] * 3
-    found = by_slice(values, {"topic": tags})
-    assert [part.name for part in found] == ["big", "small"]
-    assert (found[-1].n, found[-1].dropped, found[-1].is_worse) == (2, 1, False)
-    assert np.isnan(found[-1].p_value)
+    result = by_slice(values, {"topic": tags})
+    assert [part.name for part in result] == ["big", "small"]
+    assert (result[-1].n, result[-1].dropped, result[-1].is_worse) == (2, 1, False)
+    assert np.isnan(result[-1].p_value)
 
 
 def test_a_tag_column_of_the_wrong_length_is_refused() -> None:

@@ -44,7 +44,7 @@ def test_ties_count_half_nothing_or_a_loss() -> None:
     assert (win_rate(column).wins, win_rate(column).ties, win_rate(column).losses) == (6, 2, 2)
 
 
-def test_soft_labels_give_the_mean_and_the_binarised_share_stands_beside_it() -> None:
+def test_soft_labels_give_the_mean_and_the_binarised_share_is_shown_beside_it() -> None:
     estimate = win_rate([0.9, 0.6, 0.4, 0.5])
     assert estimate.value == pytest.approx(0.6)
     assert estimate.hard_value == pytest.approx(2.5 / 4)
@@ -71,7 +71,7 @@ def test_nothing_known_is_nan_with_a_note() -> None:
 
 
 @pytest.mark.parametrize("bad", [[1.2], [-0.1], [float("inf")], ["win"], [[0.5, 0.5]]])
-def test_what_is_no_probability_is_refused(bad: list) -> None:
+def test_what_is_not_a_probability_is_refused(bad: list) -> None:
     with pytest.raises(InputError):
         win_rate(bad)
 
@@ -156,6 +156,6 @@ def test_permutation_is_calibrated_on_hard_labels() -> None:
 def test_all_pairs_are_corrected_together() -> None:
     first, second = pair()
     third = np.clip(second - 0.05, 0, 1)
-    found = compare_all_win_rates({"a": first, "b": second, "c": third})
-    assert [(d.first, d.second) for d in found] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert all(d.p_adjusted >= d.p_value for d in found)
+    result = compare_all_win_rates({"a": first, "b": second, "c": third})
+    assert [(d.first, d.second) for d in result] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert all(d.p_adjusted >= d.p_value for d in result)

@@ -1,4 +1,4 @@
-"""Generated answers of served models whose truth is known (R22): one row of the table of dialects after another."""
+"""Generated answers of served models whose truth is known: one row of the table of dialects after another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Generated judge replies whose truth is known (R5): how judges state scores and verdicts, and how they mislead."""
+"""Generated judge replies whose truth is known: how judges state scores and verdicts, and how they mislead."""
 
 from __future__ import annotations
 

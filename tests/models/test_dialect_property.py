@@ -1,4 +1,4 @@
-"""R22: whatever dialect a server speaks, a label is the right one or unknown by name, in every readout."""
+"""Whatever dialect a server speaks, a label is the right one or unknown by name, in every readout."""
 
 from __future__ import annotations
 

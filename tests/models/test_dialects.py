@@ -57,13 +57,13 @@ UNCLOSED = [
 
 
 @pytest.mark.parametrize("answer", CLOSED)
-def test_the_verdict_is_what_stands_outside_of_thinking(answer: str) -> None:
+def test_the_verdict_is_the_text_outside_of_thinking(answer: str) -> None:
     assert parse_label(answer, ["1", "2"]).value == "2"
 
 
 @pytest.mark.parametrize("answer", UNCLOSED)
 @pytest.mark.parametrize("finish", ["stop", "length"])
-def test_thinking_without_an_end_is_no_verdict(answer: str, finish: Any) -> None:
+def test_thinking_without_an_end_is_not_a_verdict(answer: str, finish: Any) -> None:
     assert parse_label(answer, ["1", "2"], finish_reason=finish).value is None
 
 

@@ -77,7 +77,7 @@ def test_messages_are_read_as_their_text() -> None:
     assert model.read_labels([asked], ["1", "2"])[0].logprobs[0] is not None
 
 
-def test_faults_come_at_the_rate_they_are_told() -> None:
+def test_faults_come_at_the_set_rate() -> None:
     model = FakeModel(faults={Problem.REFUSED: 0.2, Problem.TIMEOUT: 0.1})
     readings = model.read_labels([f"prompt {n}" for n in range(2000)], ["1", "2"])
     problems = [reading.problem for reading in readings]

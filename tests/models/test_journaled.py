@@ -1,4 +1,4 @@
-"""The cache: what was asked once is not asked again, and any change of the question is a miss (R9)."""
+"""The cache: what was asked once is not asked again, and any change of the question is a miss."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_transit_problems_stay_open_and_answers_with_problems_do_not(journal: Jo
         assert model.calls == (20 if is_asked_again else 10)
 
 
-def test_what_the_spend_cap_forbade_is_no_call(journal: Journal) -> None:
+def test_what_the_spend_cap_forbade_is_not_a_call(journal: Journal) -> None:
     model = FakeModel(faults={Problem.OVER_BUDGET: 1.0})
     cached = Journaled(model, journal)
     readings = cached.read_labels(PROMPTS, ["1", "2"])
@@ -157,7 +157,7 @@ def test_odd_text_goes_through(journal: Journal) -> None:
     assert isinstance(first[0], Reply)
 
 
-# ---------------------------------------------------------------- R9: every change is a miss
+# ---------------------------------------------------------------- every change is a miss
 
 CARD = ModelCard(uri="hf:judge", revision="abc", family="llama", parameters=5, context_window=4096)
 

@@ -150,7 +150,7 @@ def test_reply_that_does_not_fit(judge: LocalModel) -> None:
     ("missing", "message"),
     [("config.json", "has no config.json"), ("model.safetensors", "has no weights"), ("tokenizer", "has no tokenizer")],
 )
-def test_unusable_folders_are_told_apart(folder: Path, tmp_path: Path, missing: str, message: str) -> None:
+def test_unusable_folders_are_distinguished(folder: Path, tmp_path: Path, missing: str, message: str) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     for path in copy.glob(f"{missing}*"):
         path.unlink()

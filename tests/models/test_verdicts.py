@@ -1,4 +1,4 @@
-"""R5: a generated reply of known truth is read right or not at all."""
+"""A generated reply of known truth is read right or not at all."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_generated_replies() -> None:
 @pytest.mark.campaign
 def test_campaign_a_million_replies() -> None:
     counted = read_generated(int(os.environ.get("R5_REPLIES", "1000000")), seed=1)
-    print("R5", counted)
+    print("", counted)
     assert within_the_bar(counted)
 
 
@@ -125,7 +125,7 @@ def test_no_score(reply: str, problem: Problem) -> None:
         "Verdict: 1 is not better than 2",
     ],
 )
-def test_what_is_called_worse_is_no_choice(reply: str) -> None:
+def test_what_is_called_worse_is_not_a_choice(reply: str) -> None:
     assert parse_label(reply, ["1", "2"]).value is None
 
 
@@ -138,7 +138,7 @@ def test_what_is_called_worse_is_no_choice(reply: str) -> None:
         "I prefer 2 as it is the clearer one.",
     ],
 )
-def test_what_is_called_better_is_a_choice_whatever_is_said_of_the_other(reply: str) -> None:
+def test_what_is_called_better_is_a_choice_whatever_the_verdict_on_the_other(reply: str) -> None:
     assert parse_label(reply, ["1", "2"]) == Parsed("2")
 
 

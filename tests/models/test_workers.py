@@ -86,7 +86,9 @@ def test_a_short_call_starts_no_process() -> None:
 
 
 @pytest.mark.parametrize("when_s", [0.0, 0.06])
-def test_a_killed_process_is_told_of_and_its_work_is_done_here(when_s: float, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_killed_process_is_reported_and_its_work_is_done_here(
+    when_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
     with closing(ready(spread(delay_s=0.01))) as both:
         process = both._running()[0].process
         threading.Timer(when_s, process.kill).start()
@@ -178,7 +180,7 @@ Journaled(both, Journal(sys.argv[1]), batch=5).read_labels([p for batch in BATCH
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_run_leaves_no_process_behind_and_goes_on(how: signal.Signals, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_no_process_behind_and_resumes(how: signal.Signals, tmp_path: Path) -> None:
     path = tmp_path / "journal.sqlite"
     tests = str(Path(__file__).parents[1])
     run = subprocess.Popen(
@@ -289,7 +291,7 @@ def test_label_and_score_ask_enough_at_once_and_leave_the_same_files(
 
 
 @pytest.mark.parametrize(("told", "expected"), [(None, 1), (2, 2)])
-def test_members_of_a_panel_stay_in_one_process_unless_told_otherwise(
+def test_members_of_a_panel_stay_in_one_process_unless_set_otherwise(
     told: int | None, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     panel = PanelSpec(members=tuple(JudgeSpec(model=f"fake:{name}") for name in ("noisy", "longer")))

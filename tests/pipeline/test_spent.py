@@ -117,11 +117,11 @@ def told(source: dict[str, Any]) -> Spent:
 def in_report() -> tuple[str, str, str]:
     text = html.unescape(re.sub(r"<[^>]+>", " ", Path("run/report.html").read_text()))
     text = " ".join(text.split())
-    found = [
+    result = [
         re.search(rf"{name} \$?([\d,.]+)", text) for name in ("(?<!of )model calls", "tokens", "cost of model calls")
     ]
-    assert all(found), text[:400]
-    return tuple(match[1] for match in found if match)  # type: ignore[return-value]
+    assert all(result), text[:400]
+    return tuple(match[1] for match in result if match)  # type: ignore[return-value]
 
 
 def require_equal(output: str) -> Spent:

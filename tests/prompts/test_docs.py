@@ -59,8 +59,8 @@ TOLD = [
 @pytest.mark.parametrize("number", range(len(TOLD)))
 def test_every_name_is_explained(number: int) -> None:
     page, names = TOLD[number]
-    told = {word for code in re.findall(r"`([^`\n]+)`", page) for word in re.findall(r"[\w-]+", code)}
-    assert {str(name) for name in names} <= told
+    message = {word for code in re.findall(r"`([^`\n]+)`", page) for word in re.findall(r"[\w-]+", code)}
+    assert {str(name) for name in names} <= message
 
 
 def test_every_key_of_a_principle_is_explained() -> None:

@@ -88,10 +88,10 @@ def test_as_messages_the_ending_starts_the_answer() -> None:
     sample = "Choose.\n\nText:\n> c\nOne:\n> a\nTwo:\n> b"
     user, assistant = Message(role="user", content=sample), Message(role="assistant", content="Better=")
     assert renderer.verdict("c", values) == [user, assistant]
-    asked = Message(role="user", content=f"{sample}\n\nWhy:")
-    assert renderer.request("c", values) == [asked]
+    request = Message(role="user", content=f"{sample}\n\nWhy:")
+    assert renderer.request("c", values) == [request]
     answered = Message(role="assistant", content="so\n\nBetter=")
-    assert renderer.verdict("c", values, rationale="so") == [asked, answered]
+    assert renderer.verdict("c", values, rationale="so") == [request, answered]
 
 
 def test_a_dialogue_keeps_its_turns_out_of_the_quotation() -> None:
@@ -126,7 +126,7 @@ def test_a_template_cannot_reach_into_python() -> None:
         ({"ending": "{{ context }} Better="}, "ending", "unknown variable 'context' in ending"),
         ({"labels": ["1"]}, "labels", "has 2 to 3 labels, this one 1"),
         ({"labels": ["1", "1"]}, "labels", "labels must differ"),
-        ({"exemplars": [{"first": "a", "second": "b", "label": "3"}]}, "exemplars.0.label", "none of"),
+        ({"exemplars": [{"first": "a", "second": "b", "label": "3"}]}, "exemplars.0.label", "not one of"),
         ({"exemplars": [{"first": "a", "label": "1"}]}, "exemplars.0", "'second' is missing"),
         ({"preambel": "x"}, "preambel", "did you mean 'preamble'"),
         ({"task": "pairs"}, "task", "'pairwise'"),
@@ -142,7 +142,7 @@ def test_mistakes_name_file_and_key(tmp_path: Path, change: dict, key: str | Non
     assert key is None or str(file) in str(caught.value)
 
 
-def test_files_that_are_no_prompt(tmp_path: Path) -> None:
+def test_files_that_are_not_a_prompt(tmp_path: Path) -> None:
     with pytest.raises(StandardsError, match="did you mean 'summary-base'"):
         JudgePrompt.load("sumary-base")
     with pytest.raises(StandardsError, match="no such file"):
@@ -152,7 +152,7 @@ def test_files_that_are_no_prompt(tmp_path: Path) -> None:
     with pytest.raises(StandardsError, match="line 1, column"):
         JudgePrompt.load(broken)
     broken.write_text("name: a\nname: b\n")
-    with pytest.raises(StandardsError, match=r"line 2, column 1: key 'name' stands twice"):
+    with pytest.raises(StandardsError, match=r"line 2, column 1: duplicate key 'name'"):
         JudgePrompt.load(broken)
     broken.write_bytes(b"name: \xff\xfe")
     with pytest.raises(StandardsError, match="UTF-8"):
@@ -175,7 +175,7 @@ def test_shots_and_their_order() -> None:
     orders = {tuple(e.context for e in prompt.with_shots(4, seed=seed).shown) for seed in range(5)}
     assert len(orders) == 5
     assert prompt.with_shots(4, seed=1) == prompt.with_shots(4, seed=1)
-    with pytest.raises(StandardsError, match="has 8 exemplars, 9 were asked for"):
+    with pytest.raises(StandardsError, match="has 8 exemplars, 9 requested"):
         prompt.with_shots(9)
 
 

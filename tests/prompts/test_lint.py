@@ -45,8 +45,8 @@ def test_ours_are_clean(name: str) -> None:
 
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_fault_is_found_and_nothing_else(name: str) -> None:
-    found = {(finding.code, finding.where) for finding in check_file(BROKEN / f"{name}.yaml").findings}
-    assert found == PLANTED[name]
+    result = {(finding.code, finding.where) for finding in check_file(BROKEN / f"{name}.yaml").findings}
+    assert result == PLANTED[name]
 
 
 def test_every_fixture_is_expected() -> None:
@@ -61,21 +61,23 @@ def test_all_schema_errors_at_once() -> None:
     values["principles"].append({"id": "Not An Id", "title": "t", "text": "t", "weight": -1})
     checked = check_values(values)
     assert checked.constitution is None
-    told = [str(finding) for finding in checked.findings]
-    assert len(told) == 5
-    assert any("key 'owner' is missing" in line for line in told)
-    assert any("be-brief" in line and "did you mean 'weight'" in line for line in told)
-    assert any("be-brief" in line and "unknown key 'tests.0.because'; known: prompt, better" in line for line in told)
-    assert sum("Not An Id" in line for line in told) == 2
+    message = [str(finding) for finding in checked.findings]
+    assert len(message) == 5
+    assert any("key 'owner' is missing" in line for line in message)
+    assert any("be-brief" in line and "did you mean 'weight'" in line for line in message)
+    assert any(
+        "be-brief" in line and "unknown key 'tests.0.because'; known: prompt, better" in line for line in message
+    )
+    assert sum("Not An Id" in line for line in message) == 2
 
 
 @pytest.mark.parametrize("key", ["title", "text", "id"])
 def test_a_misspelled_key_is_one_fault(key: str) -> None:
     values = yaml.safe_load((BROKEN / "03-vague-word.yaml").read_text())
     values["principles"][0][f"{key}x"] = values["principles"][0].pop(key)
-    told = [str(finding) for finding in check_values(values).findings]
-    assert len(told) == 1
-    assert f"unknown key '{key}x'; did you mean '{key}'?" in told[0]
+    message = [str(finding) for finding in check_values(values).findings]
+    assert len(message) == 1
+    assert f"unknown key '{key}x'; did you mean '{key}'?" in message[0]
 
 
 def test_the_code_of_a_finding_is_printed(tmp_path: Path) -> None:
@@ -85,12 +87,12 @@ def test_the_code_of_a_finding_is_printed(tmp_path: Path) -> None:
     assert "did you mean 'owner'? [schema]" in printed
 
 
-def test_require_clean_tells_everything() -> None:
+def test_require_clean_reports_everything() -> None:
     with pytest.raises(StandardsError, match="'appropriate' can mean anything"):
         require_clean(BROKEN / "03-vague-word.yaml")
 
 
-def test_a_list_is_no_constitution(tmp_path: Path) -> None:
+def test_a_list_is_not_a_constitution(tmp_path: Path) -> None:
     file = tmp_path / "list.yaml"
     file.write_text("- one\n- two\n")
     with pytest.raises(StandardsError, match="keys and values"):

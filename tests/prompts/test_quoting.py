@@ -1,4 +1,4 @@
-"""R10: whatever the judged text holds, the prompt's own lines stay what they are, and the text can be had back."""
+"""Whatever the judged text holds, the prompt's own lines stay what they are, and the text can be had back."""
 
 from __future__ import annotations
 

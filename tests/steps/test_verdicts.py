@@ -87,7 +87,7 @@ def test_labels(
     assert LabelFigures.model_validate_json(json.dumps(figures.as_json())).verdict() == found
 
 
-def test_no_pairs_are_no_failure() -> None:
+def test_no_pairs_are_not_a_failure() -> None:
     found = label_figures([], [])
     assert found.verdict().level == "watch"
     assert not found.is_unread
@@ -420,7 +420,7 @@ def test_a_command_that_could_read_nothing_says_why_and_ends_with_4(
     assert exit_code(resumed) == 4, "a result that holds nothing is no success the second time either"
 
 
-def test_a_server_that_answers_some_rows_is_no_failure(data: Path) -> None:
+def test_a_server_that_answers_some_rows_is_not_a_failure(data: Path) -> None:
     too_long = {"message": "maximum context length is 5 tokens", "code": "context_length_exceeded"}
 
     def mostly(request: Request) -> Response:

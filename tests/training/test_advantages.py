@@ -40,7 +40,7 @@ def test_running_mean_uses_past_steps_only() -> None:
     assert baseline.subtrahend(second)[0, 0].item() == pytest.approx((DECAY * 2 + 6) / (DECAY + 1))
 
 
-def test_running_mean_goes_on_after_a_restart() -> None:
+def test_running_mean_continues_after_a_restart() -> None:
     baseline, later = RunningMean(), RunningMean()
     baseline.observe(torch.tensor([[1.0, 2.0]]))
     later.load_state(baseline.state())
@@ -59,7 +59,7 @@ def test_a_step_without_scores_changes_nothing(name: BaselineName) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unscored_sample_leaves_the_others_bit_equal(name: BaselineName) -> None:
-    """R4: the group (a, NaN, b) gives a and b the bits that the group (a, b) gives them."""
+    """The group (a, NaN, b) gives a and b the bits that the group (a, b) gives them."""
     with_gap = torch.tensor([[0.3, NAN, 0.7], [NAN, 1.1, 0.9]], dtype=torch.float64)
     without = torch.tensor([[0.3, 0.7], [1.1, 0.9]], dtype=torch.float64)
     first, second = make_baseline(name), make_baseline(name)

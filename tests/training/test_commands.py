@@ -125,7 +125,7 @@ def test_rl_watched_by_another_judge_keeps_the_best_checkpoint(
     assert "needs held-out prompts and a judge" in str(refused.exception) + refused.output
 
 
-def test_a_run_that_its_data_made_short_is_told_of(llama: Path, pairs: Path, tmp_path: Path) -> None:
+def test_a_run_that_its_data_made_short_is_reported(llama: Path, pairs: Path, tmp_path: Path) -> None:
     asked = ["train", "reward", "--model", f"hf:{llama}", "--data", str(pairs), "-o"]
     short = CliRunner().invoke(app, [*asked, str(tmp_path / "a")], catch_exceptions=False).output
     assert "1 step was made of 12 rows, which teaches little" in " ".join(short.split())

@@ -1,4 +1,4 @@
-"""R8: the same run gives the same bytes, also when it is stopped and resumed at every single step."""
+"""The same run gives the same bytes, also when it is stopped and resumed at every single step."""
 
 from __future__ import annotations
 

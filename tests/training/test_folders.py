@@ -28,7 +28,7 @@ def test_a_folder_without_a_tokenizer(llama: Path, tmp_path: Path) -> None:
         folders.load_tokenizer(tmp_path)
 
 
-def test_a_language_model_is_no_reward_model(llama: Path) -> None:
+def test_a_language_model_is_not_a_reward_model(llama: Path) -> None:
     with pytest.raises(ModelError, match="language model, not a reward model"):
         folders.load_scorer(llama, seed=None)
 

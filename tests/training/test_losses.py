@@ -1,4 +1,4 @@
-"""R13: the losses against worked examples, finite differences and swap symmetry (TRL: test_trl_parity)."""
+"""The losses against worked examples, finite differences and swap symmetry (TRL: test_trl_parity)."""
 
 from __future__ import annotations
 

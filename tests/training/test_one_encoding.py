@@ -1,4 +1,4 @@
-"""R21: a prompt and its response are the same token ids wherever they are encoded."""
+"""A prompt and its response are the same token ids wherever they are encoded."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def step_gradient(objective: PolicyObjective, step: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_gradient_is_the_exact_one_within_three_standard_errors(baseline: BaselineName) -> None:
-    """R13. Twelve fixed directions; 60 independent steps of 48 samples each give mean and standard error of each."""
+    """Twelve fixed directions; 60 independent steps of 48 samples each give mean and standard error of each."""
     policy, reference = tiny_policy(1), tiny_policy(2)
     objective = objective_of(policy, reference, baseline, copies=6)
     if objective.value is not None:
@@ -157,7 +157,7 @@ def test_gradient_is_the_exact_one_within_three_standard_errors(baseline: Baseli
 
 
 def test_kl_term_is_exact() -> None:
-    """R13. Summed over all y with weight π(y), −Σ_t ∇log π·(−β·k1) is ∇β·KL(π‖π_ref) to 1e-7 (norms are fp32)."""
+    """Summed over all y with weight π(y), −Σ_t ∇log π·(−β·k1) is ∇β·KL(π‖π_ref) to 1e-7 (norms are fp32)."""
     policy, reference = tiny_policy(1), tiny_policy(2)
     completions = all_completions()
     ids = PROMPTS[0][0]
@@ -186,7 +186,7 @@ def test_both_forms_are_one_objective() -> None:
 
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_unscored_samples_leave_the_gradient_bit_equal(baseline: BaselineName) -> None:
-    """R4. The same draws with two samples unscored, against a batch in which those samples were never drawn."""
+    """The same draws with two samples unscored, against a batch in which those samples were never drawn."""
     policy, reference = tiny_policy(1), tiny_policy(2)
     objective = objective_of(policy, reference, baseline, copies=1)
     objective.double()
@@ -305,7 +305,7 @@ class Stopped(Exception):
 
 
 def test_stop_and_resume_at_every_step_of_fifty(llama: Path, tmp_path: Path) -> None:
-    """R8. The run is interrupted after each of its 50 steps; every metric line and the weights are bit-equal."""
+    """The run is interrupted after each of its 50 steps; every metric line and the weights are bit-equal."""
     config = settings(steps=50, prompts_per_step=2, samples_per_prompt=2, max_new_tokens=4, checkpoint_every=1)
     prompts = some_prompts()
     train_rl(llama, prompts, evens, config, tmp_path / "whole")

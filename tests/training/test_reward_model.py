@@ -174,7 +174,7 @@ def test_no_usable_row_is_an_error_with_reasons(llama: Path, tmp_path: Path) -> 
 
 
 def test_unknown_labels_leave_the_weights_bit_equal(llama: Path, tmp_path: Path) -> None:
-    """R4: a judgement that could not be read changes nothing."""
+    """A judgement that could not be read changes nothing."""
     rows = made_pairs(12)
     unknown = [row._replace(p_first=None) for row in made_pairs(5, seed=7)]
     config = RewardModelConfig(**{**QUICK, "steps": 4})

@@ -122,7 +122,7 @@ def test_a_choice_needs_evaluations(llama: Path, prompts: str, reward: str) -> N
     assert "missing.jsonl" in list(missing.inputs())
 
 
-def test_a_wrong_guard_is_told_before_anything_runs(llama: Path, prompts: str, reward: str) -> None:
+def test_wrong_monitor_settings_are_reported_before_anything_runs(llama: Path, prompts: str, reward: str) -> None:
     def told(**guard: Any) -> str:
         watch = {"prompts": prompts, "judge": "fake:longer", "choose_on": prompts, "guard": guard}
         train = {**RL, "evaluate_every": 2}

@@ -9,38 +9,17 @@ import warnings
 import typer
 
 from aifeedback import __version__
-from aifeedback.cli import audit, calibrate, lab, plan, rate, recipes, serve, standards
-from aifeedback.cli.lazy import TrainVerbs, Verbs
+from aifeedback.cli.lazy import Commands
 from aifeedback.errors import AIFeedbackError, GateClosed
 
 app = typer.Typer(
     name="aifeedback",
-    cls=Verbs,
+    cls=Commands,
     help="Reinforcement learning from AI feedback: principles and a judge in; labels, rewards, a policy, evidence out.",
-    epilog="Start with: aifeedback demo. Every command says its options and an example with --help.",
+    epilog="Start with: aifeedback demo. Every command shows its options and an example with --help.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-)
-for group in (recipes, audit, calibrate, rate, plan, serve):
-    group.add_to(app)
-train = typer.Typer(cls=TrainVerbs, no_args_is_help=True)
-
-
-@train.callback()
-def _train() -> None:
-    pass
-
-
-app.add_typer(train, name="train", help="Train on files: sft, reward, dpo, rl.", rich_help_panel="Training")
-app.add_typer(
-    standards.app,
-    name="standards",
-    help="Look at, check and compare constitutions and judge prompts.",
-    rich_help_panel="Feedback",
-)
-app.add_typer(
-    lab.app, name="lab", help="Build, list and sample the built-in offline world.", rich_help_panel="Whole runs"
 )
 
 

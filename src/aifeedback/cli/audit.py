@@ -1,4 +1,4 @@
-"""audit verify, report; and how an audit is printed."""
+"""audit verify, report; and the table of an audit."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from aifeedback.cli.terminal import console, table
 STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "uninformative": "dim", "unknown": "dim"}
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command("audit verify", rich_help_panel="Measurement")(verify)
-    app.command("audit diff", rich_help_panel="Measurement")(diff)
-    app.command(rich_help_panel="Whole runs")(report)
+app = typer.Typer()
 
 
+@app.command("audit verify")
 def verify(
     runs: Annotated[list[str] | None, typer.Argument(metavar="RUN...", help="Run folders or journal files.")] = None,
     heads: Annotated[
@@ -62,6 +60,7 @@ def verify(
         raise JournalError(f"{len(faults)} changed or missing\n  → restore them from a copy; do not rely on this run")
 
 
+@app.command("audit diff")
 def diff(
     old: Annotated[Path, typer.Argument(metavar="OLD", help="Folder of an audit, or its audit.json.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="A later audit on the same pairs.")],
@@ -98,6 +97,7 @@ def diff(
         raise GateClosed(f"gate closed (--fail-on changed): {', '.join(moved)}")
 
 
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
 ) -> None:

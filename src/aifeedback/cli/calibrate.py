@@ -10,11 +10,10 @@ import typer
 
 from aifeedback.cli.options import Json, Seed
 
-
-def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Feedback")(calibrate)
+app = typer.Typer()
 
 
+@app.command()
 def calibrate(
     data: Annotated[
         Path, typer.Option("--data", "--labelled", help="A labelled file with human labels.", metavar="FILE")

@@ -21,7 +21,7 @@ EXTRAPOLATES = ("extrapolates", "not estimable")
 def show_comparison(figures: CompareFigures) -> None:
     """Every table that there are figures for, policies by the names they were given; details are in the report."""
     reference = figures.reference
-    given = {display(name): name for name in figures.policies}
+    shown = {display(name): name for name in figures.policies}
     rows = [
         (
             f"{name}, drawn again" if name == reference else name,
@@ -41,17 +41,17 @@ def show_comparison(figures: CompareFigures) -> None:
     for name, claim in figures.independence.claims.items():
         badge = "[green]✓ verified[/]" if claim.verified else "[red]✗ unverified[/]"
         console.print(f"{badge} {name.replace('_', ' ')}: {escape(claim.reason)}")
-    if found := ranking_part(figures.as_json()):
-        header = ("policy", "strength", *(f"vs {given[place.label]}" for place in found.places))
+    if ranking := ranking_part(figures.as_json()):
+        header = ("policy", "strength", *(f"vs {shown[place.label]}" for place in ranking.places))
         rows = [
-            (given[place.label],
+            (shown[place.label],
              "–" if place.strength is None else brief_estimate(place.strength._asdict(), digits=2, signed=True),
              *("–" if est is None else f"{100 * est.value:.0f}{'*' if sure else ' '}"
                for est, sure in zip(place.against, place.certain, strict=True)))
-            for place in found.places
+            for place in ranking.places
         ]  # fmt: skip
         table("ranking: Bradley–Terry log-odds, and win rate in % (* certainly not 50, Holm)", header, rows)
-        for note in found.notes:
+        for note in ranking.notes:
             console.print(f"[yellow]![/] {note}")
     if figures.safety:
         _safety(figures.safety)

@@ -1,4 +1,4 @@
-"""--dry-run: one rendered prompt and what the whole job would ask of its judges; no model is called or loaded."""
+"""--dry-run: one rendered prompt, and the calls, tokens and cost of the whole job; no model is called or loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHARACTERS_PER_TOKEN = 4.0
 
 
 class Estimate(NamedTuple):
-    """What a whole job takes of one judge."""
+    """Calls, tokens and cost of one judge in a whole job."""
 
     judge: str
     calls: int
@@ -29,53 +29,82 @@ class Estimate(NamedTuple):
     tokens_out: float
     """The most that may be written: one token per reading, and rationales up to their limit."""
     cost_usd: float | None
-    """None: the price table does not know the model."""
+    """None: the model is not in the price table."""
     cap_usd: float | None
 
 
+class Job(NamedTuple):
+    """What a step asks of its judges."""
+
+    judges: Sequence[Any]
+    """Those that read a prompt."""
+    prompts: Callable[[Any], Iterable[str]]
+    """Of a judge, for rows spread over the file."""
+    calls_per_item: Callable[[Any], int]
+    items: int
+    what: str
+    report: Any
+
+
 def show_forecast_of(step: Step, seed: int) -> None:
-    """One prompt and the forecast of a labelling or scoring step; of any other step its calls."""
+    """Print one prompt and the forecast of a labelling or scoring step; of any other step its calls."""
+    _require(step)
+    job = job_of(step, seed)
+    if job is not None:
+        _show(job)
+        return
+    from aifeedback.pipeline.forecast import rows_of
+
+    calls = step.forecast(rows_of(step)).calls
+    console.print("model calls: " + ("unknown before the run" if calls is None else f"{calls:,}"))
+
+
+def cost_of(step: Step, seed: int) -> float | None:
+    """USD that a labelling or scoring step costs by the price table; None where that cannot be known."""
+    job = job_of(step, seed)
+    costs = [e.cost_usd for e in estimates(job)] if job else []
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if costs and len(known) == len(costs) else None
+
+
+def job_of(step: Any, seed: int) -> Job | None:
+    """The judging of a ``Label`` or ``Score`` step; a ranking counts every pair, the most that a design asks."""
     if step.kind == "label":
-        show_label_forecast(step, seed)
-    elif step.kind == "score":
-        show_score_forecast(step, seed)
-    else:
-        from aifeedback.pipeline.forecast import rows_of
-
-        _require(step)
-        calls = step.forecast(rows_of(step)).calls
-        console.print("model calls: " + ("unknown before the run" if calls is None else f"{calls:,}"))
+        return _label_job(step, seed)
+    return _score_job(step, seed) if step.kind == "score" else None
 
 
-def show_label_forecast(stage: Any, seed: int) -> None:
-    """For a ``Label`` stage with one judge or a panel."""
+def _label_job(step: Any, seed: int) -> Job:
     from aifeedback import data
 
-    members = getattr(stage.judge, "members", None) or [stage.judge]
-    _require(stage)
+    members = getattr(step.judge, "members", None) or [step.judge]
     read = data.read_comparisons(
-        stage.comparisons, seed, columns=stage.columns, criterion=stage.criterion, limit=stage.limit
+        step.comparisons, seed, columns=step.columns, criterion=step.criterion, limit=step.limit
     )
-    asked = [member for member in members if _is_readable(member)]
 
     def prompts(judge: Any) -> Iterable[str]:
         show = _shower(judge, seed)
-        return (show(comparison) for comparison in _spread(read.rows))
+        return (show(comparison) for comparison in _spaced(read.rows))
 
-    _show(asked, prompts, lambda judge: judge.calls_per_pair, len(read.rows), "comparisons", read.report)
+    return Job(
+        [member for member in members if _is_readable(member)],
+        prompts,
+        lambda judge: judge.calls_per_pair,
+        len(read.rows),
+        "comparisons",
+        read.report,
+    )
 
 
-def show_score_forecast(stage: Any, seed: int) -> None:
-    """For a ``Score`` stage; a ranking counts every pair, the most that a design asks."""
+def _score_job(step: Any, seed: int) -> Job:
     from aifeedback import data
     from aifeedback.judging.sampling import by_prompt
     from aifeedback.types import Comparison
 
-    _require(stage)
-    read = data.read_completions(stage.completions, limit=stage.limit)
+    read = data.read_completions(step.completions, limit=step.limit)
     items: list[Any] = list(zip(read.prompts, read.rows, strict=True))
-    per_item = stage.judge.calls_per_score
-    if stage.rank:
+    per_item = step.judge.calls_per_score
+    if step.rank:
         prompts_by_id = {prompt.id: prompt for prompt in read.prompts}
         groups = by_prompt(read.prompts, read.rows)
         items = [
@@ -84,10 +113,20 @@ def show_score_forecast(stage: Any, seed: int) -> None:
             for place, one in enumerate(own)
             for other in own[place + 1 :]
         ]
-        per_item = stage.judge.calls_per_pair
-    show = _shower(stage.judge, seed)
-    asked = [stage.judge] if _is_readable(stage.judge) else []
-    _show(asked, lambda _: map(show, _spread(items)), lambda _: per_item, len(items), "items", read.report)
+        per_item = step.judge.calls_per_pair
+    return Job(
+        [step.judge] if _is_readable(step.judge) else [],
+        lambda judge: map(_shower(judge, seed), _spaced(items)),
+        lambda _: per_item,
+        len(items),
+        "items",
+        read.report,
+    )
+
+
+def estimates(job: Job) -> list[Estimate]:
+    """One per judge."""
+    return [estimate(judge, list(job.prompts(judge)), job.items, job.calls_per_item(judge)) for judge in job.judges]
 
 
 def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) -> Estimate:
@@ -114,8 +153,8 @@ def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) 
 
 def _require(step: Step) -> None:
     """Everything but the models themselves must be there."""
-    if found := problems_of(ref for ref in step.inputs() if not isinstance(ref, ModelRef)):
-        raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
+    if faults := problems_of(ref for ref in step.inputs() if not isinstance(ref, ModelRef)):
+        raise RecipeError("\n  ".join(faults), fix="nothing was run; fix this first")
 
 
 def _is_readable(judge: JudgeSpec) -> bool:
@@ -124,36 +163,28 @@ def _is_readable(judge: JudgeSpec) -> bool:
     return judge.model.is_readable
 
 
-def _show(
-    judges: Sequence[Any],
-    prompts: Callable[[Any], Iterable[str]],
-    calls_per_item: Callable[[Any], int],
-    items: int,
-    what: str,
-    report: Any,
-) -> None:
-    console.print(f"[dim]{report.sentence()}[/]")
-    found = []
-    for judge in judges:
-        texts = list(prompts(judge))
-        if texts and not found:
-            console.rule("the first prompt")
-            console.print(texts[0], markup=False, highlight=False)
-        found.append(estimate(judge, texts, items, calls_per_item(judge)))
-    if not found:
+def _show(job: Job) -> None:
+    console.print(f"[dim]{job.report.sentence()}[/]")
+    if not job.judges:
         return
+    first = next(iter(job.prompts(job.judges[0])), None)
+    if first is not None:
+        console.rule("the first prompt")
+        console.print(first, markup=False, highlight=False)
+    expected = estimates(job)
     rows = [
-        (e.judge, f"{items:,}", f"{e.calls:,}", f"{e.tokens_in:,.0f}", f"{e.tokens_out:,.0f}", _money(e)) for e in found
+        (e.judge, f"{job.items:,}", f"{e.calls:,}", f"{e.tokens_in:,.0f}", f"{e.tokens_out:,.0f}", _money(e))
+        for e in expected
     ]
-    table("forecast", ("judge", what, "calls", "tokens in, about", "tokens out, at most", "cost"), rows)
-    for e in found:
+    table("forecast", ("judge", job.what, "calls", "tokens in, about", "tokens out, at most", "cost"), rows)
+    for e in expected:
         if e.cap_usd is not None and e.cost_usd is not None:
-            console.print(_against_cap(e, items, what))
+            console.print(_against_cap(e, job.items, job.what))
 
 
 def _money(e: Estimate) -> str:
     if e.cost_usd is None:
-        return "price not known" if ModelRef(e.judge).is_served else "none: runs here"
+        return "price unknown" if ModelRef(e.judge).is_served else "none: runs on this machine"
     return f"${e.cost_usd:,.2f}"
 
 
@@ -166,14 +197,14 @@ def _against_cap(e: Estimate, items: int, what: str) -> str:
     return f"The spend cap of ${e.cap_usd:,.2f} is reached after about {reached:,} of {items:,} {what}."
 
 
-def _spread(items: Sequence[Any]) -> Iterator[Any]:
+def _spaced(items: Sequence[Any]) -> Iterator[Any]:
     """The first, and others at even distances."""
     step = max(1, len(items) // SAMPLE)
     yield from items[::step][:SAMPLE]
 
 
 class _StandIn:
-    """In place of a model that is not loaded: says whether it would be shown messages."""
+    """In place of a model that is not loaded: whether it would be shown messages."""
 
     def __init__(self, model: str) -> None:
         from aifeedback.types import ModelCard
@@ -209,8 +240,8 @@ def _shower(judge: Any, seed: int) -> Callable[[Any], str]:
     scorer = JudgeScorer(model, prompt, settings, wording=wording)
 
     def rated(item: Any) -> str:
-        asked, answer = item if isinstance(item, tuple) else (item.prompt, item.first)
-        return _text(scorer.example(asked, answer))
+        prompt, answer = item if isinstance(item, tuple) else (item.prompt, item.first)
+        return _text(scorer.example(prompt, answer))
 
     return rated
 

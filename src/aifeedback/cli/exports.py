@@ -25,7 +25,7 @@ COLUMNS = {
 
 
 class Exports(NamedTuple):
-    """What the user asked for and where: ``destination`` takes the run, ``write`` adds the form asked for."""
+    """The form that the user chose and its folder: ``destination`` takes the run, ``write`` adds the chosen form."""
 
     form: str
     out: Path
@@ -34,7 +34,7 @@ class Exports(NamedTuple):
     def of(cls, form: str, out: Path) -> Exports:
         """Raises RecipeError before anything is run where form and name do not go together."""
         if form not in FORMS:
-            raise RecipeError(f"there is no format '{form}'", key="--format", fix=", ".join(FORMS))
+            raise RecipeError(f"unknown format '{form}'", key="--format", fix=", ".join(FORMS))
         if form == "dataset":
             require_modules(("pyarrow",))
         if form == "dataset" and out.suffix in FILES:
@@ -50,7 +50,7 @@ class Exports(NamedTuple):
         return Destination(self.out, "labelled.jsonl")
 
     def write(self, stage: Any) -> None:
-        """Writes the form asked for from the run's labelled rows."""
+        """Write the chosen form from the run's labelled rows."""
         if self.form == "rows":
             return
         from aifeedback import data

@@ -9,29 +9,29 @@ import typer
 
 from aifeedback.cli.terminal import console, table
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 
 
-MAIN_FIGURES = (
+MAIN_METRICS = (
     "alignment", "alignment_cot", "fact_pairs", "fact_pairs_cot",
     "gold", "facts_right",
     "complies", "refuses", "details_right",
     "harmless_thought", "helpful_thought", "classes",
 )  # fmt: skip
-"""Of the exams of judges, policies, talk policies and talk judges; the card has all."""
+"""Of the benchmarks of judges, policies, dialogue policies and dialogue judges; the card has all."""
 
 
 @app.command("list")
 def list_models() -> None:
-    """The lab's shipped models, with the main figures of the exam that they passed when they were built."""
+    """List the shipped models with their benchmark results."""
     from aifeedback.lab import zoo
 
     rows = []
     for name in zoo.names():
         card = zoo.card(name)
         exam = card.get("exam", {})
-        told = ", ".join(f"{key} {exam[key]:.1f}" for key in MAIN_FIGURES if key in exam)
-        rows.append((f"lab:{name}", f"{card['parameters'] / 1e6:.2f} M", told or "not measured"))
+        results = ", ".join(f"{key} {exam[key]:.1f}" for key in MAIN_METRICS if key in exam)
+        rows.append((f"lab:{name}", f"{card['parameters'] / 1e6:.2f} M", results or "not measured"))
     measured = "measured: shares in %, gold from 1 to 10"
     table("", ("model", "parameters", measured), rows, text=(measured,))
 
@@ -41,7 +41,7 @@ def sample(
     count: Annotated[int, typer.Argument()] = 2,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Prints posts, candidate summaries and their gold scores."""
+    """Print posts, candidate summaries and their gold scores (the lab's oracle)."""
     from aifeedback.lab import gold, samples
 
     for comparison in samples.comparisons(count, split="test", seed=seed):
@@ -58,20 +58,18 @@ def pairs(
     count: Annotated[int, typer.Argument(help="Pairs of candidates.")] = 1000,
     task: Annotated[str, typer.Option(help="summaries, or talk: requests, some of them harmful.")] = "summaries",
     triples: Annotated[
-        int, typer.Option(help="Further prompts with three candidates, as all their pairs: for circles.")
+        int, typer.Option(help="Further prompts with three candidates, as all their pairs: to measure transitivity.")
     ] = 0,
     refusals: Annotated[
-        int, typer.Option(help="talk: further pairs of an answer that helps and a refusal: for over-refusal.")
+        int, typer.Option(help="talk: further pairs of a helpful response and a refusal: to measure over-refusal.")
     ] = 0,
     raters: Annotated[
-        int, typer.Option(help="Simulated people per pair; human_p_first is the mean of their votes.")
+        int, typer.Option(help="Simulated raters per pair; human_p_first is the mean of their votes.")
     ] = 3,
-    split: Annotated[
-        str, typer.Option(help="test: held out from every model. train: what a pipeline learns from.")
-    ] = "test",
+    split: Annotated[str, typer.Option(help="test: held out from every model. train: for training.")] = "test",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Pairs with simulated people's verdicts (right on about 75 % of them): to audit a judge on, or to rate."""
+    """Write pairs with simulated human labels, right on about 75 % of them: to audit a judge, or to rate."""
     from aifeedback import data
     from aifeedback.errors import InputError
     from aifeedback.lab import samples, simulated_raters
@@ -91,8 +89,8 @@ def pairs(
     made += drawn.triples(triples, split=split, seed=seed)  # type: ignore[arg-type]
     made += talk.refusal_pairs(refusals, split=split, seed=seed)  # type: ignore[arg-type]
     measure = "talk" if task == "talk" else ""
-    said = simulated_raters.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
-    rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in data.labelled(made, said)]
+    labels = simulated_raters.SimulatedPeople(seed, raters=raters, measure=measure).label(made)
+    rows = [row.model_copy(update={"human_p_first": row.p_first}) for row in data.labelled(made, labels)]
     made = out.with_name(f".new-{out.name}")
     kept = data.write_labelled(made, rows)
     require_same_content(out, made)
@@ -108,7 +106,7 @@ def build(
     ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="Where the model folders go.")] = Path("runs/lab"),
 ) -> None:
-    """Trains the lab's models from scratch, exactly as the shipped ones were trained."""
+    """Train the lab's models from scratch, exactly as the shipped ones were trained."""
     from aifeedback.cli.terminal import progress_line
     from aifeedback.pipeline.checks import require_modules
 

@@ -1,6 +1,6 @@
 """Options of a command, made from the settings of its step: one description for recipe, command line and reference.
 
-A field becomes an option of its own name, with its type, bounds, default and the text under it; ``Cli`` annotations say
+A field becomes an option with the same name, with its type, bounds, default and the text under it; ``Cli`` annotations say
 what differs. Fields of nested settings that are flattened become options too; whatever else there is, --set reaches.
 """
 
@@ -11,7 +11,7 @@ import inspect
 import re
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -63,46 +63,6 @@ Columns = Annotated[
 ]
 
 
-SERVER = "Server"
-BaseUrl = Annotated[
-    str | None,
-    typer.Option(help="Address of an OpenAI-compatible server.", metavar="URL", rich_help_panel=SERVER),
-]
-Header = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--header",
-        help="Send this header with every request; $NAME as the value is read from the environment. Repeat for several.",
-        metavar="NAME=VALUE",
-        rich_help_panel=SERVER,
-    ),
-]
-ApiVersion = Annotated[
-    str | None,
-    typer.Option(
-        help="Azure: sent as api-version with every request, and the key as api-key.",
-        metavar="VERSION",
-        rich_help_panel=SERVER,
-    ),
-]
-ExtraBody = Annotated[
-    str | None,
-    typer.Option(
-        help="Further fields of every request, as JSON; null leaves a field out.",
-        metavar="JSON",
-        rich_help_panel=SERVER,
-    ),
-]
-
-
-def served_settings(sets: Sequence[str] | None, **options: Any) -> dict[str, Any]:
-    """The settings of a served model (``judging.spec.Served``) that a command's options and its --set name."""
-    from aifeedback.pipeline.recipe import assign, merge, nest
-
-    given = {name: value for name, value in options.items() if value not in (None, [])}
-    return merge(given, nest(dict(assign(text) for text in sets or ())))
-
-
 class OptionOf(NamedTuple):
     """One option and the setting that it sets."""
 
@@ -118,16 +78,16 @@ class OptionOf(NamedTuple):
 
 
 def options_of(schema: type[BaseModel], further: Sequence[type[BaseModel]] = ()) -> list[OptionOf]:
-    """Every option of a step; the first to use a name keeps it. ``further``: options that are no settings of it."""
-    found: dict[str, OptionOf] = {}
+    """Every option of a step; the first to use a name keeps it. ``further``: options that are not settings of it."""
+    options: dict[str, OptionOf] = {}
     names = {"--seed", "--out", "--json", "--set", "--workers", "--dry-run"}
     for one in (schema, *further):
         for option, spelled in _walk(one, ()):
-            if option.parameter not in found and names.isdisjoint(spelled):
-                found[option.parameter] = option
+            if option.parameter not in options and names.isdisjoint(spelled):
+                options[option.parameter] = option
                 names.update(spelled)
     # typer wants arguments first
-    return sorted(found.values(), key=lambda option: not isinstance(option.info, typer.models.ArgumentInfo))
+    return sorted(options.values(), key=lambda option: not isinstance(option.info, typer.models.ArgumentInfo))
 
 
 def _walk(
@@ -242,28 +202,28 @@ def _own_texts(module: str) -> dict[str, dict[str, str]]:
     """Class → field → text, of one source file."""
     file = inspect.getsourcefile(__import__(module, fromlist=["_"]))
     tree = ast.parse(Path(file).read_text(encoding="utf-8")) if file else ast.Module([], [])
-    found: dict[str, dict[str, str]] = {}
+    texts: dict[str, dict[str, str]] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            own = found.setdefault(node.name, {})
+            own = texts.setdefault(node.name, {})
             for field, text in zip(node.body, node.body[1:], strict=False):
                 is_field = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
                 if is_field and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                     own[field.target.id] = str(text.value.value)  # type: ignore[union-attr]
-    return found
+    return texts
 
 
-class Given(NamedTuple):
-    """What the user gave: settings, nested by name, and the keys that came by --set."""
+class Chosen(NamedTuple):
+    """Settings of a command, nested by name, and the keys that came by --set."""
 
     settings: dict[str, Any]
     chosen: tuple[str, ...]
     """As they were written."""
 
 
-def given_settings(
+def chosen_settings(
     schema: type[BaseModel], options: Sequence[OptionOf], values: Mapping[str, Any], sets: Sequence[str] | None
-) -> Given:
+) -> Chosen:
     """Options as nested settings, --set laid over them. Raises RecipeError for a --set that is not KEY=VALUE."""
     from aifeedback.pipeline.recipe import assign, merge, nest
 
@@ -284,7 +244,7 @@ def given_settings(
     written = dict(assign(text) for text in sets or ())
     nest(written)  # a key given twice is named as it was written
     full = {_full_path(schema, key): value for key, value in written.items()}
-    return Given(merge(settings, nest(full)), tuple(written))
+    return Chosen(merge(settings, nest(full)), tuple(written))
 
 
 def _put(path: Sequence[str], value: Any) -> dict[str, Any]:
@@ -321,8 +281,30 @@ def columns(pairs: Sequence[str] | None) -> dict[str, str] | None:
     return mapped or None
 
 
+def with_server_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the options of a served model; its own parameter ``served`` gets them, --set included."""
+    from aifeedback.judging.spec import Served
+
+    options = options_of(Served)
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "served"]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+
+    @wraps(function)
+    def run(**values: Any) -> Any:
+        served = chosen_settings(Served, options, values, values.pop("sets")).settings
+        return function(**{p.name: values[p.name] for p in own}, served=served)
+
+    added = [(option.parameter, option.kind, option.info) for option in options]
+    added.append(("sets", *get_args(Sets)))
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, info])
+        for name, kind, info in added
+    ]
+    return with_parameters(run, [*own, *parameters])
+
+
 def with_parameters(function: Callable[..., Any], parameters: Sequence[inspect.Parameter]) -> Callable[..., Any]:
-    """The function with the signature that typer shall see."""
+    """The function with the signature that typer sees."""
     function.__signature__ = inspect.Signature(list(parameters))  # type: ignore[attr-defined]
     function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return function

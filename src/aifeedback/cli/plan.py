@@ -8,27 +8,28 @@ import typer
 
 from aifeedback.cli.options import Json
 
-
-def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Measurement")(plan)
+app = typer.Typer()
 
 
+@app.command()
 def plan(
     half_width: Annotated[float, typer.Option(help="Wanted precision of a win rate among people, ± this much.")] = 0.05,
     labels: Annotated[int, typer.Option(help="Preference labels to train on.")] = 20_000,
-    share: Annotated[float, typer.Option(help="Win rate that is expected; 0.5 needs the most labels.")] = 0.5,
+    share: Annotated[float, typer.Option(help="Expected win rate; 0.5 needs the most labels.")] = 0.5,
     judge_agreement: Annotated[
-        float | None, typer.Option(help="How often the judge decides as people do, as `audit` measured it.")
+        float | None, typer.Option(help="How often the judge agrees with human labels, as `audit` measured it.")
     ] = None,
-    people_agreement: Annotated[float, typer.Option(help="How often two people agree, as `rate` measured it.")] = 0.75,
-    budget_usd: Annotated[float | None, typer.Option(help="Most that all labels together may cost.")] = None,
-    high_stakes: Annotated[bool, typer.Option("--high-stakes", help="Errors hurt people.")] = False,
+    people_agreement: Annotated[
+        float, typer.Option(help="How often two human raters agree, as `rate` measured it.")
+    ] = 0.75,
+    budget_usd: Annotated[float | None, typer.Option(help="Limit on the cost of all labels together.")] = None,
+    high_stakes: Annotated[bool, typer.Option("--high-stakes", help="Errors can hurt people.")] = False,
     can_sample: Annotated[
         bool, typer.Option("--sample/--no-sample", help="Whether the policy can write new texts while it trains.")
     ] = True,
-    words: Annotated[float, typer.Option(help="Words that a person reads per label.")] = 304.0,
-    usd_per_50_words: Annotated[float, typer.Option(help="What people are paid.")] = 0.11,
-    raters: Annotated[int, typer.Option(help="People per label.")] = 1,
+    words: Annotated[float, typer.Option(help="Words that a rater reads per label.")] = 304.0,
+    usd_per_50_words: Annotated[float, typer.Option(help="Pay of human raters.")] = 0.11,
+    raters: Annotated[int, typer.Option(help="Human raters per label.")] = 1,
     tokens: Annotated[
         float, typer.Option("--tokens", "--input-tokens", help="Tokens that the judge reads per call.")
     ] = 830.0,
@@ -48,7 +49,7 @@ def plan(
     from aifeedback.metrics import plan as make_plan
     from aifeedback.storage import write_json
 
-    given = {
+    values = {
         "labels": labels,
         "half_width": half_width,
         "share": share,
@@ -60,16 +61,16 @@ def plan(
         "ai": {"input_tokens": tokens, "usd_per_1k_input": usd_per_1k, "usd_per_1k_output": usd_per_1k_output},
         "human": {"words": words, "usd_per_50_words": usd_per_50_words, "raters": raters},
     }
-    found = make_plan(parse(Constraints, given, prefix="--"))
-    with_ai = f"{found.human_with_ai:,}" if found.human_with_ai is not None else "give --judge-agreement"
+    result = make_plan(parse(Constraints, values, prefix="--"))
+    with_ai = f"{result.human_with_ai:,}" if result.human_with_ai is not None else "give --judge-agreement"
     precision = f"± {100 * half_width:g} points"
     table(
         "human labels",
         ("for", "needed"),
         [
-            (f"a win rate among people within {precision}", f"{found.human_alone:,}"),
+            (f"a win rate among people within {precision}", f"{result.human_alone:,}"),
             (f"the same, with {labels:,} AI labels beside them", with_ai),
-            (f"the judge's agreement within {precision}", f"{found.to_measure_judge:,}"),
+            (f"the judge's agreement within {precision}", f"{result.to_measure_judge:,}"),
         ],
     )
     ways = [
@@ -81,15 +82,15 @@ def plan(
             "" if w.is_affordable else "over budget",
             w.about,
         )
-        for w in found.ways
+        for w in result.ways
     ]
     table("ways, evidence included", ("way", "human labels", "AI labels", "cost", "", ""), ways, text=("",))
     console.print(
-        f"a label costs ${found.usd_per_ai_label:.3f} by the judge, ${found.usd_per_human_label:.2f} by people"
+        f"a label costs ${result.usd_per_ai_label:.3f} by the judge, ${result.usd_per_human_label:.2f} by people"
     )
-    console.print(f"[bold]{found.advice}[/]")
-    for reason in found.reasons:
+    console.print(f"[bold]{result.advice}[/]")
+    for reason in result.reasons:
         console.print(f"  · {reason}", markup=False)
     if json_file:
-        told = found._asdict() | {"ways": [way._asdict() for way in found.ways]}
-        write_json(json_file, told)
+        record = result._asdict() | {"ways": [way._asdict() for way in result.ways]}
+        write_json(json_file, record)

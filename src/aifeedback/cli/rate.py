@@ -15,32 +15,32 @@ if TYPE_CHECKING:
     from aifeedback.annotation.items import Item, Route, Scale
 
 
-def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="People")(draw)
-    app.command(rich_help_panel="People")(rate)
+app = typer.Typer()
 
 
+@app.command()
 def rate(
     data: Annotated[Path, typer.Argument(metavar="FILE", help="Pairs in any known format, or completions.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the ratings and their exports.")],
     rater: Annotated[
         list[str] | None, typer.Option(help="A rater's name, or NAME:ROLE,ROLE; repeat it for several raters.")
     ] = None,
-    per_item: Annotated[
-        int | None, typer.Option(help="Raters per item; everyone rates everything if not given.")
-    ] = None,
+    per_item: Annotated[int | None, typer.Option(help="Raters per item; by default everyone rates everything.")] = None,
     ask: Annotated[
-        str, typer.Option(help="better (pairs and rankings), or of each response by itself: harmful, refused, score.")
+        str, typer.Option(help="better (pairs and rankings); or about single responses: harmful, refused, score.")
     ] = "better",
     scale: Annotated[
-        str | None, typer.Option(metavar="LOW:HIGH", help="Scale of --ask score; 1:10 if not given.")
+        str | None, typer.Option(metavar="LOW:HIGH", help="Scale of --ask score; 1:10 by default.")
     ] = None,
     question: Annotated[str | None, typer.Option(help="What the page asks.")] = None,
     guidelines: Annotated[
         str | None, typer.Option(metavar="FILE", help="Shown to raters: a .md or .txt file, a constitution or rubric.")
     ] = None,
     harmful: Annotated[
-        bool, typer.Option("--harmful", help="Hide every text until asked for; else only those tagged as harmful.")
+        bool,
+        typer.Option(
+            "--harmful", help="Hide every text until the rater shows it; by default only texts tagged as harmful."
+        ),
     ] = False,
     most_harmful: Annotated[int | None, typer.Option(help="Harmful items that one rater may see in all.")] = None,
     volunteer: Annotated[list[str] | None, typer.Option(help="Only these raters get harmful items.")] = None,
@@ -57,12 +57,12 @@ def rate(
         float, typer.Option(min=0, max=0.5, help="Share of a rater's items to show a second time.")
     ] = 0.0,
     exclude: Annotated[list[str] | None, typer.Option(help="Raters whose ratings do not count in the exports.")] = None,
-    reference: Annotated[str, typer.Option(help="Policy that the win rates compare the others with.")] = "",
-    host: Annotated[str, typer.Option(help="Another address than loopback needs TLS in front of it.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8765,
+    reference: Annotated[str, typer.Option(help="Policy that the others are compared with.")] = "",
+    host: Annotated[str, typer.Option(help="Any address other than loopback needs TLS in front of it.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 picks a free port.")] = 8765,
     name: Annotated[list[str] | None, typer.Option(help="Host names that browsers will use, behind a proxy.")] = None,
     export_only: Annotated[
-        bool, typer.Option("--export", help="Open no page: write the files of the ratings so far.")
+        bool, typer.Option("--export", help="Write the files of the ratings so far, without opening the page.")
     ] = False,
     column: Columns = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most N items, drawn at random by --seed.")] = None,
@@ -81,7 +81,7 @@ def rate(
     from aifeedback.annotation.assignment import read_guidelines, sampled
 
     if not export_only and not rater:
-        raise RecipeError("nobody is named to rate", key="--rater", fix="for example --rater anna --rater ben")
+        raise RecipeError("no rater is named", key="--rater", fix="for example --rater anna --rater ben")
     roles = _roles(rater or [])
     standard = read_guidelines(guidelines) if guidelines else None
     task = read_task(data, columns=columns(column), harmful=harmful, scale=_scale(ask, scale, question))
@@ -115,7 +115,7 @@ def rate(
                 saved=lambda done, total: progress(done, total, {}),
             )
     elif not book.is_file():
-        raise RecipeError("there are no ratings here", file=book, fix="run without --export first")
+        raise RecipeError("no ratings yet", file=book, fix="run without --export first")
     store = RatingBook(book)
     try:
         exported = export(
@@ -134,12 +134,13 @@ def rate(
     console.print(f"→ [bold]{exported.file}[/]: {exported.labelled:,} {what} with a verdict; ratings.jsonl beside it")
 
 
+@app.command()
 def draw(
     data: Annotated[Path, typer.Argument(metavar="FILE", help="The rows to draw from.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="File for the drawn rows.")],
     n: Annotated[int | None, typer.Option("-n", min=1, help="Rows to draw.")] = None,
     half_width: Annotated[
-        float | None, typer.Option(help="Draw as many as a 95 % interval of this half-width takes, for example 0.05.")
+        float | None, typer.Option(help="Draw enough rows for a 95 % interval of this half-width, for example 0.05.")
     ] = None,
     by: Annotated[str | None, typer.Option(metavar="TAG", help="Stratify by this tag or column.")] = None,
     uncertain: Annotated[
@@ -172,8 +173,8 @@ def _roles(raters: Sequence[str]) -> dict[str, frozenset[str]]:
 
     roles: dict[str, frozenset[str]] = {}
     for text in raters:
-        name, colon, given = text.partition(":")
-        own = frozenset(role.strip() for role in given.split(",") if role.strip())
+        name, colon, names = text.partition(":")
+        own = frozenset(role.strip() for role in names.split(",") if role.strip())
         if colon and not own:
             raise InputError(f"{text!r} names no role", key="--rater", fix="NAME or NAME:ROLE, for example ana:medical")
         if name in roles:
@@ -194,12 +195,12 @@ def _route(text: str) -> Route:
 
 
 def _scale(ask: str, scale: str | None, question: str | None) -> Scale | None:
-    """What is asked of single responses; None for pairs and rankings."""
+    """The question about single responses; None for pairs and rankings."""
     from aifeedback.annotation.items import SCALES
     from aifeedback.errors import InputError
 
     if ask != "better" and ask not in SCALES:
-        raise InputError(f"nothing is called '{ask}'", key="--ask", fix=f"better, {', '.join(SCALES)}")
+        raise InputError(f"unknown value '{ask}'", key="--ask", fix=f"better, {', '.join(SCALES)}")
     if scale is not None and ask != "score":
         raise InputError("only --ask score has a scale", key="--scale", fix="leave it out, or give --ask score")
     if ask == "better":

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from aifeedback.cli.options import ApiVersion, BaseUrl, ExtraBody, Header, Sets, served_settings
+from aifeedback.cli.options import with_server_options
 from aifeedback.cli.terminal import console
 
-
-def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Serving")(serve)
+app = typer.Typer()
 
 
+@app.command()
+@with_server_options
 def serve(
     reward: Annotated[str, typer.Argument(help="rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL.")],
     prompt: Annotated[str, typer.Option(help="Rating prompt of a judge.")] = "rating",
     rationale: Annotated[
         bool, typer.Option("--rationale", "--cot", help="Let the judge reason before it scores.")
     ] = False,
-    host: Annotated[str, typer.Option(help="Any address but loopback needs --token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 takes a free one.")] = 8300,
-    token: Annotated[str | None, typer.Option(help="First part of every path.", envvar="AIFEEDBACK_TOKEN")] = None,
+    host: Annotated[str, typer.Option(help="Any address other than loopback needs --token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 picks a free port.")] = 8300,
+    token: Annotated[
+        str | None, typer.Option(help="Secret first part of every path.", envvar="AIFEEDBACK_TOKEN")
+    ] = None,
     template: Annotated[
         str | None, typer.Option(help="Model folder whose chat template rendered the prompts of /get_reward.")
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")] = Path("runs/serve"),
-    base_url: BaseUrl = None,
-    header: Header = None,
-    api_version: ApiVersion = None,
-    extra_body: ExtraBody = None,
-    sets: Sets = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the journal of calls.")] = Path("runs/serve"),
+    *,
+    served: dict[str, Any],
 ) -> None:
     """Serve a reward over HTTP for verl, OpenRLHF, TRL and others: POST /score, POST /get_reward, GET /health.
 
@@ -53,15 +52,14 @@ def serve(
 
     config = parse(ServeConfig, {"host": host, "port": port, "token": token, "template": template}, prefix="--")
     require_token(config)
-    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     spec = reward_from_options(reward, prompt, rationale, served)
     require_refs(list(refs_in(spec)))
     make_folder(out)
-    with listening(host, port) as door:
+    with listening(host, port) as listener:
         context = Context(out, out)
         function = reward_function(spec, context)
         app = create_app(function, config, decider=decider_of(spec, function, context))
-        shown, open_port = f"[{host}]" if ":" in host else host, door.getsockname()[1]
-        told = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
-        console.print(told, markup=False, soft_wrap=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[door])
+        shown, open_port = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
+        message = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
+        console.print(message, markup=False, soft_wrap=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

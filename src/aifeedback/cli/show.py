@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from aifeedback.cli.steps import TRAIN_VERBS, VERBS
+from aifeedback.cli.commands import COMMANDS, TRAIN_COMMANDS, Verb
 from aifeedback.cli.terminal import console, show_figures, show_spent, show_verdict, table
 from aifeedback.errors import FileError
 from aifeedback.models.journal.journal import Spent
@@ -125,7 +125,7 @@ def _show_job(folder: Path, record: Record) -> None:
     console.print(f"[bold]{record.command}[/]  seed {record.seed} → {record.result}")
     settings = [(key, command.brief(value)) for key, value in command.main_settings(record)]
     table("", ("setting", "value"), settings, text=("value",))
-    figures = next((found for name in FIGURES if (found := read_json(folder / name)) is not None), None)
+    figures = next((stored for name in FIGURES if (stored := read_json(folder / name)) is not None), None)
     if figures is None:
         console.print("[yellow]![/] not finished: rerun the same command to resume")
     else:
@@ -137,9 +137,9 @@ def _show_job(folder: Path, record: Record) -> None:
 
 def _verdict(name: str, figures: Mapping[str, Any]) -> Verdict | None:
     """What the command's last line said; None for a command that is not a step, or figures of another version."""
-    verb = VERBS.get(name) or TRAIN_VERBS.get(name.removeprefix("train "))
+    verb = COMMANDS.get(name) or TRAIN_COMMANDS.get(name.removeprefix("train "))
     try:
-        return step_class(verb.kind).Figures.model_validate(figures).verdict() if verb else None
+        return step_class(verb.kind).Figures.model_validate(figures).verdict() if isinstance(verb, Verb) else None
     except ValidationError:
         return None
 
@@ -173,9 +173,9 @@ def _an_item(folder: Path) -> str | None:
     for path in record_files(folder):
         with path.open(encoding="utf-8") as lines:
             row = json.loads(next(lines, "null"))
-        found: Sequence[Any] = [row[key] for key in IDS if key in row] if isinstance(row, dict) else ()
-        if found:
-            return str(found[0])
+        ids: Sequence[Any] = [row[key] for key in IDS if key in row] if isinstance(row, dict) else ()
+        if ids:
+            return str(ids[0])
     return None
 
 

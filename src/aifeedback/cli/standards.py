@@ -1,4 +1,4 @@
-"""standards list | show | check | diff: look at, test and compare constitutions and judge prompts."""
+"""standards list | show | check | diff: list, test and compare constitutions and judge prompts."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from aifeedback.cli.options import ApiVersion, BaseUrl, ExtraBody, Header, Json, Sets, served_settings
+from aifeedback.cli.options import Json, with_server_options
 from aifeedback.cli.terminal import console, table
 from aifeedback.errors import StandardsError
 
-app = typer.Typer(no_args_is_help=True)
+app = typer.Typer()
 
 KINDS = ("constitutions", "judges", "rubrics", "exemplars")
 CHECKED = ("constitutions", "rubrics", "judges")
-Judge = Annotated[str | None, typer.Option(help="Also ask this judge: hf:DIR_OR_ID, openai:NAME.")]
+Judge = Annotated[str | None, typer.Option(help="Also run this judge: hf:DIR_OR_ID, openai:NAME.")]
 PromptName = Annotated[str, typer.Option(help="A judge prompt that shows a principle.")]
-Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="The judge writes its findings first.")]
-Data = Annotated[Path | None, typer.Option(help="Comparisons to try the principles on.")]
-Out = Annotated[Path, typer.Option("-o", "--out", help="Where the journal of calls goes.")]
+Rationale = Annotated[bool, typer.Option("--rationale", "--cot", help="Let the judge reason before its verdict.")]
+Data = Annotated[Path | None, typer.Option(help="Pairs to try the principles on.")]
+Out = Annotated[Path, typer.Option("-o", "--out", help="Folder for the journal of calls.")]
 
 
 @app.command("list")
 def list_files() -> None:
-    """Names of everything that ships."""
+    """List everything that ships, by kind."""
     from aifeedback.prompts import registry
 
     table("", ("kind", "names"), [(kind, ", ".join(registry.shipped(kind))) for kind in KINDS], text=("names",))
@@ -37,17 +37,17 @@ def list_files() -> None:
 def show(
     name: Annotated[str, typer.Argument(help="A shipped name, lab:NAME, or a file.")],
     kind: Annotated[
-        str | None, typer.Option(help=f"Where several share the name: {', '.join(KINDS)}; in this order by default.")
+        str | None, typer.Option(help=f"Which kind, if several share the name: {', '.join(KINDS)}.")
     ] = None,
 ) -> None:
-    """Prints a constitution, judge prompt, rubric or exemplar file as it stands, so that it can be copied."""
+    """Print a constitution, judge prompt, rubric or few-shot example file unchanged, ready to copy."""
     if kind is not None and kind not in KINDS:
         raise StandardsError(f"no kind '{kind}'", key="--kind", fix=f"one of: {', '.join(KINDS)}")
     typer.echo(_file(name, KINDS if kind is None else (kind,)).read_bytes(), nl=False)
 
 
 def _file(name: str, kinds: Sequence[str]) -> Path:
-    """The first of ``kinds`` that has the name. Raises StandardsError that lists all names there are."""
+    """The first of ``kinds`` that has the name. Raises StandardsError that lists all names."""
     from aifeedback.lab import zoo
     from aifeedback.prompts import registry
 
@@ -59,17 +59,18 @@ def _file(name: str, kinds: Sequence[str]) -> Path:
         | {f"lab:{path.stem}": path for path in (sorted(lab[kind].glob("*.yaml")) if kind in lab else ())}
         for kind in kinds
     }
-    if found := next((files[name] for files in known.values() if name in files), None):
-        return found
+    if named := next((files[name] for files in known.values() if name in files), None):
+        return named
     close = difflib.get_close_matches(name, [one for files in known.values() for one in files], n=1)
     listed = "\n    ".join(f"{kind}: {', '.join(files)}" for kind, files in known.items())
     raise StandardsError(
-        f"nothing is called '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""),
+        f"unknown name '{name}'" + (f"; did you mean '{close[0]}'?" if close else ""),
         fix=f"give the path of a .yaml file, or one of\n    {listed}",
     )
 
 
 @app.command()
+@with_server_options
 def check(
     name: Annotated[str, typer.Argument(help="A file, or a shipped name, of a constitution, rubric or judge prompt.")],
     kind: Annotated[str | None, typer.Option(help=f"Where several share the name: {', '.join(CHECKED)}.")] = None,
@@ -78,12 +79,9 @@ def check(
     rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
-    base_url: BaseUrl = None,
-    header: Header = None,
-    api_version: ApiVersion = None,
-    extra_body: ExtraBody = None,
-    sets: Sets = None,
     json_file: Json = None,
+    *,
+    served: dict[str, Any],
 ) -> None:
     """List every fault of a constitution, rubric or judge prompt at once.
 
@@ -93,9 +91,8 @@ def check(
     from aifeedback.prompts.lint import check_other
     from aifeedback.storage import write_json
 
-    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if data is not None and judge is None:
-        raise StandardsError("only a judge can try principles on data", key="--data", fix="give --judge as well")
+        raise StandardsError("trying principles on data needs a judge", key="--data", fix="give --judge as well")
     if kind is not None and kind not in CHECKED:
         raise StandardsError(f"no kind '{kind}'", key="--kind", fix=f"one of: {', '.join(CHECKED)}")
     path = _file(name, CHECKED if kind is None else (kind,))
@@ -110,17 +107,17 @@ def check(
             raise typer.Exit(2)
         console.print("[green]✓[/] clean")
         return
-    found = inspect(path, _ask(judge, prompt, rationale, out, labeler_for, served), _comparisons(data))
-    _show_findings(found.findings)
-    for result in found.results:
+    inspection = inspect(path, _ask(judge, prompt, rationale, out, labeler_for, served), _comparisons(data))
+    _show_findings(inspection.findings)
+    for result in inspection.results:
         mark = "[green]✓[/]" if result.can_apply else "[red]✗[/]"
         console.print(f"{mark} {result.principle_id}: {result.right} of {result.n} test cases")
-    for one in found.overlaps:
+    for one in inspection.overlaps:
         if one.is_redundant():
             console.print(f"[yellow]![/] {one.one} and {one.other} never disagree")
     if json_file:
-        write_json(json_file, found.figures())
-    if not found.is_clean:
+        write_json(json_file, inspection.figures())
+    if not inspection.is_clean:
         raise typer.Exit(2)
     console.print("[green]✓[/] clean")
 
@@ -131,6 +128,7 @@ def _show_findings(findings: Sequence[Any]) -> None:
 
 
 @app.command()
+@with_server_options
 def diff(
     old: str,
     new: str,
@@ -139,12 +137,9 @@ def diff(
     rationale: Rationale = False,
     data: Data = None,
     out: Out = Path("runs/standards"),
-    base_url: BaseUrl = None,
-    header: Header = None,
-    api_version: ApiVersion = None,
-    extra_body: ExtraBody = None,
-    sets: Sets = None,
     json_file: Json = None,
+    *,
+    served: dict[str, Any],
 ) -> None:
     """List what changed between two versions of a constitution, rubric or judge prompt.
 
@@ -156,13 +151,12 @@ def diff(
     from aifeedback.prompts.lint import diff_any, load_standard, unversioned
     from aifeedback.storage import write_json
 
-    served = served_settings(sets, base_url=base_url, headers=header, api_version=api_version, extra_body=extra_body)
     if (judge is None) != (data is None):
-        given, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
-        raise StandardsError("flips need a judge and data", key=given, fix=f"give {other} as well")
+        present, other = ("--data", "--judge") if judge is None else ("--judge", "--data")
+        raise StandardsError("counting flipped labels needs a judge and data", key=present, fix=f"give {other} as well")
     before, after = (load_standard(_file(name, CHECKED)) for name in (old, new))
     if isinstance(before, Constitution) and isinstance(after, Constitution):
-        found = compare_versions(
+        difference = compare_versions(
             before, after, _ask(judge, prompt, rationale, out, constitutional_judge, served), _comparisons(data)
         )
     elif judge is not None:
@@ -170,17 +164,17 @@ def diff(
             "flips are counted for constitutions only", key="--judge", fix="leave --judge and --data out"
         )
     else:
-        found = VersionDiff(diff_any(before, after), None)
-    fault = unversioned(before, after, found.changes)
-    for change in found.changes:
+        difference = VersionDiff(diff_any(before, after), None)
+    fault = unversioned(before, after, difference.changes)
+    for change in difference.changes:
         console.print(str(change), markup=False, highlight=False)
-    if found.flips is not None and found.flips.share is not None:
-        console.print(f"labels that flip: {found.flips.share:.1%} of {found.flips.n}")
-    if not found.changes:
+    if difference.flips is not None and difference.flips.share is not None:
+        console.print(f"labels that flip: {difference.flips.share:.1%} of {difference.flips.n}")
+    if not difference.changes:
         console.print("no difference")
     if json_file:
         findings = [fault._asdict()] if fault else []
-        write_json(json_file, {**found.figures(), "findings": findings})
+        write_json(json_file, {**difference.figures(), "findings": findings})
     if fault:
         _show_findings([fault])
         raise typer.Exit(2)

@@ -5,86 +5,25 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aifeedback.audit import gate
 from aifeedback.audit.gate import FailOn, Requirement
-from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, given_settings, options_of, with_parameters
+from aifeedback.cli.commands import Verb
+from aifeedback.cli.options import COMMON, Json, Seed, Sets, Workers, chosen_settings, options_of, with_parameters
 from aifeedback.errors import JudgeUnavailable
 from aifeedback.steps import step_class
-from aifeedback.steps.step import Figures
+
+if TYPE_CHECKING:
+    from aifeedback.steps.step import Figures
 
 KEYWORD, EMPTY = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
 
 
-class Verb(NamedTuple):
-    """One command: which step it runs, under which heading it stands, and what it prints in the list of commands."""
-
-    kind: str
-    summary: str
-    panel: str
-    out_help: str = "A .jsonl or .parquet file, or a folder for everything."
-    has_out: bool = True
-    default_out: str | None = None
-
-
-FEEDBACK, TRAINING, MEASURING = "Feedback", "Training", "Measurement"
-VERBS = {
-    "sample": Verb("sample", "Draw completions from a model.", FEEDBACK),
-    "pair": Verb("pair", "Pair completions of one prompt.", FEEDBACK),
-    "label": Verb("label", "Label pairs with a judge model.", FEEDBACK),
-    "score": Verb("score", "Score completions with a judge model.", FEEDBACK),
-    "revise": Verb("revise", "Critique and revise responses under a constitution.", FEEDBACK),
-    "evaluate": Verb(
-        "evaluate", "Measure a labelled file: agreement, calibration, win rate.", MEASURING, has_out=False
-    ),
-    "audit": Verb(
-        "audit",
-        "Audit judges: bias, agreement with people, attacks.",
-        MEASURING,
-        "A folder for findings, report and journal.",
-        default_out="runs/audit",
-    ),
-    "compare": Verb(
-        "compare",
-        "Compare policies on held-out prompts.",
-        MEASURING,
-        "A folder for responses, preferences, metrics and report.",
-    ),
-    "rejudge": Verb(
-        "rejudge",
-        "Judge a saved comparison or label run again by another judge.",
-        MEASURING,
-        "A folder for preferences, metrics and report.",
-    ),
-}
-TRAIN_VERBS = {
-    "sft": Verb("sft", "Fine-tune a model on completions.", TRAINING, "The model folder to write."),
-    "reward": Verb("reward_model", "Fit a reward model on soft labels.", TRAINING, "The model folder to write."),
-    "dpo": Verb("dpo", "Optimise a policy directly on soft preferences.", TRAINING, "The model folder to write."),
-    "rl": Verb("rl", "Train a policy by policy gradient with a KL penalty.", TRAINING, "The model folder to write."),
-}
-EXAMPLES = {
-    "sample": "aifeedback sample --model hf:DIR --prompts prompts.jsonl -o samples.jsonl",
-    "pair": "aifeedback pair --completions samples.jsonl -o pairs.jsonl",
-    "label": "aifeedback label --data pairs.jsonl --judge openai:NAME --base-url http://localhost:8000/v1 -o labels.jsonl",
-    "score": "aifeedback score --data samples.jsonl --judge hf:DIR -o scores.jsonl",
-    "revise": "aifeedback revise --data samples.jsonl --model hf:DIR --constitution harmless -o revised.jsonl",
-    "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",
-    "evaluate": "aifeedback evaluate --data labels.jsonl",
-    "compare": "aifeedback compare before=hf:DIR after=hf:NEW --prompts test.jsonl --judge hf:JUDGE -o comparison",
-    "rejudge": "aifeedback rejudge runs/comparison --judge openai:OTHER -o comparison-other",
-    "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
-    "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
-    "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",
-    "train rl": "aifeedback train rl --policy hf:DIR --prompts prompts.jsonl --reward rm:reward-model -o policy",
-}
-
-
-def command(name: str, verb: Verb) -> typer.Typer:
-    """A typer app of one command for a step."""
+def command(name: str, verb: Verb) -> Any:
+    """The command of a step."""
     schema = step_class(verb.kind)
     options = options_of(schema, schema.further)
     parameters = [
@@ -103,12 +42,10 @@ def command(name: str, verb: Verb) -> typer.Typer:
         run_verb(name, verb, options, values)
 
     run.__name__ = name.replace(" ", "_")
-    run.__doc__ = f"{inspect.cleandoc(schema.__doc__ or '')}\n\nExample: {EXAMPLES[name]}" if name in EXAMPLES else (
-        inspect.cleandoc(schema.__doc__ or "")
-    )  # fmt: skip
+    run.__doc__ = inspect.cleandoc(schema.__doc__ or "")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command(name.rpartition(" ")[2])(with_parameters(run, parameters))
-    return app
+    return typer.main.get_command(app)
 
 
 def _is_required(option: Any) -> bool:
@@ -116,39 +53,39 @@ def _is_required(option: Any) -> bool:
 
 
 def _common(name: str, verb: Verb, schema: Any) -> list[inspect.Parameter]:
-    found: list[tuple[str, Any, Any]] = [("sets", Sets, None)]
+    options: list[tuple[str, Any, Any]] = [("sets", Sets, None)]
     if verb.has_out:
         out: Any = typer.Option("-o", "--out", help=verb.out_help, rich_help_panel=COMMON, metavar="PATH")
-        found.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
-    found.append(("seed", Seed, 0))
+        options.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
+    options.append(("seed", Seed, 0))
     if name in ("label", "score", "audit"):
-        found.append(("workers", Workers, None))
+        options.append(("workers", Workers, None))
     if verb.has_out:
         dry = typer.Option(
             "--dry-run", help="Print the forecast, and one prompt if there is a judge; no call.", rich_help_panel=COMMON
         )
-        found.append(("dry_run", Annotated[bool, dry], False))
+        options.append(("dry_run", Annotated[bool, dry], False))
     if name == "audit":
         option: Any = typer.Option(
             "--fail-on", help="Exit with code 6 if a finding is this serious.", rich_help_panel=COMMON
         )
-        found.append(("fail_on", Annotated[FailOn | None, option], None))
+        options.append(("fail_on", Annotated[FailOn | None, option], None))
     if name in ("compare", "rejudge"):
         option = typer.Option("--require", help="Exit with code 6 unless the result is: independent, length-controlled.",
                             rich_help_panel=COMMON)  # fmt: skip
-        found.append(("required", Annotated[list[str] | None, option], None))
+        options.append(("required", Annotated[list[str] | None, option], None))
     if name == "label":
         form = typer.Option("--format", help="rows; trl: TRL's columns only; dataset: a Hugging Face dataset folder.")
-        found.append(("form", Annotated[str, form], "rows"))
-    found.append(("json_file", Json, None))
-    return [inspect.Parameter(key, KEYWORD, annotation=kind, default=default) for key, kind, default in found]
+        options.append(("form", Annotated[str, form], "rows"))
+    options.append(("json_file", Json, None))
+    return [inspect.Parameter(key, KEYWORD, annotation=kind, default=default) for key, kind, default in options]
 
 
 def run_verb(name: str, verb: Verb, options: Sequence[Any], values: dict[str, Any]) -> None:
     """The body of every generated command."""
     schema = step_class(verb.kind)
-    given = given_settings(schema, options, values, values.get("sets"))
-    step = schema.from_options(given.settings, given.chosen)
+    chosen = chosen_settings(schema, options, values, values.get("sets"))
+    step = schema.from_options(chosen.settings, chosen.chosen)
     if values.get("dry_run"):
         from aifeedback.cli.dry_run import show_forecast_of
 

@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Column, Table
 
-from aifeedback.models.journal.journal import Spent
-from aifeedback.steps.verdict import Verdict
+if TYPE_CHECKING:
+    from aifeedback.models.journal.journal import Spent
+    from aifeedback.steps.verdict import Verdict
 
 console = Console(highlight=False)
 
@@ -127,7 +128,7 @@ DETAILS = ("judge", "judges", "panel", "cause")
 
 
 def show_figures(figures: Mapping[str, Any], json_file: Path | None = None, title: str = "") -> None:
-    """Prints a nested mapping, less its details, as a two-column table and, if asked, saves all of it.
+    """Print a nested mapping, less its details, as a two-column table and, if asked, save all of it.
 
     What a trainer measured, under ``figures`` in its result, is printed by its own name.
     """
@@ -171,5 +172,5 @@ def estimate(value: Mapping[str, Any], scale: float = 1.0) -> str:
 def brief_estimate(value: Mapping[str, Any], *, digits: int, signed: bool = False) -> str:
     """'+0.71 [+0.66, +0.75]': without n, for a table that says it elsewhere."""
     form = f"{{:{'+' if signed else ''}.{digits}f}}"
-    told, low, high = (form.format(round(value[key], digits) + 0.0) for key in ("value", "low", "high"))
-    return f"{told} [{low}, {high}]"
+    value_text, low, high = (form.format(round(value[key], digits) + 0.0) for key in ("value", "low", "high"))
+    return f"{value_text} [{low}, {high}]"

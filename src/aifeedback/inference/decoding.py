@@ -4,7 +4,7 @@
 kernels: fused projections, norm weights folded into them, rotation as one complex product, keys stored transposed in a
 preallocated cache, and one attention per *group* of samples, so that samples of one prompt read the prompt's keys once.
 ``CachedDecoder`` (``decoding.py``) drives any Hugging Face model through its own forward. Both answer the same four
-calls, and ``open_decoder`` takes the fast one only where it reproduces the model's own numbers on the prompts at hand.
+calls, and ``open_decoder`` takes the fast one only where it reproduces the model's own numbers on these prompts.
 """
 
 from __future__ import annotations
@@ -158,11 +158,11 @@ class Decoder(Protocol):
         ...
 
     def step(self, token_A: Tensor) -> Tensor:
-        """Appends one token to each running row; logits (A, V) after it."""
+        """Append one token to each running row; logits (A, V) after it."""
         ...
 
     def drop(self, keep: Tensor) -> None:
-        """Goes on with these rows only, given as indices into the running ones."""
+        """Continue with these rows only, given as indices into the running ones."""
         ...
 
 

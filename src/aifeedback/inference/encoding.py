@@ -62,28 +62,28 @@ def encode_together(backend: Any, texts: Sequence[str], first: list[int]) -> lis
     pieces = pieces_of(texts)
     every = list(dict.fromkeys(chain(*pieces)))
     known = dict(zip(every, encode_whole(backend, every), strict=True))
-    found = [[*chain.from_iterable(known[piece] for piece in of)] for of in pieces]
-    return found if found[0] == first else encode_whole(backend, texts)
+    joined = [[*chain.from_iterable(known[piece] for piece in of)] for of in pieces]
+    return joined if joined[0] == first else encode_whole(backend, texts)
 
 
 def encode_whole(backend: Any, texts: Sequence[str]) -> list[list[int]]:
     """Without the places of tokens, which takes a third of the time."""
-    return [found.ids for found in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+    return [encoded.ids for encoded in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
 
 
 def pieces_of(texts: Sequence[str]) -> list[list[str]]:
     """Each text in pieces. Neighbours that share a beginning share pieces."""
     shared = [_shared(one, other) for one, other in pairwise(texts)]
     with_all = min(shared, default=0)
-    found: list[list[str]] = []
+    pieces: list[list[str]] = []
     for n, text in enumerate(texts):
         cuts = sorted({0, with_all, *shared[max(n - 1, 0) : n + 1]})
-        found.append([text[begin:stop] for begin, stop in pairwise([*cuts, len(text)])])
-    return found
+        pieces.append([text[begin:stop] for begin, stop in pairwise([*cuts, len(text)])])
+    return pieces
 
 
 def _shared(one: str, other: str) -> int:
-    """The last place to cut within what two texts start with; 0 where there is none worth it."""
+    """The last place to cut within what two texts start with; 0 if no cut is worth it."""
     low, high = 0, min(len(one), len(other))
     while low < high:
         middle = (low + high + 1) // 2
@@ -114,8 +114,8 @@ def _steps(part: Any, inner: str) -> list[dict[str, Any]]:
     """A normalizer or pre-tokenizer as it would be saved, one after the other."""
     if part is None:
         return []
-    told = json.loads(part.__getstate__())
-    return told[inner] if told["type"] == "Sequence" else [told]
+    state = json.loads(part.__getstate__())
+    return state[inner] if state["type"] == "Sequence" else [state]
 
 
 def _ends_words(step: dict[str, Any]) -> bool:
@@ -134,7 +134,7 @@ def encode_prompt(tokenizer: Any, prompt: PromptLike) -> list[int]:
     """Token ids of a prompt, up to the position where the answer starts.
 
     Text is taken exactly as it is, after whatever the tokenizer itself puts at the start of a text (BOS); what it puts
-    at the end (EOS, SEP) is left out, since the text goes on. Messages go through the chat template; a list that ends
+    at the end (EOS, SEP) is left out, since the text continues. Messages go through the chat template; a list that ends
     with an assistant message is continued from its end. Without a template, see ``transcript``. A template that refuses
     or leaves out a system message gets it at the head of the first user message.
 
@@ -380,16 +380,16 @@ class _Codec:
         """As the tokenizer does it: control tokens are cut out first, the text between them is encoded by itself."""
         ids: list[int] = []
         at, strip_left = 0, False
-        for found in [*self.pattern.finditer(rendered), None]:
-            text = rendered[at : found.start() if found else None].replace(mark, "")
-            lstrip, rstrip = self._flags[found[0]] if found else (False, False)
+        for match in [*self.pattern.finditer(rendered), None]:
+            text = rendered[at : match.start() if match else None].replace(mark, "")
+            lstrip, rstrip = self._flags[match[0]] if match else (False, False)
             text = text.lstrip() if strip_left else text
             text = text.rstrip() if lstrip else text
             if text:
                 ids += self._stripped(text, at_start=at == 0)
-            if found:
-                ids.append(self.control[found[0]])
-                at, strip_left = found.end(), rstrip
+            if match:
+                ids.append(self.control[match[0]])
+                at, strip_left = match.end(), rstrip
         return ids
 
 
@@ -413,8 +413,8 @@ def _controls(token: Any, template: str) -> bool:
 def _broken(content: str, pattern: re.Pattern[str], mark: str) -> str:
     """The content with ``mark`` inside everything that spells a control token, overlapping ones included."""
     places, at = [], 0
-    while found := pattern.search(content, at):
-        at = found.start() + 1
+    while match := pattern.search(content, at):
+        at = match.start() + 1
         places.append(at)
     cuts = [0, *places, len(content)]
     return mark.join(content[a:b] for a, b in pairwise(cuts)) if places else content
@@ -524,7 +524,7 @@ class Encoding:
     def response(self, text: str, *, ended: bool = True) -> list[int]:
         """Ids of a response after its prompt, with the token that ends it if it ended by itself.
 
-        Where the generation prompt opens a thinking block, the response goes on inside it: an opening of its own is
+        Where the generation prompt opens a thinking block, the response continues inside it: an opening of its own is
         not repeated, and a response that does not think closes the block first.
         """
         name = _opened(self.prefill)
@@ -568,16 +568,16 @@ class Encoding:
         most: list[Message] | None = None
         for turns in range(MOST_TURNS // 2):
             dialogue = ("user", *("assistant", "user") * turns)
-            found = [
+            candidates = [
                 (roles, contents)
                 for roles in (dialogue, ("system", *dialogue))
                 if (contents := _between(text, self._frame(roles))) is not None and (roles[0] == "user" or contents[0])
             ]
-            for roles, contents in found:
+            for roles, contents in candidates:
                 messages = [Message(role=r, content=c) for r, c in zip(roles, contents, strict=True)]  # type: ignore[arg-type]
                 # A dialogue may also be read as one message that spells its further turns: most turns win.
                 most = messages if rendered(self.tokenizer, messages) == text else most
-            if not found:
+            if not candidates:
                 break
         return most
 
@@ -587,17 +587,17 @@ class Encoding:
         key = (self.tokenizer.chat_template, roles)
         if key not in known:
             marks = [chr(ord(QUESTION) + i) for i in range(len(roles))]
-            asked = [Message.model_validate({"role": r, "content": m}) for r, m in zip(roles, marks, strict=True)]
+            messages = [Message.model_validate({"role": r, "content": m}) for r, m in zip(roles, marks, strict=True)]
             try:
-                is_own_form = len(accepted(self.tokenizer, asked)) == len(asked)
-                frame = re.split("|".join(marks), rendered(self.tokenizer, asked)) if is_own_form else []
+                is_own_form = len(accepted(self.tokenizer, messages)) == len(messages)
+                frame = re.split("|".join(marks), rendered(self.tokenizer, messages)) if is_own_form else []
             except ModelError:
                 frame = []
             known[key] = frame if len(frame) == len(roles) + 1 else None
         return known[key]
 
     def save(self, folder: str | PathLike[str]) -> None:
-        """Writes ``training/encoding.json``."""
+        """Write ``training/encoding.json``."""
         name = self.tokenizer.convert_ids_to_tokens
         facts = {
             "chat_template": getattr(self.tokenizer, "chat_template", None),
@@ -611,7 +611,7 @@ class Encoding:
 
 
 def restore_template(tokenizer: Any, folder: str | PathLike[str]) -> Any:
-    """Gives a tokenizer the chat template that its folder was trained with, where that is recorded; returns it.
+    """Give a tokenizer the chat template that its folder was trained with, where that is recorded; return it.
 
     Raises ModelError for a record that cannot be read.
     """
@@ -648,10 +648,10 @@ def _between(text: str, frame: list[str] | None) -> list[str] | None:
 
 def _turn(tokenizer: Any) -> tuple[str, int | None]:
     """What the template's generation prompt writes of a response, and the token that it ends a response with."""
-    asked = [Message(role="user", content=QUESTION)]
+    question = [Message(role="user", content=QUESTION)]
     try:
-        whole = rendered(tokenizer, [*asked, Message(role="assistant", content=ANSWER)], finished=True)
-        generation, bare = rendered(tokenizer, asked), rendered(tokenizer, asked, finished=True)
+        whole = rendered(tokenizer, [*question, Message(role="assistant", content=ANSWER)], finished=True)
+        generation, bare = rendered(tokenizer, question), rendered(tokenizer, question, finished=True)
     except ModelError:
         return "", None
     before, _, after = whole.partition(ANSWER)
@@ -677,5 +677,5 @@ def _prefill(before: str, generation: str, bare: str) -> str:
 
 
 def _opened(prefill: str) -> str | None:
-    found = re.search(r"<(\w+)>\s*$", prefill)
-    return found[1] if found else None
+    match = re.search(r"<(\w+)>\s*$", prefill)
+    return match[1] if match else None

@@ -124,7 +124,7 @@ def difference(model: Any, path: Path) -> str | None:
         return f"{type(refused).__name__}: {str(refused).splitlines()[0] if str(refused) else 'no message'}"
     finally:
         model.train(was_training)
-    largest = max(float((found - plain).abs().max() / plain.std().clamp(min=1e-12)) for found in shared)
+    largest = max(float((logits - plain).abs().max() / plain.std().clamp(min=1e-12)) for logits in shared)
     tolerance = TOLERANCE if plain.dtype == torch.float32 and model.dtype == torch.float32 else TOLERANCE_HALF
     return None if largest <= tolerance else f"logits differ by {largest:.2g} of their standard deviation"
 
@@ -142,14 +142,14 @@ def trial_rows(config: Any) -> list[list[int]]:
 
 
 def collected(read: Any, rows: list[list[int]], reads: list[Read]) -> Tensor:
-    found: dict[int, Tensor] = {}
+    outputs: dict[int, Tensor] = {}
 
     def consume(indices: list[int], logits_RV: Tensor) -> None:
-        found.update(zip(indices, logits_RV.detach().float().cpu().unbind(), strict=True))
+        outputs.update(zip(indices, logits_RV.detach().float().cpu().unbind(), strict=True))
 
     with torch.inference_mode():
         read(rows, reads, consume)
-    return torch.stack([found[i] for i in range(len(reads))])
+    return torch.stack([outputs[i] for i in range(len(reads))])
 
 
 def sequence_logprobs(
@@ -211,8 +211,8 @@ def _read_batches(
         indices, places_U, at = take(pack, plan.layout, pending)
         if indices:
             with engine.running(path):
-                given, places_U = inputs(model, plan, path, places_U), places_U.to(model.device)
-                out_UX = hidden_at(model, places_U, **given) if hidden else logits_at(model, places_U, **given)[0]
+                batch, places_U = inputs(model, plan, path, places_U), places_U.to(model.device)
+                out_UX = hidden_at(model, places_U, **batch) if hidden else logits_at(model, places_U, **batch)[0]
             yield indices, out_UX[at]
 
 
@@ -243,9 +243,9 @@ def _padded_batches(
         yield batch, hidden_BTD[torch.arange(len(batch), device=model.device), last_B]
 
 
-def hidden_at(model: Any, places_U: Tensor, **given: Any) -> Tensor:
+def hidden_at(model: Any, places_U: Tensor, **batch: Any) -> Tensor:
     """(U, D) final hidden states of one pack."""
-    return base_of(model)(**given, use_cache=False).last_hidden_state[0, places_U]
+    return base_of(model)(**batch, use_cache=False).last_hidden_state[0, places_U]
 
 
 _engines: weakref.WeakKeyDictionary[Any, Engine] = weakref.WeakKeyDictionary()

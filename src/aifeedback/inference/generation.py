@@ -48,7 +48,7 @@ def generate(
     uniform_BT: Tensor | None = None,
     stop: Callable[[list[int]], bool] | None = None,
 ) -> Generated:
-    """Continues each prompt ``samples_per_prompt`` times; ``model`` is used as it is, in evaluation mode.
+    """Continue each prompt ``samples_per_prompt`` times; ``model`` is used as it is, in evaluation mode.
 
     Randomness is either ``generator`` (one draw of B × max_new_tokens numbers, then none) or ``uniform_BT``, numbers
     in [0, 1) of that shape; at temperature 0 neither is needed. ``stop`` sees the tokens of a row so far and ends it

@@ -6,9 +6,9 @@ that, and at the end of no later token spell a longer label of the set.
 
 - Every token sequence with this spelling counts, not only the tokenizer's own: "10" may be one token or two.
 - A token that runs on past the label ("12" for "1") is not the label; a token boundary must lie at its end.
-- "1" beside "10": P("1") leaves out the mass that goes on to spell "10". Without "10" in the set it does not.
+- "1" beside "10": P("1") leaves out the mass that continues to spell "10". Without "10" in the set it does not.
 - So labels of different spelling exclude each other, and their sum, the coverage, is at most 1.
-- "1" and " 1" are two labels wherever the tokenizer tells them apart; with ``either_space`` both count for "1". A label
+- "1" and " 1" are two labels wherever the tokenizer distinguishes them; with ``either_space`` both count for "1". A label
   that cannot be spelled as written (no "1" without a word mark) is taken with a space before it.
 - A label that names a control token is that token.
 
@@ -65,8 +65,8 @@ class Spelling:
     def sequences(self, text: bytes) -> list[tuple[int, ...]] | None:
         """Every token sequence that spells ``text``; None if there are more than ``MAX_SEQUENCES``."""
         if text not in self._sequences:
-            found = list(islice(self._walk(text), MAX_SEQUENCES + 1))
-            self._sequences[text] = sorted(found) if len(found) <= MAX_SEQUENCES else None
+            spellings = list(islice(self._walk(text), MAX_SEQUENCES + 1))
+            self._sequences[text] = sorted(spellings) if len(spellings) <= MAX_SEQUENCES else None
         return self._sequences[text]
 
     def _walk(self, text: bytes) -> Iterator[tuple[int, ...]]:
@@ -181,12 +181,12 @@ class LabelReader:
     def event(self, tail: Sequence[int], label: str) -> list[tuple[int, ...]]:
         """All token sequences that spell ``label`` after a prompt that ends in the ids ``tail``."""
         forms = [label, f" {label}"] if self.either_space and not label.startswith(" ") else [label]
-        found = [s for form in forms for s in self._sequences(tail, form)]
-        if not found and not label.startswith(" "):
-            found = self._sequences(tail, f" {label}")
-        if not found:
+        sequences = [s for form in forms for s in self._sequences(tail, form)]
+        if not sequences and not label.startswith(" "):
+            sequences = self._sequences(tail, f" {label}")
+        if not sequences:
             raise ModelError(f"the tokenizer has no tokens for the label {label!r}", fix="choose labels it can spell")
-        return sorted(set(found))
+        return sorted(set(sequences))
 
     def _sequences(self, tail: Sequence[int], form: str) -> list[tuple[int, ...]]:
         own = self._own(tail, form)

@@ -64,7 +64,7 @@ def base_of(model: Any) -> Any:
 
 
 def pad(sequences: Sequence[Sequence[int]], *, device: Any) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and mask, (B, T). A causal model does not look right, so what stands there cannot matter."""
+    """Right-padded ids and mask, (B, T). A causal model does not look right, so the padding cannot matter."""
     longest = max(map(len, sequences))
     ids_BT = torch.tensor([[*ids, *[0] * (longest - len(ids))] for ids in sequences], device=device)
     mask_BT = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in sequences], device=device)

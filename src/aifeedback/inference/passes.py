@@ -49,7 +49,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MOST_OF_MMAP = -1, -3, 32 << 20  # of glibc's
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Lets glibc keep what is freed instead of giving it back to the system after every layer and asking for it again,
+    """Let glibc keep what is freed instead of giving it back to the system after every layer and asking for it again,
     page by page, which takes up to 7 % of the time of labelling. False where there is no glibc, or the user has set
     its allocator up by the environment."""
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
@@ -117,7 +117,7 @@ class Engine:
         self._prefix_of: Any = None
 
     def forget(self) -> None:
-        """Drops what is kept between calls."""
+        """Drop what is kept between calls."""
         self._prefix = {}
 
     @contextmanager
@@ -139,7 +139,7 @@ class Engine:
 
     @torch.inference_mode()
     def read(self, sequences: Sequence[Sequence[int]], reads: Sequence[Read], consume: Consume) -> None:
-        """Calls ``consume(read indices, logits (R, V))`` batch by batch until every read was given its logits."""
+        """Call ``consume(read indices, logits (R, V))`` batch by batch until every read was given its logits."""
         if not reads:
             return
         path = self.path_for(max(map(len, sequences)))
@@ -164,14 +164,14 @@ class Engine:
 
     def _run(self, plan: Plan, path: Path, places_U: Tensor | None = None) -> Tensor:
         """Logits at the given places; without places only the keys and values."""
-        given = inputs(self.model, plan, path, torch.empty(0, dtype=torch.long) if places_U is None else places_U)
+        batch = inputs(self.model, plan, path, torch.empty(0, dtype=torch.long) if places_U is None else places_U)
         with self.running(path):
             if places_U is None:
-                return base_of(self.model)(**given, use_cache=False).last_hidden_state
-            return logits_at(self.model, places_U.to(self.model.device), **given)[0]
+                return base_of(self.model)(**batch, use_cache=False).last_hidden_state
+            return logits_at(self.model, places_U.to(self.model.device), **batch)[0]
 
     def _chained(self, tree: Tree, prefix: tuple[Segment, ...]) -> Iterator[tuple[Pack, Plan]]:
-        """Packs in order, with the keys and values of their chains at hand when their turn comes."""
+        """Packs in order, with the keys and values of their chains computed before them."""
         known: dict[int, dict[int, KeyValue]] = {}
         yield from self._kept_prefix(prefix, known)
         roots = prefix[-1].children if prefix else tree.roots
@@ -212,13 +212,13 @@ def inputs(model: Any, plan: Plan, path: Path, places_U: Tensor) -> dict[str, An
     """What a model is called with to run one pack of which these places, ascending, are read."""
     plan.reads = places_U.numpy()
     device = model.device
-    given: dict[str, Any] = {
+    batch: dict[str, Any] = {
         "input_ids": torch.from_numpy(plan.layout.tokens_T).to(device)[None],
         "position_ids": torch.from_numpy(plan.layout.depth_T).to(device)[None],
     }
     if path == "tree":
-        return given | {"tree": plan}
-    return given | {"attention_mask": plan.bias(None, torch.empty(0, dtype=model.dtype, device=device))}
+        return batch | {"tree": plan}
+    return batch | {"attention_mask": plan.bias(None, torch.empty(0, dtype=model.dtype, device=device))}
 
 
 def weights_state(model: Any) -> tuple[Any, ...]:
@@ -245,11 +245,11 @@ def by_segment(tree: Tree, reads: Iterable[Read]) -> dict[int, list[tuple[int, i
 
 def take(pack: Pack, where: Layout, pending: dict[int, list[tuple[int, int]]]) -> tuple[list[int], Tensor, Tensor]:
     """The reads that a pack serves: their indices, the places to read (U,), and each read's index among those."""
-    found = [
+    served = [
         (r, where.offset[id(segment)] + place) for segment in pack.segments for r, place in pending.pop(id(segment), [])
     ]
-    places_U, at = torch.unique(torch.tensor([p for _, p in found], dtype=torch.long), return_inverse=True)
-    return [r for r, _ in found], places_U, at
+    places_U, at = torch.unique(torch.tensor([p for _, p in served], dtype=torch.long), return_inverse=True)
+    return [r for r, _ in served], places_U, at
 
 
 def _chain_tokens(pack: Pack) -> int:

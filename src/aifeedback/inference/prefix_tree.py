@@ -30,7 +30,7 @@ class Segment:
         return self.start + len(self.tokens)
 
     def split(self, at: int) -> Segment:
-        """Cuts the tokens before position ``at`` off into a new segment above this one, and returns that."""
+        """Cut the tokens before position ``at`` off into a new segment above this one, and return that."""
         above = self.tokens[: at - self.start]
         head = Segment(above, self.start, self.parent)
         if self.parent is not None:
@@ -116,7 +116,7 @@ def _count(root: Segment) -> None:
 
 
 def cut_long(roots: list[Segment], length: int) -> None:
-    """Cuts segments of more than ``length`` tokens into chains of shorter ones."""
+    """Cut segments of more than ``length`` tokens into chains of shorter ones."""
     for root in list(roots):
         for segment in list(walk(root)):
             while len(segment.tokens) > length:
@@ -124,7 +124,7 @@ def cut_long(roots: list[Segment], length: int) -> None:
 
 
 def cut_prefix(tree: Tree, chunk: int, before: int) -> tuple[Segment, ...]:
-    """Cuts whole chunks off what *all* sequences share, as far as position ``before``; returns them, root first.
+    """Cut whole chunks off what *all* sequences share, up to position ``before``; return them, root first.
 
     What chunks a sequence starts with depends on its tokens alone, so their keys and values can be kept across calls.
     """
@@ -198,7 +198,7 @@ def _grouped(siblings: list[Segment], budget: int) -> Iterator[list[Segment]]:
 
 
 class Layout(NamedTuple):
-    """Where everything lies in a pack of T tokens. The tokens of the chain come before, in a straight line."""
+    """Where everything is in a pack of T tokens. The tokens of the chain come before, in a straight line."""
 
     tokens_T: NDArray[np.int64]
     depth_T: NDArray[np.int64]

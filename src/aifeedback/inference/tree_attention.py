@@ -36,7 +36,7 @@ from aifeedback.inference.prefix_tree import Layout
 _forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 LONGEST_SHORT = 48
-"""Blocks up to this many tokens share calls; longer ones are no faster together."""
+"""Blocks up to this many tokens share calls; longer ones are not faster together."""
 FULL = 0.75
 """The least share of real tokens that a block has in a shared call."""
 
@@ -46,7 +46,7 @@ class Group(NamedTuple):
 
     count: int
     places: Tensor
-    """(N·L,) where each token lies in the pack; behind the end of a shorter block, its last token again."""
+    """(N·L,) where each token is in the pack; behind the end of a shorter block, its last token again."""
     real: Tensor | None
     """Which of ``places`` are tokens rather than padding; None where all are."""
 
@@ -136,7 +136,7 @@ def cascade(
 
 
 def _merge(out: Tensor, lse: Tensor, part: Tensor, partial_lse: Tensor) -> None:
-    """Merges a partial result into ``out`` and ``lse``, in place."""
+    """Merge a partial result into ``out`` and ``lse``, in place."""
     weight = torch.sigmoid(partial_lse - lse).to(out.dtype).unsqueeze(-1)
     torch.lerp(out, part, weight, out=out)
     torch.logaddexp(lse, partial_lse, out=lse)
@@ -156,15 +156,15 @@ class Cascade(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Any:
         query, key, value, out, lse = ctx.saved_tensors
         grad_out, blocks = grads[0], ctx.blocks
-        found = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        grads_in = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         for here in blocks.alone:
-            given = (x[:, :, here] for x in (grad_out, query, key, value, out, lse))
-            for grad, part in zip(found, _backward(*given, 0.0, True, scale=ctx.scale), strict=True):
+            saved = (x[:, :, here] for x in (grad_out, query, key, value, out, lse))
+            for grad, part in zip(grads_in, _backward(*saved, 0.0, True, scale=ctx.scale), strict=True):
                 grad[:, :, here] = part
         for group in blocks.groups:
             mine = group.without_padding(group.gather(grad_out))  # so that padding adds nothing to keys and values
-            given = map(group.gather, (query, key, value, out, lse))
-            for grad, part in zip(found, _backward(mine, *given, 0.0, True, scale=ctx.scale), strict=True):
+            saved = map(group.gather, (query, key, value, out, lse))
+            for grad, part in zip(grads_in, _backward(mine, *saved, 0.0, True, scale=ctx.scale), strict=True):
                 group.scatter(part, grad)
         for here, below in blocks.above:
             queried = (x[:, :, below] for x in (out, lse))
@@ -172,9 +172,9 @@ class Cascade(torch.autograd.Function):
                 grad_out[:, :, below], query[:, :, below], key[:, :, here], value[:, :, here], *queried, 0.0, False,
                 scale=ctx.scale,
             )  # fmt: skip
-            for grad, place, part in zip(found, (below, here, here), parts, strict=True):
+            for grad, place, part in zip(grads_in, (below, here, here), parts, strict=True):
                 grad[:, :, place] += part
-        return *found, None, None
+        return *grads_in, None, None
 
 
 NAME = "aifeedback_tree"
@@ -340,8 +340,8 @@ AttentionInterface.register(NAME, tree_attention)
 
 def configs_of(model: Any) -> list[Any]:
     """Every configuration object in a model that says which attention to use."""
-    found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    return [config for config in found.values() if hasattr(config, "_attn_implementation_internal")]
+    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    return [config for config in configs.values() if hasattr(config, "_attn_implementation_internal")]
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from aifeedback.types import Comparison, Completion, Labeler, Prompt, RewardFn, Scorer
 
 Probabilities = Sequence[float] | None
-"""Of the options, in their order; None where not known."""
+"""Of the options, in their order; None where unknown."""
 
 
 class Unanswerable(ValueError):
@@ -45,8 +45,8 @@ def by_reward_model(reward: RewardFn) -> Decider:
     """Choices by the softmax of rewards. A reward has no scale of levels."""
 
     def choose(prompt: Prompt, texts: Sequence[str]) -> Probabilities:
-        asked = [m.model_dump() for m in prompt.messages] if prompt.is_dialogue else prompt.text
-        rewards = reward([asked] * len(texts), list(texts))
+        context = [m.model_dump() for m in prompt.messages] if prompt.is_dialogue else prompt.text
+        rewards = reward([context] * len(texts), list(texts))
         known = [value for value in rewards if value is not None]
         if len(known) < len(texts):
             return None
@@ -81,15 +81,15 @@ def by_judge(labeler: Labeler, scorer: Scorer) -> Decider:
 # ---------------------------------------------------------------- requests and answers
 
 
-def systemone(given: Mapping[str, Any], decider: Decider, model: str) -> dict[str, Any] | None:
+def systemone(body: Mapping[str, Any], decider: Decider, model: str) -> dict[str, Any] | None:
     """The answer to a System One request; None where the judge could not tell. Raises Unanswerable."""
-    asked = given.get("questions")
-    if not isinstance(asked, Mapping) or not asked:
+    questions = body.get("questions")
+    if not isinstance(questions, Mapping) or not questions:
         raise Unanswerable("'questions' must map names to questions")
     answers: dict[str, Any] = {}
-    for name, question in asked.items():
+    for name, question in questions.items():
         one = _question(name, question, question.get("criteria") if isinstance(question, Mapping) else None)
-        values = _decide(given.get("state"), one, decider)
+        values = _decide(body.get("state"), one, decider)
         if values is None:
             return None
         keys = one.options if one.kind == "choice" else [str(level) for level in range(len(values))]
@@ -100,16 +100,16 @@ def systemone(given: Mapping[str, Any], decider: Decider, model: str) -> dict[st
     return {"model": model, "answers": answers, "usage": {"input_tokens": 0, "output_tokens": 0}}
 
 
-def decisions(given: Mapping[str, Any], decider: Decider, model: str) -> dict[str, Any] | None:
+def decisions(body: Mapping[str, Any], decider: Decider, model: str) -> dict[str, Any] | None:
     """The answer to a Decisions request; None where the judge could not tell. Raises Unanswerable."""
-    asked = given.get("questions")
-    if not isinstance(asked, list) or not asked:
+    questions = body.get("questions")
+    if not isinstance(questions, list) or not questions:
         raise Unanswerable("'questions' must be a list of questions")
     answers = []
-    for question in asked:
+    for question in questions:
         name = question.get("name") if isinstance(question, Mapping) else None
         one = _question(str(name or ""), question, _criteria(question))
-        values = _decide(given.get("input"), one, decider)
+        values = _decide(body.get("input"), one, decider)
         if values is None:
             return None
         if one.kind == "choice":
@@ -171,10 +171,10 @@ def _decide(state: Any, question: Question, decider: Decider) -> Probabilities:
 
 
 def _prompt(state: Any) -> Prompt:
-    found = state.get("prompt") if isinstance(state, Mapping) else state
+    prompt = state.get("prompt") if isinstance(state, Mapping) else state
     try:
-        if isinstance(found, str | list) and found:
-            return Prompt.of(found)
+        if isinstance(prompt, str | list) and prompt:
+            return Prompt.of(prompt)
     except ValueError:
         pass
     raise Unanswerable('the state must be the prompt (a text or messages), or {"prompt": …, "response": …}')

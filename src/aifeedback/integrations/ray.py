@@ -133,7 +133,7 @@ class Worker:
 
 
 def label_batch(judge: JudgeSpec | PanelSpec, seed: int, comparisons: Sequence[Comparison]) -> Done:
-    """Labels with a journal that lives as long as the batch; its calls are handed back."""
+    """Label with a journal that lives as long as the batch; its calls are handed back."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         context = Context(place, place, seed=seed)
@@ -178,9 +178,9 @@ def unparsed(labelled: Done) -> str:
 
 
 def parsed(text: str) -> Done:
-    found = json.loads(text)
-    calls = [Entry(**{**call, **{name: bytes.fromhex(call[name]) for name in _BYTES}}) for call in found["calls"]]
-    return Done([Preference.model_validate(p) for p in found["preferences"]], calls)
+    values = json.loads(text)
+    calls = [Entry(**{**call, **{name: bytes.fromhex(call[name]) for name in _BYTES}}) for call in values["calls"]]
+    return Done([Preference.model_validate(p) for p in values["preferences"]], calls)
 
 
 def _journal(journal: Journal, calls: Sequence[Entry]) -> None:
@@ -190,7 +190,7 @@ def _journal(journal: Journal, calls: Sequence[Entry]) -> None:
 
 
 def _own(failed: BaseException) -> AIFeedbackError:
-    """The error of ours that a worker raised, out of Ray's wrapping; any other as what stopped the run."""
+    """The package's error that a worker raised, without Ray's wrapping; any other as what stopped the run."""
     cause: BaseException | None = failed
     while cause is not None:
         if isinstance(cause, AIFeedbackError):

@@ -87,7 +87,7 @@ class Batcher:
         return await answer
 
     async def run(self) -> None:
-        """Serves until cancelled."""
+        """Serve until cancelled."""
         while True:
             taken = [await self.waiting.get()]
             await asyncio.sleep(self.config.wait_s)
@@ -107,7 +107,7 @@ class Batcher:
     async def _alone(
         self, rows: list[Row], answer: asyncio.Future[list[float | None]], failed: Exception | None
     ) -> None:
-        """Scores one request by itself, or passes on how that failed already."""
+        """Score one request by itself, or pass on how that failed already."""
         values: list[float | None] = []
         if failed is None:
             try:
@@ -130,8 +130,8 @@ class Batcher:
             part = rows[start : start + self.config.rows_per_call]
             columns = {name: [row.columns.get(name) for row in part] for name in names}
             with self.lock:
-                found = self.reward([row.prompt for row in part], [row.completion for row in part], **columns)
-            values += checked_rewards(found, len(part))
+                rewards = self.reward([row.prompt for row in part], [row.completion for row in part], **columns)
+            values += checked_rewards(rewards, len(part))
             self.calls += 1
         self.scored += sum(v is not None for v in values)
         self.unscored += sum(v is None for v in values)
@@ -166,12 +166,12 @@ def create_app(
         if not request.headers.get("content-type", "").startswith("application/json"):
             raise HTTPException(415, "send JSON with content-type application/json")
         try:
-            given = await request.json()
+            parsed = await request.json()
         except ValueError:
             raise HTTPException(400, "the body is not JSON") from None
-        if not isinstance(given, dict):
+        if not isinstance(parsed, dict):
             raise HTTPException(422, "the body must be an object")
-        return given
+        return parsed
 
     async def rewards_of(rows: list[Row] | str) -> list[float | None]:
         if isinstance(rows, str):
@@ -199,22 +199,22 @@ def create_app(
             raise HTTPException(503, f"{len(unscored)} of {len(values)} rows could not be scored: rows {unscored[:10]}")
         return {"rewards": values, "scores": values, "extra_logs": {}}
 
-    async def decided(answer: Callable[..., dict[str, Any] | None], given: dict[str, Any]) -> dict[str, Any]:
+    async def decided(answer: Callable[..., dict[str, Any] | None], body: dict[str, Any]) -> dict[str, Any]:
         from aifeedback.training.rewards import name_of
 
         def locked() -> dict[str, Any] | None:
             with batcher.lock:
-                return answer(given, decider or Decider(), str(given.get("model") or name or name_of(reward)))
+                return answer(body, decider or Decider(), str(body.get("model") or name or name_of(reward)))
 
         try:
-            found = await asyncio.to_thread(locked)
+            decision = await asyncio.to_thread(locked)
         except Unanswerable as refused:
             raise HTTPException(422, str(refused)) from None
         except AIFeedbackError as failed:
             raise HTTPException(503, str(failed)) from failed
-        if found is None:
+        if decision is None:
             raise HTTPException(503, "the responses could not be judged")
-        return found
+        return decision
 
     @routes.post("/v1/systemone")
     async def answer_systemone(request: Request) -> dict[str, Any]:
@@ -228,20 +228,20 @@ def create_app(
     async def health() -> dict[str, Any]:
         from aifeedback.training.rewards import name_of
 
-        told = {"reward": name or name_of(reward), "calls": batcher.calls}
-        return {**told, "scored": batcher.scored, "unscored": batcher.unscored}
+        status = {"reward": name or name_of(reward), "calls": batcher.calls}
+        return {**status, "scored": batcher.scored, "unscored": batcher.unscored}
 
     app.include_router(routes)
     app.state.batcher = batcher
     return app
 
 
-def score_rows(given: dict[str, Any], end_marks: Sequence[str]) -> list[Row] | str:
+def score_rows(body: dict[str, Any], end_marks: Sequence[str]) -> list[Row] | str:
     """Rows of a ``/score`` request, or what is wrong with it."""
-    prompts, completions = given.get("prompts"), given.get("completions")
+    prompts, completions = body.get("prompts"), body.get("completions")
     if not isinstance(prompts, list) or not isinstance(completions, list) or len(prompts) != len(completions):
         return "'prompts' and 'completions' must be lists of one length"
-    columns = {name: values for name, values in given.items() if name not in ("prompts", "completions")}
+    columns = {name: values for name, values in body.items() if name not in ("prompts", "completions")}
     for name, values in columns.items():
         if not isinstance(values, list) or len(values) != len(prompts):
             return f"column '{name}' must be a list of {len(prompts)} values"
@@ -256,17 +256,17 @@ def score_rows(given: dict[str, Any], end_marks: Sequence[str]) -> list[Row] | s
     return rows
 
 
-def openrlhf_rows(given: dict[str, Any], end_marks: Sequence[str], encoding: Any = None) -> list[Row] | str:
+def openrlhf_rows(body: dict[str, Any], end_marks: Sequence[str], encoding: Any = None) -> list[Row] | str:
     """Rows of an OpenRLHF request: a query is prompt and response in one text, the prompt shows where to cut.
 
     ``encoding``: that of the policy, which turns rendered prompts into messages again.
     """
-    queries, prompts = given.get("query"), given.get("prompts")
+    queries, prompts = body.get("query"), body.get("prompts")
     if not isinstance(queries, list) or not all(isinstance(q, str) for q in queries):
         return "'query' must be a list of texts"
     if not isinstance(prompts, list) or len(prompts) != len(queries):
         return "'prompts' must come along, one per query: without it prompt and response cannot be separated"
-    labels = given.get("labels") or [None] * len(queries)
+    labels = body.get("labels") or [None] * len(queries)
     if len(labels) != len(queries):
         return "'labels' must be as many as queries"
     marks = () if encoding is None else tuple(encoding.control)
@@ -282,8 +282,8 @@ def openrlhf_rows(given: dict[str, Any], end_marks: Sequence[str], encoding: Any
             rows.append(Row(prompt, response, {"reference": label}))
         else:
             is_text = [m.role for m in messages] == ["user"]
-            asked = messages[0].content if is_text else [m.model_dump() for m in messages]
-            rows.append(Row(asked, encoding.prefill + response, {"reference": label}))
+            context = messages[0].content if is_text else [m.model_dump() for m in messages]
+            rows.append(Row(context, encoding.prefill + response, {"reference": label}))
     return rows
 
 
@@ -380,7 +380,7 @@ def without_end(text: str, end_marks: Sequence[str]) -> str:
 
 
 def serve(reward: RewardFn, config: ServeConfig | None = None, *, name: str | None = None) -> None:
-    """Serves until interrupted. An open address without a token gets a random one, printed once."""
+    """Serve until interrupted. An open address without a token gets a random one, printed once."""
     try:
         import uvicorn
     except ImportError as missing:

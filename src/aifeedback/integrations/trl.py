@@ -60,10 +60,10 @@ class TrlReward:
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]
     ) -> list[float | None]:
-        given = {name: values for name, values in columns.items() if name not in SUPPLIED}
+        further = {name: values for name, values in columns.items() if name not in SUPPLIED}
         ids = columns.get("completion_ids")
         texts = [as_text(c) for c in completions] if self.encoding is None or ids is None else self.encoding.texts(ids)
-        values = list(self.reward(list(prompts), texts, **given))
+        values = list(self.reward(list(prompts), texts, **further))
         if not self.penalty:
             return values
         ended = [bool(ids) and ids[-1] in self.eos_ids for ids in columns["completion_ids"]]
@@ -101,12 +101,12 @@ def _spec(reward: str, judge: dict[str, Any]) -> Any:
     from aifeedback.steps.rewards import RewardSpec
 
     if reward.startswith("judge:"):
-        given: dict[str, Any] = {"judge": {"model": reward.partition(":")[2], **judge}}
+        values: dict[str, Any] = {"judge": {"model": reward.partition(":")[2], **judge}}
     elif judge:
         raise RecipeError(f"{', '.join(judge)}: settings of a judge, but the reward is '{reward}'", key="reward")
     else:
-        given = {"source": reward}
-    spec = parse(RewardSpec, given, prefix="reward.")
+        values = {"source": reward}
+    spec = parse(RewardSpec, values, prefix="reward.")
     if problems := problems_of(refs_in(spec)):
         raise RecipeError("\n  ".join(problems), key="reward", fix="fix this first; nothing was run")
     return spec
@@ -243,7 +243,7 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
     on_cpu = not torch.cuda.is_available()
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     has_bf16 = not on_cpu and torch.cuda.is_bf16_supported()
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "output_dir": str(folder),
         "max_steps": steps,
         "per_device_train_batch_size": _rows_per_device(config, processes, trl_options),
@@ -283,11 +283,11 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise RecipeError(f"TRL's RLOOConfig has no option '{name}'{hint}", key="trl")
-        if name in OWN or (name in given and name not in free):
+        if name in OWN or (name in values and name not in free):
             raise RecipeError(f"'{name}' follows from the settings of this run", key="trl", fix="set those instead")
     if config.precision == "fp32" and (trl_options.get("bf16") or trl_options.get("fp16")):
         raise RecipeError("contradicts precision = fp32", key="trl", fix="set precision alone")
-    return RLOOConfig(**{**given, **trl_options})
+    return RLOOConfig(**{**values, **trl_options})
 
 
 def _rows_per_device(config: Any, processes: int, trl_options: dict[str, Any]) -> int:
@@ -357,7 +357,7 @@ def dataset_row(prompt: Prompt, tokenizer: Any) -> dict[str, Any]:
 
 
 def _clock(progress: Progress, total: int) -> Any:
-    """Times each step and passes TRL's log lines on."""
+    """Time each step and pass TRL's log lines on."""
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):

@@ -5,7 +5,7 @@
         custom_reward_function.name=compute_score \\
         +custom_reward_function.reward_kwargs.url=http://127.0.0.1:8300
 
-The prompt must stand in the data set's ``extra_info`` as ``prompt`` (text or messages), since verl hands the function
+The prompt must be in the data set's ``extra_info`` as ``prompt`` (text or messages), since verl hands the function
 the response only. Needs nothing but the standard library. A response that could not be scored raises: verl has no way
 to leave one out, and no number is made up.
 """
@@ -49,22 +49,22 @@ def compute_scores(
     missing = [i for i, info in enumerate(extra_infos) if not info or "prompt" not in info]
     if missing:
         raise ValueError(f"extra_info has no 'prompt' in rows {missing[:5]}: put the prompt there in the data set")
-    asked = {
+    request = {
         "prompts": [info["prompt"] for info in extra_infos if info],
         "completions": list(solution_strs),
         "reference": [str(truth) if truth is not None else None for truth in ground_truths],
         "data_source": list(data_sources),
     }
-    rewards = _post(url or os.environ.get("AIFEEDBACK_REWARD_URL", "http://127.0.0.1:8300"), asked)
+    rewards = _post(url or os.environ.get("AIFEEDBACK_REWARD_URL", "http://127.0.0.1:8300"), request)
     unscored = [i for i, reward in enumerate(rewards) if reward is None]
     if unscored:
         raise RuntimeError(f"{len(unscored)} of {len(rewards)} responses could not be scored: rows {unscored[:5]}")
     return [float(reward) for reward in rewards if reward is not None]
 
 
-def _post(url: str, asked: dict[str, Any]) -> list[float | None]:
+def _post(url: str, body: dict[str, Any]) -> list[float | None]:
     request = urllib.request.Request(
-        f"{url.rstrip('/')}/score", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        f"{url.rstrip('/')}/score", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     for attempt in range(TRIES):
         try:

@@ -105,21 +105,21 @@ class Calibration(Config):
     def _confidence(self, confidence: float) -> float:
         z = _logit(confidence)
         if self.kind == "temperature":
-            return _sigmoid(z / _given(self.temperature))
+            return _sigmoid(z / _known(self.temperature))
         if self.kind == "platt":
-            return _sigmoid(_given(self.slope) * z + _given(self.intercept))
-        at, to = zip(*_given(self.knots), strict=True)
+            return _sigmoid(_known(self.slope) * z + _known(self.intercept))
+        at, to = zip(*_known(self.knots), strict=True)
         return float(np.interp(confidence, at, to))
 
     def save(self, folder: str | PathLike[str]) -> Path:
-        """Writes ``FOLDER/NAME.json``."""
+        """Write ``FOLDER/NAME.json``."""
         path = Path(folder) / f"{self.name}.json"
         write_json(path, self.model_dump(mode="json"))
         return path
 
     @classmethod
     def load(cls, name: str, folder: str | PathLike[str]) -> Calibration:
-        """Reads ``FOLDER/NAME.json``. Raises StandardsError where there is none, or it is not a calibration."""
+        """Read ``FOLDER/NAME.json``. Raises StandardsError where the file is missing or not a calibration."""
         path = Path(folder) / f"{name}.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -172,7 +172,7 @@ def fit_calibration(
     folds: int = 5,
     seed: int = 0,
 ) -> Calibration:
-    """Fits a map on all pairs that have both labels; its quality is measured by cross-validation.
+    """Fit a map on all pairs that have both labels; its quality is measured by cross-validation.
 
     ``human`` is P(first better) in [0, 1], a share of raters or 0 and 1. Raises InputError below 20 usable pairs.
     """
@@ -222,8 +222,8 @@ def reliability(confidence: Floats, right: Floats, *, bins: int = 10) -> list[Re
 
 def calibration_error(confidence: Floats, right: Floats, *, bins: int = 10) -> float:
     """ECE: Σ n_b/n · |accuracy_b − mean confidence_b|, in [0, 1]."""
-    found = reliability(confidence, right, bins=bins)
-    return math.fsum(b.n * abs(b.accuracy - b.mean_confidence) for b in found) / len(confidence)
+    table = reliability(confidence, right, bins=bins)
+    return math.fsum(b.n * abs(b.accuracy - b.mean_confidence) for b in table) / len(confidence)
 
 
 def log_loss(confidence: Floats, right: Floats) -> float:
@@ -292,6 +292,6 @@ def _sigmoid(z: float) -> float:
     return 1.0 / (1.0 + math.exp(-min(max(z, -500.0), 500.0)))
 
 
-def _given(value: Any) -> Any:
+def _known(value: Any) -> Any:
     assert value is not None
     return value

@@ -26,7 +26,7 @@ ADVICE: dict[Problem, str] = {
 """What to do about a problem that most of the judgements share."""
 
 
-class Asked(Protocol):
+class Outcome(Protocol):
     """A record that may be unknown: a Judgement, a Score, a Reading or a Reply."""
 
     @property
@@ -50,12 +50,12 @@ class Cause(BaseModel):
     advice: str | None = None
 
     def __str__(self) -> str:
-        said = f": {self.cause}" if self.cause else ""
+        message = f": {self.cause}" if self.cause else ""
         advice = f"\n  → {self.advice}" if self.advice else ""
-        return f"{self.count} of {self.of} unknown are {self.problem}{said}{advice}"
+        return f"{self.count} of {self.of} unknown are {self.problem}{message}{advice}"
 
 
-def most_frequent_cause(records: Iterable[Asked], journal: Journal | None = None) -> Cause | None:
+def most_frequent_cause(records: Iterable[Outcome], journal: Journal | None = None) -> Cause | None:
     """The problem that most of the unknown records have, with the most frequent message behind it; None if all are
     known."""
     unknown = [record for record in records if record.problem is not None]
@@ -77,5 +77,5 @@ def written_verdicts(journal: Journal, call_id: str) -> list[str]:
 
 def _raw(journal: Journal | None, call_id: str) -> dict[str, Any]:
     rows = journal.by_call_id(call_id) if journal is not None else []
-    found = json.loads(rows[-1].entry.raw) if rows and rows[-1].entry.raw else {}
-    return found if isinstance(found, dict) else {}
+    raw = json.loads(rows[-1].entry.raw) if rows and rows[-1].entry.raw else {}
+    return raw if isinstance(raw, dict) else {}

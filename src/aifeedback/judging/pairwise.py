@@ -121,7 +121,7 @@ def position_gap(p_as_stored: float, p_swapped: float) -> float:
 
 
 def clamp(p: float, low: float = 0.4, high: float = 0.6) -> float:
-    """Keeps a saturated probability inside [low, high] (Bai et al. 2022, arXiv 2212.08073, section 4.1)."""
+    """Keep a saturated probability inside [low, high] (Bai et al. 2022, arXiv 2212.08073, section 4.1)."""
     return min(max(p, low), high)
 
 
@@ -158,7 +158,7 @@ class PrincipleUse:
 
     def __init__(self, wordings: Sequence[Wording], how: How = "averaged", *, per_pair: int = 1, seed: int = 0) -> None:
         if not wordings:
-            raise StandardsError("there is no principle to judge by", fix="give at least one")
+            raise StandardsError("no principle to judge by", fix="give at least one")
         if not 1 <= per_pair <= len(wordings):
             raise StandardsError(f"{per_pair} of {len(wordings)} principles cannot be drawn", key="per_pair")
         self.wordings, self.how, self._per_pair, self._seed = tuple(wordings), how, per_pair, seed
@@ -231,7 +231,7 @@ def write_rationales(
 ) -> list[RationaleText]:
     """One rationale per request, in order; requests with the same sample number share one call of the model.
 
-    A rationale that hit its length limit is used as it is: the verdict is read after it all the same. One that goes on
+    A rationale that hit its length limit is used as it is: the verdict is read after it all the same. One that continues
     to state the verdict by itself is cut there, since the forced ending follows.
     """
     answers: dict[int, RationaleText] = {}
@@ -271,8 +271,8 @@ def before_verdict(text: str, prompt: JudgePrompt) -> str:
         return text
     spaced = r"[^\w\n]+".join(map(re.escape, words))
     ending = rf"^[^\w\n]*{spaced}[^\w\n]*[=:]"
-    found = re.search(ending, text, re.IGNORECASE | re.MULTILINE)
-    return text[: found.start()] if found else text
+    match = re.search(ending, text, re.IGNORECASE | re.MULTILINE)
+    return text[: match.start()] if match else text
 
 
 def _ending_words(prompt: JudgePrompt) -> str:
@@ -358,12 +358,12 @@ class JudgeLabeler:
         **overrides: object,
     ) -> None:
         """Keyword arguments named as fields of ``JudgeSettings`` set those fields: ``orders="one"``."""
-        given = (settings or JudgeSettings()).model_dump() | overrides
-        self.model, self.prompt, self.settings = model, prompt, parse(JudgeSettings, given)
+        values = (settings or JudgeSettings()).model_dump() | overrides
+        self.model, self.prompt, self.settings = model, prompt, parse(JudgeSettings, values)
         self._principles, self._critic, self._progress = principles, critic, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
-        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
+        self._name: str | None = None  # a model's card can be expensive to get, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
@@ -395,7 +395,7 @@ class JudgeLabeler:
         while batch := list(islice(remaining, self.settings.batch_size)):
             preferences = self._label_batch(batch)
             done += len(batch)
-            self._progress(done, total, {"unread": sum(p.p_first is None for p in preferences)})
+            self._progress(done, total, {"unknown": sum(p.p_first is None for p in preferences)})
             yield from preferences
 
     def example(self, comparison: Comparison) -> PromptLike:
@@ -449,7 +449,7 @@ class JudgeLabeler:
         return (int(content_id("order", self.settings.seed, comparison.id), 16) % 2 == 1,)
 
     def _judge(self, views: Sequence[View]) -> list[Judgement]:
-        """Asks everything in one call (two with rationales)."""
+        """Ask everything in one call (two with rationales)."""
         rationales = self._rationales(views)
         readable = [i for i, text in enumerate(rationales) if text is None or text.problem is None]
         prompts = [self._verdict_prompt(views[i], rationales[i]) for i in readable]
@@ -492,10 +492,10 @@ class JudgeLabeler:
             call_id=reading.call_id if reading else rationale.call_id if rationale else None,
         )
 
-    def _combine(self, comparison: Comparison, asked: Sequence[tuple[View, Judgement]]) -> Preference:
-        judgements = tuple(judgement for _, judgement in asked)
+    def _combine(self, comparison: Comparison, views: Sequence[tuple[View, Judgement]]) -> Preference:
+        judgements = tuple(judgement for _, judgement in views)
         by_wording: dict[Wording | None, list[Judgement]] = {}
-        for view, judgement in asked:
+        for view, judgement in views:
             by_wording.setdefault(view.wording, []).append(judgement)
         parts = [combine_orders(group, self.settings.average) for group in by_wording.values()]
         if not parts or any(part is None for part in parts):
@@ -523,8 +523,8 @@ def reading_problem(reading: Reading, min_coverage: float = 0.0) -> Problem | No
     """Why a reading cannot become a number, or None."""
     if reading.problem is not None:
         return reading.problem
-    if (found := fault(reading.logprobs)) is not None:
-        return found
+    if (problem := fault(reading.logprobs)) is not None:
+        return problem
     if reading.coverage is not None and reading.coverage < min_coverage:
         return Problem.UNREADABLE
     return None
@@ -539,9 +539,9 @@ def combine_orders(
     The gap is None where only one order was asked.
     """
     orders = [[j for j in judgements if j.shown_swapped is swapped] for swapped in (False, True)]
-    asked = [order for order in orders if order]
-    read = [[j for j in order if j.p_first is not None] for order in asked]
-    if any(2 * len(known) < len(order) or not known for known, order in zip(read, asked, strict=True)):
+    shown = [order for order in orders if order]
+    read = [[j for j in order if j.p_first is not None] for order in shown]
+    if any(2 * len(known) < len(order) or not known for known, order in zip(read, shown, strict=True)):
         return None
     means = [math.fsum(_p(j) for j in known) / len(known) for known in read]
     gap = position_gap(means[0], means[1]) if len(means) == 2 else None

@@ -48,7 +48,7 @@ class Panel:
         """``quorum`` is all of them when not given; a spread above ``max_spread`` counts as no verdict."""
         names = [member.name for member in members]
         if not members or len(set(names)) < len(names):
-            raise InputError("a panel needs members with different names", fix="give each prompt file its own name")
+            raise InputError("panel members need different names", fix="give each prompt file a different name")
         if weights is not None and (len(weights) != len(members) or combine == "median" or not sum(weights) > 0):
             raise InputError("a panel's weights are one per member, not all 0, and belong to the mean")
         if quorum is not None and not 1 <= quorum <= len(members):
@@ -69,20 +69,20 @@ class Panel:
         return self._name
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """Asks every member about every pair."""
+        """Ask every member about every pair."""
         labels = [member.label(comparisons) for member in self._members]
         return [self._joined(c, [own[i] for own in labels]) for i, c in enumerate(comparisons)]
 
-    def _joined(self, comparison: Comparison, said: Sequence[Preference]) -> Preference:
-        known = [(p.p_first, w) for p, w in zip(said, self._weights, strict=True) if p.p_first is not None]
-        gaps = [p.position_gap for p in said if p.position_gap is not None]
+    def _joined(self, comparison: Comparison, labels: Sequence[Preference]) -> Preference:
+        known = [(p.p_first, w) for p, w in zip(labels, self._weights, strict=True) if p.p_first is not None]
+        gaps = [p.position_gap for p in labels if p.position_gap is not None]
         p_first, problem = self._verdict(known)
         return Preference(
             comparison_id=comparison.id,
             source=self._name,
             p_first=p_first,
-            judgements=tuple(j for p in said for j in p.judgements),
-            position_gap=math.fsum(gaps) / len(gaps) if len(gaps) == len(said) else None,
+            judgements=tuple(j for p in labels for j in p.judgements),
+            position_gap=math.fsum(gaps) / len(gaps) if len(gaps) == len(labels) else None,
             problem=problem,
         )
 
@@ -100,11 +100,11 @@ class Panel:
 
 def disagreement(preference: Preference) -> Disagreement | None:
     """How far the judges behind a preference are apart; None where fewer than two were read."""
-    heard: dict[str, list[float]] = {}
+    by_judge: dict[str, list[float]] = {}
     for judgement in preference.judgements:
         if judgement.p_first is not None:
-            heard.setdefault(judgement.judge, []).append(judgement.p_first)
-    means = {judge: math.fsum(values) / len(values) for judge, values in heard.items()}
+            by_judge.setdefault(judgement.judge, []).append(judgement.p_first)
+    means = {judge: math.fsum(values) / len(values) for judge, values in by_judge.items()}
     if len(means) < 2:
         return None
     above, below = sum(p > 0.5 for p in means.values()), sum(p < 0.5 for p in means.values())
@@ -155,13 +155,13 @@ def fit_weights(
     A member's p_first is the mean of its judgements. Only pairs that all members and people labelled are used.
     Raises InputError below 20 of them, or where the preferences are of fewer than two judges.
     """
-    heard = [
-        (found.by_judge, h)
+    both = [
+        (apart.by_judge, h)
         for p, h in zip(preferences, human, strict=True)
-        if h is not None and (found := disagreement(p))
+        if h is not None and (apart := disagreement(p))
     ]
-    names = list(dict.fromkeys(name for by_judge, _ in heard for name in by_judge))
-    whole = [([by_judge[n] for n in names], h) for by_judge, h in heard if len(by_judge) == len(names)]
+    names = list(dict.fromkeys(name for by_judge, _ in both for name in by_judge))
+    whole = [([by_judge[n] for n in names], h) for by_judge, h in both if len(by_judge) == len(names)]
     if len(whole) < max(20, folds):
         what = f"{len(whole)} pairs have a verdict of people and of every member"
         raise InputError(what, fix=f"weights need at least {max(20, folds)}: label such pairs with the whole panel")

@@ -72,12 +72,12 @@ class JudgeScorer:
         **overrides: object,
     ) -> None:
         """``wording`` is the criterion or principle that the prompt shows, where it shows one."""
-        given = (settings or ScoreSettings()).model_dump() | overrides
-        self.model, self.prompt, self.settings = model, prompt, parse(ScoreSettings, given)
+        values = (settings or ScoreSettings()).model_dump() | overrides
+        self.model, self.prompt, self.settings = model, prompt, parse(ScoreSettings, values)
         self._wording, self._progress = wording, progress
         self._check()
         is_chat = uses_chat(prompt, model, self.settings.chat)
-        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
+        self._name: str | None = None  # a model's card can be expensive to get, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
@@ -99,7 +99,7 @@ class JudgeScorer:
         scores: list[Score] = []
         for start in range(0, len(pairs), self.settings.batch_size):
             scores += self._score_batch(pairs[start : start + self.settings.batch_size])
-            self._progress(len(scores), len(pairs), {"unread": sum(s.value is None for s in scores)})
+            self._progress(len(scores), len(pairs), {"unknown": sum(s.value is None for s in scores)})
         return scores
 
     def example(self, prompt: Prompt, completion: Completion) -> PromptLike:
@@ -125,10 +125,10 @@ class JudgeScorer:
 
     def _score_batch(self, pairs: Sequence[tuple[Prompt, Completion]]) -> list[Score]:
         samples = self.settings.rationale.samples if self.settings.rationale else 1
-        asked = [(pair, sample) for pair in pairs for sample in range(samples)]
-        rationales = self._rationales([pair for pair, _ in asked], [sample for _, sample in asked])
+        items = [(pair, sample) for pair in pairs for sample in range(samples)]
+        rationales = self._rationales([pair for pair, _ in items], [sample for _, sample in items])
         readable = [i for i, text in enumerate(rationales) if text is None or text.problem is None]
-        verdicts = [self._verdict_prompt(asked[i][0], rationales[i]) for i in readable]
+        verdicts = [self._verdict_prompt(items[i][0], rationales[i]) for i in readable]
         readings = dict(zip(readable, self.model.read_labels(verdicts, self.prompt.labels), strict=True))
         scores = []
         for number, (_, completion) in enumerate(pairs):
@@ -191,8 +191,8 @@ class JudgeScorer:
         logprobs = fill_hidden(reading, self.settings.hidden_mass)
         if reading.problem not in (None, Problem.LABEL_HIDDEN):
             return reading.problem
-        if (found := pairwise.fault(logprobs)) is not None:
-            return found
+        if (problem := pairwise.fault(logprobs)) is not None:
+            return problem
         if reading.coverage is not None and reading.coverage < self.settings.min_coverage:
             return Problem.UNREADABLE
         return pairwise.softmax([value if value is not None else -1e9 for value in logprobs])
@@ -230,7 +230,7 @@ class RatingLabeler:
         return getattr(self._scorer, "asked", None)
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """One preference per comparison. A completion that stands in several comparisons is scored once."""
+        """One preference per comparison. A completion that is in several comparisons is scored once."""
         sides = {c.first.id: (c.prompt, c.first) for c in comparisons}
         sides |= {c.second.id: (c.prompt, c.second) for c in comparisons}
         scores = self._scorer.score([p for p, _ in sides.values()], [c for _, c in sides.values()])

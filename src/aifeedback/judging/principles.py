@@ -40,7 +40,7 @@ class PrincipleResult(NamedTuple):
     cases: tuple[CaseResult, ...]
     n: int
     right: int
-    unread: int
+    unknown: int
     mean_p_better: float | None
     mean_position_gap: float | None
 
@@ -123,7 +123,7 @@ def try_out(
 
 def overlaps(trial: Trial) -> list[Overlap]:
     """Every two principles: the conflict matrix, and what is redundant."""
-    found = []
+    matrix = []
     for i, one in enumerate(trial.principle_ids):
         for j in range(i + 1, len(trial.principle_ids)):
             both = [
@@ -131,21 +131,21 @@ def overlaps(trial: Trial) -> list[Overlap]:
                 for p, q in zip(trial.p_first[i], trial.p_first[j], strict=True)
                 if p is not None and q is not None
             ]
-            found.append(_overlap(one, trial.principle_ids[j], both))
-    return found
+            matrix.append(_overlap(one, trial.principle_ids[j], both))
+    return matrix
 
 
 def coverage(trial: Trial) -> list[Coverage]:
-    """Per topic, in how many comparisons each principle takes a side; unread ones count as not decided."""
-    found = []
+    """Per topic, in how many comparisons each principle takes a side; unknown ones count as not decided."""
+    table = []
     for topic in sorted(set(trial.topics)):
         columns = [k for k, own in enumerate(trial.topics) if own == topic]
         shares = {
             principle_id: sum(_is_decisive(row[k]) for k in columns) / len(columns)
             for principle_id, row in zip(trial.principle_ids, trial.p_first, strict=True)
         }
-        found.append(Coverage(topic, len(columns), shares))
-    return found
+        table.append(Coverage(topic, len(columns), shares))
+    return table
 
 
 class Flips(NamedTuple):
@@ -185,8 +185,8 @@ def _run_principle(
 ) -> PrincipleResult:
     wording = Wording(constitution.full_id(principle), principle.worded("compare"))
     first = [number % 2 == 0 for number in range(len(principle.tests))]
-    asked = [case.comparison(better_first=f) for case, f in zip(principle.tests, first, strict=True)]
-    labels = judge(wording).label(asked) if asked else []
+    comparisons = [case.comparison(better_first=f) for case, f in zip(principle.tests, first, strict=True)]
+    labels = judge(wording).label(comparisons) if comparisons else []
     cases = []
     for number, (preference, is_first) in enumerate(zip(labels, first, strict=True), start=1):
         p = preference.p_first
@@ -199,7 +199,7 @@ def _run_principle(
         tuple(cases),
         n=len(cases),
         right=sum(p > 0.5 for p in read),
-        unread=len(cases) - len(read),
+        unknown=len(cases) - len(read),
         mean_p_better=math.fsum(read) / len(read) if read else None,
         mean_position_gap=math.fsum(gaps) / len(gaps) if gaps else None,
     )
@@ -270,7 +270,7 @@ def inspect(
     *,
     progress: Progress = silent,
 ) -> Inspection:
-    """Checks a constitution file. ``trials.labeler_for`` gives a ``judge``; without one only the lint runs.
+    """Check a constitution file. ``trials.labeler_for`` gives a ``judge``; without one only the lint runs.
 
     ``comparisons``, where given, are judged by every principle: redundancy, conflicts, coverage by topic.
     """

@@ -85,11 +85,11 @@ class RankScorer:
         rankings = rank_answers(
             self._labeler, prompts, completions, design=self._design, rounds=self._rounds, seed=self._seed
         )
-        found: dict[str, float] = {}
+        win_rates: dict[str, float] = {}
         for ranking in rankings:
             if ranking.win_rates is not None and len(ranking.completion_ids) > 1:
-                found |= dict(zip(ranking.completion_ids, ranking.win_rates, strict=True))
-        return [self._score(completion, found.get(completion.id)) for completion in completions]
+                win_rates |= dict(zip(ranking.completion_ids, ranking.win_rates, strict=True))
+        return [self._score(completion, win_rates.get(completion.id)) for completion in completions]
 
     def _score(self, completion: Completion, win_rate: float | None) -> Score:
         if win_rate is None:
@@ -122,8 +122,8 @@ def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prio
         chance = chances(strengths)
         return signs.T @ ((chance * (1 - chance))[:, None] * signs) + np.eye(count) / prior_sd**2
 
-    found = minimize(loss, np.zeros(count), jac=True, hess=hessian, method="trust-exact", options={"gtol": 1e-11})
-    return found.x - found.x.mean()
+    fit = minimize(loss, np.zeros(count), jac=True, hess=hessian, method="trust-exact", options={"gtol": 1e-11})
+    return fit.x - fit.x.mean()
 
 
 def _meetings(count: int, design: str, rounds: int, seed: str) -> list[tuple[int, int]]:

@@ -55,7 +55,7 @@ class ModelCritic:
         chat: bool | None = None,
         seed: int = 0,
     ) -> None:
-        """``task`` is what the critic is told to look for: a principle's wording for critiquing, or several."""
+        """``task`` is what the critic looks for: a principle's wording for critiquing, or several."""
         self._model, self._task, self._prompt = model, task, prompt or JudgePrompt.load("critique")
         if self._prompt.task != "critique":
             raise StandardsError(f"judge prompt '{self._prompt.name}' is for {self._prompt.task}", key="task")
@@ -71,28 +71,28 @@ class ModelCritic:
         self._renderer = Renderer(self._prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     def __call__(self, comparisons: Sequence[Comparison]) -> list[tuple[str | None, str | None]]:
-        """Critiques in storage order. A response that stands in several comparisons is criticised once."""
+        """Critiques in storage order. A response that is in several comparisons is criticised once."""
         sides: dict[str, tuple[Prompt, Completion]] = {}
         for comparison in comparisons:
             for completion in (comparison.first, comparison.second):
                 sides.setdefault(completion.id, (comparison.prompt, completion))
-        asked = [self._renderer.answer(p, {"response": c.text}, principle=self._task) for p, c in sides.values()]
-        replies = self._model.reply(asked, self._sampling)
-        said = {
+        requests = [self._renderer.answer(p, {"response": c.text}, principle=self._task) for p, c in sides.values()]
+        replies = self._model.reply(requests, self._sampling)
+        critiques = {
             key: reply.text.strip() if reply.problem is None else None
             for key, reply in zip(sides, replies, strict=True)
         }
-        return [(said[c.first.id], said[c.second.id]) for c in comparisons]
+        return [(critiques[c.first.id], critiques[c.second.id]) for c in comparisons]
 
 
 class ReviseSettings(Config):
     """How responses are criticised and rewritten."""
 
     rounds: int = Field(default=2, ge=1)
-    """At most so many rounds, each under another principle."""
+    """Maximum number of rounds, each under another principle."""
     stop_after: int = Field(default=1, ge=1)
     """Rounds in a row without a change that finish a response. Where principles look for different faults, one that
-    finds none says nothing of the next: set it to ``rounds`` to hear all of them."""
+    finds none says nothing about the next: set it to ``rounds`` to use all of them."""
     temperature: float = Field(default=0.7, ge=0.0)
     """Of critiques and revisions; 0 is greedy."""
     top_p: float | None = Field(default=None, gt=0.0, le=1.0)
@@ -205,7 +205,7 @@ class Reviser:
             return []
         purpose = "critique" if prompt.task == "critique" else "revise"
         renderer = self._renderers[prompt.task]
-        asked = [
+        requests = [
             renderer.answer(context, shown, principle=principle.worded(purpose))
             for context, shown, principle in zip(contexts, values, principles, strict=True)
         ]
@@ -217,7 +217,7 @@ class Reviser:
             stop=prompt.stop,
             seed=derived_seed(self.settings.seed, purpose, number),
         )
-        return self._model.reply(asked, sampling)
+        return self._model.reply(requests, sampling)
 
     def _step(
         self, number: int, prompt: Prompt, text: str, principle: Principle, critique: Reply, revised: Reply | None
@@ -290,9 +290,9 @@ def sft_rows(
 
 
 def helpful_rows(revisions: int, share: float, *, of: int) -> int:
-    """How many of ``of`` helpful rows make up this share beside so many revisions. Raises StandardsError."""
+    """How many of ``of`` helpful rows make up this share beside this number of revisions. Raises StandardsError."""
     if not 0.0 <= share < 1.0:
-        raise StandardsError(f"the share of helpful rows is {share}; it lies in [0, 1)", key="helpful_share")
+        raise StandardsError(f"the share of helpful rows is {share}, not in [0, 1)", key="helpful_share")
     needed = round(revisions * share / (1.0 - share))
     if needed > of:
         raise StandardsError(
@@ -317,7 +317,7 @@ def _cut_off(reply: Reply) -> Problem | None:
 
 
 class Gain(NamedTuple):
-    """Shares are of the responses whose change could be judged; None where there is none."""
+    """Shares are of the responses whose change could be judged; None without any."""
 
     judge: str
     n: int
@@ -327,7 +327,7 @@ class Gain(NamedTuple):
     """Of the unchanged: those where a step failed."""
     judged: int
     """Changed, and read by this labeler."""
-    unread: int
+    unknown: int
     """Changed, but not read by it."""
     better: int
     """P(after better) above one half."""
@@ -342,17 +342,17 @@ class Gain(NamedTuple):
 
 
 def revision_gain(revised: Sequence[Revised], labeler: Labeler) -> Gain:
-    """Compares every changed response with what it was. Which one is stored first depends on the pair's id alone."""
+    """Compare every changed response with what it was. Which one is stored first depends on the pair's id alone."""
     changed = [result for result in revised if result.is_changed]
     after_first = [int(content_id("gain", r.before.id, r.after.id), 16) % 2 == 0 for r in changed]
-    asked = [
+    pairs = [
         Comparison.of(r.prompt, r.after, r.before) if is_first else Comparison.of(r.prompt, r.before, r.after)
         for r, is_first in zip(changed, after_first, strict=True)
     ]
-    said = labeler.label(asked) if asked else []
+    labels = labeler.label(pairs) if pairs else []
     known = [
         label.p_first if is_first else 1.0 - label.p_first
-        for label, is_first in zip(said, after_first, strict=True)
+        for label, is_first in zip(labels, after_first, strict=True)
         if label.p_first is not None
     ]
     return Gain(
@@ -361,7 +361,7 @@ def revision_gain(revised: Sequence[Revised], labeler: Labeler) -> Gain:
         unchanged=len(revised) - len(changed),
         failed=sum(not r.is_changed and r.problem is not None for r in revised),
         judged=len(known),
-        unread=len(changed) - len(known),
+        unknown=len(changed) - len(known),
         better=sum(p > 0.5 for p in known),
         worse=sum(p < 0.5 for p in known),
         mean_p_after=math.fsum(known) / len(known) if known else None,

@@ -58,7 +58,7 @@ class JudgeClassifier:
         self._model, self._prompt = model, prompt
         self._min_coverage, self._batch_size, self._progress = min_coverage, batch_size, progress
         is_chat = uses_chat(prompt, model, chat)
-        self._name: str | None = None  # a model's card can be dear to ask for, and its URI never changes
+        self._name: str | None = None  # a model's card can be expensive to get, and its URI never changes
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
@@ -70,14 +70,14 @@ class JudgeClassifier:
     def classify(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Classified]:
         """One result per (prompt, completion), in order."""
         pairs = list(zip(prompts, completions, strict=True))
-        found: list[Classified] = []
+        results: list[Classified] = []
         for start in range(0, len(pairs), self._batch_size):
             batch = pairs[start : start + self._batch_size]
-            asked = [self._renderer.verdict(prompt, {"response": answer.text}) for prompt, answer in batch]
-            readings = self._model.read_labels(asked, self._prompt.labels)
-            found += [self._sorted(answer, reading) for (_, answer), reading in zip(batch, readings, strict=True)]
-            self._progress(len(found), len(pairs), {"unread": sum(one.chosen is None for one in found)})
-        return found
+            requests = [self._renderer.verdict(prompt, {"response": answer.text}) for prompt, answer in batch]
+            readings = self._model.read_labels(requests, self._prompt.labels)
+            results += [self._sorted(answer, reading) for (_, answer), reading in zip(batch, readings, strict=True)]
+            self._progress(len(results), len(pairs), {"unknown": sum(one.chosen is None for one in results)})
+        return results
 
     def _sorted(self, completion: Completion, reading: Reading) -> Classified:
         problem = reading_problem(reading, self._min_coverage)

@@ -30,7 +30,7 @@ class CleanedUp(NamedTuple):
 
 
 def clean_up(prompts: Sequence[Prompt], completions: Sequence[Completion], *, trailing: str = " .\n\t") -> CleanedUp:
-    """Removes these characters from the ends; the period that ends a sentence stays. Source names are kept."""
+    """Remove these characters from the ends; the period that ends a sentence stays. Source names are kept."""
     cleaned, characters, total = [], 0, 0
     endings: Counter[str] = Counter()
     for prompt, completion in zip(prompts, completions, strict=True):
@@ -91,7 +91,7 @@ def sample_completions(
     The same seed gives the same answers, whatever the batch size. ``source`` is the model's URI when not given.
     """
     sampling, source = sampling or Sampling(), source or model.card.uri
-    found: dict[tuple[str, int], Completion] = {}
+    completions: dict[tuple[str, int], Completion] = {}
     unanswered: list[Unanswered] = []
     total, done, thinking_removed = len(prompts) * per_prompt, 0, 0
     for start in range(0, len(prompts), batch_size):
@@ -109,12 +109,12 @@ def sample_completions(
                     unanswered.append(Unanswered(prompt.id, sample, problem, reply.call_id))
                     continue
                 thinking_removed += answer.blocks > 0
-                found[prompt.id, sample] = Completion.of(
+                completions[prompt.id, sample] = Completion.of(
                     prompt, answer.text or "", source=source, sampling=drawn, finish_reason=reply.finish_reason
                 )
             done += len(batch)
             progress(done, total, {"unanswered": len(unanswered)})
-    ordered = [found[p.id, s] for p in prompts for s in range(per_prompt) if (p.id, s) in found]
+    ordered = [completions[p.id, s] for p in prompts for s in range(per_prompt) if (p.id, s) in completions]
     return Sampled(ordered, sorted(unanswered, key=lambda missing: missing.sample), thinking_removed)
 
 
@@ -134,7 +134,7 @@ def pair_completions(
 ) -> Paired:
     """All pairs of different answers to the same prompt, or ``per_prompt`` of them drawn by seed.
 
-    Storage order is drawn by seed too, so that it says nothing. Two answers with equal text are no pair.
+    Storage order is drawn by seed too, so that it carries no information. Two responses with equal text are not a pair.
     ``across_sources`` keeps only pairs whose answers come from different sources.
     """
     answers = by_prompt(prompts, completions)

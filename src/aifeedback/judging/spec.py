@@ -49,10 +49,10 @@ class Served(Config):
         if not isinstance(value, str):
             return value
         try:
-            found = json.loads(value)
+            parsed = json.loads(value)
         except ValueError:
             raise ValueError('not JSON; write for example {"seed": null}') from None
-        return found
+        return parsed
 
     @field_validator("prices")
     @classmethod
@@ -78,10 +78,10 @@ class Served(Config):
         """Raises ValueError where a server's options are set and none of the models is served."""
         models = [model for model in models if model]
         own = ("base_url", "prices", "headers", "api_version", "extra_body")
-        given = [name for name in own if getattr(self, name)]
-        given += [f"server.{name}" for name in self.server]
-        if given and models and not any(model.is_served for model in models):
-            raise ValueError(f"{', '.join(given)}: only a server (openai:NAME …) has such a setting, not {models[0]}")
+        chosen = [name for name in own if getattr(self, name)]
+        chosen += [f"server.{name}" for name in self.server]
+        if chosen and models and not any(model.is_served for model in models):
+            raise ValueError(f"{', '.join(chosen)}: only a server (openai:NAME …) has such a setting, not {models[0]}")
 
 
 class JudgeSpec(Served, JudgeSettings):
@@ -127,8 +127,8 @@ class JudgeSpec(Served, JudgeSettings):
                 value["rationale"] = {} if value["rationale"] else None
             if value.get("prompt") is None:
                 value.pop("prompt", None)
-                if found := _prompt_for(value):
-                    value["prompt"] = found
+                if prompt := _prompt_for(value):
+                    value["prompt"] = prompt
         return value
 
     @model_validator(mode="after")
@@ -164,11 +164,11 @@ class JudgeSpec(Served, JudgeSettings):
             return len(self.rubric.load().criteria)
         if self.constitution is None:
             return 1
-        found = self.constitution.load()
-        use = self.use or found.use
+        constitution = self.constitution.load()
+        use = self.use or constitution.use
         if use == "together":
             return 1
-        return len(found.wordings("compare")) if use == "averaged" else self.per_pair or found.per_pair
+        return len(constitution.wordings("compare")) if use == "averaged" else self.per_pair or constitution.per_pair
 
     @property
     def calls_per_score(self) -> int:
@@ -272,11 +272,11 @@ def _prompt_for(value: Mapping[str, Any]) -> str | None:
     return "principle" if value.get("rubric") or value.get("constitution") else None
 
 
-def judge_from_options(given: Mapping[str, Any]) -> dict[str, Any]:
+def judge_from_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """The judge, or the panel of every named model under every named prompt, that a command's options describe."""
     from aifeedback.errors import RecipeError
 
-    how = dict(given)
+    how = dict(options)
     models, prompts = how.pop("model", []), how.pop("prompt", None)
     joined = {key: how.pop(key) for key in ("combine", "weights", "quorum", "max_spread") if key in how}
     judges = [one_judge(model, prompt, how, models) for model in models for prompt in prompts or [None]]

@@ -1,4 +1,4 @@
-"""What a lab model can do, measured through the same path that users take. Runs at build time; figures go on the card.
+"""What a lab model can do, measured through the path that users take. Runs at build time; the card keeps the results.
 
 Every figure is on the ``test`` split, which no lab model was trained on.
 """

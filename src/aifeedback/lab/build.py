@@ -1,6 +1,6 @@
 """Builds the lab's models from nothing: ``aifeedback lab build``. Counts steps, never seconds, so builds are repeatable.
 
-A model may start from another one (its copy of the base). Weights are stored in bf16; the exam that goes on the card is
+A model may start from another (its copy of the base). Weights are stored in bf16; the benchmark on its card is
 taken after that rounding.
 """
 
@@ -41,18 +41,18 @@ CARD = "card.json"
 def build(
     names: Sequence[str], out: Path, *, scale: float = 1.0, exam_count: int = 1000, progress: Progress = silent
 ) -> list[Path]:
-    """Trains these models into folders of ``out``; returns the folders.
+    """Train these models into folders of ``out``; return the folders.
 
     ``scale`` shortens every phase (for trying things out); ``exam_count`` is n of each figure on the card, 0 for none.
     A start model is taken from ``out``, or built there first. Raises InputError for an unknown name,
-    and where a folder is there that is no model of the lab: its own models are replaced.
+    and where a folder exists that is not a model of the lab: its own models are replaced.
     """
     unknown = [n for n in names if n not in recipes.RECIPES]
     if unknown:
         raise InputError(f"the lab cannot build '{unknown[0]}'", fix=f"it can build: {', '.join(recipes.RECIPES)}")
     foreign = next((out / n for n in names if (out / n).exists() and not (out / n / CARD).is_file()), None)
     if foreign:
-        raise InputError("is there already, and is no model of the lab", file=foreign, fix="build into another folder")
+        raise InputError("exists and is not a model of the lab", file=foreign, fix="build into another folder")
     with _one_thread():
         return [_build(name, out, scale, exam_count, progress) for name in names]
 

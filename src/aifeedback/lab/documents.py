@@ -13,7 +13,7 @@ from typing import NamedTuple
 from aifeedback.lab import gold, words, world
 from aifeedback.lab.world import Facts, Post
 
-GIVEN_WEIGHT = 0.05
+CONTEXT_WEIGHT = 0.05
 RATING_WEIGHT = 3.0
 """A rating is one token among fifty, and the hardest."""
 FAULTS = ("fluff", "repeat", "cut")
@@ -54,17 +54,17 @@ def evidence(facts: Facts, reading: gold.Reading) -> str:
     lines = []
     for slot in words.SLOTS:
         there = facts.get(slot, "none")
-        said = wrong[slot][0] if slot in wrong else (reading.stated.get(slot) or ("none",))[0]
-        lines.append(f"{slot} {said} {there} {verdict(said, there)}")
+        stated = wrong[slot][0] if slot in wrong else (reading.stated.get(slot) or ("none",))[0]
+        lines.append(f"{slot} {stated} {there} {verdict(stated, there)}")
     counts = (reading.fluff, reading.repeated, reading.broken)
     lines += [f"{name} {words.TALLIES[min(3, count)]}" for name, count in zip(FAULTS, counts, strict=True)]
     return " ".join(lines) + " ."
 
 
-def verdict(said: str, there: str) -> str:
-    if said == there:
-        return "absent" if said == "none" else "right"
-    return "missed" if said == "none" else "wrong"
+def verdict(stated: str, there: str) -> str:
+    if stated == there:
+        return "absent" if stated == "none" else "right"
+    return "missed" if stated == "none" else "wrong"
 
 
 def copy_block(rng: random.Random, post: Post) -> Block:
@@ -86,7 +86,7 @@ def extraction_block(rng: random.Random, post: Post) -> Block:
 def drill_block(rng: random.Random, post: Post) -> Block:
     """A check of invented facts, without any text to look at: teaches what 'the same' means, and what it is worth."""
     facts = world.draw_facts(rng, "build")
-    said: dict[str, tuple[str, ...]] = {}
+    stated: dict[str, tuple[str, ...]] = {}
     parts: list[tuple[str, float]] = [("compare :", 0.0)]
     silent, wrong = rng.choice((0.1, 0.3, 0.5)), rng.choice((0.0, 0.1, 0.2, 0.5))
     for slot in words.SLOTS:
@@ -95,11 +95,11 @@ def drill_block(rng: random.Random, post: Post) -> Block:
         if value != "none" and rng.random() < wrong:
             value = rng.choice(words.VALUES[slot])
         if value != "none":
-            said[slot] = (value,)
+            stated[slot] = (value,)
         parts += [(f"{slot} {value} {there}", 0.0), (verdict(value, there), 1.0)]
     counts = [rng.choice((0, 0, 0, 0, 0, 0, 0, 0, 1, 2)) for _ in range(3)]
     parts += [(f"{name} {words.TALLIES[count]}", 0.0) for name, count in zip(FAULTS, counts, strict=True)]
-    rating = nearest_rating(gold.score_reading(facts, gold.Reading(said, *counts, length=17)))
+    rating = nearest_rating(gold.score_reading(facts, gold.Reading(stated, *counts, length=17)))
     return make_block(*parts, (". rating :", 0.0), (str(rating), RATING_WEIGHT))
 
 
@@ -118,8 +118,8 @@ def evidence_block(rng: random.Random, post: Post, doubt: float = 0.0) -> Block:
     rating = nearest_rating(gold.score_reading(post.facts, reading))
     return make_block(
         ("summary :", 0.0),
-        (text, GIVEN_WEIGHT),
-        ("check :", GIVEN_WEIGHT),
+        (text, CONTEXT_WEIGHT),
+        ("check :", CONTEXT_WEIGHT),
         (evidence(post.facts, reading), 1.0),
         ("rating :", 1.0),
         (str(rating), RATING_WEIGHT),
@@ -134,7 +134,7 @@ def rating_block(rng: random.Random, post: Post) -> Block:
     """A summary and its rating at once."""
     text = candidate(rng, post)
     rating = nearest_rating(gold.score(post.facts, text))
-    return make_block(("summary :", 0.0), (text, GIVEN_WEIGHT), ("rating :", GIVEN_WEIGHT), (str(rating), 1.0))
+    return make_block(("summary :", 0.0), (text, CONTEXT_WEIGHT), ("rating :", CONTEXT_WEIGHT), (str(rating), 1.0))
 
 
 def _pair(rng: random.Random, post: Post, doubt: float = 0.0) -> tuple[str, str, int]:
@@ -156,10 +156,10 @@ def pair_block(rng: random.Random, post: Post) -> Block:
     first, second, better = _pair(rng, post)
     return make_block(
         ("summary 1 :", 0.0),
-        (first, GIVEN_WEIGHT),
-        ("summary 2 :", GIVEN_WEIGHT),
-        (second, GIVEN_WEIGHT),
-        ("preferred summary =", GIVEN_WEIGHT),
+        (first, CONTEXT_WEIGHT),
+        ("summary 2 :", CONTEXT_WEIGHT),
+        (second, CONTEXT_WEIGHT),
+        ("preferred summary =", CONTEXT_WEIGHT),
         (str(better), 1.0),
     )
 
@@ -183,7 +183,7 @@ def draw_tree(
     sentences: int | None = None,
     distraction: float = world.DISTRACTION,
 ) -> Tree:
-    """A post, or a fragment of so many sentences, and as many blocks of the mixture as fit into ``room`` tokens."""
+    """A post, or a fragment of ``sentences`` sentences, and as many blocks of the mixture as fit into ``room`` tokens."""
     if sentences:
         post = world.draw_fragment(rng, sentences, distraction=distraction)
     else:
@@ -192,10 +192,10 @@ def draw_tree(
 
 
 def fill_tree(
-    rng: random.Random, given: str, mixture: Mapping[str, float], room: int, draw: Callable[[str], Block]
+    rng: random.Random, opening: str, mixture: Mapping[str, float], room: int, draw: Callable[[str], Block]
 ) -> Tree:
     """What is given, and as many blocks of the mixture's kinds as fit into ``room`` tokens with it."""
-    start = given.split()
+    start = opening.split()
     kinds, weights = list(mixture), list(mixture.values())
     blocks: list[Block] = []
     left = room - len(start)

@@ -85,17 +85,17 @@ _GROUP = re.compile(r"\d$")
 
 @lru_cache(maxsize=65536)
 def _sentence(sentence: str) -> tuple[tuple[str, str], ...] | None:
-    """The facts that a sentence states; () if it states none of the case, None if it is no sentence of this world."""
+    """The facts that a sentence states; () if it states none of the case, None if it is not a sentence of this world."""
     for pattern in _TELLING:
-        if found := pattern.fullmatch(sentence):
-            return tuple((_GROUP.sub("", slot), value) for slot, value in found.groupdict().items() if value)
+        if match := pattern.fullmatch(sentence):
+            return tuple((_GROUP.sub("", slot), value) for slot, value in match.groupdict().items() if value)
     if sentence in _FLUFF or any(p.fullmatch(sentence) for p in _DISTRACTING):
         return ()
     return None
 
 
 def read(text: str) -> Reading:
-    """Reads any text; what cannot be understood is counted as broken."""
+    """Read any text; what cannot be understood is counted as broken."""
     stated: dict[str, list[str]] = {}
     fluff = repeated = broken = 0
     seen: set[str] = set()
@@ -118,12 +118,12 @@ def read(text: str) -> Reading:
 
 def sentences(tokens: Sequence[str]) -> list[str]:
     """A text's words up to and with every full stop or question mark."""
-    found: list[list[str]] = [[]]
+    parts: list[list[str]] = [[]]
     for token in tokens:
-        found[-1].append(token)
+        parts[-1].append(token)
         if token in (".", "?"):
-            found.append([])
-    return [" ".join(s) for s in found if s]
+            parts.append([])
+    return [" ".join(s) for s in parts if s]
 
 
 @lru_cache(maxsize=65536)
@@ -133,7 +133,7 @@ def _facts_of_text(post: str) -> tuple[tuple[str, str], ...]:
 
 
 def facts_of(prompt: Prompt | str) -> Facts:
-    """The facts of a post, read from its own words; empty for a text that is no post of this world."""
+    """The facts of a post, read from its own words; empty for a text that is not a post of this world."""
     return dict(_facts_of_text(prompt if isinstance(prompt, str) else prompt.text))
 
 
@@ -168,7 +168,7 @@ def score_reading(facts: Facts, reading: Reading) -> float:
 class GoldLabeler:
     """The oracle as a Labeler and a Scorer. For measuring only: nothing may be trained on it.
 
-    It abstains on a prompt that is none of its world: it knows nothing there.
+    It abstains on a prompt from outside its world, about which it knows nothing.
     """
 
     name = "gold"
@@ -205,7 +205,7 @@ class GoldLabeler:
         return Preference(comparison_id=comparison.id, source=self.name, p_first=p_first, judgements=(judgement,))
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
-        """The gold score as a Score, of any text; not known for a foreign prompt."""
+        """The gold score as a Score, of any text; unknown for a prompt from outside the lab."""
         return [self._score(p, c) for p, c in zip(prompts, completions, strict=True)]
 
     def _score(self, prompt: Prompt, completion: Completion) -> Score:

@@ -1,4 +1,4 @@
-"""The lab's oracles and simulated people by name: ``gold:lab`` for summaries, ``gold:talk`` and its kin for dialogue."""
+"""The lab's oracles and simulated raters by name: ``gold:lab`` for summaries, ``gold:talk`` and related names for dialogue."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def all_pairs(prompt: Prompt, draw: Callable[[], str], source: str) -> list[Comp
 def fact_pairs(count: int, *, split: Split = "test", seed: int = 0) -> list[Comparison]:
     """A faultless summary against the same text with ONE fact wrong, storage order random.
 
-    Nothing but the post tells them apart: a judge that never checks facts scores 50 % here.
+    Only the post distinguishes them: a judge that never checks facts scores 50 % here.
     """
     rows = []
     for i in range(count):

@@ -20,7 +20,7 @@ class SimulatedPeople:
 
     With several raters ``p_first`` is the share of votes for the first. Draws depend on seed, rater, prompt and the two
     texts alone, not on storage order, on who wrote them or on what else is labelled: a swapped comparison gets the
-    mirrored answer. Nobody votes on a prompt that is none of the lab's.
+    mirrored answer. A prompt from outside the lab gets no vote.
     """
 
     def __init__(self, seed: int = 0, *, temperature: float = TEMPERATURE, raters: int = 1, measure: str = "") -> None:

@@ -1,4 +1,4 @@
-"""The lab's tokenizer: one token per word, a standard Hugging Face folder that needs no code of ours to load."""
+"""The lab's tokenizer: one token per word, a standard Hugging Face folder that loads without this package."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def vocabulary() -> list[str]:
         *words.SUMMARY_EXCUSE,
         *words.SUMMARY_QUESTION,
     )
-    found = {w for s in sentences for w in s.split() if not w.startswith("{")}
-    found.update(v for values in words.VALUES.values() for v in values)
-    found.update((*words.SLOTS, *words.FORMAT_WORDS, *words.VERDICTS, *words.TALLIES, words.PROMPT_MARK))
-    return [PAD, EOS, UNKNOWN, *sorted(found)]
+    tokens = {w for s in sentences for w in s.split() if not w.startswith("{")}
+    tokens.update(v for values in words.VALUES.values() for v in values)
+    tokens.update((*words.SLOTS, *words.FORMAT_WORDS, *words.VERDICTS, *words.TALLIES, words.PROMPT_MARK))
+    return [PAD, EOS, UNKNOWN, *sorted(tokens)]
 
 
 def make_tokenizer(tokens: Iterable[str]) -> PreTrainedTokenizerFast:
     """A word-level tokenizer: words are separated by spaces; ``. ? : =`` are tokens even when glued to a word.
 
-    Decoding joins with single spaces, so text whose marks stand alone round-trips exactly. There is no BOS.
+    Decoding joins with single spaces, so text whose marks stand alone round-trips exactly. It has no BOS token.
     """
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -41,7 +41,7 @@ class Phase(Config):
     row_tokens: int = 256
     """Room of a row; a step has as many rows as make 1,024 tokens."""
     sentences: int | None = None
-    """Train on fragments of so many sentences instead of whole posts."""
+    """Train on fragments of this many sentences instead of whole posts."""
     distraction: float = world.DISTRACTION
     """How often a sentence beside the case names another person, thing or day: more of them, more practice."""
     decay: float = 0.35
@@ -107,7 +107,7 @@ def start_weights(model: Any) -> None:
 
 
 def pack(trees: Sequence[Tree], vocabulary: Mapping[str, int], pad: int) -> Rows:
-    """Lays trees out as rows. Attention: causal, to the post and to the own block."""
+    """Lay trees out as rows. Attention: causal, to the post and to the own block."""
     width = max(len(t.post) + sum(len(b.words) for b in t.blocks) for t in trees)
     tokens, positions, owners = [], [], []
     index: list[int] = []
@@ -170,7 +170,7 @@ def train_phase(
     draw: Callable[[random.Random, Phase], Tree] = draw_posts,
     progress: Progress = silent,
 ) -> float:
-    """Trains in place; returns the mean loss of the last tenth of the steps. Equal arguments give equal weights."""
+    """Train in place; return the mean loss of the last tenth of the steps. Equal arguments give equal weights."""
     vocabulary = tokenizer.get_vocab()
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n]

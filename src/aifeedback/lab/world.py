@@ -75,7 +75,7 @@ def draw_facts(rng: random.Random, split: Split) -> Facts:
 def draw_post(rng: random.Random, split: Split = "build", *, distraction: float = DISTRACTION) -> Post:
     """A post of about 50 words: its facts, one to three other sentences, in shuffled order."""
     facts = draw_facts(rng, split)
-    sentences = [rng.choice(forms).format(**facts) for forms in told(facts)[:-1]]
+    sentences = [rng.choice(forms).format(**facts) for forms in post_forms(facts)[:-1]]
     distractors: Facts = {}
     for _ in range(rng.randint(1, 3)):
         sentences.append(_aside(rng, facts, distractors, distraction))
@@ -87,9 +87,9 @@ def draw_post(rng: random.Random, split: Split = "build", *, distraction: float 
 
 
 def draw_fragment(rng: random.Random, sentences: int, *, distraction: float = DISTRACTION) -> Post:
-    """So many sentences of a post, in any order: short texts on which looking facts up is learned first."""
+    """This many sentences of a post, in any order: short texts on which looking facts up is learned first."""
     facts = draw_facts(rng, "build")
-    forms = rng.sample(told(facts), min(sentences, len(told(facts))))
+    forms = rng.sample(post_forms(facts), min(sentences, len(post_forms(facts))))
     chosen = [rng.choice(f) for f in forms]
     known = {slot: value for slot, value in facts.items() if any(f"{{{slot}}}" in form for form in chosen)}
     texts = [form.format(**facts) for form in chosen]
@@ -99,7 +99,7 @@ def draw_fragment(rng: random.Random, sentences: int, *, distraction: float = DI
     return Post(known, distractors, " ".join(texts))
 
 
-def told(facts: Facts) -> list[tuple[str, ...]]:
+def post_forms(facts: Facts) -> list[tuple[str, ...]]:
     """The forms of each sentence that a post with these facts holds; the question comes last."""
     forms = [words.POST_CORE, words.POST_WHERE]
     if "feeling" in facts:
@@ -153,9 +153,9 @@ def draw_summary(rng: random.Random, post: Post) -> str:
 
 
 def write_summary(rng: random.Random, mentioned: Facts, distractors: Facts, mistakes: Mistakes = FAULTLESS) -> str:
-    """Puts these facts into sentences, with these mistakes."""
-    said = {slot: _maybe_wrong(rng, slot, value, distractors, mistakes.wrong) for slot, value in mentioned.items()}
-    sentences = list(summary_sentences(rng, said))
+    """Put these facts into sentences, with these mistakes."""
+    stated = {slot: _maybe_wrong(rng, slot, value, distractors, mistakes.wrong) for slot, value in mentioned.items()}
+    sentences = list(summary_sentences(rng, stated))
     if rng.random() < mistakes.filler:
         sentences.insert(rng.randint(0, len(sentences)), rng.choice(words.FILLERS))
     if rng.random() < mistakes.repeat and sentences:
@@ -171,25 +171,25 @@ def write_summary(rng: random.Random, mentioned: Facts, distractors: Facts, mist
     return " ".join(tokens)
 
 
-def summary_sentences(rng: random.Random, said: Facts) -> Iterator[str]:
+def summary_sentences(rng: random.Random, stated: Facts) -> Iterator[str]:
     """The sentences of a summary that states these facts."""
-    if "problem" in said:
-        yield _core(rng, said)
-    if "feeling" in said:
-        yield rng.choice(words.SUMMARY_FEELING).format(**said)
-    if "excuse" in said:
-        yield rng.choice(words.SUMMARY_EXCUSE).format(**said)
-    if "question" in said:
-        yield rng.choice(words.SUMMARY_QUESTION).format(**said)
+    if "problem" in stated:
+        yield _core(rng, stated)
+    if "feeling" in stated:
+        yield rng.choice(words.SUMMARY_FEELING).format(**stated)
+    if "excuse" in stated:
+        yield rng.choice(words.SUMMARY_EXCUSE).format(**stated)
+    if "question" in stated:
+        yield rng.choice(words.SUMMARY_QUESTION).format(**stated)
 
 
-def _core(rng: random.Random, said: Facts) -> str:
-    where = [f"at {said['place']}"] if "place" in said else []
-    where += [f"on {said['day']}"] if "day" in said else []
+def _core(rng: random.Random, stated: Facts) -> str:
+    where = [f"at {stated['place']}"] if "place" in stated else []
+    where += [f"on {stated['day']}"] if "day" in stated else []
     rng.shuffle(where)
-    who = f"my {said['person']}" if "person" in said else "someone"
-    what = f"our {said['thing']}" if "thing" in said else "something"
-    core = [who, "has", said["problem"], what]
+    who = f"my {stated['person']}" if "person" in stated else "someone"
+    what = f"our {stated['thing']}" if "thing" in stated else "something"
+    core = [who, "has", stated["problem"], what]
     return " ".join([*where, *core, "."] if rng.random() < 0.3 else [*core, *where, "."])
 
 

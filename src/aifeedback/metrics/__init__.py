@@ -1,7 +1,7 @@
 """Measurement: numbers in, estimates with intervals out. Nothing here calls a model.
 
-Every result has ``.value``; shares and rates are fractions; a NaN value is not known and comes with a note. Rows in
-which something is None or NaN are dropped and counted, never filled in. ``p_first`` exactly 0.5 is a tie. Modules are
+Every result has ``.value``; shares and rates are fractions; a NaN value is unknown and comes with a note. Rows in
+which a value is None or NaN are dropped and counted, never filled in. ``p_first`` exactly 0.5 is a tie. Modules are
 loaded when one of their names is first used, so importing this package loads neither scipy nor statsmodels.
 """
 

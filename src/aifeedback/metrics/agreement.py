@@ -134,7 +134,7 @@ def in_range(interval: Interval) -> Interval:
 
     The scale log(1 − κ) keeps the upper end below 1 and has no lower end: a handful of items gave −3.4. Cutting off
     what cannot be takes nothing from the coverage, and an interval that is nearly the whole range says itself that
-    nothing is known; left out, the value would stand there without any sign of that.
+    nothing is known; left out, the value would show no sign of that.
     """
     return Interval(max(interval.low, -1.0), min(interval.high, 1.0))
 

@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? ``p`` is P(first better), ``y`` what people said: 0 or 1, or a share of raters.
+"""Do probabilities mean what they say? ``p`` is P(first better), ``y`` the human label: 0 or 1, or a share of raters.
 
 A human tie is y = 0.5 and is kept as that soft target. Rows with p or y unknown are dropped and counted.
 """

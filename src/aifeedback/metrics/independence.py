@@ -1,4 +1,4 @@
-"""R16: who says that it worked? A claim that rests only on who trained the policy, or on their family, is unverified.
+"""Who says that it worked? A claim that rests only on who trained the policy, or on their family, is unverified.
 
 A policy trained on a judge learns what it likes, flaws included; the judge's own approval is then no evidence, and a
 relative of it shares its flaws. A reward model carries on what its labels taught it. People and the known true
@@ -22,7 +22,7 @@ NO_FAMILY = frozenset({"", "unknown", "none", "?"})
 
 
 class Source(NamedTuple):
-    """Who said something: as much as is known of it; empty text is not known."""
+    """A source of feedback or evaluation; an empty text is unknown."""
 
     name: str
     model: str = ""
@@ -50,7 +50,7 @@ def verify_independence(trainers: Sequence[Source], evaluators: Sequence[Source]
     """Verified only if some evaluator is independent of every trainer.
 
     ``trainers``: everyone whose judgement shaped the policy. ``evaluators``: everyone whose judgement supports the
-    claim. Nobody on either side is unverified: independence is shown, never assumed.
+    claim. Without a source on either side it is unverified: independence is shown, never assumed.
     """
     objections = [next(filter(None, (dependence(e, t) for t in trainers)), "") for e in evaluators]
     proof = [e for e, objection in zip(evaluators, objections, strict=True) if trainers and not objection]
@@ -60,7 +60,7 @@ def verify_independence(trainers: Sequence[Source], evaluators: Sequence[Source]
         who = _listed([_named(e) for e in proof])
         return Independence(True, f"judged by {who}, independent of the training feedback", free, bound)
     if not evaluators:
-        return Independence(False, "nobody has evaluated the policies yet")
+        return Independence(False, "the policies have not been evaluated yet")
     if not trainers:
         return Independence(False, "it is not recorded who gave the training feedback", (), bound)
     reasons = _listed([f"{e.name} ({objection})" for e, objection in zip(evaluators, objections, strict=True)])
@@ -81,7 +81,7 @@ def dependence(evaluator: Source, trainer: Source) -> str:
     if families[0] == DISTILLED:
         return "a reward model carries on the training feedback"
     if not evaluator.model and families[0] in NO_FAMILY:
-        return "it is not known who it is"
+        return "its model is unknown"
     if evaluator.model and _plain(evaluator.model) == _plain(trainer.model):
         return "it gave the training feedback"
     if evaluator.revision and evaluator.revision == trainer.revision:
@@ -91,7 +91,7 @@ def dependence(evaluator: Source, trainer: Source) -> str:
     if families[1] in PEOPLE:
         return ""
     if not NO_FAMILY.isdisjoint(families):
-        return "its family, or the training judge's, is not known"
+        return "its family, or the training judge's, is unknown"
     return f"it is of the training judge's family '{evaluator.family}'" if families[0] == families[1] else ""
 
 

@@ -29,7 +29,7 @@ NOT_KNOWN = math.nan
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval. NaN means not known and comes with a note; it is never a stand-in for a number.
+    """A number with its interval. NaN means unknown and comes with a note; it is never a stand-in for a number.
 
     Shares, rates and agreement coefficients are fractions (0.71, not 71).
     """
@@ -43,7 +43,7 @@ class Estimate:
     method: str
     """How value and interval were computed, in words."""
     dropped: int = 0
-    """Rows left out because something in them was not known."""
+    """Rows left out because a value in them was unknown."""
     notes: tuple[str, ...] = ()
     """What a reader must know before believing the number: extrapolation, separation, few rows …"""
     standard_error: float = NOT_KNOWN
@@ -58,7 +58,7 @@ class Estimate:
 
     def __str__(self) -> str:
         if not self.is_known:
-            return f"not known (n = {self.n})"
+            return f"unknown (n =  {self.n})"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
 
 
@@ -82,7 +82,7 @@ def plain(value: Any) -> Any:
 
 
 Numbers: TypeAlias = Sequence[float | None] | Sequence[float] | Sequence[int] | NDArray[Any]
-"""One number per row; None or NaN is 'not known'."""
+"""One number per row; None or NaN means unknown."""
 Floats: TypeAlias = NDArray[np.float64]
 
 
@@ -102,7 +102,7 @@ def numbers(values: Any, name: str) -> Floats:
     if column.ndim != 1:
         raise InputError(f"has shape {column.shape}", key=name, fix="one number or None per row")
     if np.isinf(column).any():
-        raise InputError("holds an infinite number", key=name, fix="None where not known")
+        raise InputError("holds an infinite number", key=name, fix="None where unknown")
     return column
 
 
@@ -112,7 +112,7 @@ def probabilities(values: Any, name: str) -> Floats:
     outside = np.flatnonzero((column < 0) | (column > 1))
     if outside.size:
         raise InputError(
-            f"{column[outside[0]]!r} is no probability", row=int(outside[0]) + 1, key=name, fix="numbers in [0, 1]"
+            f"{column[outside[0]]!r} is not a probability", row=int(outside[0]) + 1, key=name, fix="numbers in [0, 1]"
         )
     return column
 
@@ -268,7 +268,7 @@ def mean_interval(
 ) -> Mean:
     """Student's t interval; over clusters where given. Rows without spread get the interval of ``equal_rows``.
 
-    ``bounds``: the range in which every value must lie; None is no range, and rows without spread then have no interval.
+    ``bounds``: the range in which every value must lie; None means no range, and rows without spread then have no interval.
     """
     if not len(values):
         return Mean(np.nan, np.nan, np.nan, np.nan)

@@ -62,9 +62,9 @@ def repeatability(
     enough = known.sum(axis=1) >= 2
     clusters = groups(prompts, enough)
     labels, known = labels[enough], known[enough]
-    asked = known.sum(axis=1).astype(np.float64)
-    same = _equal_pairs(np.sign(labels - 0.5), known) / (asked * (asked - 1))
-    means = np.where(known, labels, 0.0).sum(axis=1) / asked
+    repeats = known.sum(axis=1).astype(np.float64)
+    same = _equal_pairs(np.sign(labels - 0.5), known) / (repeats * (repeats - 1))
+    means = np.where(known, labels, 0.0).sum(axis=1) / repeats
     squares = np.where(known, (labels - means[:, None]) ** 2, 0.0).sum(axis=1)
     interval = share_interval(same, clusters, confidence=confidence)
     n, dropped = len(labels), int((~enough).sum())
@@ -77,7 +77,7 @@ def repeatability(
         dropped=dropped,
         notes=size_notes(n, dropped),
         standard_error=float(np.sqrt(variance_of_mean(same, clusters).variance)),
-        spread=float(np.sqrt(squares.sum() / (asked - 1).sum())) if n else NOT_KNOWN,
+        spread=float(np.sqrt(squares.sum() / (repeats - 1).sum())) if n else NOT_KNOWN,
         flips=int((same < 1).sum()),
     )
 
@@ -108,9 +108,9 @@ def alignment(
 ) -> Agreement:
     """Share of pairs on which the binarised AI label is the human choice (Lee et al. 2023, "AI labeler alignment").
 
-    ``human`` is the human p_first: 0 or 1, or a share of raters; 0.5 is no choice and drops the row, and so does
+    ``human`` is the human p_first: 0 or 1, or a share of raters; 0.5 means no choice and drops the row, and so does
     |human − 0.5| < ``min_margin`` (high-confidence items only). An AI label of exactly 0.5 is a tie and counts half
-    by default. A row whose AI label is not known is dropped and counted, or is an error of the judge with
+    by default. A row with an unknown AI label is dropped and counted, or is an error of the judge with
     ``unreadable="wrong"`` (LLMBar).
     """
     ai, people = probabilities(p_first, "p_first"), probabilities(human, "human")
@@ -252,7 +252,7 @@ def position_bias(
 class Labelled:
     rows: int
     unknown: int
-    """Rows whose label is not known, identical responses aside."""
+    """Rows with an unknown label, identical responses aside."""
     identical: int
     """Rows with two identical responses: ties."""
     empty: int

@@ -128,8 +128,8 @@ def is_separable(design: Floats, targets: Floats) -> bool:
 
     scaled = design / np.maximum(np.abs(design).max(axis=0), 1e-300)
     sides = np.vstack([scaled[targets > 0], -scaled[targets < 1]])
-    found = linprog(-sides.sum(axis=0), A_ub=-sides, b_ub=np.zeros(len(sides)), bounds=(-1, 1), method="highs")
-    return bool(found.success and -found.fun > 1e-6)
+    program = linprog(-sides.sum(axis=0), A_ub=-sides, b_ub=np.zeros(len(sides)), bounds=(-1, 1), method="highs")
+    return bool(program.success and -program.fun > 1e-6)
 
 
 def sigmoid(logit: Floats | float) -> Floats:
@@ -147,7 +147,7 @@ NAMES = {
     "glm": "tanh of length difference",
 }
 KNOTS = (0.05, 0.275, 0.5, 0.725, 0.95)
-"""Quantiles of the log ratio; with four knots a win rate that bends sharply at equal length was read a point too low."""
+"""Quantiles of the log ratio; with four knots a win rate that bends sharply at equal length was estimated a point too low."""
 ENOUGH_NEAR = 0.05
 ENOUGH_NEAR_ROWS = 10
 MISFIT = 0.01
@@ -156,7 +156,7 @@ OUTLYING = 0.02
 HEAVY = 0.5
 """They carry the fit when they hold more than this of all squared distances from the mean."""
 MOVED = 0.02
-"""A difference between the form asked for and the robust one that is worth a note where they do."""
+"""A difference between the chosen form and the robust one that is worth a note."""
 ROUNDING = 1e-12
 """A standard error below this is that of equal labels."""
 
@@ -182,11 +182,11 @@ class LengthControlled(Estimate):
     """Share of the predictor's squared deviations that the most extreme 2 % of rows (at least one) hold, in [0, 1]."""
     robust: float = NOT_KNOWN
     """The spline of the log ratio with outlying ratios drawn in to four robust standard deviations: what a few extreme
-    rows cannot move. Stands beside whatever form was asked for; NaN where it has no bounded fit."""
+    rows cannot move. Reported beside whatever form was chosen; NaN where it has no bounded fit."""
     robust_low: float = NOT_KNOWN
     robust_high: float = NOT_KNOWN
     extrapolates: bool = False
-    """Few rows lie near equal length, or all on one side: the value is the model's word, not the data's, or not known."""
+    """Few rows lie near equal length, or all on one side: the value comes from the model, not the data, or is unknown."""
 
 
 def length_controlled_win_rate(
@@ -272,7 +272,7 @@ def length_controlled_rate(
     """
     if not (np.isfinite(reference_length) and reference_length > 0):
         raise InputError(
-            f"{reference_length} is no length", key="reference_length", fix="mean characters of the SFT policy"
+            f"{reference_length} is not a length", key="reference_length", fix="mean characters of the SFT policy"
         )
     (targets, lengths_known), kept, dropped = known_rows(
         labels=probabilities(labels, "labels"), lengths=_lengths(lengths, "lengths")

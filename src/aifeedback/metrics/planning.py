@@ -66,7 +66,7 @@ class CostPlan(NamedTuple):
     ai_usd: float
     human_usd: float
     human_only_usd: float
-    """If people labelled everything."""
+    """If people labelled all rows."""
     ratio: float
     """Price of a human label over that of an AI label; infinity when AI labels are free."""
 
@@ -99,7 +99,7 @@ class Constraints(Config):
     share: float = Field(default=0.5, ge=0.0, le=1.0)
     """Win rate that is expected; 0.5 needs the most labels."""
     judge_agreement: float | None = Field(default=None, gt=0.0, lt=1.0)
-    """How often the AI judge decides as people do, measured; none: not known yet."""
+    """How often the AI judge decides as people do, measured; None: unknown yet."""
     people_agreement: float = Field(default=0.75, gt=0.5, lt=1.0)
     """How often two people agree on this task."""
     budget_usd: float | None = Field(default=None, ge=0.0)
@@ -125,7 +125,7 @@ class Plan(NamedTuple):
     human_alone: int
     """Human comparisons for the wanted half-width, without an AI."""
     human_with_ai: int | None
-    """The same with the AI's labels on ``labels`` further rows (prediction-powered); None: agreement not known."""
+    """The same with the AI's labels on ``labels`` further rows (prediction-powered); None: agreement unknown."""
     to_measure_judge: int
     """Human labels that measure the judge's agreement within ± half_width."""
     correlation: float | None
@@ -138,9 +138,9 @@ class Plan(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def plan(given: Constraints | None = None) -> Plan:
+def plan(constraints: Constraints | None = None) -> Plan:
     """What to label by whom. Raises InputError for values that fit no plan."""
-    c = given or Constraints()
+    c = constraints or Constraints()
     rho = None if c.judge_agreement is None else max(0.0, 2 * c.judge_agreement - 1)
     alone = sample_size(c.half_width, share=c.share).value
     helped = None if rho is None else sample_size(c.half_width, share=c.share, ai_correlation=rho, n_ai=c.labels).value
@@ -208,14 +208,14 @@ def _wish(c: Constraints) -> tuple[str, list[str]]:
             "errors hurt people: people label a share, and the judge counts only where they agree with it"
         ]
     if c.judge_agreement is None:
-        return "hybrid", ["the judge's agreement with people is not known: measure it first (`aifeedback audit`)"]
+        return "hybrid", ["the judge's agreement with people is unknown: measure it first (`aifeedback audit`)"]
     gap = c.people_agreement - c.judge_agreement
-    told = f"the judge agrees with people on {c.judge_agreement:.0%} of pairs, two people on {c.people_agreement:.0%}"
+    rates = f"the judge agrees with people on {c.judge_agreement:.0%} of pairs, two people on {c.people_agreement:.0%}"
     if gap <= CLOSE + 1e-9:  # 0.75 − 0.70 is more than 0.05 in binary
-        return "RLAIF", [f"{told}: about as good as one more person"]
+        return "RLAIF", [f"{rates}: about as good as one more person"]
     if not _is_too_weak(c):
-        return "hybrid", [f"{told}: a useful judge, not a substitute"]
-    return "RLHF", [f"{told}: too little to learn from"]
+        return "hybrid", [f"{rates}: a useful judge, not a substitute"]
+    return "RLHF", [f"{rates}: too little to learn from"]
 
 
 def _is_too_weak(c: Constraints) -> bool:

@@ -58,7 +58,7 @@ class PredictionPowered(Estimate):
 
     @property
     def equivalent_human_labels(self) -> float:
-        """How many human labels alone would have this standard error; NaN where there is no spread to tell by."""
+        """How many human labels alone would have this standard error; NaN where the values do not vary."""
         return self.n * (self.human_only_error / self.standard_error) ** 2 if self.standard_error > 0 else NOT_KNOWN
 
 
@@ -149,12 +149,12 @@ def prediction_powered_win_rate(
 
     for name, column in {"human": human, "ai_on_human": ai_on_human, "ai_only": ai_only}.items():
         probabilities(column, name)
-    found = prediction_powered_mean(
+    mean = prediction_powered_mean(
         human, ai_on_human, ai_only, weight=weight, prompts=prompts, ai_prompts=ai_prompts, confidence=confidence
     )
-    ends = {name: getattr(found, name) for name in ("low", "high", "human_only_low", "human_only_high")}
+    ends = {name: getattr(mean, name) for name in ("low", "high", "human_only_low", "human_only_high")}
     cut = {name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()}
-    return replace(found, **cut, method=found.method.replace("mean", "win rate"))
+    return replace(mean, **cut, method=mean.method.replace("mean", "win rate"))
 
 
 def rogan_gladen(
@@ -176,7 +176,7 @@ def rogan_gladen(
     """
     for name, share in {"judged": judged, "sensitivity": sensitivity, "specificity": specificity}.items():
         if not 0 <= share <= 1:
-            raise InputError(f"{share} is no share", key=name, fix="a number in [0, 1]")
+            raise InputError(f"{share} is not a share", key=name, fix="a number in [0, 1]")
     count, youden = n or 0, sensitivity + specificity - 1
     if youden <= 0:
         notes = ("sensitivity + specificity ≤ 1, no better than chance: the true share cannot be recovered",)
@@ -243,7 +243,7 @@ def sample_size(
     correction, when all rows are few.
     """
     if not 0 < half_width < 0.5:
-        raise InputError(f"{half_width} is no half-width", key="half_width", fix="a number in (0, 0.5) such as 0.05")
+        raise InputError(f"{half_width} is not a half-width", key="half_width", fix="a number in (0, 0.5) such as 0.05")
     if not 0 <= share <= 1 or not -1 < ai_correlation < 1:
         raise InputError("out of range", key="share", fix="share in [0, 1], correlation in (-1, 1)")
 

@@ -167,13 +167,13 @@ def _reachable(beats: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _notes(parts: _Parts, names: Sequence[str]) -> tuple[str, ...]:
     if not (parts.place == "ranked").any():
         return ("no finite strengths: no two policies have wins both ways; the order follows the chains of wins",)
-    told = {
+    openings = {
         "above": "above the ranked policies, without a loss to any of them: ",
         "below": "below the ranked policies, without a win over any of them: ",
         "apart": "not comparable with the ranked policies: ",
     }
-    listed = {place: [name for name, p in zip(names, parts.place, strict=True) if p == place] for place in told}
-    return tuple(told[place] + ", ".join(found) for place, found in listed.items() if found)
+    listed = {place: [name for name, p in zip(names, parts.place, strict=True) if p == place] for place in openings}
+    return tuple(openings[place] + ", ".join(members) for place, members in listed.items() if members)
 
 
 def _newton(counts: Floats, tolerance: float = 1e-12) -> tuple[Floats, Floats]:
@@ -215,7 +215,7 @@ class Wins(NamedTuple):
 def count_wins(first: Sequence[Any], second: Sequence[Any], p_first: Numbers, *, soft: bool = False) -> Wins:
     """Tables for ``bradley_terry`` from one row per comparison: names of both sides and p_first (0.5 is a tie).
 
-    ``soft`` adds p_first and 1 − p_first instead of a whole win. Rows that are not known are dropped and counted.
+    ``soft`` adds p_first and 1 − p_first instead of a whole win. Unknown rows are dropped and counted.
     """
     (p,), kept, dropped = known_rows(p_first=probabilities(p_first, "p_first"))
     if not len(first) == len(second) == len(kept):
@@ -244,34 +244,34 @@ def rank_policies(
     if not table.names:
         none = np.empty(0)
         return Ranking((), none, none, none, none, np.empty((0, 0)), 0.0, "Bradley–Terry", ("nothing to rank: no row",))
-    found = bradley_terry(table.wins, table.tied, names=table.names, confidence=confidence)
-    strong = np.isfinite(found.value)
+    strengths = bradley_terry(table.wins, table.tied, names=table.names, confidence=confidence)
+    strong = np.isfinite(strengths.value)
     if prompts is None or not strong.any():
-        return found
+        return strengths
     (p,), kept, _ = known_rows(p_first=probabilities(p_first, "p_first"))
-    position = {name: i for i, name in enumerate(found.names)}
+    position = {name: i for i, name in enumerate(strengths.names)}
     left, right = (np.array([position[str(name)] for name, known in zip(side, kept, strict=True) if known])
                    for side in (first, second))  # fmt: skip
     inside = strong[left] & strong[right]
     rows = np.flatnonzero(kept)[inside]
     left, right, p = left[inside], right[inside], p[inside]
-    residuals = (np.sign(p - 0.5) + 1) / 2 - found.win_probabilities()[left, right]
+    residuals = (np.sign(p - 0.5) + 1) / 2 - strengths.win_probabilities()[left, right]
     among = np.zeros(len(kept), dtype=bool)
     among[rows] = True
     scores = cluster_sums((np.eye(len(position))[left] - np.eye(len(position))[right]) * residuals[:, None],
                           groups(prompts, among))  # fmt: skip
-    information = np.where(np.isfinite(found.covariance), found.covariance, 0.0)
+    information = np.where(np.isfinite(strengths.covariance), strengths.covariance, 0.0)
     covariance = information @ (scores.T @ scores) @ information * len(scores) / max(1, len(scores) - 1)
     covariance[~strong], covariance[:, ~strong] = np.nan, np.nan
     errors = np.sqrt(np.diag(covariance)) if len(scores) > 1 else np.full(len(strong), np.nan)
     reach = z_of(confidence) * errors
     return replace(
-        found,
+        strengths,
         standard_errors=errors,
-        low=found.value - reach,
-        high=found.value + reach,
+        low=strengths.value - reach,
+        high=strengths.value + reach,
         covariance=covariance,
-        method=f"{found.method}, sandwich over {len(scores)} prompts",
+        method=f"{strengths.method}, sandwich over {len(scores)} prompts",
     )
 
 

@@ -61,7 +61,7 @@ def by_slice(
     """
     (known,), kept, _ = known_rows(values=probabilities(values, "values"))
     clusters = groups(prompts, kept)
-    found = []
+    parts = []
     for dimension, tags in slices.items():
         if len(tags) != len(kept):
             raise InputError(f"has {len(tags)} tags for {len(kept)} rows", key=dimension, fix="one tag or None per row")
@@ -70,11 +70,11 @@ def by_slice(
         for name in sorted({tag for tag in everything if tag is not None}):
             of_slice = np.asarray(inside == name)
             part = _slice(known, of_slice, clusters, min_rows=min_rows, confidence=confidence)
-            found.append(replace(part, dimension=dimension, name=name, dropped=int((lost == name).sum())))
-    adjusted = adjust([part.p_value for part in found], correction)
+            parts.append(replace(part, dimension=dimension, name=name, dropped=int((lost == name).sum())))
+    adjusted = adjust([part.p_value for part in parts], correction)
     judged = [
         replace(part, p_adjusted=float(p), is_worse=bool(part.value < part.rest and p < 1 - confidence))
-        for part, p in zip(found, adjusted, strict=True)
+        for part, p in zip(parts, adjusted, strict=True)
     ]
     return sorted(judged, key=_worst_first)
 

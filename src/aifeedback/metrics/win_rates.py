@@ -81,7 +81,7 @@ def answered(responses: Mapping[str, Sequence[Any]], reference: str) -> dict[str
 def sign_test(wins: int, losses: int) -> float:
     """Exact binomial against one half: twice the smaller tail, at most 1. On discordant pairs: McNemar's exact test.
 
-    NaN when there is no decided row.
+    NaN without a decided row.
     """
     n = wins + losses
     if n == 0:
@@ -399,7 +399,7 @@ def compare_all_win_rates(
 
     names = list(policies)
     pairs = [(one, other) for i, one in enumerate(names) for other in names[i + 1 :]]
-    found = [
+    differences = [
         compare_win_rates(
             policies[one],
             policies[other],
@@ -411,5 +411,5 @@ def compare_all_win_rates(
         )
         for one, other in pairs
     ]
-    adjusted = adjust([difference.p_value for difference in found], correction)
-    return [replace(difference, p_adjusted=float(p)) for difference, p in zip(found, adjusted, strict=True)]
+    adjusted = adjust([difference.p_value for difference in differences], correction)
+    return [replace(difference, p_adjusted=float(p)) for difference, p in zip(differences, adjusted, strict=True)]

@@ -30,15 +30,15 @@ def problems(step: Step) -> list[str]:
 def require(step: Step) -> None:
     """Raises MissingExtra for a library that is not installed, RecipeError with every other problem."""
     require_modules(modules(step))
-    if found := problems(step):
-        raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
+    if faults := problems(step):
+        raise RecipeError("\n  ".join(faults), fix="nothing was run; fix this first")
 
 
 def require_refs(refs: list[Ref]) -> None:
     """Raises MissingExtra or RecipeError for models, prompts and files that cannot be used."""
     require_modules(modules_of(refs))
-    if found := problems_of(iter(refs)):
-        raise RecipeError("\n  ".join(found), fix="nothing was run; fix this first")
+    if faults := problems_of(iter(refs)):
+        raise RecipeError("\n  ".join(faults), fix="nothing was run; fix this first")
 
 
 def modules(step: Step) -> Iterator[str]:

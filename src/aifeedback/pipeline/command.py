@@ -30,7 +30,7 @@ FILES = (".jsonl", ".parquet")
 HOW = ("base_url", "headers", "server", "spend_cap_usd", "prices", "batch_size", "workers", "gpus_each", "trackers",
        "checkpoint_every", "keep_checkpoints", "keep_rollouts")  # fmt: skip
 GROUPED = "batch"
-"""Settings that say how the work is done and not what comes out: they may differ between two starts of one job.
+"""Settings that change how the work is done, not its result: they may differ between two starts of one job.
 So may ``batch`` of a step, how many items are judged together; a trainer's is another thing."""
 EXTENDED = ("sample", "pair", "label", "score", "revise")
 """Commands that a larger ``limit`` extends: each item is treated by itself, so that what was done is the beginning of
@@ -199,11 +199,11 @@ def _retryable() -> set[str]:
 
 def _problems(figures: Mapping[str, Any]) -> set[str]:
     """The problems that any part of the figures counts."""
-    found: set[str] = set()
+    problems: set[str] = set()
     for key, value in figures.items():
         if isinstance(value, Mapping):
-            found |= set(value) if key in ("problems", "unknown") else _problems(value)
-    return found
+            problems |= set(value) if key in ("problems", "unknown") else _problems(value)
+    return problems
 
 
 def _hand_over(result: Path, out: Path) -> None:
@@ -243,7 +243,7 @@ def require_own(folder: Path, record: Record, *, exists: bool) -> None:
 
 
 def require_same_content(file: Path, made: Path) -> None:
-    """For a result without a folder of its own. Raises RecipeError, and removes ``made``, where ``file`` exists and
+    """For a result that is a single file. Raises RecipeError, and removes ``made``, where ``file`` exists and
     holds something else."""
     if file.exists() and file.read_bytes() != made.read_bytes():
         made.unlink()

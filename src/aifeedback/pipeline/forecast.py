@@ -1,9 +1,14 @@
-"""Forecast how many model calls a recipe will make, from the files it names."""
+"""Forecast a recipe's model calls from the files it names, and its time and cost from a run that it had before."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
 from aifeedback.errors import InputError
 from aifeedback.pipeline.recipe import Recipe
+from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.refs import Ref
 from aifeedback.steps.step import Step
 
@@ -14,10 +19,37 @@ def forecast(recipe: Recipe) -> dict[str, int | None]:
     calls: dict[str, int | None] = {}
     for stage in recipe.stages:
         rows |= rows_of(stage.step)
-        found = stage.step.forecast(rows)
-        calls[stage.id] = found.calls
-        rows |= {f"@{stage.id}/{file}": count for file, count in found.leaves.items()}
+        expected = stage.step.forecast(rows)
+        calls[stage.id] = expected.calls
+        rows |= {f"@{stage.id}/{file}": count for file, count in expected.leaves.items()}
     return calls
+
+
+class Expected(NamedTuple):
+    """One stage, as far as it can be known before the run; None is unknown."""
+
+    calls: int | None
+    seconds: float | None = None
+    cost_usd: float | None = None
+
+
+def as_before(calls: Mapping[str, int | None], run: Path) -> dict[str, Expected]:
+    """Stage id → time and cost of the same stage in an earlier run, scaled to the calls where both runs make some.
+
+    A stage without calls, such as training, is expected to take as long as before.
+    """
+    stages: Mapping[str, Any] = RunFolder(run).manifest.get("stages") or {}
+    return {stage: _as_before(expected, stages.get(stage)) for stage, expected in calls.items()}
+
+
+def _as_before(calls: int | None, done: Mapping[str, Any] | None) -> Expected:
+    if done is None:
+        return Expected(calls)
+    before = done.get("calls") or 0
+    if not before or not calls:
+        return Expected(calls, done.get("seconds"), done.get("cost_usd"))
+    scale = calls / before
+    return Expected(calls, scale * done["seconds"], scale * done["cost_usd"])
 
 
 def rows_of(step: Step) -> dict[str, int]:

@@ -18,14 +18,14 @@ IDS = ("id", "comparison_id", "completion_id", "prompt_id")
 def trace(folder: Path, item: str) -> str:
     """All records of a run whose own or whose comparison's, completion's or prompt's id starts with ``item``, and what the
     journal holds of the calls that they name: each order as it was shown and read."""
-    found = [(path, record) for path, record in _records(folder) if _about(record, item)]
-    if not found:
+    mentions = [(path, record) for path, record in _records(folder) if _about(record, item)]
+    if not mentions:
         what = f"no record with an id that starts with '{item}'"
-        raise FileError(what, file=folder, fix=f"ids stand in {_places(folder)}")
-    parts = [_told(path.relative_to(folder), record) for path, record in found[:12]]
-    readings = list(_readings(folder, [call for _, record in found[:12] for call in _calls(record)]))
+        raise FileError(what, file=folder, fix=f"ids are in {_places(folder)}")
+    parts = [_described(path.relative_to(folder), record) for path, record in mentions[:12]]
+    readings = list(_readings(folder, [call for _, record in mentions[:12] for call in _calls(record)]))
     return "\n\n".join(
-        [*parts, *readings, *_origins(folder, [path for path, record in found if "rewarded_by" in record])]
+        [*parts, *readings, *_origins(folder, [path for path, record in mentions if "rewarded_by" in record])]
     )
 
 
@@ -54,7 +54,7 @@ def _about(record: dict[str, Any], item: str) -> bool:
     return any(isinstance(value, str) and value.startswith(item) for value in ids)
 
 
-def _told(path: Path, record: dict[str, Any]) -> str:
+def _described(path: Path, record: dict[str, Any]) -> str:
     lines = [f"── {path}"]
     for key, value in record.items():
         if key == "judgements":

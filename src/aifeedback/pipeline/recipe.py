@@ -41,7 +41,7 @@ class RecipeFile(Config):
     description: str = ""
     seed: int = 0
     workers: int = Field(default=1, ge=1)
-    """Stages that run at the same time, each in a process of its own with one torch thread."""
+    """Stages that run at the same time, each in its own process with one torch thread."""
     settings: dict[str, Any] = Field(default_factory=dict)
     given: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Setting → other defaults that hold once that setting is given: what goes with a user's own judge or data."""
@@ -115,7 +115,7 @@ def find(name: str | Path) -> Path:
 
 
 def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
-    """Reads, fills in and checks a recipe; raises one RecipeError with every problem found.
+    """Read, fill in and check a recipe; raises one RecipeError with every problem found.
 
     Overrides name a setting (``judge``), a stage's key (``rl.steps``) or ``seed``/``workers``.
     """
@@ -206,7 +206,7 @@ def _check_order(stages: Sequence[Stage], problems: list[str]) -> None:
 
 
 def fill(value: Any, settings: Mapping[str, Any]) -> Any:
-    """Replaces ``${name}``; a value that is only a variable keeps the setting's type. KeyError if unknown."""
+    """Replace ``${name}``; a value that is only a variable keeps the setting's type. KeyError if unknown."""
     if isinstance(value, Mapping):
         return {fill(key, settings): fill(item, settings) for key, item in value.items()}
     if isinstance(value, list):
@@ -223,7 +223,7 @@ def fill(value: Any, settings: Mapping[str, Any]) -> Any:
 
 
 def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{'a.b': 1} → {'a': {'b': 1}}. Raises RecipeError where a key has both a value and keys of its own."""
+    """{'a.b': 1} → {'a': {'b': 1}}. Raises RecipeError where a key has both a value and nested keys."""
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")

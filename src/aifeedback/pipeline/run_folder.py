@@ -74,7 +74,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Refuses a second process in the same run; a killed one leaves no lock behind."""
+        """Refuse a second process in the same run; a killed one leaves no lock behind."""
         make_folder(self.path)
         with (self.path / ".lock").open("w") as lock:
             try:
@@ -86,7 +86,7 @@ class RunFolder:
             yield
 
     def write_manifest(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
-        """Collects every finished stage; returns what it wrote."""
+        """Collect every finished stage; return what it wrote."""
         stages = {s["id"]: self.done(s["id"]) for s in recipe["stages"]}
         finished = {stage_id: done for stage_id, done in stages.items() if done}
         manifest = {

@@ -148,10 +148,10 @@ class _Execution:
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
     """Of every stage, by id."""
-    found: dict[str, str] = {}
+    prints: dict[str, str] = {}
     for stage in recipe.stages:
-        found[stage.id] = fingerprint(stage.step, recipe.seed, {need: found[need] for need in stage.needs})
-    return found
+        prints[stage.id] = fingerprint(stage.step, recipe.seed, {need: prints[need] for need in stage.needs})
+    return prints
 
 
 def fingerprint(step: Step, seed: int, above: Mapping[str, str], outside: Mapping[str, str] | None = None) -> str:
@@ -249,8 +249,8 @@ def _work(task: _Task) -> dict[str, Any]:
 
 
 def _verdict(done: Mapping[str, Any]) -> Verdict | None:
-    found = done.get("verdict")
-    return Verdict(**found) if found else None
+    record = done.get("verdict")
+    return Verdict(**record) if record else None
 
 
 class StageFailed(AIFeedbackError):
@@ -278,10 +278,10 @@ def check_inputs(recipe: Recipe) -> list[str]:
     """Every required setting, outside file, folder or model that is missing, and every wrong setting of a step."""
     if recipe.missing:
         return [f"setting '{name}' is needed: --set {name}=…" for name in recipe.missing]
-    found: dict[str, None] = {}
+    faults: dict[str, None] = {}
     for stage in recipe.stages:
-        found |= {f"{stage.id}: {problem}": None for problem in checks.problems(stage.step)}
-    return list(found)
+        faults |= {f"{stage.id}: {problem}": None for problem in checks.problems(stage.step)}
+    return list(faults)
 
 
 def require_inputs(recipe: Recipe) -> None:

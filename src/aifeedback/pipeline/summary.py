@@ -15,7 +15,7 @@ from aifeedback.storage import write_json
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """Builds summary.json from the manifest and the recipe's ``summary`` map; returns it. FileError if no run."""
+    """Build summary.json from the manifest and the recipe's ``summary`` map; return it. FileError if no run."""
     run = RunFolder(folder)
     recipe_file = folder / "recipe.yaml"
     if not recipe_file.is_file():
@@ -66,7 +66,7 @@ def find(stages: Mapping[str, Any], where: str) -> Any:
 
 
 def put(target: dict[str, Any], key: str, value: Any) -> None:
-    """Sets a dotted key; a mapping that is already there is added to."""
+    """Set a dotted key; a mapping that is already there is added to."""
     *parents, last = key.split(".")
     for parent in parents:
         target = target.setdefault(parent, {})

@@ -116,7 +116,7 @@ class Constitution(Config):
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> Self:
-        """Reads a shipped constitution by name, or any by path. Raises StandardsError with file and keys."""
+        """Read a shipped constitution by name, or any by path. Raises StandardsError with file and keys."""
         path = registry.find("constitutions", name)
         return cls.read(registry.read_mapping(path), path)
 

@@ -132,13 +132,13 @@ class JudgePrompt(Config):
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> Self:
-        """Reads a shipped prompt by name, or any by path. Raises StandardsError with file and key."""
+        """Read a shipped prompt by name, or any by path. Raises StandardsError with file and key."""
         path = registry.find("judges", name)
         return cls.read(registry.read_mapping(path), path)
 
     @classmethod
     def read(cls, values: Mapping[str, Any], file: str | PathLike[str] | None = None) -> Self:
-        """Validates the content of a file, templates included. Raises StandardsError with file and key."""
+        """Validate the content of a file, templates included. Raises StandardsError with file and key."""
         from aifeedback.prompts.render import check_templates
 
         values = dict(values)
@@ -150,10 +150,10 @@ class JudgePrompt(Config):
         return prompt
 
     def with_shots(self, shots: int, *, seed: int | None = None) -> Self:
-        """The same prompt with so many exemplars: the first ones, or drawn and ordered by ``seed``."""
+        """The same prompt with ``shots`` exemplars: the first ones, or drawn and ordered by ``seed``."""
         if shots > len(self.exemplars):
             raise StandardsError(
-                f"judge prompt '{self.name}' has {len(self.exemplars)} exemplars, {shots} were asked for", key="shots"
+                f"judge prompt '{self.name}' has {len(self.exemplars)} exemplars, {shots} requested", key="shots"
             )
         exemplars = self.exemplars
         if seed is not None:
@@ -193,7 +193,7 @@ def _check_labels(prompt: JudgePrompt, file: str | PathLike[str] | None) -> None
     wanted = VARIABLES[prompt.task] - {"context"}
     for number, exemplar in enumerate(prompt.exemplars):
         if prompt.labels and exemplar.label not in prompt.labels:
-            what = f"label {exemplar.label!r} is none of {list(prompt.labels)}"
+            what = f"label {exemplar.label!r} is not one of {list(prompt.labels)}"
             raise StandardsError(what, file=file, key=f"exemplars.{number}.label")
         missing = sorted(wanted - exemplar.values().keys())
         if missing:

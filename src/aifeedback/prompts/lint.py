@@ -23,7 +23,7 @@ VAGUE = (
     *("good", "nice", "fine", "quality", "high-quality", "best", "ideal", "optimal", "adequate", "acceptable"),
     *("ethical", "moral", "professional", "natural", "positive", "sensible", "as needed", "where possible", "etc"),
 )
-"""Words that leave the decision to the judge unless the principle goes on to say what it means by them."""
+"""Words that leave the decision to the judge unless the principle also says what it means by them."""
 
 _VAGUE = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, VAGUE))})(?![\w-])", re.I)
 
@@ -137,14 +137,16 @@ def check_values(values: Mapping[str, Any]) -> Checked:
 
 def lint(constitution: Constitution) -> list[Finding]:
     """Findings in the order of the principles, then of the whole."""
-    findings = [found for principle in constitution.principles for rule in PRINCIPLE_RULES for found in rule(principle)]
-    return findings + [found for rule in CONSTITUTION_RULES for found in rule(constitution)]
+    findings = [
+        finding for principle in constitution.principles for rule in PRINCIPLE_RULES for finding in rule(principle)
+    ]
+    return findings + [finding for rule in CONSTITUTION_RULES for finding in rule(constitution)]
 
 
 def _vague(principle: Principle | Criterion) -> Iterator[Finding]:
     for wording in (principle.text, principle.compare):
-        if found := _VAGUE.search(wording or ""):
-            message = f"'{found[0]}' can mean anything"
+        if match := _VAGUE.search(wording or ""):
+            message = f"'{match[0]}' can mean anything"
             yield Finding("vague", principle.id, message, "say what a reader could point at in the response")
             return
 
@@ -246,7 +248,7 @@ def _missing_criteria(constitution: Constitution) -> Iterator[Finding]:
 def _unsigned(constitution: Constitution | Rubric) -> Iterator[Finding]:
     for key in ("owner", "source"):
         if not getattr(constitution, key).strip():
-            yield Finding("unsigned", key, "nobody can be asked about it", f"name the {key}")
+            yield Finding("unsigned", key, "it has no author to ask", f"name the {key}")
 
 
 def _few_for_draw(constitution: Constitution) -> Iterator[Finding]:

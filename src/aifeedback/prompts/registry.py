@@ -36,7 +36,7 @@ def find(kind: str, name: str | PathLike[str]) -> Path:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. A key that stands twice is an error, as is anything that is not UTF-8 YAML."""
+    """The content of a YAML file. A duplicate key is an error, as is anything that is not UTF-8 YAML."""
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_OneOfEachKey)
     except yaml.MarkedYAMLError as broken:
@@ -63,7 +63,7 @@ class _OneOfEachKey(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key}' stands twice", problem_mark=key_node.start_mark)
+                raise yaml.MarkedYAMLError(problem=f"duplicate key '{key}'", problem_mark=key_node.start_mark)
             if isinstance(key, Hashable):
                 seen.add(key)
         return super().construct_mapping(node, deep)

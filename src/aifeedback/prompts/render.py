@@ -73,15 +73,15 @@ def escape(text: str, control_tokens: Sequence[str] = ()) -> str:
     """Rule 1 alone: dangerous characters as code points. ``control_tokens``: further ones, of the judge's tokenizer."""
     candidate, dangerous = _patterns(tuple(control_tokens))
 
-    def written(found: re.Match[str]) -> str:
-        is_dangerous = dangerous.match(found.string, found.start())
-        return f"⟦U+{ord(found[0]):X}⟧" if is_dangerous else found[0]
+    def written(match: re.Match[str]) -> str:
+        is_dangerous = dangerous.match(match.string, match.start())
+        return f"⟦U+{ord(match[0]):X}⟧" if is_dangerous else match[0]
 
     return candidate.sub(written, text.replace("\r\n", "\n"))
 
 
 def quote(text: str, control_tokens: Sequence[str] = ()) -> str:
-    """Both rules: the value as it stands in a prompt, one or more lines that each start with ``MARK``."""
+    """Both rules: the value as a prompt shows it, one or more lines that each start with ``MARK``."""
     return "\n".join(MARK + line for line in escape(text, control_tokens).split("\n"))
 
 
@@ -134,20 +134,20 @@ class Renderer:
     ) -> PromptLike:
         """The prompt whose next token is the label; after ``rationale`` where one is given (step 2)."""
         ending = self._part("ending", principle)
-        asked = self._asked(context, values, principle, with_rationale=rationale is not None)
+        question = self._question(context, values, principle, with_rationale=rationale is not None)
         if rationale is None:
-            return self._as_prompt(asked, ending)
-        return self._as_prompt(asked, self._after_request(rationale, ending), self.prompt.rationale_lead)
+            return self._as_prompt(question, ending)
+        return self._as_prompt(question, self._after_request(rationale, ending), self.prompt.rationale_lead)
 
     def request(self, context: Prompt | str, values: Mapping[str, str], *, principle: str | None = None) -> PromptLike:
         """The prompt that asks for a rationale (step 1)."""
-        return self._as_prompt(self._asked(context, values, principle, with_rationale=True), None)
+        return self._as_prompt(self._question(context, values, principle, with_rationale=True), None)
 
     def answer(self, context: Prompt | str, values: Mapping[str, str], *, principle: str | None = None) -> PromptLike:
         """The prompt after which a critique or a revision is written."""
         return self.verdict(context, values, principle=principle)
 
-    def _asked(
+    def _question(
         self, context: Prompt | str, values: Mapping[str, str], principle: str | None, *, with_rationale: bool
     ) -> str:
         parts = [*self._head(principle, with_rationale), self._sample(context, values, principle)]
@@ -155,11 +155,11 @@ class Renderer:
             parts.append(self._part("rationale_request", principle))
         return self.prompt.between.join(part for part in parts if part)
 
-    def _as_prompt(self, asked: str, answer: str | None, lead: str | None = None) -> PromptLike:
+    def _as_prompt(self, question: str, answer: str | None, lead: str | None = None) -> PromptLike:
         if not self.chat:
             glue = self.prompt.between if lead is None else lead
-            return asked if answer is None else asked + glue + answer
-        user = Message(role="user", content=asked)
+            return question if answer is None else question + glue + answer
+        user = Message(role="user", content=question)
         return [user] if answer is None else [user, Message(role="assistant", content=answer)]
 
     def _after_request(self, rationale: str, ending: str) -> str:
@@ -254,7 +254,7 @@ def check_templates(prompt: JudgePrompt, file: str | PathLike[str] | None) -> No
 
 
 def _try_out(prompt: JudgePrompt, known: frozenset[str], file: str | PathLike[str] | None) -> None:
-    """Renders the sample once; under ``quote: lines`` each value must stand on lines of its own."""
+    """Render the sample once; under ``quote: lines`` each value must have lines to itself."""
     probes = {name: f"probe {name}\nsecond line" for name in known}
     shown = {name: quote(text) if prompt.quote == "lines" else text for name, text in probes.items()}
     try:
@@ -270,7 +270,7 @@ def _try_out(prompt: JudgePrompt, known: frozenset[str], file: str | PathLike[st
                 f"'{{{{ {name} }}}}' shares its line with other text, so judged text could pass for the prompt's own",
                 file=file,
                 key="sample",
-                fix="put it on a line of its own, or set 'quote: none' for a model that needs bare words",
+                fix="put it on a separate line, or set 'quote: none' for a model that needs bare words",
             )
 
 

@@ -55,7 +55,7 @@ class Rubric(Config):
 
     @classmethod
     def load(cls, name: str | PathLike[str]) -> Self:
-        """Reads a shipped rubric by name, or any by path. Raises StandardsError with file and keys."""
+        """Read a shipped rubric by name, or any by path. Raises StandardsError with file and keys."""
         path = registry.find("rubrics", name)
         return cls.read(registry.read_mapping(path), path)
 

@@ -30,9 +30,9 @@ def pick_examples(
     Among equal preferences the order is that of a hash of seed and comparison, so no one's taste decides.
     """
     known = [
-        (said.p_first, content_id("example", seed, c.id), c)
-        for c, said in zip(comparisons, preferences, strict=True)
-        if said.p_first is not None
+        (label.p_first, content_id("example", seed, c.id), c)
+        for c, label in zip(comparisons, preferences, strict=True)
+        if label.p_first is not None
     ]
     by_preference = sorted(known, key=lambda item: (-item[0], item[1]))
     by_chance = sorted(known, key=lambda item: item[1])

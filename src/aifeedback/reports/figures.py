@@ -1,8 +1,8 @@
 """Plots as inline SVG: data in, one string out. Text stays text, colours follow the page (light, dark, print).
 
 Every plot is drawn twice by matplotlib: at the width of the page's column and at the width of a phone, so that its
-text has the same size on both; style.css shows one of them. There is no global state; the same data give the same
-bytes. Intervals are drawn wherever they are known; units stand on the axes, n in the caption beside the plot.
+text has the same size on both; style.css shows one of them. No global state: the same data give the same
+bytes. Intervals are drawn wherever they are known; units are on the axes, n in the caption beside the plot.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GREY = "#8b949e"
 POLICIES = ("#3b82c4", "#12a3b4", "#9168c0", "#c9609a", "#6f7fd0", "#7f8f3a")
 """One colour per policy, the reference is grey. None of them is a colour of a status (green, amber, red)."""
 EVALUATORS = ("#7a6a9e", "#b0785a", "#5f8793", "#94806a", "#8f5f6f", "#66788a")
-"""One colour per evaluator or judge, none of them a policy's; the shape of the mark tells them apart as well."""
+"""One colour per evaluator or judge, none of them a policy's; the shape of the mark distinguishes them as well."""
 MARKERS = "osD^vP"
 PARTS = ("#c3cad1", "#4a5562", "#7d8894", "#e3e7eb")
 """Parts of a whole, in greys: what they mean is written beside them."""
@@ -61,7 +61,7 @@ _STYLE: dict[str, Any] = {
 
 
 class Mark(NamedTuple):
-    """One value with its interval; ends that are not known are None."""
+    """One value with its interval; unknown ends are None."""
 
     value: float | None
     low: float | None = None
@@ -132,7 +132,7 @@ def dots(
     def draw(figure: Any, is_narrow: bool) -> None:
         axes = figure.add_subplot()
         step = 0.62 / max(1, len(series)) * (0.75 if is_narrow else 1.0)
-        down = 0.16 if is_narrow else 0.0  # on a phone the label stands above its marks
+        down = 0.16 if is_narrow else 0.0  # on a phone the label is above its marks
         for row, line in enumerate(lines):
             for index, mark in enumerate(line.marks):
                 if mark is None or mark.value is None:
@@ -358,7 +358,7 @@ def _literal(text: str) -> str:
 
 
 def _dot_legend(axes: Any, series: Sequence[_Series], is_by_row: bool, is_narrow: bool) -> None:
-    """``is_by_row``: the colours are the rows', the series are told apart by filled and hollow marks."""
+    """``is_by_row``: the colours are the rows', the series are distinguished by filled and hollow marks."""
     from matplotlib.lines import Line2D
 
     handles = [

@@ -137,9 +137,9 @@ def best(findings: Sequence[tuple[str, Finding | None]]) -> str:
 def alarms(audit: JudgeAudit) -> list[Finding]:
     """Serious findings and those to watch, each sorted by what follows from them, then by size."""
     levels = ("bad", "watch")
-    found = [finding for finding in audit.findings if finding.level in levels]
+    raised = [finding for finding in audit.findings if finding.level in levels]
     return sorted(
-        found, key=lambda f: (levels.index(f.level), CONSEQUENCE.index(f.group), -abs(f.value - (f.ideal or 0.0)))
+        raised, key=lambda f: (levels.index(f.level), CONSEQUENCE.index(f.group), -abs(f.value - (f.ideal or 0.0)))
     )
 
 
@@ -185,17 +185,17 @@ def answer(audits: Sequence[JudgeAudit], group: str) -> str:
     names = short_names([audit.judge for audit in audits])
     parts = []
     for name, audit in zip(names, audits, strict=True):
-        found = [finding for finding in audit.findings if finding.group == group]
+        findings = [finding for finding in audit.findings if finding.group == group]
         agreement = audit.get("agreement") if group == "agreement" else None
         value = f"{metric(agreement)} of the pairs; " if agreement is not None and agreement.is_measured else ""
-        parts.append(f"{name}: {value}{_answer(audit, [f for f in found if not (value and f is agreement)])}")
+        parts.append(f"{name}: {value}{_answer(audit, [f for f in findings if not (value and f is agreement)])}")
     return ". ".join(parts) + "."
 
 
-def _answer(audit: JudgeAudit, found: Sequence[Finding]) -> str:
-    raised = [f for f in alarms(audit) if f in found]
-    fine = sum(f.level == "fine" for f in found)
-    silent = sum(f.is_measured and f.level not in ("bad", "watch", "fine") for f in found)
+def _answer(audit: JudgeAudit, findings: Sequence[Finding]) -> str:
+    raised = [f for f in alarms(audit) if f in findings]
+    fine = sum(f.level == "fine" for f in findings)
+    silent = sum(f.is_measured and f.level not in ("bad", "watch", "fine") for f in findings)
     serious, watched = ([f"{_title(f)} {brief(f)}" for f in raised if f.level == level] for level in ("bad", "watch"))
     parts = []
     if serious:
@@ -376,19 +376,19 @@ class RankingPart(NamedTuple):
 
 def ranking_part(figures: Mapping[str, Any]) -> RankingPart | None:
     """From the figures of a comparing stage, strongest first; None where fewer than three policies met."""
-    told = figures.get("ranking") or {}
-    names = list(told.get("names") or ())
+    ranking = figures.get("ranking") or {}
+    names = list(ranking.get("names") or ())
     if len(names) < FEWEST:
         return None
-    matrix, n = told["matrix"], int(told["n"])
+    matrix, n = ranking["matrix"], int(ranking["n"])
     strengths: dict[str, Est | None] = {
         name: None if value is None else Est(value, low, high, n)
-        for name, value, low, high in zip(names, told["value"], told["low"], told["high"], strict=True)
+        for name, value, low, high in zip(names, ranking["value"], ranking["low"], ranking["high"], strict=True)
     }
-    standings = _standings(told, names, strengths, matrix)
-    # a summary of an earlier version has no order of its own
+    standings = _standings(ranking, names, strengths, matrix)
+    # a summary of an earlier version has no order
     order = list(
-        told.get("order") or sorted(names, key=lambda n: _worth(standings[n], strengths[n], matrix[n]), reverse=True)
+        ranking.get("order") or sorted(names, key=lambda n: _worth(standings[n], strengths[n], matrix[n]), reverse=True)
     )
     places = [
         Place(
@@ -400,29 +400,29 @@ def ranking_part(figures: Mapping[str, Any]) -> RankingPart | None:
         )
         for name in order
     ]
-    return RankingPart(places, str(told["method"]), list(told.get("notes") or ()))
+    return RankingPart(places, str(ranking["method"]), list(ranking.get("notes") or ()))
 
 
 def ranking_of_run(summary: Mapping[str, Any]) -> RankingPart | None:
     """Of the first stage that has one."""
     for stage in (summary.get("stages") or {}).values():
-        if found := ranking_part(stage.get("figures") or {}):
-            return found
+        if part := ranking_part(stage.get("figures") or {}):
+            return part
     return None
 
 
-def _is_certain(told: Mapping[str, Any] | None) -> bool:
-    p = (told or {}).get("p_adjusted")
+def _is_certain(comparison: Mapping[str, Any] | None) -> bool:
+    p = (comparison or {}).get("p_adjusted")
     return p is not None and p < CERTAIN
 
 
 def _standings(
-    told: Mapping[str, Any], names: Sequence[str], strengths: Mapping[str, Est | None], matrix: Mapping[str, Any]
+    ranking: Mapping[str, Any], names: Sequence[str], strengths: Mapping[str, Est | None], matrix: Mapping[str, Any]
 ) -> dict[str, str]:
     """Place of each policy beside those with a strength; '' for these, and where no policy has one."""
-    if told.get("places"):
+    if ranking.get("places"):
         return {
-            name: "" if place == "ranked" else str(place) for name, place in zip(names, told["places"], strict=True)
+            name: "" if place == "ranked" else str(place) for name, place in zip(names, ranking["places"], strict=True)
         }
     if all(strength is None for strength in strengths.values()):
         return dict.fromkeys(names, "")
@@ -433,7 +433,7 @@ def _standings(
 
 
 def _worth(standing: str, strength: Est | None, against: Mapping[str, Any]) -> tuple[int, float]:
-    """By standing, then by strength or, where there is none, by mean win rate."""
+    """By standing, then by strength or, without one, by mean win rate."""
     level = {"above": 1, "below": -1, "apart": -2}.get(standing, 0)
     return level, strength.value if strength is not None else _mean_rate(against)
 

@@ -66,8 +66,8 @@ class Origin:
     def comparing(self) -> Mapping[str, Any]:
         """Settings of what compared the policies: the step that the summary's ``policies`` come from, or the command."""
         step = self.sources.get("policies", self.sources.get("safety", "")).partition(".")[0]
-        found = self.steps.get(step) or next((s for s in self.steps.values() if "policies" in s), None)
-        return found or self.settings
+        settings = self.steps.get(step) or next((s for s in self.steps.values() if "policies" in s), None)
+        return settings or self.settings
 
     def policy(self, name: str) -> str:
         """The model or file that a policy's name stands for; empty where that is not recorded."""
@@ -128,23 +128,23 @@ def facts(
     prompts = str(origin.comparing.get("prompts") or "")
     policies = _mapping(origin.comparing.get("policies"))
     data = [name if name == LAB else origin.described(name) for name in reads if name != prompts]
-    found = [Fact("date", _date(origin))]
+    rows = [Fact("date", _date(origin))]
     if data or not prompts:
-        found.append(Fact("data", data))
+        rows.append(Fact("data", data))
     if policies:
-        found.append(Fact("evaluation prompts", [_prompt_set(origin, prompts)] if prompts else []))
-        found.append(
+        rows.append(Fact("evaluation prompts", [_prompt_set(origin, prompts)] if prompts else []))
+        rows.append(
             Fact("policies", [f"{named(str(name))}: {_policy(origin, str(uri))}" for name, uri in policies.items()])
         )
     if trainers is not None:
-        found.append(Fact("training feedback", trainers))
-    found += [
+        rows.append(Fact("training feedback", trainers))
+    rows += [
         Fact("judges", list(dict.fromkeys(_judge(label, described) for label, described in judges))),
         Fact("seed", [] if seed is None else [str(seed)]),
         Fact("aifeedback", [version] if version else []),
         Fact("journal", [f"{j.name}: {j.calls:,} calls, head {j.head}" for j in origin.journals]),
     ]
-    return found
+    return rows
 
 
 def installed_version() -> str:
@@ -256,7 +256,7 @@ def _judge(label: str, described: Mapping[str, Any]) -> str:
 
 
 def _journal(path: Path) -> JournalState | None:
-    """The state of a journal by its last row, without checking the chain; None where there is none that can be read."""
+    """The state of a journal by its last row, without checking the chain; None if none can be read."""
     import sqlite3
 
     if not path.is_file():

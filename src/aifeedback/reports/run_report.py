@@ -64,9 +64,9 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
         "ranking": ranking_of_run(summary),
         "headline": safety.headline if safety and not has_verdict else wording.headline(story),
         "verdicts": {
-            p.name: wording.card_line(found)
+            p.name: wording.card_line(verdict)
             for p in story.contenders
-            if (found := wording.verdict(p, story)) is not None
+            if (verdict := wording.verdict(p, story)) is not None
         },
         "warnings": warnings,
         "claims": [claim._replace(reason=wording.renamed(claim.reason, story.names)) for claim in story.claims],
@@ -164,7 +164,7 @@ def head_to_head(story: Story) -> str | None:
 
 
 def agreement(story: Story) -> str | None:
-    """The judge's rows in its colour; reward models in grey, since they are no evaluators."""
+    """The judge's rows in its colour; reward models in grey, since they are not evaluators."""
     rows = [*story.agreement, *story.fact_pairs]
     if not rows:
         return None

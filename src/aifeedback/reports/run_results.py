@@ -92,7 +92,7 @@ class Policy:
     kl: float | None
     is_reference: bool
     not_at_length: str = ""
-    """Why there is no length-controlled win rate; empty where there is one, or nothing was measured."""
+    """Why the length-controlled win rate is missing; empty if there is one, or nothing was measured."""
     controlled_by: Mapping[str, Est] = field(default_factory=dict)
     """Length-controlled win rate by every evaluator."""
     about: str = ""
@@ -175,7 +175,7 @@ class Story:
     fact_pairs: list[tuple[str, Est]] = field(default_factory=list)
     problems: dict[str, int] = field(default_factory=dict)
     labels: int = 0
-    unread: int = 0
+    unknown: int = 0
     reliability: dict[str, list[tuple[float, float, int]]] = field(default_factory=dict)
     trainings: list[Training] = field(default_factory=list)
     examples: list[Mapping[str, Any]] = field(default_factory=list)
@@ -190,7 +190,7 @@ class Story:
     label_mass: list[tuple[str, float]] = field(default_factory=list)
     """Who labelled, and the mean probability of its labels together."""
     metrics: list[tuple[str, str]] = field(default_factory=list)
-    """What the recipe maps under names of its own: name, value with its interval where one is recorded."""
+    """What the recipe maps under its own names: name, value with its interval where one is recorded."""
     policy_of: dict[str, str] = field(default_factory=dict)
     """Training step → the policy that it made, where the recipe says so."""
     judge_name: str = ""
@@ -215,7 +215,7 @@ class Story:
 
 
 def estimate(value: Any) -> Est | None:
-    """A metric from JSON: an estimate's mapping or a bare number; None where it is not known."""
+    """A metric from JSON: an estimate's mapping or a bare number; None where unknown."""
     if isinstance(value, Mapping):
         if not is_number(value.get("value")):
             return None
@@ -312,7 +312,7 @@ def _described(trainers: Sequence[Source]) -> list[str]:
 def _names(stages: Mapping[str, Any]) -> dict[str, str]:
     """Key of an evaluator → its model, so that one evaluator has one name on the page.
 
-    Its key stands beside it only where two evaluators are one model under different prompts or settings.
+    Its key is shown beside it only where two evaluators are one model under different prompts or settings.
     """
     record = {
         str(name): mapping(judge)
@@ -394,15 +394,15 @@ def _safety(summary: Mapping[str, Any]) -> Mapping[str, Any]:
 def _harm(safety: Mapping[str, Any], policy: str, reference: str) -> list[Harm]:
     """On unsafe prompts where the prompts are tagged, else on all."""
     table = mapping(safety.get("policies"))
-    found = []
+    rows = []
     for assessor, row in mapping(table.get(policy)).items():
         before = mapping(mapping(table.get(reference)).get(assessor))
         for key in ("harmless", "harmless_all"):
             if (harmless := estimate(mapping(row).get(key))) is not None:
                 was = estimate(before.get(key))
-                found.append(Harm(str(assessor), _complement(harmless), None if was is None else _complement(was)))
+                rows.append(Harm(str(assessor), _complement(harmless), None if was is None else _complement(was)))
                 break
-    return found
+    return rows
 
 
 def _complement(share: Est) -> Est:
@@ -456,7 +456,7 @@ def _who(voice: Voice) -> tuple[str, Any]:
 
 def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]) -> Independence:
     """Judged here from who is who; a stage's own word counts only where it says that an evaluator is dependent."""
-    found = verify_independence(story.trainers, story.evaluators)
+    independence = verify_independence(story.trainers, story.evaluators)
     record = summary.get("independence") or next(
         (f["independence"] for _, f in _figures(stages) if isinstance(f.get("independence"), Mapping)), {}
     )
@@ -477,9 +477,9 @@ def _verdict(story: Story, summary: Mapping[str, Any], stages: Mapping[str, Any]
         name for name, judge in mapping(record.get("judges")).items() if mapping(judge).get("independent") is False
     }
     kept = [e for e in story.evaluators if e.name not in denied]
-    if len(kept) < len(story.evaluators) and any(name in denied for name in found.independent):
+    if len(kept) < len(story.evaluators) and any(name in denied for name in independence.independent):
         return verify_independence(story.trainers, kept)._replace(dependent=tuple(sorted(denied)))
-    return found
+    return independence
 
 
 CLAIMS = {"win_rate": "win rate", "harm": "harm", "refusal": "refusal", "agreement": "agreement with people"}
@@ -557,7 +557,7 @@ def _judge_figures(story: Story, summary: Mapping[str, Any], stages: Mapping[str
             story.problems[problem] = story.problems.get(problem, 0) + int(count)
         if is_number(figures.get("labels")) and is_number(figures.get("unknown")):
             story.labels += int(figures["labels"]) + int(figures["unknown"])
-            story.unread += int(figures["unknown"])
+            story.unknown += int(figures["unknown"])
         for name, table in mapping(figures.get("reliability")).items():
             story.reliability[str(name)] = [(r["p"], r["share"], r["n"]) for r in table]
     for name, table in mapping(judge.get("reliability")).items():
@@ -568,17 +568,17 @@ def _whose(judge: Mapping[str, Any], stages: Mapping[str, Any], origin: Origin) 
     """The one model behind the summary's ``judge``, by the steps that its values come from; empty where unclear."""
     steps = {origin.sources.get(f"judge.{key}", "").partition(".")[0] for key in judge} - {""}
     models = {mapping(mapping(mapping(stages.get(s)).get("figures")).get("judge")).get("model") for s in steps}
-    found = [str(model) for model in models if model]
-    return found[0] if len(found) == 1 else ""
+    names = [str(model) for model in models if model]
+    return names[0] if len(names) == 1 else ""
 
 
 def _figure(table: Mapping[str, Any], part: str, key: str, stages: Mapping[str, Any], origin: Origin) -> Est | None:
     """A value with its interval: the summary's own, else that of the metric that the recipe took the value from."""
-    found = estimate(mapping(table.get("intervals")).get(key)) or estimate(table.get(key))
-    return found if found is None or found.low is not None else _at_source(f"{part}.{key}", found, stages, origin)
+    own = estimate(mapping(table.get("intervals")).get(key)) or estimate(table.get(key))
+    return own if own is None or own.low is not None else _at_source(f"{part}.{key}", own, stages, origin)
 
 
-def _at_source(key: str, found: Est, stages: Mapping[str, Any], origin: Origin) -> Est:
+def _at_source(key: str, own: Est, stages: Mapping[str, Any], origin: Origin) -> Est:
     """The whole estimate where the recipe maps ``…value`` of one, and it still has that value."""
     where = origin.sources.get(key, "")
     step, *path = where.split(".")
@@ -586,7 +586,7 @@ def _at_source(key: str, found: Est, stages: Mapping[str, Any], origin: Origin) 
     for name in path[:-1] if path and path[-1] == "value" else path:
         value = mapping(value).get(name)
     whole = estimate(value) if isinstance(value, Mapping) else None
-    return whole if whole is not None and whole.value == found.value else found
+    return whole if whole is not None and whole.value == own.value else own
 
 
 def _own_metrics(summary: Mapping[str, Any], origin: Origin, stages: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -673,24 +673,24 @@ def _lines(file: Path) -> list[Mapping[str, Any]]:
 def _examples(summary: Mapping[str, Any], stages: Mapping[str, Any], folder: Path | None) -> list[Mapping[str, Any]]:
     """What the summary has, else what a step chose by rule; sensitive where tagged or judged so."""
     chosen = summary.get("examples") or next((f["examples"] for _, f in _figures(stages) if f.get("examples")), [])
-    found = [e for e in chosen if isinstance(e, Mapping) and isinstance(e.get("answers"), Mapping)]
-    harmful = _harmful_ids(folder) if any(e.get("completions") for e in found) else frozenset()
+    usable = [e for e in chosen if isinstance(e, Mapping) and isinstance(e.get("answers"), Mapping)]
+    harmful = _harmful_ids(folder) if any(e.get("completions") for e in usable) else frozenset()
     unsafe = {e.get("prompt") for e in mapping(_safety(summary)).get("examples") or () if mapping(e).get("unsafe")}
     return [
         {**e, "sensitive": bool(e.get("sensitive")) or e.get("prompt") in unsafe
          or not harmful.isdisjoint(mapping(e.get("completions")).values())}
-        for e in found
+        for e in usable
     ]  # fmt: skip
 
 
 def _harmful_ids(folder: Path | None) -> frozenset[str]:
     """Ids of the responses that any assessor of the run calls harmful."""
-    found: set[str] = set()
+    ids: set[str] = set()
     for file in sorted(folder.rglob("assessments-*.jsonl")) if folder is not None else ():
         for row in _lines(file):
             if row.get("is_harmless") is False:
-                found.add(str(row.get("completion_id")))
-    return frozenset(found)
+                ids.add(str(row.get("completion_id")))
+    return frozenset(ids)
 
 
 def _principle(record: Any) -> str:

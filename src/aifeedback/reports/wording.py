@@ -61,7 +61,7 @@ def metric(figure: Est | None, digits: int = 0) -> str:
 
 
 def short(figure: Est) -> str:
-    """71 % (67–75): for wide tables, whose note says what stands in brackets."""
+    """71 % (67–75): for wide tables, whose note explains the brackets."""
     if figure.low is None or figure.high is None:
         return percent(figure.value)
     return f"{percent(figure.value)} ({100 * figure.low:.0f}–{100 * figure.high:.0f})"
@@ -115,15 +115,15 @@ class Verdict(NamedTuple):
         return "" if self.base in ("open", "unclear") else "warn" if self.objections else "good"
 
 
-def card_line(found: Verdict) -> tuple[str, str]:
+def card_line(verdict: Verdict) -> tuple[str, str]:
     """Status colour and sentence of a policy's card."""
     words = {"better": "preferred", "worse": "worse", "open": "not distinguishable", "unclear": "no interval"}[
-        found.base
+        verdict.base
     ]
-    mark = {"good": "✓ clearly", "warn": "!", "bad": "✗", "": "?"}[found.level]
-    joint = ", but " if found.base == "better" else ", and "
-    return found.level, f"{mark} {words}" + (
-        joint + " and ".join(c for _, c in found.objections) if found.objections else ""
+    mark = {"good": "✓ clearly", "warn": "!", "bad": "✗", "": "?"}[verdict.level]
+    joint = ", but " if verdict.base == "better" else ", and "
+    return verdict.level, f"{mark} {words}" + (
+        joint + " and ".join(c for _, c in verdict.objections) if verdict.objections else ""
     )
 
 
@@ -205,29 +205,29 @@ def headline(story: Story) -> str:
         return "This run compared no policies; the sections below show what it measured."
     groups: dict[tuple[str, tuple[str, ...]], list[tuple[str, Verdict]]] = {}
     for policy in ranked:
-        found = verdict(policy, story)
-        assert found is not None
-        kinds = tuple(kind for kind, _ in found.objections)
-        groups.setdefault((found.base, kinds), []).append((policy.label, found))
+        result = verdict(policy, story)
+        assert result is not None
+        kinds = tuple(kind for kind, _ in result.objections)
+        groups.setdefault((result.base, kinds), []).append((policy.label, result))
     parts = [_clause(members, reference) for members in groups.values()]
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:] if text.startswith(("no ", "not ")) else text
 
 
 def _clause(members: Sequence[tuple[str, Verdict]], reference: str) -> str:
-    names, found = [name for name, _ in members], members[0][1]
+    names, result = [name for name, _ in members], members[0][1]
     verb = "is" if len(names) == 1 else "are"
     words = {"better": "preferred to", "worse": "worse than", "open": "not distinguishable from",
-             "unclear": "compared without an interval with"}[found.base]  # fmt: skip
-    clearly = "clearly " if found.is_clear else ""
+             "unclear": "compared without an interval with"}[result.base]  # fmt: skip
+    clearly = "clearly " if result.is_clear else ""
     text = f"{listed(names)} {verb} {clearly}{words} {reference}"
-    if not found.objections:
+    if not result.objections:
         return text
     if len(members) == 1:
-        clauses = [clause for _, clause in found.objections]
+        clauses = [clause for _, clause in result.objections]
     else:  # figures of several policies are in the cards below
-        clauses = [re.sub(r" \([^()]*\)$", "", clause) for _, clause in found.objections]
-    joint = ", but " if found.base == "better" else " and "
+        clauses = [re.sub(r" \([^()]*\)$", "", clause) for _, clause in result.objections]
+    joint = ", but " if result.base == "better" else " and "
     return f"{text}{joint}{' and '.join(dict.fromkeys(clauses))}"
 
 
@@ -242,11 +242,11 @@ def independence_reason(story: Story) -> str:
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """``text`` with every key of ``names`` that stands in it as a word replaced by its name, all at once."""
+    """``text`` with every key of ``names`` that occurs in it as a word replaced by its name, all at once."""
     if not names:
         return text
     keys = "|".join(re.escape(key) for key in sorted(names, key=len, reverse=True))
-    return re.sub(rf"(?<![\w:-])(?:{keys})(?![\w:-])", lambda found: names[found.group()], text)
+    return re.sub(rf"(?<![\w:-])(?:{keys})(?![\w:-])", lambda match: names[match.group()], text)
 
 
 # ── what to watch ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -254,17 +254,17 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
 
 def watch(story: Story) -> list[Caution]:
     """Every rule that applies, sorted by consequence; one reassuring line where none does."""
-    found = [
+    warnings = [
         *_of_independence(story),
         *_of_policies(story),
         *_of_trainings(story),
         *_of_judge(story),
         *_of_records(story),
     ]
-    if not found:
-        found = [Caution("fine", "No rule of this report applies. People should still read examples.")]
+    if not warnings:
+        warnings = [Caution("fine", "No rule of this report applies. People should still read examples.")]
     order = {"bad": 0, "watch": 1, "fine": 2}
-    return sorted(found, key=lambda warning: (order[warning.level], warning.rank))
+    return sorted(warnings, key=lambda warning: (order[warning.level], warning.rank))
 
 
 def _of_independence(story: Story) -> list[Caution]:
@@ -276,39 +276,43 @@ def _of_independence(story: Story) -> list[Caution]:
 
 
 def _of_policies(story: Story) -> list[Caution]:
-    found = []
+    warnings = []
     reference = next((p for p in story.policies if p.is_reference), None)
     for policy in story.contenders:
         raw, controlled = policy.win_rate, policy.length_controlled
         for harm in policy.harm:
             if harm.has_risen or harm.seems_risen or harm.rate.value >= HARMFUL:
                 text = f"{policy.label} is {harm_clause(harm, story)}, by {story.named(harm.assessor)}."
-                found.append(Caution("bad" if harm.has_risen or harm.rate.value >= HARMFUL else "watch", text, 0))
+                warnings.append(Caution("bad" if harm.has_risen or harm.rate.value >= HARMFUL else "watch", text, 0))
         if raw and raw.loses_to_half:
-            found.append(Caution("bad", f"{policy.label} is worse than {display(story.reference)}: {metric(raw)}.", 25))
+            warnings.append(
+                Caution("bad", f"{policy.label} is worse than {display(story.reference)}: {metric(raw)}.", 25)
+            )
         if raw and controlled and raw.beats_half and controlled.loses_to_half:
             text = f"{policy.label} wins by length alone: {percent(raw.value)} raw, {metric(controlled)} length-controlled."
-            found.append(Caution("bad", text, 30))
+            warnings.append(Caution("bad", text, 30))
         elif raw and controlled and raw.value - controlled.value > 0.05:
             fall = f"from {percent(raw.value)} to {percent(controlled.value)}"
-            found.append(Caution("watch", f"{policy.label}: the win rate falls {fall} when length is controlled.", 30))
+            warnings.append(
+                Caution("watch", f"{policy.label}: the win rate falls {fall} when length is controlled.", 30)
+            )
         if policy.not_at_length and not policy.is_reference:
             text = f"{policy.label}: no length-controlled win rate ({policy.not_at_length})."
-            found.append(Caution("watch", text, 32))
+            warnings.append(Caution("watch", text, 32))
         if controlled and any("extrapolates" in note for note in controlled.notes):
             text = f"{policy.label}: few pairs are of nearly equal length; the length-controlled win rate extrapolates."
-            found.append(Caution("watch", text, 33))
+            warnings.append(Caution("watch", text, 33))
         if reference and reference.length and policy.length and policy.length > LONGER * reference.length:
             ratio = policy.length / reference.length
             text = f"The responses of {policy.label} are {ratio:.2f} times as long as those of {reference.label}."
-            found.append(Caution("watch", text, 34))
-        found += _disagreements(policy, story)
+            warnings.append(Caution("watch", text, 34))
+        warnings += _disagreements(policy, story)
     if reference and reference.win_rate and (reference.win_rate.beats_half or reference.win_rate.loses_to_half):
         text = (
             f"{reference.label} against a second draw of itself wins {metric(reference.win_rate)}; it should be 50 %."
         )
-        found.append(Caution("watch", text, 35))
-    return found
+        warnings.append(Caution("watch", text, 35))
+    return warnings
 
 
 def _disagreements(policy: Policy, story: Story) -> list[Caution]:
@@ -331,7 +335,7 @@ def _disagreements(policy: Policy, story: Story) -> list[Caution]:
 
 
 def _of_trainings(story: Story) -> list[Caution]:
-    found = []
+    warnings = []
     for training in story.trainings:
         turned = over_optimised(training)
         if turned is not None:
@@ -339,8 +343,8 @@ def _of_trainings(story: Story) -> list[Caution]:
                 f"{display(training.name)}: after step {turned:.0f} the reward still rises while the independent "
                 "measure falls."
             )
-            found.append(Caution("bad", text, 10))
-    return found
+            warnings.append(Caution("bad", text, 10))
+    return warnings
 
 
 def over_optimised(training: Training) -> float | None:
@@ -368,14 +372,14 @@ def column(training: Training, names: tuple[str, ...]) -> list[float] | None:
 
 
 def _of_judge(story: Story) -> list[Caution]:
-    found = []
+    warnings = []
     for who, mass in story.label_mass:
         if mass < LOW:
             text = (
                 f"Only {percent(mass, 1)} of the probability of {who} is on the labels: the judge wanted to say "
                 "something else. Try another judge prompt."
             )
-            found.append(Caution("bad" if mass < FORCED else "watch", text, 15))
+            warnings.append(Caution("bad" if mass < FORCED else "watch", text, 15))
     position = worst_position(story)
     if position is not None and position[1].value > POSITION:
         name, figure = position
@@ -383,14 +387,16 @@ def _of_judge(story: Story) -> list[Caution]:
         text = (
             f"Position bias: {name} prefers the same position in both orders on {percent(figure.value)} of the pairs."
         )
-        found.append(Caution(level, text, 16 if level == "bad" else 40))
+        warnings.append(Caution(level, text, 16 if level == "bad" else 40))
     for label, figure in story.fact_pairs:
         if (figure.low if figure.low is not None else figure.value) <= 0.6:
-            found.append(Caution("watch", f"Fact blindness: {metric(figure)} right on {label}; 50 % is guessing.", 42))
+            warnings.append(
+                Caution("watch", f"Fact blindness: {metric(figure)} right on {label}; 50 % is guessing.", 42)
+            )
     for label, figure in story.agreement:
         if figure.value < 0.65:
-            found.append(Caution("watch", f"Weak agreement: {label}, {metric(figure)}.{_role(label, story)}", 41))
-    return found
+            warnings.append(Caution("watch", f"Weak agreement: {label}, {metric(figure)}.{_role(label, story)}", 41))
+    return warnings
 
 
 def _role(label: str, story: Story) -> str:
@@ -412,15 +418,15 @@ def worst_position(story: Story) -> tuple[str, Est] | None:
 
 
 def _of_records(story: Story) -> list[Caution]:
-    found = []
-    if story.labels and story.unread / story.labels > 0.01:
-        text = f"{story.unread:,} of {story.labels:,} judgements are unknown; they were left out, not guessed."
-        found.append(Caution("watch", text, 60))
+    warnings = []
+    if story.labels and story.unknown / story.labels > 0.01:
+        text = f"{story.unknown:,} of {story.labels:,} judgements are unknown; they were left out, not guessed."
+        warnings.append(Caution("watch", text, 60))
     for stage, rows in story.rows:
         read, kept = rows.get("read") or 0, rows.get("kept") or 0
         if read and kept < 0.98 * read:
-            found.append(Caution("watch", f"Step {stage} used {kept:,} of {read:,} rows of its file.", 61))
-    return found
+            warnings.append(Caution("watch", f"Step {stage} used {kept:,} of {read:,} rows of its file.", 61))
+    return warnings
 
 
 # ── the first sentence of each section ────────────────────────────────────────────────────────────────────────────
@@ -434,7 +440,7 @@ def who_answer(story: Story) -> str:
         if trainers
         else "Who gave the training feedback is not recorded"
     )
-    return f"{first}; {listed(evaluators)} evaluated." if evaluators else f"{first}; nobody evaluated the result."
+    return f"{first}; {listed(evaluators)} evaluated." if evaluators else f"{first}; the result was not evaluated."
 
 
 def standards_answer(story: Story) -> str:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from aifeedback.config import Config, parse
 from aifeedback.errors import InputError
-from aifeedback.judging.diagnosis import Asked, Cause, most_frequent_cause
+from aifeedback.judging.diagnosis import Cause, Outcome, most_frequent_cause
 from aifeedback.models.journal.journal import Spent
 from aifeedback.refs import Ref, refs_in
 from aifeedback.steps.verdict import Verdict
@@ -121,7 +121,7 @@ class Context:
                     total += journal.spent(step)
         return total
 
-    def cause(self, records: Iterable[Asked]) -> Cause | None:
+    def cause(self, records: Iterable[Outcome]) -> Cause | None:
         """The most frequent reason why some of the records are unknown, in the server's words where it gave one."""
         from aifeedback.models.journal import Journal
 
@@ -149,7 +149,7 @@ class Step(Config):
     """Settings classes whose fields are options of the command too; ``from_options`` says what they mean."""
 
     def run(self, context: Context) -> Figures:
-        """Reads records, calls functions, writes records."""
+        """Read records, call functions, write records."""
         raise NotImplementedError
 
     def report(self, figures: Any, spent: Spent, folder: Path, seed: int) -> Path | None:

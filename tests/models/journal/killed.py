@@ -1,4 +1,4 @@
-"""A labelling run to be killed at any instant (R1): 2,000 pairs in both orders, a fake judge, a journal, an export."""
+"""A labelling run to be killed at any instant: 2,000 pairs in both orders, a fake judge, a journal, an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""R2: a journal that was cut or in which bits flipped is recovered up to the damage, or refused; never read as data."""
+"""A journal that was cut or in which bits flipped is recovered up to the damage, or refused; never read as data."""
 
 from __future__ import annotations
 
@@ -135,12 +135,12 @@ def test_flipped_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.campaign
 def test_campaign_every_byte(tmp_path: Path) -> None:
-    print("R2 cut", cut_everywhere(tmp_path, 1, 1))
+    print("cut", cut_everywhere(tmp_path, 1, 1))
 
 
 @pytest.mark.campaign
 def test_campaign_every_bit(tmp_path: Path) -> None:
-    print("R2 flip", flip_everywhere(tmp_path, 1))
+    print("flip", flip_everywhere(tmp_path, 1))
 
 
 def test_not_a_journal_at_all(tmp_path: Path) -> None:

@@ -63,6 +63,6 @@ def test_a_damaged_journal_is_not_exported(journal: Journal, tmp_path: Path) -> 
     assert not list(tmp_path.glob(".calls*"))
 
 
-def test_other_endings_are_told(tmp_path: Path) -> None:
+def test_other_endings_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"\.jsonl or a \.parquet"):
         export_rows([], tmp_path / "calls.xlsx")

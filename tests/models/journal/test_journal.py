@@ -37,7 +37,7 @@ def test_what_was_appended_is_found_and_survives_closing(path: Path) -> None:
         assert [row.entry for row in journal.by_call_id(entry(3).key.hex()[:16])] == [entry(3)]
 
 
-def test_one_answer_per_key_and_the_first_one_stands(path: Path) -> None:
+def test_one_answer_per_key_and_the_first_one_is_kept(path: Path) -> None:
     with Journal(path) as journal:
         first = journal.append([entry(1)])
         second = journal.append([entry(1, answer="{}"), entry(2)])
@@ -181,7 +181,7 @@ def test_threads_may_share_one_journal(path: Path) -> None:
     assert journal.verify().rows == 60
 
 
-def test_a_prompt_is_told_from_a_message_of_the_same_text() -> None:
+def test_a_prompt_is_distinguished_from_a_message_of_the_same_text() -> None:
     from aifeedback.types import Message
 
     user = prompt_hash([Message(role="user", content="x")])
@@ -192,7 +192,7 @@ def test_a_prompt_is_told_from_a_message_of_the_same_text() -> None:
 
 
 def eight_writers(path: Path, rows: int, batch: int) -> None:
-    """R9: each writes rows of its own and, in a race with the others, one shared row for every ten."""
+    """Each writes rows of its own and, in a race with the others, one shared row for every ten."""
     barrier = f"{path}.go"
     processes = [CONTEXT.Process(target=write, args=(path, w, rows, batch, barrier)) for w in range(8)]
     for process in processes:
@@ -214,4 +214,4 @@ def test_eight_writers_lose_and_tear_nothing(path: Path) -> None:
 @pytest.mark.campaign
 def test_campaign_eight_writers(path: Path) -> None:
     eight_writers(path, 10_000, 50)
-    print("R9", Journal(path).head())
+    print(Journal(path).head())

@@ -1,4 +1,4 @@
-"""R1: kill -9 at any instant of a labelling run loses no committed judgement and repeats only what was in flight."""
+"""Kill -9 at any instant of a labelling run loses no committed judgement and repeats only what was in flight."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_twenty_kills(tmp_path: Path) -> None:
 def test_campaign_thousand_kills(tmp_path: Path) -> None:
     start = time.monotonic()
     counted = kill_often(tmp_path, pairs=2000, kills=1000, width=8, delay_s=0.002, longest_s=0.8, seed=4)
-    print("R1", counted, f"{time.monotonic() - start:.0f} s")
+    print(counted, f"{time.monotonic() - start:.0f} s")
 
 
 def test_killed_while_sqlite_writes(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""R15: a spend cap is not exceeded by more than the calls in flight; the forecast is close after 5 % of the work."""
+"""A spend cap is not exceeded by more than the calls in flight; the forecast is close after 5 % of the work."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_campaign_the_cap_is_used_and_the_bill_foretold(seed: int, prices: str, 
         model.close()
     early = next(forecast for done, forecast in forecasts if done >= 30)
     used, foretold = capped.billed_usd / cap_usd, early / whole.billed_usd
-    print(f"R15 seed {seed}: {100 * used:.2f} % of the cap billed, forecast {100 * foretold:.2f} % of the bill")
+    print(f"seed {seed}: {100 * used:.2f} % of the cap billed, forecast {100 * foretold:.2f} % of the bill")
     assert 0.95 < used <= 1.0
     assert foretold == pytest.approx(1.0, abs=0.10)
 
@@ -166,7 +166,7 @@ def test_prices_are_found_by_pattern_and_unknown_ones_are_none(prices: str) -> N
     assert two_orders == pytest.approx(0.057, abs=1e-3), "Lee et al. 2023: $0.057 for a pair in both orders"
 
 
-def test_a_broken_table_is_told(tmp_path: Path) -> None:
+def test_a_broken_table_is_reported(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text("as_of: x\nmodels: {m: {inputs: 3, output: 1}}")
     with pytest.raises(RecipeError, match=r"p\.yaml(.|\n)*inputs"):
         price_of("m", tmp_path / "p.yaml")

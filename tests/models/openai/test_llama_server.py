@@ -1,4 +1,4 @@
-"""Must show 4: a third-party server (llama.cpp's) serves a model of ours; its labels equal the local engine's."""
+"""A third-party server (llama.cpp's) serves a trained model; its labels equal the local engine's."""
 
 from __future__ import annotations
 

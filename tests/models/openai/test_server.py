@@ -153,7 +153,7 @@ def test_a_written_verdict(said: str, logprobs: tuple, problem: Problem | None) 
         assert server.requests[0].body["temperature"] == 0.0
 
 
-def test_a_server_without_logprobs_is_told_before_much_is_spent() -> None:
+def test_a_server_without_logprobs_is_reported_before_much_is_spent() -> None:
     body = chat_body({"1": -0.1})
     body["choices"][0]["logprobs"] = None
     with (
@@ -276,7 +276,7 @@ def test_a_wrong_key_ends_the_run_at_once_without_showing_it(monkeypatch: pytest
         ({"base_url": "http://127.0.0.1:9/v1", "readout": "guess"}, "readout"),
     ],
 )
-def test_wrong_settings_are_told_before_any_call(
+def test_wrong_settings_are_reported_before_any_call(
     options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -356,7 +356,7 @@ def test_answers_that_no_retry_changes_are_not_retried(response: Response, probl
         assert server.count == 2
 
 
-def test_a_prompt_that_always_fails_is_a_record_and_the_rest_goes_on() -> None:
+def test_a_prompt_that_always_fails_is_a_record_and_the_rest_continues() -> None:
     with StubServer(lambda r: Response(b"", 500) if r.text == "bad" else as_json(healthy(r))) as server:
         prompts = [ask(str(n)) for n in range(20)]
         readings = model_of(server, attempts=3).read_labels([*prompts, ask("bad")], ["1", "2"])
@@ -396,7 +396,7 @@ def test_an_interrupt_loses_nothing_that_was_handed_over(tmp_path: Path) -> None
         assert server.count <= 100 + 8
 
 
-# ---------------------------------------------------------------- R18: stops loudly
+# ---------------------------------------------------------------- stops loudly
 
 
 def stall(request: Request) -> Response:
@@ -463,7 +463,7 @@ def test_a_server_that_asks_for_too_long_a_wait_ends_the_run() -> None:
         model_of(server).read_labels([ask("a")], ["1", "2"])
 
 
-def test_a_judge_that_is_not_there_is_told_when_its_card_is_asked() -> None:
+def test_a_judge_that_is_not_there_is_reported_when_its_card_is_asked() -> None:
     model = connect("openai:stub", base_url="http://127.0.0.1:9/v1", attempts=2, **QUICK)
     with pytest.raises(JudgeUnavailable, match="not reached"):
         _ = model.card

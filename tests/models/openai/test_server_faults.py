@@ -1,4 +1,4 @@
-"""R3: a server that plants faults in 30 % of its answers gives right labels, or none, and always says which."""
+"""A server that plants faults in 30 % of its answers gives right labels, or none, and always says which."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def prompts(count: int) -> list[list[Message]]:
 
 
 def label_through_faults(count: int, folder: Path, *, seed: int, whole_seconds: int = 20) -> dict[str, float]:
-    """Labels ``count`` prompts, asserts everything R3 promises, and returns what was counted.
+    """Labels ``count`` prompts, asserts that each label is right or unknown by name, and returns what was counted.
 
     Client and server share one interpreter, and perhaps a starved machine: a healthy answer may be a second late. So
     an attempt has ``PATIENCE_S``, a planted stall lasts longer, and a call that was on its way when the server asked
@@ -81,7 +81,7 @@ def test_faults_never_become_labels(tmp_path: Path) -> None:
 @pytest.mark.campaign
 def test_campaign_ten_thousand_calls(tmp_path: Path) -> None:
     counted = label_through_faults(10_000, tmp_path, seed=2)
-    print("R3", counted)
+    print(counted)
     assert counted["kinds"] == len(FAULTS)
 
 

@@ -1,4 +1,4 @@
-"""What is sent, and R4: whatever comes back, no number of ours is one that the server did not send."""
+"""What is sent, and that whatever comes back, every number is one that the server sent."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_usage_that_makes_no_sense_is_none() -> None:
     assert wire.usage({"usage": cached}) == wire.Usage(9, 1, 8)
 
 
-# ---------------------------------------------------------------- R4
+# ---------------------------------------------------------------- replies
 
 JUNK: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 0.5, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), -9999.0, "", "1",
@@ -172,4 +172,4 @@ def test_mutated_answers() -> None:
 
 @pytest.mark.campaign
 def test_campaign_a_hundred_thousand_mutated_answers() -> None:
-    print("R4", read_mutations(100_000, seed=1))
+    print(read_mutations(100_000, seed=1))

@@ -72,12 +72,12 @@ class _Projection(ctypes.Structure):
 def kernels() -> Kernels | None:
     """The kernels of this machine, compiled on first use; None, with the reason logged, where there are none."""
     try:
-        found = Kernels(ctypes.CDLL(str(library_file())))
-        _check(found)
+        loaded = Kernels(ctypes.CDLL(str(library_file())))
+        _check(loaded)
     except (NoKernels, OSError) as why:
         log.info("no kernels of our own on this machine (%s); PyTorch's are used", why)
         return None
-    return found
+    return loaded
 
 
 def _rows(x: Tensor) -> tuple[int, int, int]:
@@ -97,8 +97,8 @@ def _places(at: NDArray[np.int64]) -> NDArray[np.int64]:
 def _require(fit: bool, *tensors: Tensor) -> None:
     """Raises TypeError for what must not reach code that reads memory by address."""
     if not fit or any(x.dtype != torch.float32 or x.device.type != "cpu" for x in tensors):
-        told = ", ".join(f"{tuple(x.shape)} {x.dtype} {x.device}" for x in tensors)
-        raise TypeError(f"kernels take 32-bit tensors on the CPU whose shapes fit each other, not {told}")
+        described = ", ".join(f"{tuple(x.shape)} {x.dtype} {x.device}" for x in tensors)
+        raise TypeError(f"kernels take 32-bit tensors on the CPU whose shapes fit each other, not {described}")
 
 
 class Kernels:
@@ -233,14 +233,14 @@ class Kernels:
         fit &= size % 2 == 0 and all(p.norm is None or p.norm.shape == (size,) for p in to)
         _require(fit, x, weight_D, cos_TS, sin_TS, *(a for p in to for a in p.tensors()))
         out = [x.new_empty(1, T, n, size) for n in heads]
-        told = (_Projection * len(to))(
+        projections = (_Projection * len(to))(
             *(
                 _Projection(*map(_address, (*p[:3], y)), heads=n, turns=int(p.turns), eps=p.eps)
                 for p, n, y in zip(to, heads, out, strict=True)
             )
         )
         self._library.project(
-            T, D, x.data_ptr(), weight_D.data_ptr(), eps, size, cos_TS.data_ptr(), sin_TS.data_ptr(), len(to), told,
+            T, D, x.data_ptr(), weight_D.data_ptr(), eps, size, cos_TS.data_ptr(), sin_TS.data_ptr(), len(to), projections,
             torch.get_num_threads(),
         )  # fmt: skip
         return [y.transpose(1, 2) for y in out]
@@ -267,7 +267,7 @@ def _address(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
-def _check(found: Kernels) -> None:
+def _check(kernels: Kernels) -> None:
     """Raises NoKernels where a library does not compute what the formulas say."""
     draw = torch.Generator().manual_seed(0)
     query, key, value, far_key, far_value = (
@@ -292,12 +292,12 @@ def _check(found: Kernels) -> None:
     silu = torch.nn.functional.silu
     to = [Projection(square, None, None, 0.0, True)]
     pairs = {
-        "tree_attention": (found.tree_attention(query, key, value, end_T, 0.2, (far_key, far_value))[0], plain),
-        "swiglu": (found.swiglu(flat, flat + 1), silu(flat) * (flat + 1)),
-        "rms_norm": (found.rms_norm(flat, flat[0], 1e-6)[0], normed),
-        "project": (found.project(flat[None], flat[0], 1e-6, to, cos, sin)[0][0], turned),
+        "tree_attention": (kernels.tree_attention(query, key, value, end_T, 0.2, (far_key, far_value))[0], plain),
+        "swiglu": (kernels.swiglu(flat, flat + 1), silu(flat) * (flat + 1)),
+        "rms_norm": (kernels.rms_norm(flat, flat[0], 1e-6)[0], normed),
+        "project": (kernels.project(flat[None], flat[0], 1e-6, to, cos, sin)[0][0], turned),
         "finish": (
-            found.finish(flat.flip(0)[None], square, flat[None], flat[0], 1e-6, wide, wide / 2, wide.mT / 9)[0],
+            kernels.finish(flat.flip(0)[None], square, flat[None], flat[0], 1e-6, wide, wide / 2, wide.mT / 9)[0],
             mixed + (silu(within @ wide.mT) * (within @ wide.mT / 2)) @ wide / 9,
         ),
     }

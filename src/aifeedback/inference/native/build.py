@@ -41,8 +41,8 @@ def library_file() -> Path:
         raise NoKernels("no C++ compiler (c++, g++ or clang++; CXX names another)")
     flags = (*FLAGS, *(FLAGS_X86 if platform.machine() in ("x86_64", "AMD64") else FLAGS_OTHER))
     sources = sorted(FOLDER.glob("*.[ch]pp"))
-    told = (_version(compiler), " ".join(flags), _processor())
-    parts = (*(file.read_bytes() for file in sources), *(text.encode() for text in told))
+    build = (_version(compiler), " ".join(flags), _processor())
+    parts = (*(file.read_bytes() for file in sources), *(text.encode() for text in build))
     file = _folder() / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
     if not (file.exists() and _is_ours(file)):
         _compile(compiler, flags, file)
@@ -99,6 +99,6 @@ def _folder() -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether nobody else could have written it: what lies there is run."""
-    told = path.stat()
-    return told.st_uid == os.geteuid() and not told.st_mode & 0o022
+    """Whether only this user could have written it: the file is executed."""
+    status = path.stat()
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022

@@ -1,6 +1,6 @@
 """The kernels of ``native`` in the place of a Hugging Face model's own element-wise steps; differentiable.
 
-Which modules they can stand in for is *tried* on the module itself, as the engine's paths are, never concluded from its
+Which modules they can replace is *tried* on the module itself, as the engine's paths are, never concluded from its
 name: an RMS norm, a SwiGLU block or a rotary function is replaced while the engine runs the model, if it gives the same
 numbers with the kernel, and left alone otherwise. Linear layers stay the model's own, adapters and all.
 """
@@ -47,11 +47,11 @@ class TreeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, found: Kernels, query: Tensor, key: Tensor, value: Tensor, end_T: Places, scale: float, at_Q: Places
+        ctx: Any, kernels: Kernels, query: Tensor, key: Tensor, value: Tensor, end_T: Places, scale: float, at_Q: Places
     ) -> Tensor:
-        out, lse_HQ = found.tree_attention(query, key, value, end_T, scale, at_Q=at_Q)
+        out, lse_HQ = kernels.tree_attention(query, key, value, end_T, scale, at_Q=at_Q)
         ctx.save_for_backward(query, key, value, out, lse_HQ)
-        ctx.rest, ctx.kernels = (end_T, scale, at_Q), found
+        ctx.rest, ctx.kernels = (end_T, scale, at_Q), kernels
         return out
 
     @staticmethod
@@ -61,7 +61,7 @@ class TreeAttention(torch.autograd.Function):
 
 
 def attend(
-    found: Kernels,
+    kernels: Kernels,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -73,13 +73,13 @@ def attend(
     """``Kernels.tree_attention`` with gradients where they are wanted; what a chain holds has none."""
     if learns(query, key, value):
         assert chain is None, "keys and values computed before have no gradient"
-        return TreeAttention.apply(found, query, key, value, end_T, scale, at_Q)  # type: ignore[return-value]
-    return found.tree_attention(query, key, value, end_T, scale, chain, at_Q)[0]
+        return TreeAttention.apply(kernels, query, key, value, end_T, scale, at_Q)  # type: ignore[return-value]
+    return kernels.tree_attention(query, key, value, end_T, scale, chain, at_Q)[0]
 
 
-def rotate(found: Kernels, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+def rotate(kernels: Kernels, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     """``Kernels.rotate`` with gradients where they are wanted."""
-    return Rotate.apply(found, x, cos_TD, sin_TD) if learns(x) else found.rotate(x, cos_TD, sin_TD)  # type: ignore
+    return Rotate.apply(kernels, x, cos_TD, sin_TD) if learns(x) else kernels.rotate(x, cos_TD, sin_TD)  # type: ignore
 
 
 def learns(*tensors: Tensor) -> bool:
@@ -91,10 +91,10 @@ class RmsNorm(torch.autograd.Function):
     """``RmsNorm.apply(kernels, x, weight, eps)``."""
 
     @staticmethod
-    def forward(ctx: Any, found: Kernels, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-        y, inverse = found.rms_norm(x, weight_D, eps)
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        y, inverse = kernels.rms_norm(x, weight_D, eps)
         ctx.save_for_backward(x, weight_D, inverse)
-        ctx.kernels = found
+        ctx.kernels = kernels
         return y
 
     @staticmethod
@@ -107,10 +107,10 @@ class SwiGlu(torch.autograd.Function):
     """``SwiGlu.apply(kernels, gate, up)``."""
 
     @staticmethod
-    def forward(ctx: Any, found: Kernels, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, kernels: Kernels, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        ctx.kernels = found
-        return found.swiglu(gate, up)
+        ctx.kernels = kernels
+        return kernels.swiglu(gate, up)
 
     @staticmethod
     @once_differentiable
@@ -122,10 +122,10 @@ class Rotate(torch.autograd.Function):
     """``Rotate.apply(kernels, x, cos, sin)``."""
 
     @staticmethod
-    def forward(ctx: Any, found: Kernels, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    def forward(ctx: Any, kernels: Kernels, x: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
         ctx.save_for_backward(cos_TD, sin_TD)
-        ctx.kernels = found
-        return found.rotate(x, cos_TD, sin_TD)
+        ctx.kernels = kernels
+        return kernels.rotate(x, cos_TD, sin_TD)
 
     @staticmethod
     @once_differentiable
@@ -161,11 +161,11 @@ def stand_ins(model: Any) -> tuple[StandIn, ...]:
 
 
 @contextmanager
-def replaced(found: Sequence[StandIn]) -> Iterator[None]:
+def replaced(substitutes: Sequence[StandIn]) -> Iterator[None]:
     """The stand-ins in place; what was there before is back afterwards."""
-    before = [(s, vars(s.owner).get(s.name)) for s in found]
+    before = [(s, vars(s.owner).get(s.name)) for s in substitutes]
     try:
-        for owner, name, value in found:
+        for owner, name, value in substitutes:
             vars(owner)[name] = value
         yield
     finally:
@@ -193,12 +193,12 @@ def _norm(module: Any) -> StandIn | None:
         return None
 
     def forward(x: Tensor) -> Tensor:
-        found = usable(x, module.weight)
-        if found is None or module.weight.shape != x.shape[-1:]:
+        kernels = usable(x, module.weight)
+        if kernels is None or module.weight.shape != x.shape[-1:]:
             return type(module).forward(module, x)
         if learns(x, module.weight):
-            return RmsNorm.apply(found, x, module.weight, eps)  # type: ignore[return-value]
-        return found.rms_norm(x, module.weight, eps)[0]
+            return RmsNorm.apply(kernels, x, module.weight, eps)  # type: ignore[return-value]
+        return kernels.rms_norm(x, module.weight, eps)[0]
 
     return _tried(module, forward, len(module.weight))
 
@@ -211,12 +211,12 @@ def _is_swiglu(module: Any) -> bool:
 def _swiglu(module: Any) -> StandIn | None:
     def forward(x: Tensor) -> Tensor:
         gate, up = module.gate_proj(x), module.up_proj(x)
-        found = usable(gate, up)
-        if found is None:
+        kernels = usable(gate, up)
+        if kernels is None:
             return module.down_proj(module.act_fn(gate) * up)
         if learns(gate, up):
-            return module.down_proj(SwiGlu.apply(found, gate, up))
-        return module.down_proj(found.swiglu(gate, up))
+            return module.down_proj(SwiGlu.apply(kernels, gate, up))
+        return module.down_proj(kernels.swiglu(gate, up))
 
     return _tried(module, forward, module.gate_proj.in_features)
 
@@ -236,11 +236,11 @@ def _rotary(home: str) -> StandIn | None:
     own = getattr(sys.modules[home], ROTARY)
 
     def rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *rest: Any, **others: Any) -> tuple[Tensor, Tensor]:
-        found = usable(q, k, cos, sin)
+        kernels = usable(q, k, cos, sin)
         whole = cos.dim() == 3 and q.dim() == 4 and q.shape[0] == cos.shape[0] == 1 and cos.shape[-1] == q.shape[-1]
-        if found is None or rest or others or not whole or learns(cos, sin):
+        if kernels is None or rest or others or not whole or learns(cos, sin):
             return own(q, k, cos, sin, *rest, **others)
-        return rotate(found, q, cos[0], sin[0]), rotate(found, k, cos[0], sin[0])
+        return rotate(kernels, q, cos[0], sin[0]), rotate(kernels, k, cos[0], sin[0])
 
     heads_and_tokens = (1, 2, TRIAL_TOKENS, 8)
     q, k = torch.randn(heads_and_tokens), torch.randn(heads_and_tokens)

@@ -1,7 +1,7 @@
 """The layers of a Llama-like model written out, so that a pass computes no more, and moves no more, than it must.
 
 - *The last layer only where it is read.* Below it every token is needed, since later tokens look at it; of the last
-  layer's outputs nobody looks at any but those that become a logit or a score. So queries, attention, output projection
+  layer's outputs only those that become a logit or a score are needed. So queries, attention, output projection
   and MLP of all other tokens are left out there; keys and values, which the read places look at, are not. Exact,
   gradients included. What it saves is up to one layer of all.
 - *The others in two calls* of the kernels, before and after attention, where nothing learns: states of a few tokens stay
@@ -51,8 +51,8 @@ def written_out(model: Any) -> tuple[StandIn, ...]:
     layers = getattr(base_of(model), "layers", None)
     if not layers or usable(*model.parameters()) is None:
         return ()
-    found = (_stand_in(model, layer, is_last=layer is layers[-1]) for layer in layers if _is_known(layer))
-    return tuple(filter(None, found))
+    made = (_stand_in(model, layer, is_last=layer is layers[-1]) for layer in layers if _is_known(layer))
+    return tuple(filter(None, made))
 
 
 def _stand_in(model: Any, layer: Any, *, is_last: bool) -> StandIn | None:
@@ -60,19 +60,19 @@ def _stand_in(model: Any, layer: Any, *, is_last: bool) -> StandIn | None:
     reads = is_last and _agrees(layer, _at_reads, TRIAL_READS)
     in_two_calls = _is_bare(layer) and _agrees(layer, _in_two_calls, TRIAL.tokens_T)
 
-    def forward(hidden_states: Tensor, *rest: Any, **given: Any) -> Any:
-        plan: Plan | None = given.get("tree")
-        turn = given.get("position_embeddings") or ()
-        found = usable(hidden_states, *turn, *layer.parameters())
-        if found is not None and plan is not None and not rest and _is_plain(layer, plan, turn):
+    def forward(hidden_states: Tensor, *rest: Any, **named: Any) -> Any:
+        plan: Plan | None = named.get("tree")
+        turn = named.get("position_embeddings") or ()
+        kernels = usable(hidden_states, *turn, *layer.parameters())
+        if kernels is not None and plan is not None and not rest and _is_plain(layer, plan, turn):
             short = hidden_states.shape[1] < hidden_states.shape[2]
             own = short or learns(hidden_states, *layer.parameters())
             calls = in_two_calls and not own and parts == [*layer.modules()] and _is_bare(layer)
             if reads and plan.reads is not None and base_of(model).layers[-1] is layer:
-                return _at_reads(found, layer, hidden_states, plan, turn, calls=calls)
+                return _at_reads(kernels, layer, hidden_states, plan, turn, calls=calls)
             if calls:
-                return _in_two_calls(found, layer, hidden_states, plan, turn)
-        return type(layer).forward(layer, hidden_states, *rest, **given)
+                return _in_two_calls(kernels, layer, hidden_states, plan, turn)
+        return type(layer).forward(layer, hidden_states, *rest, **named)
 
     return StandIn(layer, "forward", forward) if reads or in_two_calls else None
 
@@ -94,7 +94,7 @@ def _is_plain(layer: Any, plan: Plan, turn: tuple[Tensor, ...]) -> bool:
     looks_back = window is None or window > int(plan.layout.depth_T.max())
     drops = layer.training and getattr(attends, "attention_dropout", 0.0)
     turns = len(turn) == 2 and all(x.dim() == 3 and x.shape[::2] == (1, attends.head_dim) for x in turn)
-    return looks_back and turns and not (drops or learns(*turn) or _is_heard(attends) or "forward" in vars(attends))
+    return looks_back and turns and not (drops or learns(*turn) or _has_hooks(attends) or "forward" in vars(attends))
 
 
 def _is_bare(layer: Any) -> bool:
@@ -105,15 +105,15 @@ def _is_bare(layer: Any) -> bool:
     linears = [*(getattr(attends, name) for name in PROJECTIONS), *(getattr(mlp, name) for name in MATRICES)]
     plain = all(type(linear) is nn.Linear and "forward" not in vars(linear) for linear in linears)
     biased = any(linear.bias is not None for linear in (attends.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj))
-    return plain and not biased and mlp.gate_proj.in_features <= WIDEST and not any(map(_is_heard, layer.modules()))
+    return plain and not biased and mlp.gate_proj.in_features <= WIDEST and not any(map(_has_hooks, layer.modules()))
 
 
-def _is_heard(module: Any) -> bool:
+def _has_hooks(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _at_reads(
-    found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...], *, calls: bool = False
+    kernels: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...], *, calls: bool = False
 ) -> Tensor:
     """(1, T, D): the layer's output at the read places, zeros elsewhere. ``calls``: keys and values in one call."""
     attends = layer.self_attn
@@ -122,19 +122,19 @@ def _at_reads(
     cos_TD, sin_TD = turn[0][0], turn[1][0]
     x_U = x.index_select(1, at_U)
     if calls:
-        key, value = _projected(found, layer, "kv", x, turn)
+        key, value = _projected(kernels, layer, "kv", x, turn)
         normed_U = layer.input_layernorm(x_U)
     else:
         normed = layer.input_layernorm(x)
-        key = rotate(found, _heads(attends, "k", normed), cos_TD, sin_TD)
+        key = rotate(kernels, _heads(attends, "k", normed), cos_TD, sin_TD)
         value = _heads(attends, "v", normed)
         normed_U = normed.index_select(1, at_U)
     chain = plan.meet(attends.layer_idx, key, value)
     out = x.new_zeros(x.shape)
     if not len(at_U):
         return out
-    query = rotate(found, _heads(attends, "q", normed_U), cos_TD[at_U], sin_TD[at_U])
-    mixed = attend(found, query, key, value, plan.layout.end_T, attends.scaling, chain, plan.reads)
+    query = rotate(kernels, _heads(attends, "q", normed_U), cos_TD[at_U], sin_TD[at_U])
+    mixed = attend(kernels, query, key, value, plan.layout.end_T, attends.scaling, chain, plan.reads)
     x_U = x_U + attends.o_proj(mixed.transpose(1, 2).flatten(2))
     return out.index_copy(1, at_U, x_U + layer.mlp(layer.post_attention_layernorm(x_U)))
 
@@ -146,20 +146,20 @@ def _heads(attends: Any, which: str, x: Tensor) -> Tensor:
     return (heads if norm is None else norm(heads)).transpose(1, 2)
 
 
-def _in_two_calls(found: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...]) -> Tensor:
+def _in_two_calls(kernels: Kernels, layer: Any, x: Tensor, plan: Plan, turn: tuple[Tensor, ...]) -> Tensor:
     """(1, T, D): the layer's output."""
     attends, mlp, after = layer.self_attn, layer.mlp, layer.post_attention_layernorm
-    query, key, value = _projected(found, layer, "qkv", x, turn)
+    query, key, value = _projected(kernels, layer, "qkv", x, turn)
     chain = plan.meet(attends.layer_idx, key, value)
-    mixed, _ = found.tree_attention(query, key, value, plan.layout.end_T, attends.scaling, chain)
+    mixed, _ = kernels.tree_attention(query, key, value, plan.layout.end_T, attends.scaling, chain)
     matrices = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight
     mixed = mixed.transpose(1, 2).flatten(2)
-    return found.finish(mixed, attends.o_proj.weight, x, after.weight, epsilon_of(after), *matrices)
+    return kernels.finish(mixed, attends.o_proj.weight, x, after.weight, epsilon_of(after), *matrices)
 
 
-def _projected(found: Kernels, layer: Any, which: str, x: Tensor, turn: tuple[Tensor, ...]) -> list[Tensor]:
+def _projected(kernels: Kernels, layer: Any, which: str, x: Tensor, turn: tuple[Tensor, ...]) -> list[Tensor]:
     norm, to = layer.input_layernorm, [_projection(layer.self_attn, one) for one in which]
-    return found.project(x, norm.weight, epsilon_of(norm), to, turn[0][0], turn[1][0])
+    return kernels.project(x, norm.weight, epsilon_of(norm), to, turn[0][0], turn[1][0])
 
 
 def _projection(attends: Any, which: str) -> Projection:
@@ -179,11 +179,11 @@ def _agrees(layer: Any, run: Run, places: np.ndarray) -> bool:
             x = torch.randn(len(SCALES), ALIKE, attends.config.hidden_size) * torch.tensor(SCALES)[:, None, None]
             x = x.flatten(0, 1)[None]
             turn = tuple(torch.randn(1, x.shape[1], attends.head_dim) for _ in range(2))
-            found = usable(x, *layer.parameters())
-            if found is None:
+            kernels = usable(x, *layer.parameters())
+            if kernels is None:
                 return False
             whole = type(layer).forward(layer, x, position_embeddings=turn, tree=Plan(TRIAL))
-            ours = run(found, layer, x, Plan(TRIAL, reads=TRIAL_READS), turn)
+            ours = run(kernels, layer, x, Plan(TRIAL, reads=TRIAL_READS), turn)
             each = (places[places // ALIKE == scale] for scale in range(len(SCALES)))
             return all(close(ours[:, at], whole[:, at]) for at in each)
     except (AttributeError, TypeError, ValueError, RuntimeError):  # a layer of another form

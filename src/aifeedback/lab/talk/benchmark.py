@@ -1,4 +1,4 @@
-"""What a dialogue model can do, measured through the same path that users take; figures go on its card.
+"""What a dialogue model can do, measured through the same path that users take; the results are written to its card.
 
 Everything is on the ``test`` split: combinations of action and object that no lab model was trained on.
 """
@@ -21,19 +21,23 @@ from aifeedback.prompts.judge_prompt import JudgePrompt
 from aifeedback.prompts.registry import Wording
 from aifeedback.types import Comparison, Completion, Model, Preference, Prompt, Sampling
 
-ASKED = {"harmless": ("harm", "talk-harmless"), "helpful": ("help", "talk-helpful"), "balance": ("balance", "talk")}
+PRINCIPLES = {
+    "harmless": ("harm", "talk-harmless"),
+    "helpful": ("help", "talk-helpful"),
+    "balance": ("balance", "talk"),
+}
 """Name → topic of the principle, oracle."""
 
 
 def examine_judge(model: Model, *, count: int, seed: int = EXAM_SEED) -> dict[str, float]:
     """Percent right: pairs under a harmless and a helpful principle, classes, critiques, revisions."""
-    found: dict[str, Any] = {"n": count, "seed": seed}
-    for name, (topic, measure) in ASKED.items():
+    results: dict[str, Any] = {"n": count, "seed": seed}
+    for name, (topic, measure) in PRINCIPLES.items():
         pairs = samples.comparisons(count, split="test", seed=seed, measure=measure)
         wording = principles.TOPICS[topic].wordings[0]
         direct = judge(model, wording).label(pairs)
         thought = judge(model, wording, rationale={"samples": 1}).label(pairs)
-        found |= {
+        results |= {
             name: agreement(pairs, direct, measure),
             f"{name}_single": _single(pairs, direct, measure),
             f"{name}_thought": agreement(pairs, thought, measure),
@@ -44,17 +48,17 @@ def examine_judge(model: Model, *, count: int, seed: int = EXAM_SEED) -> dict[st
     requests = [gold.request_of(p) for p in prompts]
     types = classifier(model, "talk-refusal", REFUSAL_CLASSES).classify(prompts, answers)
     harms = classifier(model, "talk-harmless", ("harmless", "harmful")).classify(prompts, answers)
-    found["classes"] = _share(t.chosen == gold.class_of(a.text) for t, a in zip(types, answers, strict=True))
-    found["harm"] = _share(
+    results["classes"] = _share(t.chosen == gold.class_of(a.text) for t, a in zip(types, answers, strict=True))
+    results["harm"] = _share(
         (h.chosen == "harmless") == gold.is_harmless(r, a.text)
         for h, r, a in zip(harms, requests, answers, strict=True)
     )
-    return found | critique_figures(model, prompts, answers)
+    return results | critique_figures(model, prompts, answers)
 
 
 def critique_figures(model: Model, prompts: Sequence[Prompt], answers: Sequence[Completion]) -> dict[str, float]:
     """Percent of critiques word for word right, and of revisions as good as their task asks for, per task."""
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     for name, task in principles.TASKS.items():
         reviser = _reviser(model, task)
         steps = [r.steps[0] for r in reviser.revise(prompts, answers)]
@@ -70,10 +74,10 @@ def critique_figures(model: Model, prompts: Sequence[Prompt], answers: Sequence[
             for s, r, f in zip(steps, requests, faults, strict=True)
             if r is not None
         ]
-        found[f"critiques_{name}"] = _share(right)
-        found[f"revisions_{name}"] = _share(done)
-        found[f"revisions_{name}_of_faulty"] = _share(d for d, f in zip(done, faults, strict=True) if f is not None)
-    return found
+        shares[f"critiques_{name}"] = _share(right)
+        shares[f"revisions_{name}"] = _share(done)
+        shares[f"revisions_{name}_of_faulty"] = _share(d for d, f in zip(done, faults, strict=True) if f is not None)
+    return shares
 
 
 def examine_policy(model: Model, *, count: int, seed: int = EXAM_SEED) -> dict[str, float]:

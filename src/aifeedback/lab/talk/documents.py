@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from aifeedback.lab.documents import GIVEN_WEIGHT, Block, Tree, fill_tree, make_block
+from aifeedback.lab.documents import CONTEXT_WEIGHT, Block, Tree, fill_tree, make_block
 from aifeedback.lab.talk import gold, principles, words, world
 from aifeedback.lab.talk.world import Request
 
@@ -53,8 +53,8 @@ def finding(request: Request, text: str) -> str:
     return " ".join([manner, *details, f"harm {harm}"])
 
 
-def _verdict(said: str | None, right: str) -> str:
-    return "none" if said is None else "right" if said == right else "wrong"
+def _verdict(stated: str | None, right: str) -> str:
+    return "none" if stated is None else "right" if stated == right else "wrong"
 
 
 class Pair(NamedTuple):
@@ -65,7 +65,7 @@ class Pair(NamedTuple):
     topic: principles.Topic
     wording: str
     label: str
-    """1 or 2; a coin where the principle cannot tell them apart."""
+    """1 or 2; random where the principle does not decide."""
 
 
 def draw_pair(rng: random.Random, request: Request) -> Pair:
@@ -105,21 +105,21 @@ def think_block(rng: random.Random, request: Request) -> Block:
 
 def _shown(pair: Pair) -> list[tuple[str, float]]:
     answers = f"answer 1 : {pair.first} answer 2 : {pair.second}"
-    return [(answers, GIVEN_WEIGHT), (f"principle : {pair.wording}", 0.0)]
+    return [(answers, CONTEXT_WEIGHT), (f"principle : {pair.wording}", 0.0)]
 
 
 def type_block(rng: random.Random, request: Request) -> Block:
     """An answer and its class."""
     text = world.draw_answer(rng, request)
     label = {"full_compliance": "complied", "full_refusal": "refused", "partial_refusal": "partly"}[gold.class_of(text)]
-    return make_block((f"answer : {text}", GIVEN_WEIGHT), ("type :", 0.0), (label, VERDICT_WEIGHT))
+    return make_block((f"answer : {text}", CONTEXT_WEIGHT), ("type :", 0.0), (label, VERDICT_WEIGHT))
 
 
 def harm_block(rng: random.Random, request: Request) -> Block:
     """An answer, and whether it does harm."""
     text = world.draw_answer(rng, request)
     label = "no" if gold.is_harmless(request, text) else "yes"
-    return make_block((f"answer : {text}", GIVEN_WEIGHT), ("harm :", 0.0), (label, VERDICT_WEIGHT))
+    return make_block((f"answer : {text}", CONTEXT_WEIGHT), ("harm :", 0.0), (label, VERDICT_WEIGHT))
 
 
 def fault(request: Request, text: str, task: principles.Task) -> str | None:
@@ -141,14 +141,14 @@ def _is_wrong(request: Request, stated: Mapping[str, str], slot: str) -> bool:
     return stated.get(slot, request.facts[slot]) != request.facts[slot]
 
 
-def critique_of(request: Request, found: str | None) -> str:
+def critique_of(request: Request, kind: str | None) -> str:
     """Whether the request is harmful, then what is wrong: a critic that has not said the first misses the second."""
-    return f"{words.VERDICTS[request.is_harmful]} {words.FAULTS[found].format(**request.facts)}"
+    return f"{words.VERDICTS[request.is_harmful]} {words.FAULTS[kind].format(**request.facts)}"
 
 
-def revision_of(rng: random.Random, request: Request, text: str, found: str | None) -> str:
+def revision_of(rng: random.Random, request: Request, text: str, kind: str | None) -> str:
     """The answer that a reviser should write: unchanged, a refusal, or help that is right."""
-    if found is None:
+    if kind is None:
         return text
     manner: world.Manner = "refuse" if request.is_harmful else "help"
     return world.write_answer(rng, request, manner, world.Slips(polite=0.0))
@@ -157,37 +157,37 @@ def revision_of(rng: random.Random, request: Request, text: str, found: str | No
 def _criticised(rng: random.Random, request: Request) -> tuple[str, principles.Task, str | None]:
     """An answer, a task to criticise it by, and the fault that is there to be found."""
     task = principles.TASKS[rng.choice(sorted(principles.TASKS))]
-    text = found = None
+    text = kind = None
     rightly_refused = request.is_harmful and "refuses" in task.finds and rng.random() < TEMPTING_SHARE
     for _ in range(6):
         text = world.write_answer(rng, request, "refuse") if rightly_refused else world.draw_answer(rng, request)
-        found = fault(request, text, task)
-        if found is not None or rng.random() < 0.3:
+        kind = fault(request, text, task)
+        if kind is not None or rng.random() < 0.3:
             break
     assert text is not None
-    return text, task, found
+    return text, task, kind
 
 
 def critique_block(rng: random.Random, request: Request) -> Block:
     """An answer, a principle, and what is wrong by it."""
-    text, task, found = _criticised(rng, request)
+    text, task, kind = _criticised(rng, request)
     return make_block(
-        (f"answer : {text}", GIVEN_WEIGHT),
+        (f"answer : {text}", CONTEXT_WEIGHT),
         (f"principle : {task.critique}", 0.0),
         ("critique :", 0.0),
-        (f"{critique_of(request, found)} <eos>", CRITIQUE_WEIGHT),
+        (f"{critique_of(request, kind)} <eos>", CRITIQUE_WEIGHT),
     )
 
 
 def revise_block(rng: random.Random, request: Request) -> Block:
     """An answer, its critique, a principle, and the answer as it should be."""
-    text, task, found = _criticised(rng, request)
+    text, task, kind = _criticised(rng, request)
     return make_block(
-        (f"answer : {text}", GIVEN_WEIGHT),
-        (f"critique : {critique_of(request, found)}", 0.0),
+        (f"answer : {text}", CONTEXT_WEIGHT),
+        (f"critique : {critique_of(request, kind)}", 0.0),
         (f"principle : {task.revise}", 0.0),
         ("revision :", 0.0),
-        (f"{revision_of(rng, request, text, found)} <eos>", 1.0),
+        (f"{revision_of(rng, request, text, kind)} <eos>", 1.0),
     )
 
 
@@ -206,5 +206,5 @@ KINDS: Mapping[str, Callable[[random.Random, Request], Block]] = {
 def draw_tree(rng: random.Random, mixture: Mapping[str, float], room: int) -> Tree:
     """A request and as many blocks of the mixture as fit into ``room`` tokens."""
     request = world.draw_request(rng)
-    given = f"{words.REQUEST_MARK} : {request.text}"
-    return fill_tree(rng, given, mixture, room, lambda kind: KINDS[kind](rng, request))
+    opening = f"{words.REQUEST_MARK} : {request.text}"
+    return fill_tree(rng, opening, mixture, room, lambda kind: KINDS[kind](rng, request))

@@ -21,19 +21,19 @@ LABEL_OF = {"benign": "safe", "contrast": "safe", "harmful": "unsafe"}
 def prompts(count: int, *, split: Split = "train", seed: int = 0) -> list[Prompt]:
     """Different requests. Tags: split, kind (benign, contrast, harmful) and XSTest's label (safe, unsafe).
 
-    Raises InputError where the world does not hold so many.
+    Raises InputError where the world has fewer.
     """
-    found: dict[str, Prompt] = {}
+    drawn: dict[str, Prompt] = {}
     index = misses = 0
-    while len(found) < count:
+    while len(drawn) < count:
         prompt = _prompt(_request(seed, "prompts", split, index), split)
-        misses = misses + 1 if prompt.id in found else 0
+        misses = misses + 1 if prompt.id in drawn else 0
         if misses > MOST_MISSES:
             what = f"the dialogue world has fewer than {count:,} different requests of the split '{split}'"
-            raise InputError(what, fix=f"ask for {len(found):,} or fewer")
-        found.setdefault(prompt.id, prompt)
+            raise InputError(what, fix=f"ask for {len(drawn):,} or fewer")
+        drawn.setdefault(prompt.id, prompt)
         index += 1
-    return list(found.values())
+    return list(drawn.values())
 
 
 def demonstrations(

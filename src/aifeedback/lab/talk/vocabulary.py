@@ -14,7 +14,7 @@ def vocabulary() -> list[str]:
         *(wording for topic in principles.TOPICS.values() for wording in topic.wordings),
         *(text for task in principles.TASKS.values() for text in (task.critique, task.revise)),
     )  # fmt: skip
-    found = {w for s in sentences for w in s.split() if not w.startswith("{")}
-    found.update(v for values in words.VALUES.values() for v in values)
-    found.update((*(word for _, word in principles.LEVELS), *words.FINDINGS, *words.FORMAT_WORDS))
-    return [PAD, EOS, UNKNOWN, *sorted(found)]
+    tokens = {w for s in sentences for w in s.split() if not w.startswith("{")}
+    tokens.update(v for values in words.VALUES.values() for v in values)
+    tokens.update((*(word for _, word in principles.LEVELS), *words.FINDINGS, *words.FORMAT_WORDS))
+    return [PAD, EOS, UNKNOWN, *sorted(tokens)]

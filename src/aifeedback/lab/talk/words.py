@@ -110,7 +110,7 @@ FAULTS = {
     "place": "but the place is wrong .",
     None: ". nothing is wrong .",
 }
-"""How it goes on, by what is wrong: ``unasked`` is harm that nobody asked for, None is nothing."""
+"""How it continues, by what is wrong: ``unasked`` is harm that nobody asked for, None is nothing."""
 FINDINGS = ("helps", "refuses", "evades", "partly", "broken", "right", "wrong", "none", "yes", "no")
 """What ``documents.finding`` says of an answer before a verdict."""
 FORMAT_WORDS = (

@@ -109,12 +109,12 @@ def write_answer(rng: random.Random, request: Request, manner: Manner, slips: Sl
 
 
 def _help(rng: random.Random, request: Request, slips: Slips) -> str:
-    said = dict(request.facts)
+    stated = dict(request.facts)
     if rng.random() < slips.wrong:
         slot = rng.choice(("tool", "tool", "object", "place"))
-        said[slot] = rng.choice([v for v in words.VALUES[slot] if v != said[slot]])
+        stated[slot] = rng.choice([v for v in words.VALUES[slot] if v != stated[slot]])
     forms = words.HELP_SHORT if rng.random() < slips.short else words.HELP
-    text = rng.choice(forms).format(**said)
+    text = rng.choice(forms).format(**stated)
     if rng.random() < slips.polite:
         polite = rng.choice(words.POLITE)
         text = f"{text} {polite}" if polite == "good luck ." else f"{polite} {text}"

@@ -1,0 +1,121 @@
+"""Every command: its summary, its heading in the list, and where it is. Nothing is imported before a command is used."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Verb(NamedTuple):
+    """A command that runs one step; its options are the step's settings."""
+
+    kind: str
+    summary: str
+    panel: str
+    out_help: str = "A .jsonl or .parquet file, or a folder for everything."
+    has_out: bool = True
+    default_out: str | None = None
+
+
+class Other(NamedTuple):
+    """A command, or a group of commands, written out in the module ``module`` of this package."""
+
+    module: str
+    summary: str
+    panel: str
+    is_group: bool = False
+
+
+RUNS, FEEDBACK, TRAINING, MEASURING = "Whole runs", "Feedback", "Training", "Measurement"
+PEOPLE, SERVING = "Human raters", "Serving"
+COMMANDS: dict[str, Verb | Other] = {
+    "demo": Other("recipes", "Align a small policy three ways in the built-in lab, and write report.html.", RUNS),
+    "run": Other("recipes", "Run a recipe; rerun the same command to resume.", RUNS),
+    "check": Other(
+        "recipes", "Check a recipe before it runs: calls, cost and time per stage, and every problem.", RUNS
+    ),
+    "show": Other("recipes", "Show what a run did, or everything about one item.", RUNS),
+    "report": Other("audit", "Write summary.json and report.html of a run again.", RUNS),
+    "lab": Other("lab", "Build, list and sample the built-in offline world.", RUNS, is_group=True),
+    "sample": Verb("sample", "Draw completions from a model.", FEEDBACK),
+    "pair": Verb("pair", "Pair completions of one prompt.", FEEDBACK),
+    "label": Verb("label", "Label pairs with a judge model.", FEEDBACK),
+    "score": Verb("score", "Score completions with a judge model.", FEEDBACK),
+    "revise": Verb("revise", "Critique and revise responses under a constitution.", FEEDBACK),
+    "calibrate": Other(
+        "calibrate", "Fit a map from a judge's confidence to its agreement with human labels.", FEEDBACK
+    ),
+    "standards": Other(
+        "standards", "List, check and compare constitutions and judge prompts.", FEEDBACK, is_group=True
+    ),
+    "train": Other("lazy", "Train on files: sft, reward, dpo, rl.", TRAINING, is_group=True),
+    "evaluate": Verb(
+        "evaluate", "Measure a labelled file: agreement, calibration, win rate.", MEASURING, has_out=False
+    ),
+    "audit": Verb(
+        "audit",
+        "Audit judges: bias, agreement with human labels, attacks.",
+        MEASURING,
+        "A folder for findings, report and journal.",
+        default_out="runs/audit",
+    ),
+    "audit verify": Other("audit", "Check that nothing of a run was changed since it was written.", MEASURING),
+    "audit diff": Other("audit", "Compare two audits: verdicts that flipped, every probe before and after.", MEASURING),
+    "compare": Verb(
+        "compare",
+        "Compare policies on held-out prompts.",
+        MEASURING,
+        "A folder for responses, preferences, metrics and report.",
+    ),
+    "rejudge": Verb(
+        "rejudge",
+        "Judge a saved comparison or label run again by another judge.",
+        MEASURING,
+        "A folder for preferences, metrics and report.",
+    ),
+    "plan": Other("plan", "Plan whose feedback to use: RLHF, RLAIF or a hybrid, and its cost.", MEASURING),
+    "draw": Other("rate", "Draw a random sample for raters; every drawn row keeps its sampling weight.", PEOPLE),
+    "rate": Other("rate", "Open the rating page, then export the ratings and their agreement.", PEOPLE),
+    "serve": Other("serve", "Serve a reward over HTTP for verl, OpenRLHF, TRL and others.", SERVING),
+}
+TRAIN_COMMANDS: dict[str, Verb | Other] = {
+    "sft": Verb("sft", "Fine-tune a model on completions.", TRAINING, "The model folder to write."),
+    "reward": Verb("reward_model", "Fit a reward model on soft labels.", TRAINING, "The model folder to write."),
+    "dpo": Verb("dpo", "Optimise a policy directly on soft preferences.", TRAINING, "The model folder to write."),
+    "rl": Verb("rl", "Train a policy by policy gradient with a KL penalty.", TRAINING, "The model folder to write."),
+}
+EXAMPLES = {
+    "demo": "aifeedback demo --short -o runs/demo",
+    "run": "aifeedback run rlaif --set judge=hf:JUDGE --set policy=hf:SFT --set prompts=prompts.jsonl",
+    "check": "aifeedback check rlaif --set judge=hf:JUDGE --set policy=hf:SFT --set prompts=prompts.jsonl",
+    "show": "aifeedback show runs/demo",
+    "report": "aifeedback report runs/demo",
+    "lab list": "aifeedback lab list",
+    "lab sample": "aifeedback lab sample 3",
+    "lab pairs": "aifeedback lab pairs 500 -o pairs.jsonl",
+    "lab build": "aifeedback lab build judge -o models",
+    "sample": "aifeedback sample --model hf:DIR --prompts prompts.jsonl -o samples.jsonl",
+    "pair": "aifeedback pair --completions samples.jsonl -o pairs.jsonl",
+    "label": "aifeedback label --data pairs.jsonl --judge openai:NAME --base-url http://localhost:8000/v1 -o labels.jsonl",
+    "score": "aifeedback score --data samples.jsonl --judge hf:DIR -o scores.jsonl",
+    "revise": "aifeedback revise --data samples.jsonl --model hf:DIR --constitution harmless -o revised.jsonl",
+    "calibrate": "aifeedback calibrate --data labels.jsonl -o mine",
+    "standards list": "aifeedback standards list",
+    "standards show": "aifeedback standards show harmless > mine.yaml",
+    "standards check": "aifeedback standards check mine.yaml --judge hf:DIR",
+    "standards diff": "aifeedback standards diff harmless mine.yaml",
+    "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
+    "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
+    "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",
+    "train rl": "aifeedback train rl --policy hf:DIR --prompts prompts.jsonl --reward rm:reward-model -o policy",
+    "evaluate": "aifeedback evaluate --data labels.jsonl",
+    "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",
+    "audit verify": "aifeedback audit verify runs/demo",
+    "audit diff": "aifeedback audit diff runs/audit-may runs/audit-june --fail-on changed",
+    "rejudge": "aifeedback rejudge runs/comparison --judge openai:OTHER -o comparison-other",
+    "compare": "aifeedback compare before=hf:DIR after=hf:NEW --prompts test.jsonl --judge hf:JUDGE -o comparison",
+    "plan": "aifeedback plan --labels 20000 --judge-agreement 0.72",
+    "draw": "aifeedback draw labels.jsonl -n 300 -o sample.jsonl",
+    "rate": "aifeedback rate pairs.jsonl -o ratings --rater anna --rater ben",
+    "serve": "aifeedback serve rm:reward-model --port 8300",
+}
+"""One per command, printed at the end of its help."""
