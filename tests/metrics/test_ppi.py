@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
+from aifeedback.annotation import draw
 from aifeedback.errors import InputError
-from aifeedback.metrics import prediction_powered_mean, prediction_powered_win_rate, rogan_gladen, sample_size
+from aifeedback.metrics import (
+    PredictionPowered,
+    prediction_powered_mean,
+    prediction_powered_sample,
+    prediction_powered_win_rate,
+    rogan_gladen,
+    sample_size,
+)
 
 
 def world(seed: int, skill: float = 0.85, n: int = 200, more: int = 5000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,5 +161,82 @@ def test_cutting_the_ends_makes_no_human_labels() -> None:
 
 
 def test_without_any_spread_no_number_of_human_labels_is_equivalent() -> None:
-    result = prediction_powered_mean([1.0] * 5, [1.0] * 5, [1.0] * 9)
-    assert np.isnan(result.equivalent_human_labels)
+    found = prediction_powered_mean([1.0] * 5, [1.0] * 5, [1.0] * 9)
+    assert np.isnan(found.equivalent_human_labels)
+
+
+# ── from a sample that was drawn with weights ────────────────────────────────────────────────────────────────────────
+
+
+def drawn(seed: int, *, rows: int = 400, n: int = 60, share: float = 0.5) -> tuple[list[float | None], ...]:
+    """Human verdicts of a sample with extra uncertain rows, the AI's of all, weights and strata; truth is 0.7125."""
+    generator = np.random.default_rng(seed)
+    uncertain = generator.random(rows) < 0.15
+    human = (generator.random(rows) < np.where(uncertain, 0.5, 0.75)).astype(float)
+    ai = np.where(generator.random(rows) < np.where(uncertain, 0.5, 0.85), human, 1 - human) * 0.8 + 0.15
+    columns: tuple[list[float | None], ...] = ([None] * rows, list(ai), [None] * rows, [None] * rows)
+    for row in draw(rows, n, uncertain=list(uncertain), uncertain_share=share, seed=seed):
+        columns[0][row.row], columns[2][row.row], columns[3][row.row] = human[row.row], row.weight, row.stratum  # type: ignore[call-overload]
+    return columns
+
+
+TRUTH = 0.15 * 0.5 + 0.85 * 0.75
+
+
+def of_sample(seed: int, **how: float) -> PredictionPowered:
+    human, ai, weights, strata = drawn(seed, **how)  # type: ignore[arg-type]
+    return prediction_powered_sample(human, ai, weights=weights, strata=strata)
+
+
+def test_a_simple_random_sample_gives_the_estimate_of_the_published_formula() -> None:
+    human, ai, more = world(0)
+    column = [*human, *[None] * len(more)]
+    found = prediction_powered_sample(column, np.concatenate([ai, more]), weight=1)
+    assert found.value == pytest.approx(np.concatenate([ai, more]).mean() + (human - ai).mean())
+    published = prediction_powered_mean(human, ai, more, weight=1)
+    assert found.standard_error == pytest.approx(published.standard_error, rel=0.05)
+    assert (found.n, found.n_ai) == (200, 5000)
+
+
+def test_weighted_rates_cover_the_truth_and_are_narrower_than_peoples_alone() -> None:
+    found = [of_sample(seed) for seed in range(400)]
+    covered = np.mean([f.low <= TRUTH <= f.high for f in found])
+    assert 0.92 <= covered <= 0.98  # 0.95 within three standard errors
+    assert np.mean([f.value for f in found]) == pytest.approx(TRUTH, abs=0.01)
+    assert np.mean([(f.high - f.low) / (f.human_only_high - f.human_only_low) for f in found]) < 0.95
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("how", [{}, {"share": 0.0, "n": 40}, {"rows": 1500, "n": 150}, {"rows": 120, "n": 100}])
+def test_coverage_of_weighted_rates_in_a_campaign(how: dict[str, float]) -> None:
+    found = [of_sample(seed, **how) for seed in range(2000)]
+    covered = np.mean([f.low <= TRUTH <= f.high for f in found])
+    print(f"coverage {100 * covered:.2f} % at {how or 'the default'}")
+    assert 0.93 <= covered <= 0.97
+
+
+def test_a_sample_of_everything_is_peoples_mean_and_ignores_the_ai() -> None:
+    human, ai, _ = world(3)
+    found = prediction_powered_sample(human, 1 - ai)
+    assert (found.value, found.weight) == (pytest.approx(human.mean()), 0.0)
+
+
+@pytest.mark.parametrize("rated", [0, 1, 2])
+def test_too_few_rated_rows_give_no_estimate_but_a_note(rated: int) -> None:
+    found = prediction_powered_sample([1.0] * rated + [None] * 20, [0.5] * (rated + 20))
+    assert not found.is_known
+    assert "too few" in found.notes[0]
+
+
+def test_strata_with_one_rated_row_and_unknown_ai_labels_are_named() -> None:
+    human: list[float | None] = [1, 0, 1, 0, 1, 1, None, None, None]
+    ai: list[float | None] = [0.9, 0.2, 0.8, 0.3, 0.7, None, 0.6, 0.4, None]
+    strata = ["a", "a", "a", "a", "b", "b", "", "", ""]
+    found = prediction_powered_sample(human, ai, strata=strata, weights=[1.5] * 4 + [1] * 5)
+    assert any("one rated row" in note for note in found.notes)
+    assert found.dropped == 2
+    assert found.low < found.value < found.high
+    with pytest.raises(InputError, match="no sampling weight"):
+        prediction_powered_sample(human, ai, weights=[None] * 9)
+    with pytest.raises(InputError, match="one stratum"):
+        prediction_powered_sample(human, ai, strata=["a"])

@@ -19,8 +19,8 @@ import os
 import re
 import socket
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib.resources import files
 from pathlib import Path
@@ -65,12 +65,15 @@ JOINERS = "\u200c\u200d"
 """Zero-width characters that spell words in Persian, Arabic and Indic scripts."""
 MARKS = "\u200e\u200f\u061c"
 """Direction marks of ordinary right-to-left text."""
+_BREAKS = {ord("\n"): None, ord("\t"): None}
 BLOCKS = ("paragraph_open", "heading_open", "bullet_list_open", "ordered_list_open", "blockquote_open", "th_open",
           "td_open")  # fmt: skip
 
 
 def readable(text: str) -> str:
     """``text`` with its hidden characters made visible, except those that its script is written with."""
+    if text.translate(_BREAKS).isprintable():  # a page spends most of its time here
+        return text
     has_rtl = any(unicodedata.bidirectional(c) in ("R", "AL") for c in text)
     return "".join(c if _is_spelling(c, text[i - 1] if i else "", has_rtl) else visible(c) for i, c in enumerate(text))
 
@@ -585,6 +588,36 @@ def serve(
         return summarise(items, store.ratings())
     finally:
         store.close()
+
+
+class Running(NamedTuple):
+    desk: Desk
+    links: dict[str, str]
+    """Rater → secret link."""
+
+
+@contextmanager
+def running(desk: Desk) -> Iterator[Running]:
+    """The page on a free loopback port, in a thread, until the block ends: for tests and simulated raters."""
+    import threading
+    import time
+
+    import uvicorn
+
+    with listening("127.0.0.1", 0) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        tokens = desk.book.invite(desk.raters)
+        config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, server_header=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            while not server.started:
+                time.sleep(0.01)
+            yield Running(desk, {rater: f"{address}/r/{token}" for rater, token in tokens.items()})
+        finally:
+            server.should_exit = True
+            thread.join(timeout=10)
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -129,8 +129,18 @@ def read_task(
 ) -> Task:
     """Raises FileError where the file cannot be used or holds nothing to rate.
 
-    ``harmful`` says that all items are, whatever their tags. ``scale`` asks about every response by itself.
+    The folder of a comparison gives the responses of all its policies, to be ranked. ``harmful`` says that all items
+    are, whatever their tags. ``scale`` asks about every response by itself.
     """
+    if Path(path).is_dir():
+        if scale is not None:
+            raise FileError(
+                "a folder of a comparison is ranked",
+                file=path,
+                key="--ask",
+                fix="give one of its completions-NAME.jsonl",
+            )
+        return _compared(Path(path), harmful=harmful)
     if scale is not None or _holds_answers(path, columns):
         answers = data.read_completions(path, columns=columns)
         if scale is not None:
@@ -157,6 +167,32 @@ def read_task(
             fix="give pairs, or several responses per prompt; --ask harmful, refused or score rates each by itself",
         )
     return task
+
+
+def _compared(folder: Path, *, harmful: bool) -> Task:
+    """The responses that ``compare`` left in its folder, as they were judged, without the reference's second draw."""
+    from aifeedback.types import Prompt
+
+    prompts: list[Prompt] = []
+    completions: list[Completion] = []
+    seen: set[tuple[str, str]] = set()
+    for file in sorted(folder.glob("comparisons-*.jsonl")):
+        for pair in data.read_records(file, Comparison):
+            if pair.second.source == f"{pair.first.source} again":
+                continue
+            for completion in (pair.first, pair.second):
+                if (pair.prompt.id, completion.source) not in seen:
+                    seen.add((pair.prompt.id, completion.source))
+                    prompts.append(pair.prompt)
+                    completions.append(completion)
+    items = items_of_completions(prompts, completions, harmful=harmful)
+    if not items:
+        raise FileError(
+            "holds no comparison of policies", file=folder, fix="give the -o folder of `aifeedback compare`, or a file"
+        )
+    names = sorted({source for _, source in seen})
+    sentence = f"{len({prompt for prompt, _ in seen}):,} prompts with responses of {', '.join(names)}"
+    return Task(items, None, sentence, meetings(prompts, completions))
 
 
 def sampled(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:

@@ -11,12 +11,15 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from aifeedback.annotation.items import current, item_id
 from aifeedback.annotation.store import RatingBook
 from aifeedback.errors import FileError, InputError
 from aifeedback.types import Comparison, Completion, Judgement, Preference, Problem, Prompt, Rating, text_id
+
+if TYPE_CHECKING:
+    from aifeedback.metrics.length import LengthForm
 
 Combine = Literal["mean", "majority"]
 P_FIRST = {"first": 1.0, "second": 0.0, "tie": 0.5}
@@ -72,6 +75,9 @@ class PeopleLabeler:
         if combine not in ("mean", "majority"):
             raise InputError(f"no rule '{combine}'", key="combine", fix="mean or majority")
         self.name, self.combine = name, combine
+        self.aliases: dict[tuple[str, str], str] = {}
+        """(Prompt, text) → the text under which raters saw it, where that was another form of it."""
+        self.ratings = [rating for rating in ratings if rating.rater not in exclude]
         self._of_texts: dict[tuple[str, frozenset[str]], list[tuple[Rating, int, int]]] = defaultdict(list)
         self._of_id: dict[str, list[Rating]] = defaultdict(list)
         for rating in current(ratings):
@@ -113,7 +119,11 @@ class PeopleLabeler:
         )
 
     def _judgements(self, comparison: Comparison) -> list[Judgement]:
-        first, second = text_id(comparison.first.text), text_id(comparison.second.text)
+        own = text_id(comparison.first.text), text_id(comparison.second.text)
+        seen = [self.aliases.get((comparison.prompt.id, text), text) for text in own]
+        return self._judgements_on(comparison, *own) or self._judgements_on(comparison, *seen)
+
+    def _judgements_on(self, comparison: Comparison, first: str, second: str) -> list[Judgement]:
         by_rater: dict[str, Judgement] = {}
         for rating, i, j in self._of_texts.get((comparison.prompt.id, frozenset((first, second))), ()):
             places = (i, j) if rating.answers[i] == first else (j, i)
@@ -189,7 +199,7 @@ def win_rates(
     said = {names: [p.p_first for p in labeler.label(pairs)] for names, pairs in rows.items()}
     figures: dict[str, dict[str, Any]] = {}
     for names, pairs in sorted(rows.items()):
-        one = _figures(pairs, said[names])
+        one = pair_rates(pairs, said[names])
         if weights is not None:
             one["weighted"] = _weighted(pairs, said[names], weighted[names])
         figures[f"{names[0]} vs {names[1]}"] = one
@@ -209,7 +219,14 @@ def win_rates(
     return {"pairs": figures, "ranking": kept}
 
 
-def _figures(pairs: Sequence[Comparison], p_first: Sequence[float | None]) -> dict[str, Any]:
+def pair_rates(
+    pairs: Sequence[Comparison], p_first: Sequence[float | None], *, length_control: LengthForm = "ratio"
+) -> dict[str, Any]:
+    """Win rate of the first by people's verdicts, raw and length-controlled, and how many pairs are identical.
+
+    A pair counts by the mean of its raters' verdicts; identical responses count as ties, in proportion where some of
+    the different pairs have no verdict yet.
+    """
     import warnings
 
     from aifeedback.metrics import ExtrapolationWarning, length_controlled_win_rate, win_rate
@@ -229,6 +246,7 @@ def _figures(pairs: Sequence[Comparison], p_first: Sequence[float | None]) -> di
             [len(pair.first.text) for pair in pairs],
             [len(pair.second.text) for pair in pairs],
             prompts=prompts,
+            method=length_control,
         ).as_dict()
     return {"win_rate": figures, "length_controlled": controlled, "identical": sum(is_same)}
 

@@ -197,6 +197,7 @@ def export(
         file = out / "labelled.jsonl"
         rows = _of_pairs(task.pairs, people) if task.pairs is not None else _of_rankings(task.items, people)
         summary["weighted_agreement"] = _weighted_agreement(rows)
+        summary["strata"] = _strata(rows)
         rows = [row for row in rows if row.human_p_first is not None]
         labelled = data.write_labelled(file, rows)
         rates = win_rates(task.meetings, people, reference=reference, weights=task.weights)
@@ -205,6 +206,16 @@ def export(
     summary["rater_quality"] = rater_quality([*task.items, *gold], ratings) or None
     write_json(out / "summary.json", summary)
     return Exported(summary, labelled, summary["ratings_of_other_items"], file)
+
+
+def _strata(rows: Sequence[data.LabelledRow]) -> dict[str, float] | None:
+    """Of a sample of ``draw``: how many rows each stratum stands for, whether or not they got a verdict."""
+    sizes: dict[str, float] = defaultdict(float)
+    for weight in (weight_of(row.extra) for row in rows):
+        if weight is None:
+            return None
+        sizes[weight[1]] += weight[0]
+    return dict(sorted(sizes.items())) or None
 
 
 def _weighted_agreement(rows: Sequence[data.LabelledRow]) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.markup import escape
 
+from aifeedback.cli.people import show_people
 from aifeedback.cli.terminal import brief_estimate, console, estimate, show_figures, table
 from aifeedback.reports.judge_report import ranking_part
 from aifeedback.reports.run_results import display
@@ -53,6 +54,8 @@ def show_comparison(figures: CompareFigures) -> None:
         table("ranking: Bradley–Terry log-odds, and win rate in % (* certainly not 50, Holm)", header, rows)
         for note in ranking.notes:
             console.print(f"[yellow]![/] {note}")
+    if figures.people:
+        show_people(figures.people)
     if figures.safety:
         _safety(figures.safety)
     for name, row in figures.policies.items():

@@ -99,6 +99,45 @@ def pairs(
 
 
 @app.command()
+def raters(
+    data: Annotated[Path, typer.Argument(metavar="FILE", help="A folder of `compare`, or a file: lab summaries.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the ratings and their exports.")],
+    count: Annotated[int, typer.Option(min=1, help="Raters; each rates everything.")] = 3,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="Noise: 0.5 is careful, 2.5 agrees with gold on about 75 % of pairs.")
+    ] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most N items, drawn at random by --seed.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Simulated people rate through the real page: opens it on loopback, reads it, posts its forms, exports."""
+    import time
+
+    from aifeedback.annotation import RatingBook, export, read_task
+    from aifeedback.annotation.app import running
+    from aifeedback.annotation.assignment import Desk, sampled
+    from aifeedback.lab.page_raters import PageRater
+
+    task = read_task(data)
+    book, names = RatingBook(out / "ratings.sqlite"), [f"rater-{i + 1}" for i in range(count)]
+    read_s = 0.0
+
+    def wait(seconds: float) -> None:
+        nonlocal read_s
+        read_s += seconds
+
+    try:
+        desk = Desk(book, sampled(task.items, limit, seed), names, seed=seed, now=lambda: time.time() + read_s)
+        with running(desk) as page:
+            for name in names:
+                done = PageRater(name, seed, temperature).rate_all(page.links[name], wait)
+                console.print(f"{name}: {done:,} items rated")
+        exported = export(task, book.ratings(), out)
+    finally:
+        book.close()
+    console.print(f"→ [bold]{exported.file}[/]; compare with --judge people:{out}", soft_wrap=True)
+
+
+@app.command()
 def build(
     names: Annotated[
         list[str] | None,

@@ -196,5 +196,17 @@ def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> N
 
         for judge in figures["judges"] if isinstance(figures, Mapping) else figures.judges:
             show_findings(judge)
+    elif kind == "evaluate":
+        from aifeedback.cli.people import show_people
+        from aifeedback.steps.by_people import ByPeople
+        from aifeedback.storage import write_json
+
+        plain = figures if isinstance(figures, Mapping) else figures.as_json()
+        show_figures({key: value for key, value in plain.items() if key != "people"})
+        if plain.get("people"):
+            show_people(ByPeople.model_validate(plain["people"]))
+        if json_file:
+            write_json(json_file, plain)
+            console.print(f"[dim]metrics → {json_file}[/]")
     else:
         show_figures(figures if isinstance(figures, Mapping) else figures.as_json(), json_file)

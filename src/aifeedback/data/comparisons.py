@@ -136,18 +136,19 @@ def read_labelled(
     return load_labelled(path, seed, columns=columns, criterion=criterion).rows
 
 
-def load_judged(path: str | Path, seed: int = 0) -> Labelled:
+def load_judged(path: str | Path, seed: int = 0, *, or_people: bool = False) -> Labelled:
     """As ``load_labelled``, of a model's verdicts only; a row without one is unknown.
 
     Pairs with empty or equal responses stay in: they were judged, and their verdicts count. Raises FileError if no
-    row carries a model's verdict.
+    row carries a model's verdict; with ``or_people``, if none carries one of people either.
     """
     items, report = read_pairs(path, seed, None, None, None, with_verdict=True)
     rows = [
         row.model_copy(update={"p_first": None, "problem": Problem.MISSING}) if _is_people(row.judge) else row
         for row in map(_as_labelled, items)
     ]
-    if all(row.p_first is None and row.problem in (None, Problem.MISSING) for row in rows):
+    is_judged = any(row.p_first is not None or row.problem not in (None, Problem.MISSING) for row in rows)
+    if not is_judged and not (or_people and any(row.human_p_first is not None for row in rows)):
         raise FileError("no model verdict in this file", file=path, fix="run `aifeedback label` first")
     return Labelled(rows, report)
 

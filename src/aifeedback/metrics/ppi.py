@@ -3,7 +3,8 @@
 ``prediction_powered_mean`` (Angelopoulos et al. 2023, arXiv 2301.09633; power tuning: 2023, arXiv 2311.01453)
 corrects the AI's mean by its mean error on the human-labelled rows: θ = mean(y) + λ·(mean(f on all AI-only rows) −
 mean(f on human rows)). It is valid for the human mean however wrong the AI is, if the human rows are a random part of
-the rows; a useless AI only makes λ ≈ 0 and gives the human-only interval. ``rogan_gladen`` (1978) turns a judged rate
+the rows; a useless AI only makes λ ≈ 0 and gives the human-only interval. ``prediction_powered_sample`` does the same from a
+stratified sample with its weights. ``rogan_gladen`` (1978) turns a judged rate
 into a true one from known sensitivity and specificity. ``sample_size`` says how many human labels an interval of a
 given half-width takes.
 """
@@ -11,7 +12,8 @@ given half-width takes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -145,16 +147,145 @@ def prediction_powered_win_rate(
 
     The ends are cut to [0, 1]. To bring in several signals, give their best combination as the AI column.
     """
-    from dataclasses import replace
-
     for name, column in {"human": human, "ai_on_human": ai_on_human, "ai_only": ai_only}.items():
         probabilities(column, name)
     mean = prediction_powered_mean(
         human, ai_on_human, ai_only, weight=weight, prompts=prompts, ai_prompts=ai_prompts, confidence=confidence
     )
-    ends = {name: getattr(mean, name) for name in ("low", "high", "human_only_low", "human_only_high")}
-    cut = {name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()}
-    return replace(mean, **cut, method=mean.method.replace("mean", "win rate"))
+    return replace(_cut(mean), method=mean.method.replace("mean", "win rate"))
+
+
+def prediction_powered_sample(
+    human: Numbers,
+    ai: Numbers,
+    *,
+    strata: Sequence[Any] | None = None,
+    weights: Numbers | None = None,
+    weight: float | None = None,
+    prompts: Any = None,
+    confidence: float = 0.95,
+) -> PredictionPowered:
+    """The win rate that people would give, from AI labels on every row and people's on a sample drawn from these rows.
+
+    Both columns are in [0, 1]. ``human[i]`` is None where nobody rated row i. Of a stratified sample, ``strata`` and
+    ``weights`` have the stratum and the sampling weight of each rated row (``annotation.draw``; of other rows they are
+    not read); without them the rated rows are a simple random sample. With W_h the share of stratum h among all rows
+    (its weights' sum), the estimate is
+
+        θ = λ·mean(f) + Σ_h W_h·mean_h(y − λf),   variance Σ_h W_h²·(1 − n_h/N_h)·s_h²(y − λf)/n_h + s²(y)/N,
+
+    the difference estimator of Cochran (1977, 7.3) with the power-tuned λ of ``prediction_powered_mean``, for rows that
+    are themselves a sample of all prompts. Both parts of the variance are clustered where ``prompts`` share rows. t interval,
+    Satterthwaite's degrees of freedom less one for the tuned λ. Rows whose AI label is unknown are dropped and counted.
+    A stratum with one rated row has no variance of its own: it gets that of the others, and a note says so.
+    """
+    y_all, f_all = probabilities(human, "human"), probabilities(ai, "ai")
+    if len(y_all) != len(f_all):
+        known_rows(human=y_all, ai=f_all)
+    judged = ~np.isnan(f_all)
+    is_rated = judged & ~np.isnan(y_all)
+    dropped, n, rows = int((~judged).sum()), int(is_rated.sum()), int(judged.sum())
+    name = f"prediction-powered win rate over {rows:,} rows"
+    names = np.array([""] * len(y_all) if strata is None else [str(stratum) for stratum in strata], dtype=object)
+    shares = np.ones(len(y_all)) if weights is None else numbers(weights, "weights")
+    if len(names) != len(y_all) or len(shares) != len(y_all):
+        raise InputError("one stratum and one weight per row are needed", key="weights", fix="None for rows not rated")
+    unknown = PredictionPowered(NOT_KNOWN, NOT_KNOWN, NOT_KNOWN, n, name, dropped, n_ai=rows - n)
+    if n < 3:
+        return replace(unknown, notes=(f"{n} rows rated by people are too few",))
+    y, f, w, of = y_all[is_rated], f_all[is_rated], shares[is_rated], names[is_rated]
+    if not bool(np.all(np.isfinite(w) & (w > 0))):
+        raise InputError("a rated row has no sampling weight", key="weights", fix="the number of rows it stands for")
+    clusters, all_clusters = groups(prompts, is_rated), groups(prompts, judged)
+    parts = [np.flatnonzero(of == stratum) for stratum in sorted(set(of))]
+    share = np.array([w[part].sum() for part in parts]) / w.sum()
+    left = np.array([1 - min(1.0, len(part) / (s * rows)) for part, s in zip(parts, share, strict=True)])
+    tuned = _best_weight_of_sample(y, f, parts, share, left) if weight is None else weight
+    value = float(tuned * f_all[judged].mean() + _stratified(y - tuned * f, parts, share))
+    inflation = 1.0
+    if all_clusters is not None and has_spread(plain_variance := variance_of_mean(f_all[judged]).variance):
+        inflation = max(1.0, variance_of_mean(f_all[judged], all_clusters).variance / plain_variance)
+    centre = _stratified(y, parts, share)
+    whole = float((w * (y - centre) ** 2).sum() / w.sum() * n / (n - 1)) / rows * inflation
+    corrected, df, is_borrowed = _variance_of_sample(y - tuned * f, parts, share, left, clusters)
+    alone, df_alone, _ = _variance_of_sample(y, parts, share, left, clusters)
+    freedom = df - (1 if weight is None else 0)
+    notes = (*size_notes(n, dropped), *((f"{is_borrowed} strata have one rated row each",) if is_borrowed else ()))
+    if freedom < 1:
+        return replace(unknown, value=value, notes=(*notes, "too few rated rows per stratum"))
+    variance = corrected * df / freedom + whole
+    error = math.sqrt(variance) if has_spread(variance) else 0.0
+    reach = t_of(confidence, freedom) * error if error else NOT_KNOWN
+    error_alone = math.sqrt(alone + whole)
+    reach_alone = t_of(confidence, max(1.0, df_alone)) * error_alone if error_alone else NOT_KNOWN
+    rest = f_all[judged & ~is_rated]
+    spread = float(y.std() * f.std())
+    found = PredictionPowered(
+        value=value,
+        low=value - reach,
+        high=value + reach,
+        n=n,
+        method=f"{name}, {len(parts)} strata, {'power-tuned' if weight is None else f'λ = {weight:g}'}, t interval",
+        dropped=dropped,
+        notes=(*notes, *(() if error else (NO_SPREAD,))),
+        standard_error=error,
+        n_ai=rows - n,
+        weight=tuned,
+        human_only=centre,
+        human_only_low=centre - reach_alone,
+        human_only_high=centre + reach_alone,
+        ai_only=float(rest.mean()) if len(rest) else NOT_KNOWN,
+        human_only_error=error_alone,
+        correlation=float(((y - y.mean()) * (f - f.mean())).mean() / spread) if spread > 0 else 0.0,
+    )
+    return _cut(found)
+
+
+def _cut(found: PredictionPowered) -> PredictionPowered:
+    """The ends of its intervals within [0, 1]."""
+    ends = {name: getattr(found, name) for name in ("low", "high", "human_only_low", "human_only_high")}
+    return replace(found, **{name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()})
+
+
+def _stratified(values: Floats, parts: Sequence[Any], share: Floats) -> float:
+    return float(sum(s * values[part].mean() for part, s in zip(parts, share, strict=True)))
+
+
+def _variance_of_sample(
+    values: Floats, parts: Sequence[Any], share: Floats, left: Floats, clusters: Any
+) -> tuple[float, float, int]:
+    """Variance of the stratified mean, its degrees of freedom, and how many strata have a single row."""
+    found: list[tuple[float, int]] = []
+    single: list[float] = []
+    for part, s, rest in zip(parts, share, left, strict=True):
+        own = None if clusters is None else np.unique(clusters[part], return_inverse=True)[1]
+        variance, df = variance_of_mean(values[part], own)
+        if df < 1:
+            single.append(s**2 * rest)
+        else:
+            found.append((s**2 * rest * variance, df))
+    if single and found:
+        pooled = float(
+            np.mean([variance_of_mean(values[part]).variance * len(part) for part in parts if len(part) > 1])
+        )
+        total = sum(v for v, _ in found) + sum(part * pooled for part in single)
+    else:
+        total = sum(v for v, _ in found)
+    below = sum(v**2 / df for v, df in found)
+    df = sum(v for v, _ in found) ** 2 / below if below > 0 else float(sum(d for _, d in found))
+    return total, df, len(single)
+
+
+def _best_weight_of_sample(y: Floats, f: Floats, parts: Sequence[Any], share: Floats, left: Floats) -> float:
+    """λ with the smallest variance: Σ a_h·cov_h(y, f) / Σ a_h·var_h(f), a_h = W_h²·(1 − n_h/N_h)/n_h."""
+    together, spread = 0.0, 0.0
+    for part, s, rest in zip(parts, share, left, strict=True):
+        if len(part) > 1:
+            a = s**2 * rest / len(part)
+            off = f[part] - f[part].mean()
+            together += a * float(((y[part] - y[part].mean()) * off).sum()) / (len(part) - 1)
+            spread += a * float((off**2).sum()) / (len(part) - 1)
+    return together / spread if spread > 0 else 0.0
 
 
 def rogan_gladen(

@@ -12,6 +12,7 @@ from aifeedback.reports import figures, wording
 from aifeedback.reports.figures import Curve, Line, Mark, Panel
 from aifeedback.reports.judge_report import ranking_of_run
 from aifeedback.reports.page import render
+from aifeedback.reports.people import people_part
 from aifeedback.reports.run_results import Est, Story, Training, display, gather
 from aifeedback.reports.safety import safety_part
 from aifeedback.storage import make_folder
@@ -61,6 +62,7 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
     return {
         "story": story,
         "safety": safety,
+        "people": people_part(summary, names=story.names),
         "ranking": ranking_of_run(summary),
         "headline": safety.headline if safety and not has_verdict else wording.headline(story),
         "verdicts": {

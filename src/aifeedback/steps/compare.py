@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -22,29 +19,23 @@ from aifeedback.metrics.length import LengthForm
 from aifeedback.metrics.win_rates import answered
 from aifeedback.models.journal.journal import Spent
 from aifeedback.models.lineage import Origin
-from aifeedback.refs import JudgeRef, ModelRef, PolicyRef, Ref, file_part
+from aifeedback.refs import JudgeRef, ModelRef, PolicyRef, Ref
 from aifeedback.reports.examples import pick_examples
-from aifeedback.steps import connect, evidence
+from aifeedback.steps import by_people, connect, evidence
+from aifeedback.steps.by_people import ByPeople
 from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.evidence import Independence
-from aifeedback.steps.label import by_order, label_all
+from aifeedback.steps.label import by_order
+from aifeedback.steps.match import ByJudge, Match
 from aifeedback.steps.policies import Responses, responses, sampled
 from aifeedback.steps.safety import AssessorSpec, SafetyStandings, assessor_card, standings
 from aifeedback.steps.sample import BRIEFLY, SamplingSettings
 from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
 from aifeedback.steps.verdict import Verdict
-from aifeedback.types import Comparison, Completion, Preference, Prompt
+from aifeedback.types import Completion, Preference, Prompt
 
 AGAIN = "\0"
 """Stands for the second draw of the reference; no policy can be called that."""
-
-
-class ByJudge(Figures):
-    """One policy against the reference, by one judge."""
-
-    win_rate: Measured
-    length_controlled: Measured
-    unknown: dict[str, int]
 
 
 class PolicyFigures(Figures):
@@ -93,6 +84,8 @@ class CompareFigures(Figures):
     position_by_judge: dict[str, Measured] | None = None
     safety: SafetyStandings | None = None
     assessors: dict[str, JudgeCard] | None = None
+    people: ByPeople | None = None
+    """Win rates by people beside the judge's, where ratings are among the judges (people:DIR)."""
     rows: Rows
 
     def summary(self) -> dict[str, Any]:
@@ -164,6 +157,8 @@ class Compare(Served, Step):
     """How responses are drawn."""
     length_control: LengthForm = "ratio"
     """How length is controlled for (docs/metrics.md); ratio is the published form."""
+    slices: Annotated[list[str], Cli(("--slice",), is_repeated=True, metavar="TAG")] = Field(default_factory=list)
+    """Win rates by people (--judge people:DIR) for every value of this tag, too. Repeat for several."""
     tidy: bool = True
     """Remove trailing periods, spaces and line ends before judging (Lee et al. 2023), and report how many."""
 
@@ -234,8 +229,10 @@ class Compare(Served, Step):
         again = completions.pop(AGAIN, None)
         headline = next(iter(self.judges))
         kept = answered(completions, self.reference)
+        labelers = by_people.labelers(self.judges, prompts, drawn, context)
         matches: dict[str, Match] = {}
         by_evaluator: dict[str, list[Preference]] = {judge: [] for judge in self.judges}
+        judged: dict[tuple[str, str, str], Match] = {}
         table: dict[str, PolicyFigures] = {}
         for name, given in completions.items():
             other = again if name == self.reference else completions[self.reference]
@@ -243,8 +240,11 @@ class Compare(Served, Step):
             for judge, spec in self.judges.items():
                 if other is None:
                     break
-                by_judge[judge] = Match.judged(spec, judge, name, prompts, given, other, context, self.length_control)
+                by_judge[judge] = Match.judged(
+                    labelers.get(judge, spec), judge, name, prompts, given, other, context, self.length_control
+                )
                 by_evaluator[judge] += by_judge[judge].preferences
+                judged[name, self.reference, judge] = by_judge[judge]
             if headline in by_judge and name != self.reference:
                 matches[name] = by_judge[headline]
             kl = self._kl(name, prompts, drawn[name].untouched)
@@ -253,7 +253,7 @@ class Compare(Served, Step):
             )
         head_to_head = {
             (one, other): Match.judged(
-                self.judges[headline],
+                labelers.get(headline, self.judges[headline]),
                 headline,
                 f"{one}_vs_{other}",
                 prompts,
@@ -266,6 +266,7 @@ class Compare(Served, Step):
         }
         by_evaluator[headline] += [p for match in head_to_head.values() for p in match.preferences]
         every = {(name, self.reference): match for name, match in matches.items()} | head_to_head
+        apart = {(one, other, headline): match for (one, other), match in head_to_head.items()}
         assessors = {name: assessor_card(judge, context) for name, judge in self.safety.items()}
         return CompareFigures(
             reference=self.reference,
@@ -287,6 +288,7 @@ class Compare(Served, Step):
             position_by_judge=_position(by_evaluator),
             safety=standings(completions, prompts, self.safety, self.reference, context) if self.safety else None,
             assessors=assessors or None,
+            people=by_people.measured(self, labelers, completions, prompts, {**judged, **apart}),
             rows=rows,
         )
 
@@ -377,79 +379,18 @@ class Compare(Served, Step):
         return write_report({**head, **summary}, folder)
 
 
-@dataclass(frozen=True)
-class Match:
-    """Two policies' responses to the same prompts, and one judge's preferences."""
-
-    pairs: list[Comparison]
-    preferences: list[Preference]
-    length_control: LengthForm = "ratio"
-
-    @classmethod
-    def judged(
-        cls,
-        judge: Judging,
-        judge_name: str,
-        name: str,
-        prompts: Sequence[Prompt],
-        ours: Sequence[Completion | None],
-        theirs: Sequence[Completion | None],
-        context: Context,
-        length_control: LengthForm = "ratio",
-    ) -> Match:
-        """Judge every prompt that both answered; pairs and preferences are left in the folder."""
-        pairs = [
-            Comparison.of(prompt, one, other)
-            for prompt, one, other in zip(prompts, ours, theirs, strict=True)
-            if one is not None and other is not None
-        ]
-        preferences = label_all(connect.labeler(judge, context), pairs, context)
-        data.write_records(context.folder / f"comparisons-{file_part(name)}.jsonl", pairs)
-        data.write_records(context.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", preferences)
-        return cls(pairs, preferences, length_control)
-
-    @cached_property
-    def _preferred(self) -> Any:
-        from aifeedback.metrics.length import ExtrapolationWarning, preferred
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExtrapolationWarning)  # the note stays in the figures
-            return preferred(
-                [p.p_first for p in self.preferences],
-                [len(c.first.text) for c in self.pairs],
-                [len(c.second.text) for c in self.pairs],
-                method=self.length_control,
-            )
-
-    @cached_property
-    def win_rate(self) -> Measured:
-        """Of the first: a share in [0, 1] of the pairs with a verdict, with its interval; a tie is half a win."""
-        return Measured.of(self._preferred.win_rate)
-
-    @cached_property
-    def length_controlled(self) -> Measured:
-        """The same at equal length (characters)."""
-        return Measured.of(self._preferred.length_controlled)
-
-    def figures(self) -> ByJudge:
-        return ByJudge(
-            win_rate=self.win_rate, length_controlled=self.length_controlled, unknown=_unknown(self.preferences)
-        )
-
-
 def _ranking(matches: Mapping[tuple[str, str], Match]) -> Ranking | None:
     """Bradley–Terry over all matches, errors by prompt; win rates of every policy against every other, with the
     p-value against 50 % after Holm's correction over all matches."""
-    from aifeedback.metrics import holm, rank_policies, win_rate
+    from aifeedback.metrics import holm, rank_policies
 
     matrix: dict[str, dict[str, dict[str, Any]]] = {}
     first, second, prompts = [], [], []
     p_first: list[float | None] = []
     for (one, other), match in matches.items():
         known = [p.p_first for p in match.preferences]
-        mirrored = [None if p is None else 1 - p for p in known]
         matrix.setdefault(one, {})[other] = match.win_rate.model_dump()
-        matrix.setdefault(other, {})[one] = win_rate(mirrored, hard=True).as_dict()
+        matrix.setdefault(other, {})[one] = match.mirrored()
         first += [one] * len(known)
         second += [other] * len(known)
         prompts += [pair.prompt.id for pair in match.pairs]
@@ -479,14 +420,6 @@ def _position(by_evaluator: Mapping[str, Sequence[Preference]]) -> dict[str, Mea
 def _mean(values: Iterable[int]) -> float | None:
     found = list(values)
     return fmean(found) if found else None
-
-
-def _unknown(preferences: Sequence[Preference]) -> dict[str, int]:
-    counted: dict[str, int] = {}
-    for preference in preferences:
-        if preference.problem is not None:
-            counted[str(preference.problem)] = counted.get(str(preference.problem), 0) + 1
-    return counted
 
 
 def judges_from_options(how: Mapping[str, Any], served: Mapping[str, Any], among: Sequence[str]) -> dict[str, Any]:
