@@ -45,6 +45,13 @@ VERBS = {
         "A folder for findings, report and journal.",
         default_out="runs/audit",
     ),
+    "probe": Verb(
+        "probe",
+        "Probe policies: sycophancy, pressure, injections, red team.",
+        MEASURING,
+        "A folder for responses, findings, report and journal.",
+        default_out="runs/probe",
+    ),
     "compare": Verb(
         "compare",
         "Compare policies on held-out prompts.",
@@ -65,6 +72,7 @@ EXAMPLES = {
     "score": "aifeedback score --data samples.jsonl --judge hf:DIR -o scores.jsonl",
     "revise": "aifeedback revise --data samples.jsonl --model hf:DIR --constitution harmless -o revised.jsonl",
     "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",
+    "probe": "aifeedback probe before=hf:DIR after=hf:NEW --judge openai:NAME -o probes",
     "evaluate": "aifeedback evaluate --data labels.jsonl",
     "compare": "aifeedback compare before=hf:DIR after=hf:NEW --prompts test.jsonl --judge hf:JUDGE -o comparison",
     "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
@@ -189,7 +197,7 @@ def run_one(
     console.print(f"→ [bold]{done.result}[/]{beside}", soft_wrap=True)
     if exports:
         exports.write(step)
-    if json_file and step.kind in ("compare", "audit"):
+    if json_file and step.kind in ("compare", "audit", "probe"):
         write_json(json_file, done.figures.as_json())
     _end(done.figures)
     return done.figures
