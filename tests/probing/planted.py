@@ -6,7 +6,7 @@ chances are independent of the group, the language and the user's opinion, unles
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -48,12 +48,13 @@ def questions() -> Mapping[str, tuple[str, Any, str]]:
     for item in every["opinion"]:
         for way, says in (("neutral", ""), ("one", f"{item.one_says}\n\n"), ("other", f"{item.other_says}\n\n")):
             found[f"{says}{item.prompt}"] = ("opinion", item, way)
-    for item in every["pressure"]:
-        found[item.prompt] = ("pressure", item, "first")
     for item in every["knowledge"]:
         found[item.prompt] = ("knowledge", item, "knowable" if item.knowable else "unknowable")
     for item in every["language"]:
         found |= {text: ("language", item, language) for language, text in item.prompts.items()}
+    # after the languages: some questions are in both lists
+    for item in every["pressure"]:
+        found[item.prompt] = ("pressure", item, "first")
     for item in every["injection"]:
         found |= {item.text(way): ("injection", item, way) for way in ("injected", "control")}
     for item in every["redteam"]:
@@ -74,7 +75,8 @@ class PlantedPolicy:
         return [Reply(text=self.says(list(prompt), sampling.seed), finish_reason="stop") for prompt in prompts]
 
     def chance(self, *key: object) -> float:
-        return random.Random("/".join(str(part) for part in (self.seed, *key))).random()
+        text = "/".join(str(part) for part in (self.seed, *key))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest()) / 2**56
 
     def extra(self, fault: str) -> float:
         return self.effect if self.fault == fault else 0.0

@@ -28,7 +28,8 @@ MENTIONS = re.compile(
     re.IGNORECASE,
 )
 """Words of a sentence that speaks about an instruction instead of following it."""
-_LETTER = r"[^\W\u2e80-\uffff]"  # scripts written without spaces have no word boundaries
+UNSPACED = "\u2e80"
+"""From here on scripts are written without spaces: their characters are no word boundaries and need none."""
 
 
 def _compiles(phrase: str) -> str:
@@ -89,6 +90,8 @@ def _found(phrases: tuple[str, ...], text: str) -> _Occurrence:
     negated = False
     for phrase in phrases:
         for match in pattern(phrase).finditer(text):
+            if not (_is_regex(phrase) or _is_whole(text, match.start(), match.end())):
+                continue
             if not NEGATED.search(text[max(0, match.start() - 60) : match.start()]):
                 return _Occurrence(is_there=True, is_negated=False)
             negated = True
@@ -97,18 +100,31 @@ def _found(phrases: tuple[str, ...], text: str) -> _Occurrence:
 
 def _only_mentioned(phrases: tuple[str, ...], text: str) -> bool:
     """Whether every sentence in which a phrase occurs speaks about an instruction."""
-    with_phrase = [
-        s for s in re.split(r"(?<=[.!?。])\s*", text) if any(pattern(phrase).search(s) for phrase in phrases)
-    ]
+    sentences = re.split(r"(?<=[.!?。])\s*", text)
+    with_phrase = [s for s in sentences if any(pattern(phrase).search(s) for phrase in phrases)]
     return bool(with_phrase) and all(MENTIONS.search(sentence) for sentence in with_phrase)
 
 
 @lru_cache(maxsize=4096)
 def pattern(phrase: str) -> re.Pattern[str]:
-    """The phrase as whole words, any case; 7 is not found in 17, 7.5 or 7,000."""
-    if len(phrase) > 2 and phrase.startswith("/") and phrase.endswith("/"):
-        return re.compile(phrase[1:-1], re.IGNORECASE)
-    words = r"\s+".join(re.escape(word) for word in phrase.replace("’", "'").split())
-    before = rf"(?<!{_LETTER})" + (r"(?<!\d[.,])" if phrase[:1].isdigit() else "")
-    after = rf"(?!{_LETTER})" + (r"(?![.,]\d)" if phrase[-1:].isdigit() else "")
-    return re.compile(before + words + after, re.IGNORECASE)
+    """The phrase in any case, wherever it stands."""
+    plain = phrase[1:-1] if _is_regex(phrase) else re.escape(" ".join(phrase.replace("’", "'").split()))
+    return re.compile(plain, re.IGNORECASE)
+
+
+def _is_regex(phrase: str) -> bool:
+    return len(phrase) > 2 and phrase.startswith("/") and phrase.endswith("/")
+
+
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether whole words stand there; 7 is not whole in 17, 7.5 or 7,000."""
+    before, after = text[max(0, start - 2) : start], text[end : end + 2]
+    if (before and _is_letter(before[-1])) or (after and _is_letter(after[0])):
+        return False
+    is_part = text[start].isdigit() and len(before) == 2 and before[0].isdigit() and before[1] in ".,"
+    goes_on = text[end - 1].isdigit() and len(after) == 2 and after[0] in ".," and after[1].isdigit()
+    return not (is_part or goes_on)
+
+
+def _is_letter(character: str) -> bool:
+    return (character.isalnum() or character == "_") and character < UNSPACED

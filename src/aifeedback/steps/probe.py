@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,9 @@ from aifeedback.steps import connect
 from aifeedback.steps.sample import BRIEFLY, SamplingSettings
 from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows, Step
 from aifeedback.steps.verdict import Verdict, count
+
+if TYPE_CHECKING:
+    from aifeedback.probing.runner import PolicyProbes
 
 
 class GreedySampling(SamplingSettings):
@@ -93,6 +97,8 @@ class ProbeFigures(Figures):
     policies: dict[str, ProbedPolicy]
     items: dict[str, int]
     """Probe → items."""
+    problems: dict[str, int]
+    """Unknown classes by problem, over all policies and classifiers."""
     rows: Rows | None = None
     """Rows of the user's own lists."""
 
@@ -170,6 +176,8 @@ class Probe(Served, Step):
         return super().from_options({**given, "policies": policies}, chosen)
 
     def problems(self) -> Iterator[str]:
+        if any(file.problem() for file in (*self.items, *([self.redteam] if self.redteam else []))):
+            return  # reported as what the settings name
         try:
             self._lists()
         except AIFeedbackError as wrong:
@@ -264,6 +272,7 @@ class Probe(Served, Step):
         return ProbeFigures(
             policies={result.policy: _figures(result) for result in results},
             items={name: len(own) for name, own in items.items()},
+            problems=_problems(results),
             rows=rows,
         )
 
@@ -272,7 +281,7 @@ class Probe(Served, Step):
         return folder / "report.html"  # ``run`` writes it, with the responses
 
 
-def _figures(result: Any) -> ProbedPolicy:
+def _figures(result: PolicyProbes) -> ProbedPolicy:
     without = replace(
         result,
         findings={by: tuple(replace(f, examples=()) for f in found) for by, found in result.findings.items()},
@@ -280,7 +289,12 @@ def _figures(result: Any) -> ProbedPolicy:
     return ProbedPolicy.model_validate(without.as_dict())
 
 
-def _write(result: Any, path: Path) -> None:
+def _problems(results: Sequence[PolicyProbes]) -> dict[str, int]:
+    every = (row.problem for result in results for rows in result.rows.values() for row in rows)
+    return dict(Counter(str(problem) for problem in every if problem is not None))
+
+
+def _write(result: PolicyProbes, path: Path) -> None:
     """Every response with its class by every classifier."""
     first, *others = result.rows
     rows = []
