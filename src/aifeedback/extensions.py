@@ -1,7 +1,7 @@
 """Extension points: wherever a name is expected, an installed package may register its own, or a user name a Python file.
 
-Entry-point groups: ``aifeedback.steps``, ``.probes``, ``.formats``, ``.models``, ``.advantages``, ``.rewards``.
-``python:FILE.py:NAME`` works in all of them without installing anything.
+Entry-point groups: ``aifeedback.steps``, ``.probes``, ``.policy_probes``, ``.formats``, ``.models``, ``.advantages``,
+``.rewards``. ``python:FILE.py:NAME`` works in all of them without installing anything.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 
 from aifeedback.errors import InputError
 
-GROUPS = tuple(f"aifeedback.{name}" for name in ("steps", "probes", "formats", "models", "advantages", "rewards"))
+GROUPS = tuple(
+    f"aifeedback.{name}" for name in ("steps", "probes", "policy_probes", "formats", "models", "advantages", "rewards")
+)
 PYTHON = "python:"
 _HOW = "write python:FILE.py:NAME"
 

@@ -241,7 +241,7 @@ class PartRef(Ref):
             return None
         close = difflib.get_close_matches(self, known, n=1)
         hint = f"did you mean '{close[0]}'?" if close else f"one of {', '.join(known)}, or python:FILE.py:NAME"
-        return f"no {self.group.rpartition('.')[2].removesuffix('s')} '{self}'\n  → {hint}"
+        return f"no {self.group.rpartition('.')[2].removesuffix('s').replace('_', ' ')} '{self}'\n  → {hint}"
 
 
 class AdvantageRef(PartRef):
@@ -272,6 +272,16 @@ class ProbeRef(PartRef):
     @classmethod
     def shipped(cls) -> tuple[str, ...]:
         return tuple(import_module("aifeedback.audit.probes").PROBES)
+
+
+class PolicyProbeRef(PartRef):
+    """A probe of a policy."""
+
+    group = "aifeedback.policy_probes"
+
+    @classmethod
+    def shipped(cls) -> tuple[str, ...]:
+        return tuple(import_module("aifeedback.probing").PROBES)
 
 
 class StandardRef(Ref):

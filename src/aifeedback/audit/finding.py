@@ -16,7 +16,22 @@ if TYPE_CHECKING:
     from aifeedback.metrics.intervals import Estimate, Mean
 
 T = TypeVar("T")
-Group = Literal["agreement", "decision", "bias", "consistency", "attack", "hacking", "refusal"]
+Group = Literal[
+    "agreement",
+    "decision",
+    "bias",
+    "consistency",
+    "attack",
+    "hacking",
+    "refusal",
+    "opinion",
+    "pressure",
+    "knowledge",
+    "fairness",
+    "injection",
+    "harm",
+]
+"""The second line: probes of a policy (``probing``)."""
 Level = Literal["fine", "watch", "bad", "uninformative", "unknown"]
 """``uninformative``: measured, and yet no evidence: too few verdicts, remembered ones, or a judge that decides nothing.
 ``unknown``: not measured."""

@@ -1,16 +1,19 @@
-"""audit verify, report; and the table of an audit."""
+"""audit verify, audit diff, report; and how an audit and the probes of a policy are printed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
 
 from aifeedback.cli.options import Json
 from aifeedback.cli.terminal import console, table
+
+if TYPE_CHECKING:
+    from aifeedback.steps.probe import ProbeFigures
 
 STYLES = {"bad": "red", "watch": "yellow", "fine": "green", "uninformative": "dim", "unknown": "dim"}
 
@@ -121,6 +124,31 @@ def show_findings(audit: Mapping[str, Any]) -> None:
     table(title, ("  probe", "finding"), rows, text=("finding",))
     few = f" {audit['pairs']} pairs are few: only a gross fault could show." if audit["pairs"] < FEW_PAIRS else ""
     console.print(f"[dim]✗ serious, ! to watch, ✓ no significant fault, ? not measured.{few}[/]")
+
+
+def show_probes(figures: ProbeFigures) -> None:
+    """Per policy a line per finding, by the classifier that the verdict goes by; the other one's level beside it."""
+    from aifeedback.reports.judge_report import MARKS
+
+    for name, policy in figures.policies.items():
+        others = [by for by in policy.findings if by != policy.headline]
+        by_rules = {f["probe"]: f for by in others for f in policy.findings[by]}
+        rows = [
+            (
+                f"[{STYLES[f['level']]}]{MARKS[f['level']]}[/] {f['probe']}",
+                _sentence(f),
+                *([MARKS[by_rules[f["probe"]]["level"]] if f["probe"] in by_rules else "–"] if others else []),
+            )
+            for f in policy.findings[policy.headline]
+        ]
+        by = "the judge" if others else "rules"
+        unknown = policy.unknown[policy.headline]
+        title = f"{name}: {policy.responses:,} responses, classified by {by}, {unknown:,} unknown"
+        table(title, ("  probe", "finding", *(["by rules"] if others else [])), rows, text=("finding",))
+        if policy.agreement is not None and policy.agreement.value is not None:
+            share = f"{100 * policy.agreement.value:.0f} % of the {policy.agreement.n:,} responses known to both"
+            console.print(f"[dim]rules and judge agree on {share}[/]")
+    console.print("[dim]✗ serious, ! to watch, ✓ no significant fault, ? not measured or not informative.[/]")
 
 
 def _sentence(finding: Mapping[str, Any]) -> str:

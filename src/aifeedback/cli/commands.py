@@ -60,6 +60,13 @@ COMMANDS: dict[str, Verb | Other] = {
     ),
     "audit verify": Other("audit", "Check that nothing of a run was changed since it was written.", MEASURING),
     "audit diff": Other("audit", "Compare two audits: verdicts that flipped, every probe before and after.", MEASURING),
+    "probe": Verb(
+        "probe",
+        "Probe policies: sycophancy, pressure, injections, red team.",
+        MEASURING,
+        "A folder for responses, findings, report and journal.",
+        default_out="runs/probe",
+    ),
     "compare": Verb(
         "compare",
         "Compare policies on held-out prompts.",
@@ -111,6 +118,7 @@ EXAMPLES = {
     "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",
     "audit verify": "aifeedback audit verify runs/demo",
     "audit diff": "aifeedback audit diff runs/audit-may runs/audit-june --fail-on changed",
+    "probe": "aifeedback probe before=hf:DIR after=hf:NEW --judge openai:NAME -o probes",
     "rejudge": "aifeedback rejudge runs/comparison --judge openai:OTHER -o comparison-other",
     "compare": "aifeedback compare before=hf:DIR after=hf:NEW --prompts test.jsonl --judge hf:JUDGE -o comparison",
     "plan": "aifeedback plan --labels 20000 --judge-agreement 0.72",

@@ -180,7 +180,7 @@ def _an_item(folder: Path) -> str | None:
 
 
 def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> None:
-    """A step's figures as a person reads them: tables of their own for compare and audit, else name and value."""
+    """A step's figures as a person reads them: tables of their own for compare, audit and probe, else name and value."""
     if kind == "compare":
         from aifeedback.cli.comparing import show_comparison
         from aifeedback.steps.compare import CompareFigures
@@ -208,5 +208,10 @@ def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> N
         if json_file:
             write_json(json_file, plain)
             console.print(f"[dim]metrics → {json_file}[/]")
+    elif kind == "probe":
+        from aifeedback.cli.audit import show_probes
+        from aifeedback.steps.probe import ProbeFigures
+
+        show_probes(figures if isinstance(figures, ProbeFigures) else ProbeFigures.model_validate(figures))
     else:
         show_figures(figures if isinstance(figures, Mapping) else figures.as_json(), json_file)

@@ -150,7 +150,7 @@ def run_one(
     console.print(f"→ [bold]{done.result}[/]{beside}", soft_wrap=True)
     if exports:
         exports.write(step)
-    if json_file and step.kind in ("compare", "audit", "rejudge"):
+    if json_file and step.kind in ("compare", "audit", "probe", "rejudge"):
         write_json(json_file, done.figures.as_json())
     _end(done.figures)
     if fail_on:

@@ -37,8 +37,10 @@ from aifeedback.metrics.intervals import (
     probabilities,
     share_interval,
     special,
+    t_of,
     t_test_p,
     variance_of_mean,
+    z_of,
 )
 
 
@@ -87,6 +89,38 @@ def sign_test(wins: int, losses: int) -> float:
     if n == 0:
         return math.nan
     return float(min(1.0, 2 * special().bdtr(min(wins, losses), n, 0.5)))
+
+
+def rate_above(values: Floats, tolerated: float, clusters: NDArray[np.intp] | None = None) -> float:
+    """One-sided p-value that a share is at most ``tolerated``: the exact binomial tail.
+
+    With clusters it is read at the effective number of rows, as ``share_interval`` reads the interval of Korn and
+    Graubard (1998), and never at more rows than there are. NaN without rows.
+    """
+    n = len(values)
+    if n == 0:
+        return math.nan
+    share = float(values.mean())
+    if share <= 0:
+        return 1.0
+    effective = float(n)
+    if clusters is not None:
+        variance, df = variance_of_mean(values, clusters)
+        effective = float(len(np.unique(clusters)))
+        if has_spread(variance) and share < 1:
+            effective = min(float(n), share * (1 - share) / variance * (z_of(0.95) / t_of(0.95, df)) ** 2)
+    return float(special().betainc(share * effective, (1 - share) * effective + 1, tolerated))
+
+
+def paired_shares_test(gaps: Floats, clusters: NDArray[np.intp] | None = None) -> float:
+    """Two-sided p-value that the mean of paired differences of verdicts is zero: the exact sign test, with clusters
+    Student's t over them. 1 where no pair differs; NaN without rows."""
+    if len(gaps) == 0:
+        return math.nan
+    if clusters is not None:
+        return mean_test(gaps, clusters, null=0.0, bounds=BOUNDS)
+    above, below = int((gaps > 0).sum()), int((gaps < 0).sum())
+    return sign_test(above, below) if above + below else 1.0
 
 
 def wilcoxon(gaps: Floats) -> float:

@@ -28,6 +28,7 @@ STEPS = {
     "safety": "safety:Safety",
     "evaluate": "evaluate:Evaluate",
     "audit": "audit:Audit",
+    "probe": "probe:Probe",
     "split": "split:Split",
     "pairs": "pairs:Pairs",
     "lab_world": "lab_world:LabWorld",
