@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from aifeedback.errors import RecipeError, TrainingError
-from aifeedback.inference.forward import engine_of
+from aifeedback.inference.forward import engine_of, forget_engine
 from aifeedback.training import checkpoint, folders
-from aifeedback.training.folders import attach, merge
+from aifeedback.training.folders import attach, merge, restore_frozen
 from aifeedback.training.metrics_log import About, Timing, Trail
-from aifeedback.training.optim import build_optimizer, clip_gradients, rate, set_rate
+from aifeedback.training.optim import build_optimizer, clip_gradients, joined, rate, set_rate, write_out
 from aifeedback.training.settings import LoopConfig
 from aifeedback.types import Progress, Record, content_id, silent
 
@@ -123,7 +123,7 @@ class Session:
         self.identity = content_id(kind, weights, settings, [row_key(row) for row in rows], *measured)
         self.base, self.out, self.config = str(base), Path(out), config
         self.accelerator = start(config)
-        self._adapters: Any = None
+        self.adapters: Any = None
 
     def finished(self) -> TrainResult | None:
         """The result where this run is already complete; a finished *other* run in the folder raises."""
@@ -139,8 +139,16 @@ class Session:
     def adapt(self, model: Any) -> Any:
         """The model as it is, or with adapters in it where the settings ask for them."""
         if self.config.lora is not None:
-            self._adapters = attach(model, self.config.lora, seed=self.config.seed)
+            self.adapters = attach(model, self.config.lora, seed=self.config.seed)
+            forget_engine(model)
+        if self.config.gradient_checkpointing:
+            engine_of(model).recomputes = True
         return model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights in memory."""
+        return torch.bfloat16 if self.config.weights == "bf16" else torch.float32
 
     def run(self, objective: Any, *, steps: int, progress: Progress, **rest: Any) -> Outcome:
         """The loop, with this run's identity and folder."""
@@ -182,8 +190,9 @@ class Session:
             model.generation_config = settings
             self.adapt(model)
             model.load_state_dict(weights)
-        if self._adapters is not None:
-            model = merge(self._adapters, self.out / "adapter")
+        if self.adapters is not None:
+            restore_frozen(model, self.base)
+            model = merge(self.adapters, self.out / "adapter")
         settings = self.config.model_dump(mode="json")
         text = folders.card(*title, base=self.base, settings=settings, figures=result.figures)
         folders.save_folder(model, tokenizer, self.out, card=text, dtype=folders.stored_dtype(self.base))
@@ -222,6 +231,8 @@ class Plan(NamedTuple):
     """Tokens that this process works on, for the speed figure."""
     figures: Mapping[str, float] = {}
     """Parts of figures known before the forward pass; they add up over processes."""
+    updates: int = 1
+    """How often the micro-batches are gone through, with an optimizer update after each time."""
 
 
 class Objective(Protocol):
@@ -337,9 +348,19 @@ def run(
                 if reason:
                     break
                 began = time.perf_counter()
-                figures = _gradients(objective, wrapped, step, steps=steps, config=config, accelerator=accelerator)
-                keeper.release()
-                _move(optimizer, step, figures["learning_rate"])
+                objective.train()
+                with _whole(wrapped):
+                    plan = objective.plan(step)
+                updates: list[dict[str, float]] = []
+                for _ in range(plan.updates):
+                    updates.append(_gradients(objective, wrapped, plan, config=config, accelerator=accelerator))
+                    _require_finite(step, updates[-1])
+                    keeper.release()
+                    _move(optimizer, step, rate(step, steps=steps, config=config))
+                of_updates = _over_updates(updates)
+                of_plan = _add_over_processes({"tokens": float(plan.tokens), **plan.figures}, accelerator)
+                figures = {"loss": of_updates.pop("loss"), **of_plan, **of_updates}
+                figures["learning_rate"] = rate(step, steps=steps, config=config)
                 timing.add(step, time.perf_counter() - began, tokens=figures.pop("tokens"))
                 reason = conclude(step, figures)
         except BaseException:
@@ -349,6 +370,7 @@ def run(
             trail.close(timing)
             if is_main and not trail.lines and not keeper.has_any:
                 _remove(out, made)
+        write_out(optimizer)
         back = keeper.restore_best() if reason and best is not None else None
         return Outcome(trail.steps, *timing.summary(), figures=trail.last(back), stopped=reason, best_step=back)
 
@@ -361,31 +383,31 @@ def prepare(objective: Any, *, config: LoopConfig, accelerator: Any) -> Any:
     return accelerator.prepare_model(objective)
 
 
-def _gradients(
-    objective: Any, wrapped: Any, step: int, *, steps: int, config: LoopConfig, accelerator: Any
-) -> dict[str, float]:
-    """Leaves the step's clipped gradients in place and returns its metrics; moves nothing."""
-    objective.train()
-    with _whole(wrapped):
-        plan = objective.plan(step)
-    world = accelerator.num_processes
-    sums: dict[str, Tensor | float] = {"loss": 0.0, "tokens": float(plan.tokens), **plan.figures}
+def _gradients(objective: Any, wrapped: Any, plan: Plan, *, config: LoopConfig, accelerator: Any) -> dict[str, float]:
+    """Leaves an update's clipped gradients in place and returns its metrics; moves nothing."""
+    sums: dict[str, Tensor | float] = {"loss": 0.0}
     for at, micro in enumerate(plan.micro):
         with nullcontext() if at == len(plan.micro) - 1 else _unsynchronised(wrapped):
             loss = wrapped(micro)
-            (loss.total * world).backward()
+            (loss.total * accelerator.num_processes).backward()
         for name, value in {"loss": loss.total, **loss.figures}.items():
             sums[name] = sums.get(name, 0.0) + value.detach()
         del loss
-    norm = clip_gradients(objective.parameters(), config.max_grad_norm)
-    figures = _add_over_processes(sums, accelerator)
-    figures |= {"grad_norm": float(norm), "learning_rate": rate(step, steps=steps, config=config)}
+    norm = clip_gradients(objective.parameters(), config.max_grad_norm, rates=getattr(objective, "rates", None))
+    return {**_add_over_processes(sums, accelerator), "grad_norm": float(norm)}
+
+
+def _require_finite(step: int, figures: Mapping[str, float]) -> None:
     if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
         raise TrainingError(
             f"step {step}: loss {figures['loss']}, gradient norm {figures['grad_norm']}"
             "\n  → lower learning_rate, or look for broken rows; weights of the last checkpoint are intact"
         )
-    return figures
+
+
+def _over_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every figure over the updates of a step."""
+    return {name: sum(figures[name] for figures in updates) / len(updates) for name in updates[0]}
 
 
 def _move(optimizer: torch.optim.Optimizer, step: int, learning_rate: float) -> None:
@@ -521,7 +543,9 @@ class _Keeper:
     def keep_best(self, step: int) -> None:
         """Writes the trained weights of the best step so far in the place of the earlier best."""
         trained = checkpoint.trained_parameters(self.objective)
-        tensors = {f"param/{name}": checkpoint.whole(p.detach()) for name, p in trained.items()}
+        states = self.optimizer.state
+        full = {n: joined(p, states[p]) if "low" in states.get(p, {}) else p.detach() for n, p in trained.items()}
+        tensors = {f"param/{name}": checkpoint.whole(value) for name, value in full.items()}
         if self.accelerator.is_main_process:
             facts = {"step": step, "identity": self.identity}
             checkpoint.write(checkpoint.Snapshot(tensors, facts), self.folder / BEST)

@@ -65,6 +65,38 @@ def policy_gradient_loss(logp_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor)
     return -(logp_BT * advantage_BT.detach() * mask_BT).sum(-1)
 
 
+def importance(logp_T: Tensor, old_T: Tensor, length_B: Tensor, *, level: str, cap: float | None = None) -> Tensor:
+    """π/π_old of every token, responses in a row: of the token alone, or of its whole response. Shape (T,); no gradient.
+
+    ``cap`` truncates the ratio from above (Ionides 2008). E_old[ratio·f] = E_π[f] holds for the ratio of a response
+    without a cap; that of single tokens leaves out the ratio of their prefix.
+    """
+    log_T = (logp_T - old_T).detach()
+    if level == "sequence":
+        row_T = torch.repeat_interleave(torch.arange(len(length_B), device=log_T.device), length_B.to(log_T.device))
+        log_T = log_T.new_zeros(len(length_B)).index_add(0, row_T, log_T)[row_T]
+    ratio_T = log_T.exp()
+    return ratio_T if cap is None else ratio_T.clamp(max=cap)
+
+
+def is_clipped(ratio_T: Tensor, advantage_T: Tensor, clip_range: float) -> Tensor:
+    """Where min(ρA, clip(ρ, 1−ε, 1+ε)·A) is flat in ρ (Schulman et al. 2017, arXiv 1707.06347, eq. 7). Shape (T,)."""
+    return torch.where(advantage_T > 0, ratio_T > 1.0 + clip_range, ratio_T < 1.0 - clip_range)
+
+
+def kl_loss(logp_T: Tensor, ref_logp_T: Tensor, *, estimator: str) -> Tensor:
+    """A KL estimate of every token as a loss. Shape (T,).
+
+    ``k1`` = log π − log π_ref has an expected gradient of zero on samples of π: it descends nothing, and adds noise.
+    ``k3`` = π_ref/π − 1 − log(π_ref/π) has that of KL(π_ref‖π) of the next token, prefixes held fixed (GRPO, arXiv
+    2402.03300).
+    """
+    if estimator == "k1":
+        return logp_T - ref_logp_T
+    log_r_T = ref_logp_T - logp_T
+    return torch.expm1(log_r_T) - log_r_T
+
+
 def value_loss(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Σ_t (Z_t − V_t)² over the tokens that the mask counts. Shape (B,)."""
     return ((return_BT.detach() - value_BT).square() * mask_BT).sum(-1)

@@ -112,7 +112,7 @@ def fit_reward_model(
     require_rows(kept, skipped)
     held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config, model_dir), whole=True)
     skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
-    model = folders.load_scorer(model_dir, seed=config.seed)
+    model = folders.load_scorer(model_dir, seed=config.seed, dtype=session.dtype)
     folders.set_pad_token(tokenizer, model)
     objective = RewardObjective(
         session.adapt(model),

@@ -78,7 +78,7 @@ def train_sft(
     held, held_skipped = encode_sft(tokenizer, heldout or (), **limits(config, model_dir))
     skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
     objective = SftObjective(
-        session.adapt(folders.load_policy(model_dir)),
+        session.adapt(folders.load_policy(model_dir, dtype=session.dtype)),
         kept,
         order=row_order(kept, config, prompts=[row[0] for row in rows]),
         forward_tokens=config.forward_tokens,
