@@ -222,3 +222,53 @@ def test_dpo_asks_its_start_and_loads_no_reference(
     assert len(loads) == 1
     dpo.train_dpo(llama, made_pairs(12), DpoConfig(**FAST), tmp_path / "other", reference_dir=tmp_path / "before")
     assert len(loads) == 3
+
+
+@pytest.mark.parametrize("weights", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", ["adafactor", "adamw"])
+@pytest.mark.parametrize("lora", [None, LORA], ids=["all", "adapters"])
+def test_the_forecast_is_what_the_tensors_of_a_step_take(weights: Any, optimizer: Any, lora: Any, llama: Path) -> None:
+    from aifeedback.training.memory import shapes_of, state_bytes
+    from aifeedback.training.optim import build_optimizer
+
+    config = SftConfig(weights=weights, optimizer=optimizer, lora=lora)
+    model = folders.load_policy(llama, dtype=torch.bfloat16 if weights == "bf16" else torch.float32)
+    if lora is not None:
+        folders.attach(model, lora, seed=0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = build_optimizer(model.parameters(), config)
+    optimizer.step()
+    held = [*model.parameters(), *(p.grad for p in trained)]
+    held += [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor) and v.ndim]
+    counted = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in held}.values())
+    assert state_bytes(shapes_of(llama), config) == counted
+
+
+def test_the_forecast_counts_second_models(llama: Path) -> None:
+    from aifeedback.training.memory import shapes_of, state_bytes
+
+    shapes = shapes_of(llama)
+    one = state_bytes(shapes, SftConfig())
+    base = 4 * sum(p.numel() for p in folders.load_policy(llama).parameters())
+    assert state_bytes(shapes, RLConfig(samples_per_prompt=2)) == one + base
+    assert state_bytes(shapes, RLConfig(samples_per_prompt=2, lora=LORA)) == state_bytes(shapes, SftConfig(lora=LORA))
+    assert state_bytes(shapes, RLConfig()) == 2 * one + base
+
+
+def test_check_and_dry_run_tell_the_memory_of_training(llama: Path, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from aifeedback.cli import app
+
+    (tmp_path / "recipe.yaml").write_text(
+        f"name: r\nstages:\n- {{id: a, kind: sft, model: 'hf:{llama}', data: {tmp_path}/rows.jsonl}}\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "w1", "completion": "w2"}\n')
+    shown = CliRunner().invoke(app, ["check", str(tmp_path / "recipe.yaml")]).output
+    assert "training state" in shown
+    asked = ["train", "sft", "--model", f"hf:{llama}", "--data", f"{tmp_path}/rows.jsonl", "--dry-run"]
+    said = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "out")]).output
+    assert "of weights, gradients and optimizer state" in said
+    assert not (tmp_path / "out").exists()

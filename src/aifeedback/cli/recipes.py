@@ -118,7 +118,7 @@ def check(recipe: str, sets: Sets = None) -> None:
 
 
 def show_forecast(loaded: Any) -> None:
-    """One line per stage: model calls as far as the files tell, and what the stage waits for."""
+    """One line per stage: model calls as far as the files tell, memory of training, and what the stage waits for."""
     from aifeedback.pipeline.forecast import forecast
 
     found = forecast(loaded)
@@ -127,13 +127,19 @@ def show_forecast(loaded: Any) -> None:
             stage.id,
             stage.kind,
             "not known yet" if found[stage.id] is None else f"{found[stage.id]:,}",
+            as_memory(stage.step.memory()),
             ", ".join(stage.needs) or "–",
         )
         for stage in loaded.stages
     ]
     known = [calls for calls in found.values() if calls is not None]
-    rows.append(("all", "", f"{sum(known):,}" + ("" if len(known) == len(found) else " and more"), ""))
-    table("forecast", ("stage", "kind", "model calls", "waits for"), rows)
+    rows.append(("all", "", f"{sum(known):,}" + ("" if len(known) == len(found) else " and more"), "", ""))
+    table("forecast", ("stage", "kind", "model calls", "training state", "waits for"), rows)
+
+
+def as_memory(count: int | None) -> str:
+    """Bytes for people; activations are not in them."""
+    return "–" if count is None else f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def show(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -62,6 +63,15 @@ class Trained(Step):
     def seeded(self, settings: Any, context: Context) -> Any:
         """A trainer's settings, with the run's seed unless one is set."""
         return settings if "seed" in settings.model_fields_set else settings.model_copy(update={"seed": context.seed})
+
+    def memory(self) -> int | None:
+        from aifeedback.training.memory import shapes_of, state_bytes
+
+        settings: Any = getattr(self, "train", None)
+        if settings is None or self.model.step is not None or self.model.scheme != "hf":
+            return None
+        shapes = shapes_of(Path(self.model.name)) if Path(self.model.name).is_dir() else {}
+        return state_bytes(shapes, settings) if shapes else None
 
     def requires(self) -> Iterator[str]:
         yield from ("torch", "transformers", "accelerate")
