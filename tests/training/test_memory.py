@@ -263,10 +263,10 @@ def test_check_and_dry_run_tell_the_memory_of_training(llama: Path, tmp_path: Pa
     from aifeedback.cli import app
 
     (tmp_path / "recipe.yaml").write_text(
-        f"name: r\nstages:\n- {{id: a, kind: sft, model: 'hf:{llama}', data: {tmp_path}/rows.jsonl}}\n"
+        f"name: r\nstages:\n- {{id: a, stage: sft, model: 'hf:{llama}', data: {tmp_path}/rows.jsonl}}\n"
     )
     (tmp_path / "rows.jsonl").write_text('{"prompt": "w1", "completion": "w2"}\n')
-    shown = CliRunner().invoke(app, ["check", str(tmp_path / "recipe.yaml")]).output
+    shown = CliRunner().invoke(app, ["check", str(tmp_path / "recipe.yaml")], catch_exceptions=False).output
     assert "training state" in shown
     asked = ["train", "sft", "--model", f"hf:{llama}", "--data", f"{tmp_path}/rows.jsonl", "--dry-run"]
     said = CliRunner().invoke(app, [*asked, "-o", str(tmp_path / "out")]).output

@@ -51,7 +51,7 @@ class TrainFigures(Figures):
 
     @classmethod
     def of(cls, result: Any, **more: Any) -> Any:
-        return cls(**result.model_dump(exclude={"folder", "identity"}), **more)
+        return cls(**result.model_dump(exclude={"folder", "identity", "length"}), **more)
 
 
 class Trained(Step):

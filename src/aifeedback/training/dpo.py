@@ -24,9 +24,8 @@ from aifeedback.training.losses import dpo_margin, ipo_loss, soft_dpo_loss
 from aifeedback.training.objective import (
     Micro,
     RowObjective,
-    limits,
+    encoded,
     planned_steps,
-    require_rows,
     row_order,
     share_of,
     stop_rule,
@@ -123,10 +122,7 @@ def train_dpo(
         return done
     stop = stop_rule(config, heldout)
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_pairs(tokenizer, rows, **limits(config, model_dir))
-    require_rows(kept, skipped)
-    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config, model_dir))
-    skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
+    kept, held, skipped = encoded(encode_pairs, tokenizer, rows, heldout, config, model_dir)
     # One model at a time: where the policy starts as the reference, it is asked before it is adapted.
     reference = folders.load_policy(reference_dir, dtype=session.dtype).to(session.accelerator.device).eval()
     reference_N2 = reference_logprobs(reference, kept, forward_tokens=config.forward_tokens)

@@ -71,6 +71,8 @@ def lowest_loss(history: Sequence[Mapping[str, float]]) -> int | None:
 
 NOT_IDENTITY = {"checkpoint_every", "keep_checkpoints", "trackers"}
 """Settings that may change between two starts of one run."""
+LENGTH = ("steps", "epochs")
+"""Settings that say how long a run is: a longer one goes on from where a shorter one ended."""
 
 
 class TrainResult(Record):
@@ -93,7 +95,9 @@ class TrainResult(Record):
     best_step: int | None = None
     """The step whose weights are in the folder, where the run was stopped and went back to its best; None: the last."""
     identity: str = ""
-    """Digest of model, data and settings."""
+    """Digest of model, data and settings, all but its length."""
+    length: Mapping[str, float | None] = {}
+    """The settings that said how long it is."""
 
 
 class Title(NamedTuple):
@@ -104,7 +108,7 @@ class Title(NamedTuple):
 
 
 class Session:
-    """One run from ``base`` to ``out``: the same model, data and settings go on where they were, or are done."""
+    """One run from ``base`` to ``out``: the same model, data and settings resume where they were, or are done."""
 
     def __init__(
         self,
@@ -118,15 +122,22 @@ class Session:
         further: Sequence[str | PathLike[str]] = (),
     ) -> None:
         weights = [folders.weights_digest(folder) for folder in (base, *further)]
-        settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
+        settings = config.model_dump(mode="json", exclude={*NOT_IDENTITY, *LENGTH})
         measured = [[row_key(row) for row in heldout]] if heldout else []
         self.identity = content_id(kind, weights, settings, [row_key(row) for row in rows], *measured)
         self.base, self.out, self.config = str(base), Path(out), config
         self.accelerator = start(config)
         self.adapters: Any = None
 
+    @property
+    def length(self) -> dict[str, float | None]:
+        return {name: getattr(self.config, name) for name in LENGTH}
+
     def finished(self) -> TrainResult | None:
-        """The result where this run is already complete; a finished *other* run in the folder raises."""
+        """The result where this run is already complete; None where there is none, or a shorter run to extend.
+
+        Raises RecipeError for a finished run of another kind in the folder, and for a longer one.
+        """
         file = self.out / "training" / "result.json"
         if not file.exists():
             return None
@@ -134,7 +145,22 @@ class Session:
         if result.identity != self.identity:
             what = "holds a finished run with other data, model or settings"
             raise RecipeError(what, file=self.out, fix="give another output folder, or delete this one first")
-        return result
+        if result.length == self.length:
+            return result
+        before, now = result.length.get("steps"), self.config.steps
+        is_longer = (now > result.steps) if now is not None else before is None and self._has_more_epochs(result)
+        if not is_longer:
+            what = f"holds a finished run of {result.steps} steps, which is not shorter than this one"
+            raise RecipeError(what, file=self.out, fix="give more steps to extend it, or another output folder")
+        if checkpoint.latest(self.out / "training" / "checkpoints") is None:
+            what = "holds a finished run whose checkpoint was not kept, so it cannot be extended"
+            raise RecipeError(
+                what, file=self.out, fix="train in another output folder, with keep_checkpoints of at least 1"
+            )
+        return None
+
+    def _has_more_epochs(self, result: TrainResult) -> bool:
+        return self.config.epochs > (result.length.get("epochs") or 0.0)
 
     def adapt(self, model: Any) -> Any:
         """The model as it is, or with adapters in it where the settings ask for them."""
@@ -173,10 +199,15 @@ class Session:
         rows: int,
         skipped: Mapping[str, int],
     ) -> TrainResult:
-        """Writes the folder, then the result, last of all; drops the checkpoints that it makes needless."""
+        """Write the folder, then the result, last of all; of the checkpoints the last one stays, unless none is kept."""
         weights = {name: checkpoint.whole(value) for name, value in model.state_dict().items()}
         result = TrainResult(
-            folder=str(self.out), rows=rows, skipped=dict(skipped), identity=self.identity, **outcome._asdict()
+            folder=str(self.out),
+            rows=rows,
+            skipped=dict(skipped),
+            identity=self.identity,
+            length=self.length,
+            **outcome._asdict(),
         )
         if self.accelerator.is_main_process:
             self._save(model, weights, tokenizer, result, title)
@@ -199,8 +230,8 @@ class Session:
         training = self.out / "training"
         (training / "result.partial").write_text(result.model_dump_json(indent=2), encoding="utf-8")
         (training / "result.partial").replace(training / "result.json")
-        for file in (training / "checkpoints").glob("*.safetensors"):
-            file.unlink()
+        checkpoint.prune(training / "checkpoints", keep=min(1, self.config.keep_checkpoints))
+        (training / "checkpoints" / BEST).unlink(missing_ok=True)
 
 
 def row_key(row: Any) -> Mapping[str, Any]:
@@ -316,9 +347,12 @@ def run(
             folder=out,
             identity=identity,
             accelerator=accelerator,
-            count=config.keep_checkpoints,
+            count=max(1, config.keep_checkpoints),
         )
         done, unevaluated = keeper.resume()
+        if done > steps:
+            what = f"has a checkpoint of step {done}, and this run ends at step {steps}"
+            raise RecipeError(what, file=out, fix="give at least as many steps, or another output folder")
         is_main = accelerator.is_main_process
         about = About(out.parent.name, identity, config.model_dump(mode="json"), is_resumed=done > 0)
         trail = Trail(out, until=done, trackers=config.trackers, is_main=is_main, about=about)

@@ -27,12 +27,18 @@ def token_logp(logits_TV: Tensor, token_T: Tensor, *, temperature: float = 1.0) 
     return -F.cross_entropy(logits_TV if temperature == 1.0 else logits_TV / temperature, token_T, reduction="none")
 
 
-def soft_preference_loss(margin_B: Tensor, p_first_B: Tensor) -> Tensor:
+def soft_preference_loss(margin_B: Tensor, p_first_B: Tensor, *, lead: float = 0.0) -> Tensor:
     """−p·log σ(Δ) − (1−p)·log σ(−Δ), Δ = score(first) − score(second); p in [0, 1]. Shape (B,).
 
-    Exact under a swap: (Δ, p) and (−Δ, 1−p) give the same bits as long as 1−(1−p) = p.
+    ``lead`` is subtracted from the difference in both orders: the better one has to lead by it (Touvron et al. 2023,
+    arXiv 2307.09288). Exact under a swap: (Δ, p) and (−Δ, 1−p) give the same bits as long as 1−(1−p) = p.
     """
-    return -(p_first_B * F.logsigmoid(margin_B) + (1.0 - p_first_B) * F.logsigmoid(-margin_B))
+    return -(p_first_B * F.logsigmoid(margin_B - lead) + (1.0 - p_first_B) * F.logsigmoid(-margin_B - lead))
+
+
+def centring_loss(first_B: Tensor, second_B: Tensor) -> Tensor:
+    """(r₁ + r₂)²: preferences leave the level of rewards open, this holds it at zero (arXiv 2312.09244). Shape (B,)."""
+    return (first_B + second_B).square()
 
 
 def dpo_margin(

@@ -67,8 +67,9 @@ class LoopConfig(OptimConfig):
     """Shards weights over processes (FSDP2) instead of copying them (DDP)."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=1, ge=1)
-    """How many of the newest checkpoints stay on disk during the run."""
+    keep_checkpoints: int = Field(default=1, ge=0)
+    """How many of the newest checkpoints stay on disk, the last one also after the run, so that a run with more ``steps``
+    resumes from it; 0 keeps none after the run."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations on held-out rows; None evaluates once, at the end."""
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
@@ -99,12 +100,19 @@ class RowConfig(LoopConfig):
 class SftConfig(RowConfig):
     """Settings of ``train_sft``: the published ones are one epoch, batch 128, Adafactor at 1e-5."""
 
+    loss_on: Literal["last", "all"] = "last"
+    """The assistant turns of a dialogue that carry loss: the last one, or all of them."""
+
 
 class RewardModelConfig(RowConfig):
     """Settings of ``fit_reward_model``; published: Adafactor at 1e-5, batch 128 or 32, 2–3 epochs until a plateau."""
 
     epochs: float = 2.0
     """Passes over the data where ``steps`` is not given."""
+    margin: float = Field(default=0.0, ge=0.0)
+    """The better response must lead by this much: −log σ(Δ − margin)."""
+    centre_weight: float = Field(default=0.0, ge=0.0)
+    """Weight of (r₁ + r₂)², which holds rewards around zero while training (arXiv 2312.09244)."""
 
 
 class DpoConfig(RowConfig):
