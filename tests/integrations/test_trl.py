@@ -128,7 +128,10 @@ def test_every_setting_is_passed_on_or_refused_by_name(tmp_path: Path) -> None:
         "learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 3, "weight_decay": 0.1, "max_grad_norm": 2.0,
         "seed": 5, "precision": "bf16", "checkpoint_every": 3, "keep_checkpoints": 2, "trackers": ("tensorboard",),
         "forward_tokens": 99, "shard": True, "evaluate_every": 2, "baseline": "none", "zscore_samples": 8,
-        "value_weight": 0.1, "value_learning_rate": 1e-3, "value_warmup_steps": 2,
+        "value_weight": 0.1, "value_learning_rate": 1e-3, "value_warmup_steps": 2, "value_max_grad_norm": 1.0,
+        "kl_term": "k3", "updates_per_rollout": 2, "clip_range": 0.2, "importance_level": "sequence",
+        "importance_cap": 2.0, "length_normalisation": "response", "mask_truncated": True,
+        "weights": "bf16", "gradient_checkpointing": True,
     }  # fmt: skip
     base = {"prompts_per_step": 2, "samples_per_prompt": 2}
     elsewhere = {"max_prompt_tokens", "missing_eos_penalty", "lora", "trl", "decay_share"}
@@ -143,7 +146,7 @@ def test_every_setting_is_passed_on_or_refused_by_name(tmp_path: Path) -> None:
         if name in PASSED:
             assert told(**{name: value}) != before, name
         else:
-            needs = {"baseline": "value"} if name in ("value_learning_rate", "value_warmup_steps") else {}
+            needs = {"baseline": "value"} if name.startswith("value_") else {}
             with pytest.raises(RecipeError, match=name):
                 refuse_unsupported(RLConfig(**{**base, **needs, name: value}))
     assert told(schedule="trapezoid", decay_share=0.1) != told(schedule="trapezoid")

@@ -1,4 +1,4 @@
-"""Run by ``torchrun`` in test_reinforce_distributed: policy gradient in the process group that there is."""
+"""Run by ``torchrun`` in test_policy_gradient_distributed: policy gradient in the process group that there is."""
 
 from __future__ import annotations
 

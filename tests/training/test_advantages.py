@@ -11,7 +11,7 @@ from aifeedback.training.advantages import DECAY, LeaveOneOut, RunningMean, make
 from aifeedback.training.settings import BaselineName
 
 NAN = math.nan
-NAMES: tuple[BaselineName, ...] = ("none", "running_mean", "value", "leave_one_out")
+NAMES: tuple[BaselineName, ...] = ("none", "running_mean", "value", "leave_one_out", "grpo")
 
 
 def test_leave_one_out_is_the_mean_of_the_others() -> None:

@@ -74,15 +74,15 @@ def test_sft_dpo_and_reward_model(llama: Path, answers: Path, pairs: Path, tmp_p
 
 
 def test_a_trained_folder_is_not_trained_again_nor_replaced(llama: Path, answers: Path, tmp_path: Path) -> None:
-    command = f"train sft --model hf:{llama} --data {answers} --steps 1 --batch 4 -o {tmp_path / 'out'}".split()
+    command = f"train sft --model hf:{llama} --data {answers} --steps 2 --batch 4 -o {tmp_path / 'out'}".split()
     first, again = (CliRunner().invoke(app, command, catch_exceptions=False) for _ in range(2))
     assert "Already complete" not in first.output
     assert "Already complete" in again.output
     assert again.output.splitlines()[-1] == first.output.splitlines()[-1]
     with pytest.raises(
-        RecipeError, match=r"already contains a result with different settings \(train.steps 1, now 2\)"
+        RecipeError, match=r"already contains a result with different settings \(train.steps 2, now 1\)"
     ):
-        CliRunner().invoke(app, [*command, "--steps", "2"], catch_exceptions=False)
+        CliRunner().invoke(app, [*command, "--steps", "1"], catch_exceptions=False)
     with pytest.raises(RecipeError, match=r"\(train.batch 4, now 2\)"):
         CliRunner().invoke(app, [*command, "--batch", "2"], catch_exceptions=False)
     shown = CliRunner().invoke(app, ["show", str(tmp_path / "out")], catch_exceptions=False).output

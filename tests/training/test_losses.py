@@ -115,3 +115,14 @@ def test_masked_tokens_change_nothing() -> None:
         other = logp.clone()
         other[:, 3:] = 1e6
         assert torch.equal(loss(logp), loss(other))
+
+
+def test_a_lead_shifts_both_orders_and_centring_takes_the_level() -> None:
+    """Δ = 1, lead 0.5: −p·log σ(0.5) − (1−p)·log σ(−1.5). Scores 1 and −3: (1 − 3)² = 4. A swap changes nothing."""
+    margin_B, p_B = torch.tensor([1.0]), torch.tensor([0.75])
+    found = losses.soft_preference_loss(margin_B, p_B, lead=0.5)
+    expected = -0.75 * math.log(1 / (1 + math.exp(-0.5))) - 0.25 * math.log(1 / (1 + math.exp(1.5)))
+    assert found.item() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(found, losses.soft_preference_loss(-margin_B, 1 - p_B, lead=0.5))
+    assert torch.equal(losses.soft_preference_loss(margin_B, p_B, lead=0.0), losses.soft_preference_loss(margin_B, p_B))
+    assert losses.centring_loss(torch.tensor([1.0]), torch.tensor([-3.0])).tolist() == [4.0]

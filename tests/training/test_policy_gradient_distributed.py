@@ -25,7 +25,7 @@ def single(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_give_the_steps_of_one(mode: str, llama: Path, single: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
-    ended = torchrun("reinforce_distributed.py", mode, llama, tmp_path)
+    ended = torchrun("policy_gradient_distributed.py", mode, llama, tmp_path)
     assert ended.returncode == 0, ended.stderr[-3000:]
     for name in RUNS:
         for one, two in zip(metrics(single / name), metrics(tmp_path / name), strict=True):

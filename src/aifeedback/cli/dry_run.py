@@ -57,6 +57,10 @@ def show_forecast_of(step: Step, seed: int) -> None:
 
     calls = step.forecast(rows_of(step)).calls
     console.print("model calls: " + ("unknown before the run" if calls is None else f"{calls:,}"))
+    if (memory := step.memory()) is not None:
+        from aifeedback.cli.recipes import as_memory
+
+        console.print(f"memory: {as_memory(memory)} of weights, gradients and optimizer state, and activations")
 
 
 def cost_of(step: Step, seed: int) -> float | None:

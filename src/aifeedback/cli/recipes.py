@@ -132,7 +132,7 @@ def check(
 
 
 def show_forecast(loaded: Any, before: Path) -> None:
-    """One line per stage: model calls, cost, and time as in the run ``before``, if there is one."""
+    """One line per stage: model calls, cost, time as in the run ``before`` if there is one, memory of training."""
     from aifeedback.pipeline.forecast import as_before, forecast
 
     expected = as_before(forecast(loaded), before)
@@ -144,6 +144,7 @@ def show_forecast(loaded: Any, before: Path) -> None:
             _or_unknown(expected[stage.id].calls, "{:,}".format),
             _or_unknown(costs[stage.id], "${:,.2f}".format),
             _or_unknown(expected[stage.id].seconds, clock),
+            as_memory(stage.step.memory()),
             ", ".join(stage.needs) or "–",
         )
         for stage in loaded.stages
@@ -154,11 +155,17 @@ def show_forecast(loaded: Any, before: Path) -> None:
         _total(list(costs.values()), "${:,.2f}".format),
         _total(seconds, clock),
     )
-    table("forecast", ("stage", "kind", "model calls", "cost", "time", "waits for"), [*rows, ("all", "", *sums, "")])
+    heads = ("stage", "kind", "model calls", "cost", "time", "training state", "waits for")
+    table("forecast", heads, [*rows, ("all", "", *sums, "", "")])
     if any(value is not None for value in seconds):
         console.print(f"[dim]time as in {before}, scaled to the calls[/]")
     else:
         console.print(f"[dim]time is unknown before a first run; then it is forecast from {before} (--like RUN)[/]")
+
+
+def as_memory(count: int | None) -> str:
+    """Bytes for people; activations are not in them."""
+    return "–" if count is None else f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
 def _cost(step: Any, expected: Any, seed: int) -> float | None:

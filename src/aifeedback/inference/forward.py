@@ -203,7 +203,8 @@ def _read_batches(
     engine, path = engine_of(model), _path(model, sequences)
     budget = sum(map(len, sequences)) if torch.is_grad_enabled() else engine.tokens
     if path == "padded":
-        yield from _padded_batches(model, sequences, reads, budget, hidden=hidden)
+        with engine.running(path):
+            yield from _padded_batches(model, sequences, reads, budget, hidden=hidden)
         return
     tree = build_tree(sequences)
     pending = by_segment(tree, reads)
@@ -257,6 +258,12 @@ def engine_of(model: Any) -> Engine:
         if model not in _engines:
             _engines[model] = Engine(weakref.proxy(model), path=choose_path(model))
         return _engines[model]
+
+
+def forget_engine(model: Any) -> None:
+    """Lets ``engine_of`` check a model again, whose layers were exchanged."""
+    with TURN:
+        _engines.pop(model, None)
 
 
 def _in_order(parts: list[Tensor], order: list[int], model: Any) -> Tensor:

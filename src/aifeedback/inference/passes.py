@@ -13,16 +13,18 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from aifeedback.errors import ModelError
 from aifeedback.inference.native.fused import replaced, stand_ins
 from aifeedback.inference.native.layers import written_out
-from aifeedback.inference.padded import TURN, Consume, Read, base_of, logits_at, read_padded
+from aifeedback.inference.padded import TURN, Consume, Read, base_of, logits_at, read_padded, unwrapped
 from aifeedback.inference.prefix_tree import (
     Layout,
     Pack,
@@ -109,6 +111,8 @@ class Engine:
         if model.device.type == "cpu":
             keep_freed_memory()
         self.model = model
+        self.recomputes = False
+        """Whether passes with gradients keep the inputs of layers alone and compute the rest again on the way back."""
         self.tokens = tokens or token_budget(model)
         self.path: Path = path
         self._configs = configs_of(model)
@@ -126,6 +130,11 @@ class Engine:
 
         One thread at a time.
         """
+        with self._as_on(path), recomputing(self.model, lambda: self._as_on(path), wanted=self.recomputes):
+            yield
+
+    @contextmanager
+    def _as_on(self, path: Path) -> Iterator[None]:
         if path != "tree":
             yield
             return
@@ -206,6 +215,43 @@ class Engine:
                 self._prefix[text] = plan.collect
             known[id(chunk)] = kept[text] = self._prefix[text]
         self._prefix = kept
+
+
+@contextmanager
+def recomputing(
+    model: Any, around: Callable[[], AbstractContextManager[None]] = nullcontext, *, wanted: bool = True
+) -> Iterator[None]:
+    """Layers that keep their inputs alone for the backward pass, and run again there under ``around``.
+
+    transformers' own checkpointing runs in training mode only, and forgets how the engine calls the model.
+    """
+    if not wanted or not torch.is_grad_enabled():
+        yield
+        return
+    kinds = set(getattr(unwrapped(model), "_no_split_modules", None) or ())
+    layers = [module for module in base_of(model).modules() if type(module).__name__.removeprefix("FSDP") in kinds]
+    if not layers:
+        raise ModelError(
+            "its layers are not known, so they cannot be computed again", fix="gradient_checkpointing=false"
+        )
+    before = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = _computed_again(layer.forward, around)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward
+
+
+def _computed_again(forward: Callable[..., Any], around: Callable[[], AbstractContextManager[None]]) -> Any:
+    def run(*given: Any, **named: Any) -> Any:
+        return checkpoint(forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), around()), **named)
+
+    return run
 
 
 def inputs(model: Any, plan: Plan, path: Path, places_U: Tensor) -> dict[str, Any]:

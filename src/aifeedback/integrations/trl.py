@@ -203,7 +203,7 @@ PASSED = {
     "steps", "epochs", "prompts_per_step", "samples_per_prompt", "max_prompt_tokens", "max_new_tokens", "temperature",
     "beta", "kl_form", "normalise_advantage", "missing_eos_penalty", "optimizer", "learning_rate", "schedule",
     "decay_share", "warmup_steps", "weight_decay", "max_grad_norm", "seed", "precision", "lora", "checkpoint_every",
-    "keep_checkpoints", "trackers", "trl",
+    "keep_checkpoints", "trackers", "trl", "mask_truncated", "gradient_checkpointing",
 }  # fmt: skip
 """Settings of ``RLConfig`` that reach TRL's trainer; any other is refused unless it is at its default."""
 OWN = ("output_dir", "max_steps", "per_device_train_batch_size", "reward_weights")
@@ -254,6 +254,7 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
         "top_p": 1.0,
         "beta": config.beta / (1 - config.beta) if config.kl_form == "paper" else config.beta,
         "normalize_advantages": config.normalise_advantage,
+        "mask_truncated_completions": config.mask_truncated,
         "learning_rate": config.learning_rate,
         "optim": "adafactor" if config.optimizer == "adafactor" else "adamw_torch_fused",
         "weight_decay": config.weight_decay,
@@ -270,7 +271,7 @@ def rloo_config(config: Any, folder: Path, *, rows: int, **trl_options: Any) -> 
         "project": "aifeedback",
         "disable_tqdm": True,
         "bf16": config.precision == "bf16" or (config.precision == "auto" and has_bf16),
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": config.gradient_checkpointing,
         "dataloader_pin_memory": not on_cpu,
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if on_cpu and processes > 1 else None,

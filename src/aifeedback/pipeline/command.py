@@ -35,6 +35,8 @@ So may ``batch`` of a step, how many items are judged together; a trainer's is a
 EXTENDED = ("sample", "pair", "label", "score", "revise")
 """Commands that a larger ``limit`` extends: each item is treated by itself, so that what was done is the beginning of
 what is wanted now. A policy trained on more prompts is another policy."""
+STEPS = "train.steps"
+"""More of these extend a finished training run; everything else about it stays."""
 MOST_LISTED = 3
 
 
@@ -259,7 +261,8 @@ def differences(before: Record, now: Record) -> Iterator[str]:
         yield f"seed {before.seed}, now {now.seed}"
     old, new = dict(_flat(before.settings)), dict(_flat(now.settings))
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and not (key == "limit" and is_extended(before, now)):
+        is_more = (key == "limit" and is_extended(before, now)) or (key == STEPS and is_longer(before, now))
+        if old.get(key) != new.get(key) and not is_more:
             yield f"{key} {brief(old.get(key))}, now {brief(new.get(key))}"
     yield from (
         f"{name} has changed" for name, digest in now.inputs.items() if before.inputs.get(name, digest) != digest
@@ -270,6 +273,13 @@ def is_extended(before: Record, now: Record) -> bool:
     """Whether the first job had a limit that the second raises or drops."""
     few, more = before.settings.get("limit"), now.settings.get("limit")
     return now.command in EXTENDED and few is not None and (more is None or more > few)
+
+
+def is_longer(before: Record, now: Record) -> bool:
+    """Whether the second job trains on for more steps than the first."""
+    few, more = (record.settings.get("train", {}).get("steps") for record in (before, now))
+    is_own = now.settings.get("engine", "own") == "own"
+    return is_own and few is not None and more is not None and more > few
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

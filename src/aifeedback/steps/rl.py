@@ -237,7 +237,8 @@ class Rl(Trained):
         if all(judge.model != self.model for judge in self.reward.judges()):
             return None
         model = context.connect(self.model).model.model  # type: ignore[attr-defined]
-        return model if str(model.dtype) == "torch.float32" else None  # the KL compares with a policy in fp32
+        kept = {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[self.train.weights]
+        return model if str(model.dtype) == kept else None  # the KL compares with a policy of the same precision
 
     def _choose(self, config: Any, context: Context, out: Path) -> Choice | None:
         """Put the chosen checkpoint in the policy's place."""

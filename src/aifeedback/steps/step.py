@@ -187,6 +187,10 @@ class Step(Config):
         del rows
         return Forecast()
 
+    def memory(self) -> int | None:
+        """Bytes of training state (activations come on top); None for steps that do not train, and where unknown."""
+        return None
+
     def within(self, run: Path) -> Self:
         """The same settings with every ``@STEP/FILE`` as a path in the run folder."""
         return type(self).model_validate(_within(self, run))

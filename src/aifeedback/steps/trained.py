@@ -54,7 +54,7 @@ class TrainFigures(Figures):
 
     @classmethod
     def of(cls, result: Any, **more: Any) -> Any:
-        return cls(**result.model_dump(exclude={"folder", "identity"}), **more)
+        return cls(**result.model_dump(exclude={"folder", "identity", "length"}), **more)
 
 
 class Trained(Step):
@@ -78,6 +78,15 @@ class Trained(Step):
             prompts=prompts,
             file=context.named(str(file or "")),
         )
+
+    def memory(self) -> int | None:
+        from aifeedback.training.memory import shapes_of, state_bytes
+
+        settings: Any = getattr(self, "train", None)
+        if settings is None or self.model.step is not None or self.model.scheme != "hf":
+            return None
+        shapes = shapes_of(Path(self.model.name)) if Path(self.model.name).is_dir() else {}
+        return state_bytes(shapes, settings) if shapes else None
 
     def requires(self) -> Iterator[str]:
         yield from ("torch", "transformers", "accelerate")

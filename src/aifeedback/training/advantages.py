@@ -1,7 +1,7 @@
-"""What is subtracted from a sample's reward before it weighs the gradient.
+"""Advantages: what a sample's reward becomes before it weighs the gradient.
 
 REINFORCE (Williams 1992): E[∇log π(y)·(R(y) − b)] does not depend on b as long as b does not depend on the sample it is
-subtracted from. Each baseline here keeps to that, so each gives the same expected gradient with another variance:
+subtracted from. The first four keep to that: **no bias**, the same expected gradient with another variance.
 
 - ``none``: b = 0.
 - ``running_mean``: b = mean reward of *past* steps, recent ones weighing more (time constant about 20 steps).
@@ -10,8 +10,11 @@ subtracted from. Each baseline here keeps to that, so each gives the same expect
   mean is right within a few steps at any learning rate; a network alone needs thousands of steps at 1e-5 to reach it.
 - ``leave_one_out``: b = mean reward of the *other* samples of the prompt (RLOO; Kool et al. 2019, Ahmadian et al. 2024,
   arXiv 2402.14740). A prompt with one scored sample has none, and that sample is left out.
+- ``grpo``: (R − mean)/(sd + 1e-4) of the prompt's samples (Shao et al. 2024, arXiv 2402.03300). **Biased**: dividing by
+  sd weighs prompts on which the samples agree more (arXiv 2503.20783), so it is not the gradient of the mean reward.
+  The mean includes the sample itself, which only shrinks the gradient, by (G − 1)/G.
 
-A reward of NaN means not scored: it enters no baseline and gets none.
+A reward of NaN means not scored: it enters no baseline and gets no advantage.
 """
 
 from __future__ import annotations
@@ -24,15 +27,21 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from aifeedback.inference.passes import recomputing
 from aifeedback.refs import AdvantageRef
 from aifeedback.training import compute
 from aifeedback.training.settings import BaselineName
 
 DECAY = 0.95
+GROUP_EPSILON = 1e-4
+"""Added to the standard deviation of a group: samples that agree have an advantage of zero."""
 
 
 class Baseline(Protocol):
-    """What to subtract, per sample, before the gradient step; may learn from the rewards of each step."""
+    """What to subtract, per sample, before the gradient step; may learn from the rewards of each step.
+
+    One that does more than subtract has a method ``divisor(reward_PG)`` too, by which R − b is divided.
+    """
 
     learned: bool
     """Whether a value network is trained and subtracted at every token, in addition to ``subtrahend``."""
@@ -83,6 +92,23 @@ class LeaveOneOut(Stateless):
         return torch.where(scored_PG & (others_PG > 0), mean_PG, torch.nan)
 
 
+class GroupNormalised(Stateless):
+    """b = mean of the prompt's scored samples, itself included; R − b is divided by their standard deviation."""
+
+    def subtrahend(self, reward_PG: Tensor) -> Tensor:
+        mean_PG = torch.nanmean(reward_PG, 1, keepdim=True).expand_as(reward_PG)
+        return torch.where(~reward_PG.isnan() & (_scored(reward_PG) > 1), mean_PG, torch.nan)
+
+    def divisor(self, reward_PG: Tensor) -> Tensor:
+        """(P, 1), with n − 1 in the denominator of the variance, as common implementations have it."""
+        square_PG = (reward_PG - torch.nanmean(reward_PG, 1, keepdim=True)).square()
+        return (square_PG.nansum(1, keepdim=True) / (_scored(reward_PG) - 1).clamp(min=1)).sqrt() + GROUP_EPSILON
+
+
+def _scored(reward_PG: Tensor) -> Tensor:
+    return (~reward_PG.isnan()).sum(1, keepdim=True)
+
+
 class RunningMean:
     """b = exponentially weighted mean of past steps' mean rewards; 0 at the first step."""
 
@@ -121,10 +147,13 @@ class LearnedValue(RunningMean):
 class Value(nn.Module):
     """V(x_t): the SFT network with a scalar head that starts at zero, read before each completion token."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, recomputes: bool = False) -> None:
         super().__init__()
         self.body = copy.deepcopy(model.base_model)
-        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1)
+        self.recomputes = recomputes
+        """Whether the backward pass computes the layers again instead of keeping what is in them."""
+        bf16 = torch.bfloat16 if model.dtype == torch.bfloat16 else None
+        self.head = nn.Linear(model.config.get_text_config().hidden_size, 1, dtype=bf16)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -132,10 +161,12 @@ class Value(nn.Module):
         """Values of all completion tokens in a row, (sum of lengths,)."""
         pairs = list(zip(prompt_ids, completion_ids, strict=True))
         ids_BT, mask_BT = compute.pad([[*p, *c] for p, c in pairs], device=self.head.weight.device)
-        hidden_BTD = self.body(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).last_hidden_state
+        with recomputing(self.body, wanted=self.recomputes):
+            hidden_BTD = self.body(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).last_hidden_state
         rows = [i for i, (_, c) in enumerate(pairs) for _ in c]
         places = [len(p) - 1 + t for p, c in pairs for t in range(len(c))]
-        return self.head(hidden_BTD[rows, places]).squeeze(-1)
+        value_T = self.head(hidden_BTD[rows, places]).squeeze(-1)
+        return value_T.float() if value_T.dtype == torch.bfloat16 else value_T
 
 
 class FromFunction(Stateless):
@@ -150,11 +181,12 @@ class FromFunction(Stateless):
 
 def make_baseline(name: BaselineName | AdvantageRef) -> Baseline:
     """A fresh baseline by name; one from outside is a class like those here, or a function of the rewards."""
-    kinds: dict[str, type[NoBaseline] | type[LearnedValue] | type[LeaveOneOut] | type[RunningMean]] = {
+    kinds: dict[str, Callable[[], Baseline]] = {
         "none": NoBaseline,
         "running_mean": RunningMean,
         "value": LearnedValue,
         "leave_one_out": LeaveOneOut,
+        "grpo": GroupNormalised,
     }
     if name in kinds:
         return kinds[name]()

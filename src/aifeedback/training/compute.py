@@ -56,7 +56,8 @@ def completion_hidden(
     with torch.set_grad_enabled(grad):
         if path == "padded" or recomputes:
             rows, places = [i for i, _ in reads], [p for _, p in reads]
-            return hidden_states(unwrapped(model), sequences)[rows, places]
+            with engine.running("padded"):
+                return hidden_states(unwrapped(model), sequences)[rows, places]
         tree = build_tree(sequences)
         pending = by_segment(tree, reads)
         ((pack, plan),) = whole(tree, sum(map(len, sequences)))

@@ -3,13 +3,15 @@
 Rafailov et al. 2023 (arXiv 2305.18290) eq. 7 on Δ = β·[(log π/π_ref)(first) − (log π/π_ref)(second)],
 weighted by p and 1−p.
 Where we differ: the label is the pair's own probability (human label: 0 or 1), and the reference's log-probabilities
-are computed once for the whole data set before the first step, so no second model is in memory while training.
+are computed once for the whole data set before the first step, by the starting policy itself where it is the reference,
+so there is never a second model in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,9 +24,8 @@ from aifeedback.training.losses import dpo_margin, ipo_loss, soft_dpo_loss
 from aifeedback.training.objective import (
     Micro,
     RowObjective,
-    limits,
+    encoded,
     planned_steps,
-    require_rows,
     row_order,
     share_of,
     stop_rule,
@@ -121,22 +122,24 @@ def train_dpo(
         return done
     stop = stop_rule(config, heldout)
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_pairs(tokenizer, rows, **limits(config, model_dir))
-    require_rows(kept, skipped)
-    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config, model_dir))
-    skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
-    reference = folders.load_policy(reference_dir).to(session.accelerator.device).eval()
+    kept, held, skipped = encoded(encode_pairs, tokenizer, rows, heldout, config, model_dir)
+    # One model at a time: where the policy starts as the reference, it is asked before it is adapted.
+    reference = folders.load_policy(reference_dir, dtype=session.dtype).to(session.accelerator.device).eval()
+    reference_N2 = reference_logprobs(reference, kept, forward_tokens=config.forward_tokens)
+    held_N2 = reference_logprobs(reference, held, forward_tokens=config.forward_tokens) if held else None
+    policy = reference if Path(reference_dir) == Path(model_dir) else None
+    del reference
+    if policy is None:
+        policy = folders.load_policy(model_dir, dtype=session.dtype)
     objective = DpoObjective(
-        session.adapt(folders.load_policy(model_dir)),
+        session.adapt(policy),
         kept,
-        reference_N2=reference_logprobs(reference, kept, forward_tokens=config.forward_tokens),
+        reference_N2=reference_N2,
         config=config,
         order=row_order(kept, config, prompts=[row.comparison.prompt for row in rows]),
         forward_tokens=config.forward_tokens,
         share=share_of(session.accelerator),
     )
-    held_N2 = reference_logprobs(reference, held, forward_tokens=config.forward_tokens) if held else None
-    del reference
 
     def evaluate(_: int) -> dict[str, float]:
         assert held_N2 is not None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -62,10 +62,22 @@ class SftIds(NamedTuple):
     completion: list[int]
     weight: float
     row: int
+    earlier: tuple[tuple[list[int], list[int]], ...] = ()
+    """Earlier assistant turns that carry loss too: each with what came before it, as it is written at that point."""
+
+    @property
+    def turns(self) -> list[tuple[list[int], list[int]]]:
+        """Prompt and completion of every turn that carries loss; the engine computes what they share once."""
+        return [*self.earlier, (self.prompt, self.completion)]
+
+    @property
+    def counted(self) -> int:
+        """Tokens that carry loss."""
+        return sum(len(completion) for _, completion in self.turns)
 
     @property
     def tokens(self) -> int:
-        return len(self.prompt) + len(self.completion)
+        return len(self.prompt) + self.counted
 
 
 class PairIds(NamedTuple):
@@ -90,8 +102,12 @@ def encode_sft(
     max_prompt_tokens: int | None = None,
     max_completion_tokens: int | None = None,
     context_window: int | None = None,
+    turns: str = "last",
 ) -> tuple[list[SftIds], Counter[str]]:
-    """Usable rows as token ids, and how many were left out for which reason."""
+    """Usable rows as token ids, and how many were left out for which reason.
+
+    ``turns``: ``all`` takes every assistant turn of the prompt as a completion too.
+    """
     encoding = Encoding.of(tokenizer)
     encode = _Encoder(encoding, (max_prompt_tokens, max_completion_tokens, context_window))
     kept: list[SftIds] = []
@@ -99,8 +115,17 @@ def encode_sft(
         prompt, completion = encode.prompt(row[0]), encoding.response(row[1].text)
         weight = float(row[2]) if len(row) > 2 else 1.0
         if encode.fits(prompt, completion):
-            kept.append(SftIds(prompt, completion, weight, index))
+            earlier = tuple(_earlier_turns(encoding, row[0])) if turns == "all" else ()
+            kept.append(SftIds(prompt, completion, weight, index, earlier))
     return kept, encode.skipped
+
+
+def _earlier_turns(encoding: Encoding, prompt: Prompt) -> Iterator[tuple[list[int], list[int]]]:
+    for at, message in enumerate(prompt.messages):
+        if message.role == "assistant" and at and message.content.strip():
+            before = encoding.prompt(prompt.messages[:at])
+            if before:
+                yield before, encoding.response(message.content)
 
 
 def encode_pairs(

@@ -71,6 +71,21 @@ def merge(handle: Any, adapter_folder: str | PathLike[str] | None = None) -> Any
     return handle.merge_and_unload()
 
 
+def restore_frozen(model: Any, base: str | PathLike[str]) -> None:
+    """Gives the bf16 weights that adapters were trained on the precision of the folder that they were loaded from."""
+    frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad and p.dtype == torch.bfloat16}
+    stored: dict[str, Any] = {}
+    if frozen and stored_dtype(base) != torch.bfloat16:
+        with _quietly():
+            loaded = type(model).from_pretrained(str(base), dtype=torch.float32, use_safetensors=True, num_labels=1)
+        stored = dict(loaded.named_parameters())
+    for name, parameter in frozen.items():
+        full = parameter.data.float()
+        if (value := stored.get(name.replace(".base_layer", ""))) is not None:
+            full[: len(value)] = value.data  # a new padding token adds rows
+        parameter.data = full
+
+
 def _add_head(folder: Path, head: Any) -> None:
     """Adds the head in peft's own form for modules that are trained whole."""
     from safetensors.torch import load_file, save_file

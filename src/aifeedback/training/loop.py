@@ -27,11 +27,11 @@ import torch
 from torch import Tensor
 
 from aifeedback.errors import RecipeError, TrainingError
-from aifeedback.inference.forward import engine_of
+from aifeedback.inference.forward import engine_of, forget_engine
 from aifeedback.training import checkpoint, folders
-from aifeedback.training.folders import attach, merge
+from aifeedback.training.folders import attach, merge, restore_frozen
 from aifeedback.training.metrics_log import About, Timing, Trail
-from aifeedback.training.optim import build_optimizer, clip_gradients, rate, set_rate
+from aifeedback.training.optim import build_optimizer, clip_gradients, joined, rate, set_rate, write_out
 from aifeedback.training.settings import LoopConfig
 from aifeedback.types import Progress, Record, content_id, silent
 
@@ -71,6 +71,8 @@ def lowest_loss(history: Sequence[Mapping[str, float]]) -> int | None:
 
 NOT_IDENTITY = {"checkpoint_every", "keep_checkpoints", "keep_rollouts", "trackers"}
 """Settings that may change between two starts of one run."""
+LENGTH = ("steps", "epochs")
+"""Settings that say how long a run is: a longer one goes on from where a shorter one ended."""
 
 
 class TrainResult(Record):
@@ -93,7 +95,9 @@ class TrainResult(Record):
     best_step: int | None = None
     """The step whose weights are in the folder, where the run was stopped and went back to its best; None: the last."""
     identity: str = ""
-    """Digest of model, data and settings."""
+    """Digest of model, data and settings, all but its length."""
+    length: Mapping[str, float | None] = {}
+    """The settings that said how long it is."""
 
 
 class Title(NamedTuple):
@@ -104,7 +108,7 @@ class Title(NamedTuple):
 
 
 class Session:
-    """One run from ``base`` to ``out``: the same model, data and settings go on where they were, or are done."""
+    """One run from ``base`` to ``out``: the same model, data and settings resume where they were, or are done."""
 
     def __init__(
         self,
@@ -118,15 +122,22 @@ class Session:
         further: Sequence[str | PathLike[str]] = (),
     ) -> None:
         weights = [folders.weights_digest(folder) for folder in (base, *further)]
-        settings = config.model_dump(mode="json", exclude=NOT_IDENTITY)
+        settings = config.model_dump(mode="json", exclude={*NOT_IDENTITY, *LENGTH})
         measured = [[row_key(row) for row in heldout]] if heldout else []
         self.identity = content_id(kind, weights, settings, [row_key(row) for row in rows], *measured)
         self.base, self.out, self.config = str(base), Path(out), config
         self.accelerator = start(config)
-        self._adapters: Any = None
+        self.adapters: Any = None
+
+    @property
+    def length(self) -> dict[str, float | None]:
+        return {name: getattr(self.config, name) for name in LENGTH}
 
     def finished(self) -> TrainResult | None:
-        """The result where this run is already complete; a finished *other* run in the folder raises."""
+        """The result where this run is already complete; None where there is none, or a shorter run to extend.
+
+        Raises RecipeError for a finished run of another kind in the folder, and for a longer one.
+        """
         file = self.out / "training" / "result.json"
         if not file.exists():
             return None
@@ -134,13 +145,36 @@ class Session:
         if result.identity != self.identity:
             what = "holds a finished run with other data, model or settings"
             raise RecipeError(what, file=self.out, fix="give another output folder, or delete this one first")
-        return result
+        if result.length == self.length:
+            return result
+        before, now = result.length.get("steps"), self.config.steps
+        is_longer = (now > result.steps) if now is not None else before is None and self._has_more_epochs(result)
+        if not is_longer:
+            what = f"holds a finished run of {result.steps} steps, which is not shorter than this one"
+            raise RecipeError(what, file=self.out, fix="give more steps to extend it, or another output folder")
+        if checkpoint.latest(self.out / "training" / "checkpoints") is None:
+            what = "holds a finished run whose checkpoint was not kept, so it cannot be extended"
+            raise RecipeError(
+                what, file=self.out, fix="train in another output folder, with keep_checkpoints of at least 1"
+            )
+        return None
+
+    def _has_more_epochs(self, result: TrainResult) -> bool:
+        return self.config.epochs > (result.length.get("epochs") or 0.0)
 
     def adapt(self, model: Any) -> Any:
         """The model as it is, or with adapters in it where the settings ask for them."""
         if self.config.lora is not None:
-            self._adapters = attach(model, self.config.lora, seed=self.config.seed)
+            self.adapters = attach(model, self.config.lora, seed=self.config.seed)
+            forget_engine(model)
+        if self.config.gradient_checkpointing:
+            engine_of(model).recomputes = True
         return model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights in memory."""
+        return torch.bfloat16 if self.config.weights == "bf16" else torch.float32
 
     def run(self, objective: Any, *, steps: int, progress: Progress, **rest: Any) -> Outcome:
         """The loop, with this run's identity and folder."""
@@ -165,10 +199,15 @@ class Session:
         rows: int,
         skipped: Mapping[str, int],
     ) -> TrainResult:
-        """Writes the folder, then the result, last of all; drops the checkpoints that it makes needless."""
+        """Write the folder, then the result, last of all; of the checkpoints the last one stays, unless none is kept."""
         weights = {name: checkpoint.whole(value) for name, value in model.state_dict().items()}
         result = TrainResult(
-            folder=str(self.out), rows=rows, skipped=dict(skipped), identity=self.identity, **outcome._asdict()
+            folder=str(self.out),
+            rows=rows,
+            skipped=dict(skipped),
+            identity=self.identity,
+            length=self.length,
+            **outcome._asdict(),
         )
         if self.accelerator.is_main_process:
             self._save(model, weights, tokenizer, result, title)
@@ -182,16 +221,17 @@ class Session:
             model.generation_config = settings
             self.adapt(model)
             model.load_state_dict(weights)
-        if self._adapters is not None:
-            model = merge(self._adapters, self.out / "adapter")
+        if self.adapters is not None:
+            restore_frozen(model, self.base)
+            model = merge(self.adapters, self.out / "adapter")
         settings = self.config.model_dump(mode="json")
         text = folders.card(*title, base=self.base, settings=settings, figures=result.figures)
         folders.save_folder(model, tokenizer, self.out, card=text, dtype=folders.stored_dtype(self.base))
         training = self.out / "training"
         (training / "result.partial").write_text(result.model_dump_json(indent=2), encoding="utf-8")
         (training / "result.partial").replace(training / "result.json")
-        for file in (training / "checkpoints").glob("*.safetensors"):
-            file.unlink()
+        checkpoint.prune(training / "checkpoints", keep=min(1, self.config.keep_checkpoints))
+        (training / "checkpoints" / BEST).unlink(missing_ok=True)
 
 
 def row_key(row: Any) -> Mapping[str, Any]:
@@ -222,6 +262,8 @@ class Plan(NamedTuple):
     """Tokens that this process works on, for the speed figure."""
     figures: Mapping[str, float] = {}
     """Parts of figures known before the forward pass; they add up over processes."""
+    updates: int = 1
+    """How often the micro-batches are gone through, with an optimizer update after each time."""
 
 
 class Objective(Protocol):
@@ -305,9 +347,12 @@ def run(
             folder=out,
             identity=identity,
             accelerator=accelerator,
-            count=config.keep_checkpoints,
+            count=max(1, config.keep_checkpoints),
         )
         done, unevaluated = keeper.resume()
+        if done > steps:
+            what = f"has a checkpoint of step {done}, and this run ends at step {steps}"
+            raise RecipeError(what, file=out, fix="give at least as many steps, or another output folder")
         is_main = accelerator.is_main_process
         about = About(out.parent.name, identity, config.model_dump(mode="json"), is_resumed=done > 0)
         trail = Trail(out, until=done, trackers=config.trackers, is_main=is_main, about=about)
@@ -337,9 +382,19 @@ def run(
                 if reason:
                     break
                 began = time.perf_counter()
-                figures = _gradients(objective, wrapped, step, steps=steps, config=config, accelerator=accelerator)
-                keeper.release()
-                _move(optimizer, step, figures["learning_rate"])
+                objective.train()
+                with _whole(wrapped):
+                    plan = objective.plan(step)
+                updates: list[dict[str, float]] = []
+                for _ in range(plan.updates):
+                    updates.append(_gradients(objective, wrapped, plan, config=config, accelerator=accelerator))
+                    _require_finite(step, updates[-1])
+                    keeper.release()
+                    _move(optimizer, step, rate(step, steps=steps, config=config))
+                of_updates = _over_updates(updates)
+                of_plan = _add_over_processes({"tokens": float(plan.tokens), **plan.figures}, accelerator)
+                figures = {"loss": of_updates.pop("loss"), **of_plan, **of_updates}
+                figures["learning_rate"] = rate(step, steps=steps, config=config)
                 timing.add(step, time.perf_counter() - began, tokens=figures.pop("tokens"))
                 reason = conclude(step, figures)
         except BaseException:
@@ -349,6 +404,7 @@ def run(
             trail.close(timing)
             if is_main and not trail.lines and not keeper.has_any:
                 _remove(out, made)
+        write_out(optimizer)
         back = keeper.restore_best() if reason and best is not None else None
         return Outcome(trail.steps, *timing.summary(), figures=trail.last(back), stopped=reason, best_step=back)
 
@@ -361,31 +417,31 @@ def prepare(objective: Any, *, config: LoopConfig, accelerator: Any) -> Any:
     return accelerator.prepare_model(objective)
 
 
-def _gradients(
-    objective: Any, wrapped: Any, step: int, *, steps: int, config: LoopConfig, accelerator: Any
-) -> dict[str, float]:
-    """Leaves the step's clipped gradients in place and returns its metrics; moves nothing."""
-    objective.train()
-    with _whole(wrapped):
-        plan = objective.plan(step)
-    world = accelerator.num_processes
-    sums: dict[str, Tensor | float] = {"loss": 0.0, "tokens": float(plan.tokens), **plan.figures}
+def _gradients(objective: Any, wrapped: Any, plan: Plan, *, config: LoopConfig, accelerator: Any) -> dict[str, float]:
+    """Leaves an update's clipped gradients in place and returns its metrics; moves nothing."""
+    sums: dict[str, Tensor | float] = {"loss": 0.0}
     for at, micro in enumerate(plan.micro):
         with nullcontext() if at == len(plan.micro) - 1 else _unsynchronised(wrapped):
             loss = wrapped(micro)
-            (loss.total * world).backward()
+            (loss.total * accelerator.num_processes).backward()
         for name, value in {"loss": loss.total, **loss.figures}.items():
             sums[name] = sums.get(name, 0.0) + value.detach()
         del loss
-    norm = clip_gradients(objective.parameters(), config.max_grad_norm)
-    figures = _add_over_processes(sums, accelerator)
-    figures |= {"grad_norm": float(norm), "learning_rate": rate(step, steps=steps, config=config)}
+    norm = clip_gradients(objective.parameters(), config.max_grad_norm, rates=getattr(objective, "rates", None))
+    return {**_add_over_processes(sums, accelerator), "grad_norm": float(norm)}
+
+
+def _require_finite(step: int, figures: Mapping[str, float]) -> None:
     if not (math.isfinite(figures["loss"]) and math.isfinite(figures["grad_norm"])):
         raise TrainingError(
             f"step {step}: loss {figures['loss']}, gradient norm {figures['grad_norm']}"
             "\n  → lower learning_rate, or look for broken rows; weights of the last checkpoint are intact"
         )
-    return figures
+
+
+def _over_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every figure over the updates of a step."""
+    return {name: sum(figures[name] for figures in updates) / len(updates) for name in updates[0]}
 
 
 def _move(optimizer: torch.optim.Optimizer, step: int, learning_rate: float) -> None:
@@ -521,7 +577,9 @@ class _Keeper:
     def keep_best(self, step: int) -> None:
         """Writes the trained weights of the best step so far in the place of the earlier best."""
         trained = checkpoint.trained_parameters(self.objective)
-        tensors = {f"param/{name}": checkpoint.whole(p.detach()) for name, p in trained.items()}
+        states = self.optimizer.state
+        full = {n: joined(p, states[p]) if "low" in states.get(p, {}) else p.detach() for n, p in trained.items()}
+        tensors = {f"param/{name}": checkpoint.whole(value) for name, value in full.items()}
         if self.accelerator.is_main_process:
             facts = {"step": step, "identity": self.identity}
             checkpoint.write(checkpoint.Snapshot(tensors, facts), self.folder / BEST)

@@ -27,12 +27,18 @@ def token_logp(logits_TV: Tensor, token_T: Tensor, *, temperature: float = 1.0) 
     return -F.cross_entropy(logits_TV if temperature == 1.0 else logits_TV / temperature, token_T, reduction="none")
 
 
-def soft_preference_loss(margin_B: Tensor, p_first_B: Tensor) -> Tensor:
+def soft_preference_loss(margin_B: Tensor, p_first_B: Tensor, *, lead: float = 0.0) -> Tensor:
     """−p·log σ(Δ) − (1−p)·log σ(−Δ), Δ = score(first) − score(second); p in [0, 1]. Shape (B,).
 
-    Exact under a swap: (Δ, p) and (−Δ, 1−p) give the same bits as long as 1−(1−p) = p.
+    ``lead`` is subtracted from the difference in both orders: the better one has to lead by it (Touvron et al. 2023,
+    arXiv 2307.09288). Exact under a swap: (Δ, p) and (−Δ, 1−p) give the same bits as long as 1−(1−p) = p.
     """
-    return -(p_first_B * F.logsigmoid(margin_B) + (1.0 - p_first_B) * F.logsigmoid(-margin_B))
+    return -(p_first_B * F.logsigmoid(margin_B - lead) + (1.0 - p_first_B) * F.logsigmoid(-margin_B - lead))
+
+
+def centring_loss(first_B: Tensor, second_B: Tensor) -> Tensor:
+    """(r₁ + r₂)²: preferences leave the level of rewards open, this holds it at zero (arXiv 2312.09244). Shape (B,)."""
+    return (first_B + second_B).square()
 
 
 def dpo_margin(
@@ -63,6 +69,38 @@ def policy_gradient_loss(logp_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor)
     Summed, not averaged: dividing by the length biases the gradient (arXiv 2503.20783).
     """
     return -(logp_BT * advantage_BT.detach() * mask_BT).sum(-1)
+
+
+def importance(logp_T: Tensor, old_T: Tensor, length_B: Tensor, *, level: str, cap: float | None = None) -> Tensor:
+    """π/π_old of every token, responses in a row: of the token alone, or of its whole response. Shape (T,); no gradient.
+
+    ``cap`` truncates the ratio from above (Ionides 2008). E_old[ratio·f] = E_π[f] holds for the ratio of a response
+    without a cap; that of single tokens leaves out the ratio of their prefix.
+    """
+    log_T = (logp_T - old_T).detach()
+    if level == "sequence":
+        row_T = torch.repeat_interleave(torch.arange(len(length_B), device=log_T.device), length_B.to(log_T.device))
+        log_T = log_T.new_zeros(len(length_B)).index_add(0, row_T, log_T)[row_T]
+    ratio_T = log_T.exp()
+    return ratio_T if cap is None else ratio_T.clamp(max=cap)
+
+
+def is_clipped(ratio_T: Tensor, advantage_T: Tensor, clip_range: float) -> Tensor:
+    """Where min(ρA, clip(ρ, 1−ε, 1+ε)·A) is flat in ρ (Schulman et al. 2017, arXiv 1707.06347, eq. 7). Shape (T,)."""
+    return torch.where(advantage_T > 0, ratio_T > 1.0 + clip_range, ratio_T < 1.0 - clip_range)
+
+
+def kl_loss(logp_T: Tensor, ref_logp_T: Tensor, *, estimator: str) -> Tensor:
+    """A KL estimate of every token as a loss. Shape (T,).
+
+    ``k1`` = log π − log π_ref has an expected gradient of zero on samples of π: it descends nothing, and adds noise.
+    ``k3`` = π_ref/π − 1 − log(π_ref/π) has that of KL(π_ref‖π) of the next token, prefixes held fixed (GRPO, arXiv
+    2402.03300).
+    """
+    if estimator == "k1":
+        return logp_T - ref_logp_T
+    log_r_T = ref_logp_T - logp_T
+    return torch.expm1(log_r_T) - log_r_T
 
 
 def value_loss(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, NamedTuple, TypedDict
 
@@ -126,6 +126,36 @@ def limits(config: RowConfig, folder: str | PathLike[str]) -> Limits:
         "max_completion_tokens": config.max_completion_tokens,
         "context_window": folders.context_window(folder),
     }
+
+
+class Encoded(NamedTuple):
+    """Rows to train on and to measure on as token ids."""
+
+    kept: list[Any]
+    held: list[Any]
+    skipped: Counter[str]
+    """Rows left out, by reason; those of held-out rows begin with ``heldout_``."""
+
+
+def encoded(
+    encode: Callable[..., tuple[list[Any], Counter[str]]],
+    tokenizer: Any,
+    rows: Sequence[Any],
+    heldout: Sequence[Any] | None,
+    config: RowConfig,
+    folder: str | PathLike[str],
+    **more: Any,
+) -> Encoded:
+    """Both files through an encoder of ``examples.py``, within the limits of the settings and of the model in ``folder``.
+
+    Raises TrainingError where too few rows can be trained on.
+    """
+    within = limits(config, folder)
+    kept, skipped = encode(tokenizer, rows, **within, **more)
+    require_rows(kept, skipped)
+    held, held_skipped = encode(tokenizer, heldout or (), **within, **more)
+    skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
+    return Encoded(kept, held, skipped)
 
 
 def require_rows(kept: Sequence[Any], skipped: Counter[str]) -> None:

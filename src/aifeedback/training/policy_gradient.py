@@ -7,6 +7,7 @@ k1 = Σ_t log π(a_t) − log π_ref(a_t) and put *into the reward*, which is th
     gradient = −Σ_t ∇log π(a_t | x_t) · (R − b)      γ = 1, so the return of every token is R
 
 ∇k1 itself has zero expectation, so leaving it out of the gradient is exact. ``b`` is a baseline (``advantages.py``).
+Several updates on the same samples, ratios, clipping and a KL as a loss are in ``policy_update.py``.
 
 Where we differ from common code: log-probabilities come from sampling (they equal a recomputation, so one policy
 forward per step is saved); they are taken at the sampling temperature, for the reference too; losses are summed over
@@ -32,22 +33,24 @@ from aifeedback.training import compute, folders, loop
 from aifeedback.training.advantages import Value, make_baseline
 from aifeedback.training.examples import Order
 from aifeedback.training.loop import Loss, Plan, Session, Title, TrainResult
-from aifeedback.training.losses import policy_gradient_loss, value_loss
+from aifeedback.training.losses import importance
 from aifeedback.training.objective import Share, share_of
 from aifeedback.training.optim import Rate
+from aifeedback.training.policy_update import Micro, Samples, Weighed, micro_batches, policy_loss
 from aifeedback.training.rewards import adapted, name_of
 from aifeedback.training.rollout import (
+    AdaptersOff,
     Clock,
     EncodedPrompts,
     Kept,
     Rollout,
     SampleFacts,
+    Sampler,
     as_rewards,
     encode_prompts,
     reference_logp,
     require_columns,
     roll_out,
-    row_batches,
     sample_facts,
     score,
     step_figures,
@@ -82,15 +85,18 @@ def train_rl(
     hook: Hook | None = None,
     stop: loop.Stop | None = None,
     reward_name: str | None = None,
+    sampler: Sampler | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
-    """Trains the causal LM of a folder on a reward and writes the folder ``out``; run again, it goes on or returns.
+    """Train the causal LM of a folder on a reward and write the folder ``out``; run again, it resumes or returns.
 
-    ``reference``: the frozen model that the KL is measured to, in memory (default: a copy of the starting policy). A
+    ``reference``: the frozen model that the KL is measured to, in memory (default: a copy of the starting policy, or
+    with adapters the policy itself while they are off). A
     judge that is the same checkpoint takes this object, so that nothing is loaded twice. ``hook`` gives figures on
     held-out prompts every ``evaluate_every`` steps, ``stop`` ends the run on what they show (``monitor.py`` makes both); a
     run so ended goes back to the step that the hook's ``best`` names. Raises TrainingError, ModelError, and whatever the
-    reward raises: the steps made until then are kept, and the same call resumes after them.
+    reward raises: the steps made until then are kept, and the same call resumes after them. ``sampler`` draws the
+    completions with another engine (``importance_cap`` weighs them).
     """
     tokenizer = folders.load_tokenizer(policy_dir)
     encoded = encode_prompts(
@@ -115,16 +121,28 @@ def train_rl(
         )
     share = share_of(session.accelerator)
     _check_share(config, share)
-    policy = folders.load_policy(policy_dir)
-    if reference is None:
+    policy = folders.load_policy(policy_dir, dtype=session.dtype)
+    if reference is None and config.lora is None:
         reference = copy.deepcopy(policy)
-    reference.eval().requires_grad_(False).to(session.accelerator.device)
     policy = session.adapt(policy)
+    if reference is None:
+        reference = AdaptersOff(policy, session.adapters)
+    else:
+        reference.eval().requires_grad_(False).to(session.accelerator.device)
     engine_of(policy)  # tries the model out, which wants whole weights: before any sharding
     clock = Clock(Path(out) / "training" / "phases.jsonl" if share.rank == 0 else None)
     kept = Kept(Path(out) / "training" / "rollouts.jsonl" if share.rank == 0 else None, config.keep_rollouts)
     objective = PolicyObjective(
-        policy, reference, tokenizer, encoded, reward, config, share=share, clock=clock, kept=kept
+        policy,
+        reference,
+        tokenizer,
+        encoded,
+        reward,
+        config,
+        share=share,
+        clock=clock,
+        sampler=sampler,
+        kept=kept,
     )
     outcome = session.run(
         objective,
@@ -138,7 +156,7 @@ def train_rl(
     title = Title(
         "Policy trained by reinforcement learning",
         f"REINFORCE with the baseline {config.chosen_baseline} on the reward `{reward_name}`. "
-        f"{other_form(config.beta, config.kl_form)}.",
+        f"{other_form(config.beta, config.kl_form)}. {KL_TERMS[config.kl_term]}",
     )
     return session.conclude(policy, tokenizer, outcome, title, rows=len(encoded.prompts), skipped=encoded.skipped)
 
@@ -179,6 +197,12 @@ def _evaluation(hook: Hook | None, objective: PolicyObjective) -> loop.Evaluate 
     return evaluate
 
 
+KL_TERMS = {
+    "reward": "The KL is in the reward (k1): the gradient of KL(π‖π_ref).",
+    "k1": "The KL is a loss (k1), whose expected gradient is zero: nothing holds the policy to its reference.",
+    "k3": "The KL is a loss (k3): the gradient of KL(π_ref‖π) of each next token, on the policy's prefixes.",
+}
+"""What each place of the KL descends."""
 UNSCORED_STEPS = 3
 """The run stops when this many steps in a row had no sample that could be used: the judge is dead, not unlucky."""
 
@@ -196,18 +220,6 @@ Hook = Callable[[int, Policy], Mapping[str, float]]
 """hook(step, policy): figures to log every ``evaluate_every`` steps; must not change the policy."""
 
 
-class Micro(NamedTuple):
-    """Rows of one gradient pass. ``scale`` divides their summed loss; an empty pass has scale 0."""
-
-    prompt_ids: list[list[int]]
-    completion_ids: list[list[int]]
-    advantage_B: Tensor
-    """R − b per row; the value network's estimate is subtracted in the pass."""
-    target_B: Tensor
-    """R − b before any normalisation: what the value network learns."""
-    scale: float
-
-
 class PolicyObjective(nn.Module):
     """Samples, scores and weighs in ``plan``; the policy-gradient loss in ``forward``."""
 
@@ -223,13 +235,14 @@ class PolicyObjective(nn.Module):
         share: Share,
         clock: Clock,
         kept: Kept | None = None,
+        sampler: Sampler | None = None,
     ) -> None:
         super().__init__()
         self.policy = policy
         self.baseline = make_baseline(config.chosen_baseline)
-        self.value = Value(policy) if self.baseline.learned else None
+        self.value = Value(policy, recomputes=config.gradient_checkpointing) if self.baseline.learned else None
         self.prompts, self.reward, self.config, self.share = prompts, reward, config, share
-        self.tokenizer = tokenizer
+        self.tokenizer, self.sampler = tokenizer, sampler
         self.order = Order(len(prompts.prompts), batch=config.prompts_per_step, seed=config.seed)
         self.clock, self.kept = clock, kept or Kept(None, 0)
         self.scale: tuple[float, float] | None = None if config.zscore_samples else (0.0, 1.0)
@@ -247,7 +260,8 @@ class PolicyObjective(nn.Module):
         if self.value is None:
             return Rate()
         if any(parameter is own for own in self.value.parameters()):
-            return Rate(factor=(config.value_learning_rate or config.learning_rate) / config.learning_rate)
+            factor = (config.value_learning_rate or config.learning_rate) / config.learning_rate
+            return Rate(factor=factor, max_grad_norm=config.value_max_grad_norm)
         return Rate(starts_after=config.value_warmup_steps)
 
     def train(self, mode: bool = True) -> PolicyObjective:
@@ -268,21 +282,27 @@ class PolicyObjective(nn.Module):
             raw_B = self._score(chosen, rollout.texts)
         asked = [self.prompts.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
         self.kept.write(step, asked, rollout.texts, raw_B, self.reward)
+        rollout, weight = self._recomputed(sampler, rollout)
         with self.clock.phase("reference"):
-            reference = reference_logp(
-                self.reference, rollout, temperature=config.temperature, forward_tokens=config.forward_tokens
-            )
+            reference = self._logp(self.reference, rollout)
         facts = self._gather(sample_facts(rollout, raw_B, reference))
         reward_B = self._optimised(facts)
-        weighed_B, advantage_B, target_B = self._advantage(reward_B)
-        self._require_some(weighed_B, step)
-        micro = self._micro(rollout, advantage_B, target_B)
+        weighed = self._weighed(reward_B, facts)
+        self._require_some(~weighed.advantage_B.isnan(), step)
+        micro = micro_batches(
+            Samples(rollout, reference, weight),
+            weighed,
+            config,
+            self.share,
+            most=lambda mine: int(self._gather(torch.tensor([mine])).max()),
+        )
         self.clock.start_update()
         tokens = sum(rollout.lengths) + sum(len(p) for p in rollout.prompt_ids)
         # Facts are those of all processes already; the loop adds figures up, so only the first process gives them.
         counts = float(self.share.rank == 0)
-        figures = {name: counts * value for name, value in step_figures(facts, reward_B, weighed_B).items()}
-        return Plan(micro, tokens, figures)
+        figures = step_figures(facts, reward_B, ~weighed.advantage_B.isnan())
+        figures = {name: counts * value for name, value in figures.items()}
+        return Plan(micro, tokens, figures, config.updates_per_rollout)
 
     def forward(self, micro: Micro) -> Loss:
         logp_T = torch.cat(
@@ -294,19 +314,8 @@ class PolicyObjective(nn.Module):
                 grad=True,
             )
         )
-        lengths = torch.tensor([len(ids) for ids in micro.completion_ids])
-        advantage_T = micro.advantage_B.repeat_interleave(lengths).to(logp_T)
-        counted_T = torch.ones_like(logp_T)
-        figures = {}
-        extra = 0.0
-        if self.value is not None:
-            value_T = self.value(micro.prompt_ids, micro.completion_ids)
-            advantage_T = advantage_T - value_T.detach()
-            target_T = micro.target_B.repeat_interleave(lengths).to(value_T)
-            lost = value_loss(value_T, target_T, counted_T) * micro.scale
-            extra = self.config.value_weight * lost
-            figures["value_loss"] = lost
-        return Loss(policy_gradient_loss(logp_T, advantage_T, counted_T) * micro.scale + extra, figures)
+        value_T = None if self.value is None else self.value(micro.prompt_ids, micro.completion_ids)
+        return policy_loss(logp_T, micro, self.config, value_T=value_T)
 
     def state(self) -> Mapping[str, Tensor]:
         state = {f"baseline/{k}": v for k, v in self.baseline.state().items()}
@@ -334,7 +343,7 @@ class PolicyObjective(nn.Module):
 
     def _sample(self, model: Any, chosen: list[int], uniform_BT: Tensor, *, samples: int | None = None) -> Rollout:
         each = len(uniform_BT) // self.share.world
-        return roll_out(
+        return (self.sampler or roll_out)(
             model,
             self.tokenizer,
             [self.prompts.ids[i] for i in chosen],
@@ -343,6 +352,25 @@ class PolicyObjective(nn.Module):
             max_new_tokens=self.config.max_new_tokens,
             uniform_BT=uniform_BT[self.share.rank * each : (self.share.rank + 1) * each],
         )
+
+    def _logp(self, model: Any, rollout: Rollout) -> list[Tensor]:
+        config = self.config
+        return reference_logp(model, rollout, temperature=config.temperature, forward_tokens=config.forward_tokens)
+
+    def _recomputed(self, model: Any, rollout: Rollout) -> tuple[Rollout, list[Tensor] | None]:
+        """The rollout with the policy's own log-probabilities, and the weights that correct for another sampler's."""
+        config = self.config
+        if self.sampler is None and config.importance_cap is None:
+            return rollout, None
+        with self.clock.phase("recompute"):
+            own = self._logp(model, rollout)
+        weight = None
+        if config.importance_cap is not None:
+            length_B = torch.tensor(rollout.lengths)
+            old_T, sampled_T = torch.cat(own), torch.cat(rollout.logp).to(own[0])
+            level, cap = config.importance_level, config.importance_cap
+            weight = list(importance(old_T, sampled_T, length_B, level=level, cap=cap).split(rollout.lengths))
+        return rollout._replace(logp=own), weight
 
     def _score(self, chosen: list[int], texts: list[str]) -> list[float | None]:
         samples = len(texts) // len(chosen)
@@ -370,49 +398,31 @@ class PolicyObjective(nn.Module):
     def _optimised(self, facts: SampleFacts) -> Tensor:
         mean, sd = self.scale or (0.0, 1.0)
         reward_B = (facts.reward_B - mean) / sd - self.config.missing_eos_penalty * facts.truncated_B
-        return optimised_reward(reward_B, facts.k1_B, beta=self.config.beta, kl_form=self.config.kl_form)
+        if self.config.mask_truncated:
+            reward_B = torch.where(facts.truncated_B > 0, torch.nan, reward_B)
+        k1_B = facts.k1_B if self.config.kl_term == "reward" else torch.zeros_like(facts.k1_B)
+        return optimised_reward(reward_B, k1_B, beta=self.config.beta, kl_form=self.config.kl_form)
 
-    def _advantage(self, reward_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Which rows are weighed, R − b as it weighs the gradient, and R − b, all (B,) over all processes."""
+    def _weighed(self, reward_B: Tensor, facts: SampleFacts) -> Weighed:
+        """Every sample's advantage, over all processes."""
         reward_PG = reward_B.view(-1, self.config.samples_per_prompt)
-        advantage_B = (reward_PG - self.baseline.subtrahend(reward_PG)).flatten()
+        target_PG = reward_PG - self.baseline.subtrahend(reward_PG)
+        divisor = getattr(self.baseline, "divisor", None)
+        advantage_B = (target_PG / divisor(reward_PG) if divisor else target_PG).flatten()
         self.baseline.observe(reward_PG)
-        target_B, weighed_B = advantage_B, ~advantage_B.isnan()
-        if self.config.normalise_advantage and int(weighed_B.sum()) > 1:
-            advantage_B = advantage_B / (advantage_B[weighed_B].std() + 1e-8)
-        return weighed_B, advantage_B, target_B
+        is_weighed_B = ~advantage_B.isnan()
+        if self.config.normalise_advantage and int(is_weighed_B.sum()) > 1:
+            advantage_B = advantage_B / (advantage_B[is_weighed_B].std() + 1e-8)
+        return Weighed(advantage_B, target_PG.flatten(), facts.length_B)
 
     def _require_some(self, weighed_B: Tensor, step: int) -> None:
         self.unscored_steps = 0 if bool(weighed_B.any()) else self.unscored_steps + 1
         if self.unscored_steps >= UNSCORED_STEPS:
             raise TrainingError(
                 f"step {step}: no sample of the last {UNSCORED_STEPS} steps could be scored"
-                "\n  → look at what the reward returns; run again to go on from the last checkpoint"
+                f"{' and ended in time' if self.config.mask_truncated else ''}"
+                "\n  → look at what the reward returns; run again to resume from the last checkpoint"
             )
-
-    def _micro(self, rollout: Rollout, advantage_B: Tensor, target_B: Tensor) -> list[Micro]:
-        """This process's gradient passes; every process gets equally many, so that they stay in step."""
-        weighed_B = ~advantage_B.isnan()
-        scale = 1.0 / max(1, int(weighed_B.sum()))
-        each = len(advantage_B) // self.share.world
-        mine = slice(self.share.rank * each, (self.share.rank + 1) * each)
-        advantage_B, target_B = advantage_B[mine], target_B[mine]
-        rows = [i for i in range(each) if bool(weighed_B[mine][i])]
-        batches = row_batches(rollout, rows, limit=self.config.forward_tokens)
-        passes = max(1, int(self._gather(torch.tensor([float(len(batches))], dtype=torch.float64)).max()))
-        micro = [
-            Micro(
-                [rollout.prompt_ids[i] for i in batch],
-                [rollout.completion_ids[i] for i in batch],
-                advantage_B[batch],
-                target_B[batch],
-                scale,
-            )
-            for batch in batches
-        ]
-        empty = torch.zeros(1, dtype=torch.float64)
-        idle = Micro(rollout.prompt_ids[:1], rollout.completion_ids[:1], empty, empty, 0.0)
-        return micro + [idle] * (passes - len(micro))
 
     def _gather(self, mine: Any) -> Any:
         """Tensors (or a tuple of them) of all processes, one after another along the first axis."""

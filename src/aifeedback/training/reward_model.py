@@ -30,13 +30,12 @@ from aifeedback.inference.passes import context_window
 from aifeedback.training import compute, folders
 from aifeedback.training.examples import Pair, PairIds, encode_pairs, split_by_tokens
 from aifeedback.training.loop import Loss, Session, Title, TrainResult, lowest_loss
-from aifeedback.training.losses import soft_preference_loss
+from aifeedback.training.losses import centring_loss, soft_preference_loss
 from aifeedback.training.objective import (
     Micro,
     RowObjective,
-    limits,
+    encoded,
     planned_steps,
-    require_rows,
     row_order,
     share_of,
     stop_rule,
@@ -58,7 +57,11 @@ class Accuracy(NamedTuple):
 
 
 class RewardObjective(RowObjective):
-    """Soft-label cross-entropy on score differences."""
+    """Soft-label cross-entropy on score differences, with the lead and the centring that the settings ask for."""
+
+    def __init__(self, model: Any, rows: Sequence[PairIds], *, config: RewardModelConfig, **rest: Any) -> None:
+        super().__init__(model, rows, **rest)
+        self.lead, self.centre_weight = config.margin, config.centre_weight
 
     def forward(self, micro: Micro) -> Loss:
         rows: list[PairIds] = micro.rows
@@ -69,7 +72,9 @@ class RewardObjective(RowObjective):
         margin_B = first_B - second_B
         p_B = torch.tensor([r.p_first for r in rows], device=margin_B.device, dtype=margin_B.dtype)
         weight_B = torch.tensor([r.weight for r in rows], device=margin_B.device, dtype=margin_B.dtype) * micro.scale
-        loss_B = soft_preference_loss(margin_B, p_B)
+        loss_B = soft_preference_loss(margin_B, p_B, lead=self.lead)
+        if self.centre_weight:
+            loss_B = loss_B + self.centre_weight * centring_loss(first_B, second_B)
         agrees_B = torch.sign(margin_B) == torch.sign(p_B - 0.5)
         return Loss(
             (loss_B * weight_B).sum(),
@@ -108,15 +113,13 @@ def fit_reward_model(
         return done
     stop = stop_rule(config, heldout)
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_pairs(tokenizer, rows, **limits(config, model_dir), whole=True)
-    require_rows(kept, skipped)
-    held, held_skipped = encode_pairs(tokenizer, heldout or (), **limits(config, model_dir), whole=True)
-    skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
-    model = folders.load_scorer(model_dir, seed=config.seed)
+    kept, held, skipped = encoded(encode_pairs, tokenizer, rows, heldout, config, model_dir, whole=True)
+    model = folders.load_scorer(model_dir, seed=config.seed, dtype=session.dtype)
     folders.set_pad_token(tokenizer, model)
     objective = RewardObjective(
         session.adapt(model),
         kept,
+        config=config,
         order=row_order(kept, config, prompts=[row.comparison.prompt for row in rows]),
         forward_tokens=config.forward_tokens,
         share=share_of(session.accelerator),

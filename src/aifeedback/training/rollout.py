@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -36,13 +36,49 @@ class Rollout(NamedTuple):
     texts: list[str]
     """Decoded without special tokens; what the generation prompt wrote of a response comes first."""
     logp: list[Tensor]
-    """Per token, at the sampling temperature, kept from sampling."""
+    """Per token, at the sampling temperature, as the sampler computed them."""
     finished: list[bool]
     """Whether the completion ended by itself. Looks at the completion only: an EOS in the prompt does not count."""
 
     @property
     def lengths(self) -> list[int]:
         return [len(ids) for ids in self.completion_ids]
+
+
+class AdaptersOff:
+    """The reference of a policy that trains adapters: its own model, with the adapters off while it runs."""
+
+    def __init__(self, policy: Any, adapters: Any) -> None:
+        self.policy, self.adapters = policy, adapters
+
+
+@contextmanager
+def running(model: Any) -> Iterator[Any]:
+    """The model to call for a model or a reference."""
+    if isinstance(model, AdaptersOff):
+        with model.adapters.disable_adapter():
+            yield model.policy
+    else:
+        yield model
+
+
+class Sampler(Protocol):
+    """Draws completions, as ``roll_out`` does, perhaps with another engine: ``model`` is the policy as it stands.
+
+    The policy's log-probabilities of what it returns are computed again; its own serve for importance weights.
+    """
+
+    def __call__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        prompt_ids: Sequence[list[int]],
+        *,
+        samples: int,
+        temperature: float,
+        max_new_tokens: int,
+        uniform_BT: Tensor | None,
+    ) -> Rollout: ...
 
 
 def uniforms(rows: int, columns: int, *, seed: int, step: int, purpose: str = "train") -> Tensor:
@@ -63,16 +99,17 @@ def roll_out(
     uniform_BT: Tensor | None,
 ) -> Rollout:
     """``samples`` completions per prompt from the whole distribution: no top-k, no top-p (they would bias the KL)."""
-    encoding = Encoding.of(tokenizer, model)
-    made = generate(
-        model,
-        prompt_ids,
-        samples_per_prompt=samples,
-        sampling=Sampling(temperature=temperature, top_k=None, top_p=None, max_new_tokens=max_new_tokens),
-        eos_ids=encoding.stops,
-        pad_id=encoding.pad,
-        uniform_BT=uniform_BT,
-    )
+    with running(model) as called:
+        encoding = Encoding.of(tokenizer, called)
+        made = generate(
+            called,
+            prompt_ids,
+            samples_per_prompt=samples,
+            sampling=Sampling(temperature=temperature, top_k=None, top_p=None, max_new_tokens=max_new_tokens),
+            eos_ids=encoding.stops,
+            pad_id=encoding.pad,
+            uniform_BT=uniform_BT,
+        )
     lengths = made.length_B.tolist()
     ids = [row[:n] for row, n in zip(made.tokens_BT.tolist(), lengths, strict=True)]
     return Rollout(
@@ -84,13 +121,13 @@ def roll_out(
     )
 
 
-def reference_logp(reference: Any, rollout: Rollout, *, temperature: float, forward_tokens: int) -> list[Tensor]:
-    """Per-token log-probabilities of the completions under the frozen reference, at the sampling temperature."""
+def reference_logp(model: Any, rollout: Rollout, *, temperature: float, forward_tokens: int) -> list[Tensor]:
+    """Per-token log-probabilities of the completions under a model, at the sampling temperature, without gradients."""
     found: list[Tensor] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), running(model) as called:
         for rows in row_batches(rollout, range(len(rollout.texts)), limit=forward_tokens):
             found += compute.sequence_logprobs(
-                reference,
+                called,
                 [rollout.prompt_ids[i] for i in rows],
                 [rollout.completion_ids[i] for i in rows],
                 temperature=temperature,
@@ -237,8 +274,10 @@ def step_figures(facts: SampleFacts, reward_B: Tensor, weighed_B: Tensor) -> dic
         "unscored": 1.0 - float(scored_B.double().mean()),
         "left_out": 1.0 - float(weighed_B.double().mean()),
     }
+    optimised_B = ~reward_B.isnan()
+    if bool(optimised_B.any()):
+        figures["reward_optimised"] = float(reward_B[optimised_B].mean())
     if bool(scored_B.any()):
-        figures["reward_optimised"] = float(reward_B[scored_B].mean())
         figures["reward"] = float(facts.reward_B[scored_B].mean())
     return figures
 

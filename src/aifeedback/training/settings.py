@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, Field, model_validator
 
 from aifeedback.config import Cli, Config
 from aifeedback.refs import AdvantageRef
@@ -55,18 +55,31 @@ class LoopConfig(OptimConfig):
     """Seeds data order, new weights, dropout and sampling."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU that has it, fp32 elsewhere. Weights and optimizer stay fp32."""
+    weights: Literal["fp32", "bf16"] = "fp32"
+    """Type of the weights in memory. bf16: the optimizer keeps the missing 16 bits of what is trained; what is frozen
+    (under LoRA, and the reference) takes half."""
+    gradient_checkpointing: bool = False
+    """Keeps the inputs of layers alone for the backward pass and computes the rest again: less memory, one forward pass
+    more."""
     lora: LoraSettings | None = None
     """Trains low-rank adapters instead of all weights; the saved folder has them merged."""
     shard: bool = False
     """Shards weights over processes (FSDP2) instead of copying them (DDP)."""
     checkpoint_every: int = Field(default=100, ge=1)
     """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=1, ge=1)
-    """How many of the newest checkpoints stay on disk during the run."""
+    keep_checkpoints: int = Field(default=1, ge=0)
+    """How many of the newest checkpoints stay on disk, the last one also after the run, so that a run with more ``steps``
+    resumes from it; 0 keeps none after the run."""
     evaluate_every: int | None = Field(default=None, ge=1)
     """Steps between evaluations on held-out rows; None evaluates once, at the end."""
     trackers: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
     """Where figures go besides metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> Self:
+        if self.shard and self.weights == "bf16":
+            raise ValueError("weights: bf16 weights cannot be sharded; set precision to bf16 instead")
+        return self
 
 
 class RowConfig(LoopConfig):
@@ -87,12 +100,19 @@ class RowConfig(LoopConfig):
 class SftConfig(RowConfig):
     """Settings of ``train_sft``: the published ones are one epoch, batch 128, Adafactor at 1e-5."""
 
+    loss_on: Literal["last", "all"] = "last"
+    """The assistant turns of a dialogue that carry loss: the last one, or all of them."""
+
 
 class RewardModelConfig(RowConfig):
     """Settings of ``fit_reward_model``; published: Adafactor at 1e-5, batch 128 or 32, 2–3 epochs until a plateau."""
 
     epochs: float = 2.0
     """Passes over the data where ``steps`` is not given."""
+    margin: float = Field(default=0.0, ge=0.0)
+    """The better response must lead by this much: −log σ(Δ − margin)."""
+    centre_weight: float = Field(default=0.0, ge=0.0)
+    """Weight of (r₁ + r₂)², which holds rewards around zero while training (arXiv 2312.09244)."""
 
 
 class DpoConfig(RowConfig):
@@ -104,8 +124,10 @@ class DpoConfig(RowConfig):
     """sigmoid is DPO; ipo regresses the log-ratio on ±1/(2β), which hard labels cannot push to infinity."""
 
 
-BaselineName = Literal["none", "running_mean", "value", "leave_one_out"]
+BaselineName = Literal["none", "running_mean", "value", "leave_one_out", "grpo"]
 """The shipped ones (``advantages.py``)."""
+IN_GROUPS = ("leave_one_out", "grpo")
+"""Those that compare the samples of one prompt with each other."""
 
 
 class RLConfig(LoopConfig):
@@ -114,7 +136,7 @@ class RLConfig(LoopConfig):
     epochs: float = Field(default=8.0, gt=0.0)
     """Passes over the prompts where ``steps`` is not given."""
     prompts_per_step: int = Field(default=128, ge=1)
-    """Prompts per optimizer step, over all processes together."""
+    """Prompts per step, over all processes together."""
     samples_per_prompt: int = Field(default=1, ge=1)
     """Completions of each prompt in a step."""
     max_prompt_tokens: int | None = Field(default=None, ge=1)
@@ -127,8 +149,29 @@ class RLConfig(LoopConfig):
     """Weight of the KL to the reference, in the form that ``kl_form`` names."""
     kl_form: Literal["paper", "usual"] = "paper"
     """paper: (1−β)·r − β·KL. usual: r − β·KL."""
-    baseline: AdvantageRef | None = None
-    """How rewards become advantages; by default leave_one_out with several samples per prompt, value with one."""
+    kl_term: Literal["reward", "k1", "k3"] = "reward"
+    """Where the KL enters. reward: k1 in the reward, the exact gradient of KL(π‖π_ref). k1: as a loss, whose expected
+    gradient is zero. k3: as a loss, which descends KL(π_ref‖π) token by token on the prefixes that π writes."""
+    baseline: Annotated[AdvantageRef | None, Cli(("--baseline", "--advantages"))] = Field(
+        default=None, validation_alias=AliasChoices("baseline", "advantages")
+    )
+    """How rewards become advantages (also ``advantages``); by default leave_one_out (RLOO) with several samples per
+    prompt, value with one."""
+    updates_per_rollout: int = Field(default=1, ge=1)
+    """Optimizer updates on the samples of one step; with several, each is weighed with its importance ratio."""
+    clip_range: float | None = Field(default=None, gt=0.0)
+    """ε: no gradient where the ratio π/π_old has left [1−ε, 1+ε] in the direction of the advantage (PPO); None: off."""
+    importance_level: Literal["token", "sequence"] = "token"
+    """Ratios of each token alone (PPO), which leaves out how likely its prefix has become, or of the whole response,
+    which is exact and varies more."""
+    importance_cap: float | None = Field(default=None, ge=1.0)
+    """Computes the samples' log-probabilities again and weighs them with min(π/π_sampler, cap), for samples drawn by
+    another engine or in another precision; None: no weights."""
+    length_normalisation: Literal["none", "response", "batch"] = "none"
+    """Divides a response's loss by its own length (published GRPO; biased, arXiv 2503.20783) or by the step's mean
+    length."""
+    mask_truncated: bool = False
+    """Leaves responses that were cut at ``max_new_tokens`` out of baseline and gradient."""
     missing_eos_penalty: float = Field(default=0.0, ge=0.0)
     """Subtracted from the (z-scored) reward of a completion that was cut before it ended by itself."""
     zscore_samples: int | None = Field(default=None, ge=2)
@@ -143,6 +186,8 @@ class RLConfig(LoopConfig):
     """Peak learning rate of the value network; None: that of the policy."""
     value_warmup_steps: int = Field(default=0, ge=0)
     """Steps at the start in which only the value network learns."""
+    value_max_grad_norm: float | None = Field(default=None, gt=0.0)
+    """Clips the value network's gradient by itself; None: together with the policy's, at ``max_grad_norm``."""
 
     trl: dict[str, Any] = Field(default_factory=dict)
     """Further options of TRL's ``RLOOConfig`` by name, for the engine trl: ``use_vllm``, ``gradient_checkpointing`` …"""
@@ -151,13 +196,16 @@ class RLConfig(LoopConfig):
     def _baseline_fits(self) -> RLConfig:
         if self.baseline and (problem := self.baseline.problem()):
             raise ValueError(f"baseline: {problem}")
-        if self.baseline == "leave_one_out" and self.samples_per_prompt < 2:
-            raise ValueError("leave_one_out needs samples_per_prompt of at least 2: one sample has no others")
+        if self.baseline in IN_GROUPS and self.samples_per_prompt < 2:
+            raise ValueError(f"{self.baseline} needs samples_per_prompt of at least 2: one sample has no others")
+        if self.mask_truncated and self.missing_eos_penalty:
+            raise ValueError("mask_truncated leaves out the very responses that missing_eos_penalty is for")
         return self
 
     @model_validator(mode="after")
     def _value_settings_are_used(self) -> RLConfig:
-        given = [name for name in ("value_learning_rate", "value_warmup_steps") if getattr(self, name)]
+        own = ("value_learning_rate", "value_warmup_steps", "value_max_grad_norm")
+        given = [name for name in own if getattr(self, name)]
         if given and self.chosen_baseline != "value":
             raise ValueError(f"{', '.join(given)}: only the baseline 'value' has a value network")
         return self

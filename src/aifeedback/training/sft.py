@@ -1,6 +1,8 @@
 """Supervised fine-tuning: the mean negative log-probability of the completion's tokens, prompts not counted.
 
 A step's mean is over all completion tokens of its rows (a long answer counts more than a short one), as TRL does it.
+In a dialogue the last assistant turn is the completion; with ``loss_on="all"`` the earlier ones are too, each after the
+prompt that it had then. They are branches of one token tree, so the dialogue is computed once.
 """
 
 from __future__ import annotations
@@ -15,9 +17,8 @@ from aifeedback.training.loop import Loss, Session, Title, TrainResult, lowest_l
 from aifeedback.training.objective import (
     Micro,
     RowObjective,
-    limits,
+    encoded,
     planned_steps,
-    require_rows,
     row_order,
     share_of,
     stop_rule,
@@ -30,16 +31,13 @@ class SftObjective(RowObjective):
     """Token-mean cross-entropy on completions."""
 
     def weight(self, row: SftIds) -> float:
-        return row.weight * len(row.completion)
+        return row.weight * row.counted
 
     def forward(self, micro: Micro) -> Loss:
         rows: list[SftIds] = micro.rows
-        total = compute.completion_nll(
-            self.model,
-            [row.prompt for row in rows],
-            [row.completion for row in rows],
-            scale=[row.weight * micro.scale for row in rows],
-        )
+        turns = [(*turn, row.weight * micro.scale) for row in rows for turn in row.turns]
+        prompts, completions, scale = zip(*turns, strict=True)
+        total = compute.completion_nll(self.model, prompts, completions, scale=scale)
         return Loss(total, {})
 
 
@@ -48,9 +46,11 @@ def heldout_loss(model: Any, held: Sequence[SftIds], *, forward_tokens: int) -> 
     total = 0.0
     for group in split_by_tokens(range(len(held)), [row.tokens for row in held], limit=forward_tokens):
         rows = [held[i] for i in group]
-        logp = compute.sequence_logprobs(model, [r.prompt for r in rows], [r.completion for r in rows], grad=False)
-        total -= sum(row.weight * float(logp_T.double().sum()) for row, logp_T in zip(rows, logp, strict=True))
-    return total / sum(row.weight * len(row.completion) for row in held)
+        turns = [(*turn, row.weight) for row in rows for turn in row.turns]
+        prompts, completions, weights = zip(*turns, strict=True)
+        logp = compute.sequence_logprobs(model, prompts, completions, grad=False)
+        total -= sum(weight * float(logp_T.double().sum()) for weight, logp_T in zip(weights, logp, strict=True))
+    return total / sum(row.weight * row.counted for row in held)
 
 
 def train_sft(
@@ -73,12 +73,9 @@ def train_sft(
         return done
     stop = stop_rule(config, heldout)
     tokenizer = folders.load_tokenizer(model_dir)
-    kept, skipped = encode_sft(tokenizer, rows, **limits(config, model_dir))
-    require_rows(kept, skipped)
-    held, held_skipped = encode_sft(tokenizer, heldout or (), **limits(config, model_dir))
-    skipped.update({f"heldout_{reason}": count for reason, count in held_skipped.items()})
+    kept, held, skipped = encoded(encode_sft, tokenizer, rows, heldout, config, model_dir, turns=config.loss_on)
     objective = SftObjective(
-        session.adapt(folders.load_policy(model_dir)),
+        session.adapt(folders.load_policy(model_dir, dtype=session.dtype)),
         kept,
         order=row_order(kept, config, prompts=[row[0] for row in rows]),
         forward_tokens=config.forward_tokens,
