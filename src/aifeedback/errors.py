@@ -9,11 +9,13 @@ AIFeedbackError
 ├── MissingExtra        an optional dependency is not installed; exit code 2
 ├── JournalError        the journal is damaged or was edited; exit code 3
 ├── JudgeUnavailable    judge unreachable after all retries; exit code 4 (as when nothing could be read)
+├── BatchPending        calls are waiting in a server's batch; the same command collects them; exit code 7
 └── TrainingError       a training run cannot continue (a rank died, loss is not finite); exit code 5
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -101,6 +103,20 @@ class JudgeUnavailable(AIFeedbackError):
     """Judge unreachable after all retries; carries the last cause."""
 
     exit_code = 4
+
+
+class BatchPending(AIFeedbackError):
+    """Calls were submitted as a batch that has not ended. ``waiting``: one phrase per batch."""
+
+    exit_code = 7
+    FIX = "run the same command again to collect the answers; nothing is submitted twice"
+
+    def __init__(self, waiting: Sequence[str]) -> None:
+        self.waiting = tuple(dict.fromkeys(waiting))
+        super().__init__("\n".join([*self.waiting, f"  → {self.FIX}"]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BatchPending, (self.waiting,)
 
 
 class TrainingError(AIFeedbackError):

@@ -25,7 +25,7 @@ from aifeedback.types import Progress, silent
 FILE = "command.json"
 FILES = (".jsonl", ".parquet")
 """Endings of a result that is one file."""
-HOW = ("base_url", "headers", "server", "spend_cap_usd", "prices", "batch_size", "workers", "gpus_each", "trackers",
+HOW = ("base_url", "headers", "server", "spend_cap_usd", "prices", "batch_api", "batch_size", "workers", "gpus_each", "trackers",
        "checkpoint_every", "keep_checkpoints")  # fmt: skip
 GROUPED = "batch"
 """Settings that say how the work is done and not what comes out: they may differ between two starts of one job.

@@ -157,10 +157,15 @@ def payload(body: bytes) -> dict[str, Any]:
         found = json.loads(body)
     except (ValueError, RecursionError):
         raise Unusable(Problem.SERVER_ERROR, f"the answer is not JSON: {_short(body)}", tries=_tries(body)) from None
+    return sound(found)
+
+
+def sound(found: Any) -> dict[str, Any]:
+    """A decoded answer; raises Unusable for anything but an object without an error."""
     if not isinstance(found, dict):
-        raise Unusable(Problem.SERVER_ERROR, f"the answer is not a JSON object: {_short(body)}")
+        raise Unusable(Problem.SERVER_ERROR, f"the answer is not a JSON object: {_shown(found)}")
     if found.get("error"):
-        raise Unusable(Problem.SERVER_ERROR, f"the server reports: {_short(body)}")
+        raise Unusable(Problem.SERVER_ERROR, f"the server reports: {_shown(found)}")
     return found
 
 
@@ -343,6 +348,10 @@ def _count(value: Any) -> int | None:
 def _tries(body: bytes) -> int | None:
     """A web page is what a wrong address answers, every time."""
     return FEW if body.lstrip()[:1] == b"<" else None
+
+
+def _shown(found: Any) -> str:
+    return json.dumps(found, ensure_ascii=False)[:300]
 
 
 def _short(body: bytes) -> str:
