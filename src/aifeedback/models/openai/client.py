@@ -406,8 +406,11 @@ class Caller:
             async with self._open().post(
                 self.base_url + path + self._query, data=data, headers=self._sent_headers, allow_redirects=False
             ) as response:
-                was_answered = response.status == 200
+                was_answered = response.status in (200, 201)
                 body = await limited(response)
+            if was_answered and (inner := _status_in(body)) is not None:
+                was_answered = False
+                return self._refusal(inner, response.headers, body)
             if not was_answered:
                 return self._refusal(response.status, response.headers, body)
             answer = payload(body)
@@ -441,6 +444,11 @@ class Caller:
         if self.answered == 0 and self._refused_in_a_row >= _CLOSED_AFTER:
             what = DOOR.get(status, "the server refuses the request")
             fix = _hint(status, said)
+            if 300 <= status < 400 and (target := headers.get("Location")):
+                shown = self.redacted(target.partition("?")[0])
+                fix = (
+                    f"redirects are not followed, so that the key goes nowhere else; name the target's address: {shown}"
+                )
             if status == 404 and self.listed:
                 fix = f"the server lists {', '.join(self.listed[:8])}: name one of them, or check the base URL"
             raise ModelError(f"{self.base_url}: {what} ({self.redacted(cause)})", fix=fix)
@@ -521,6 +529,22 @@ async def limited(response: aiohttp.ClientResponse) -> bytes:
         if size > _MOST_BYTES:
             raise ValueError(f"the answer is longer than {_MOST_BYTES} bytes")
     return b"".join(parts)
+
+
+def _status_in(body: bytes) -> int | None:
+    """The status of an error that came with status 200: ``{"error": {"code": 429}}``, ``{"object": "error", …}``."""
+    if len(body) > 20_000 or b"choices" in body or (b"code" not in body and b"status" not in body):
+        return None
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    error = found.get("error") if isinstance(found.get("error"), dict) else found
+    is_error = error is not found or found.get("object") == "error" or "error" in found
+    codes = [error.get(key) for key in ("code", "status", "status_code")] if is_error else []
+    return next((code for code in codes if type(code) is int and 400 <= code < 600), None)
 
 
 def _hint(status: int, said: str) -> str:

@@ -217,7 +217,9 @@ class Asker:
                 **(further or {}),
             },
             api,
-            lambda found: wire.text(wire.choice(found, api), api),
+            lambda found: wire.at_its_limit(
+                wire.text(wire.choice(found, api), api), wire.usage(found), sampling.max_new_tokens
+            ),
             job,
             tally,
             seed,

@@ -105,7 +105,14 @@ def checked_url(base_url: str) -> str:
             key="base_url",
             fix="put the key into an environment variable and name it in api_key_env",
         )
-    return base_url.rstrip("/")
+    found = base_url.rstrip("/")
+    if endpoint := re.search(r"/(?:chat/completions|completions|messages|responses|systemone|decisions)$", found):
+        raise ModelError(
+            f"{base_url!r} is the address of an endpoint, not of the server",
+            key="base_url",
+            fix=f"leave {endpoint[0]} out: {found[: endpoint.start()]}",
+        )
+    return found
 
 
 def key_of(settings: ServerSettings) -> str | None:
