@@ -37,6 +37,8 @@ def test_every_command_that_takes_a_model_has_the_options_of_a_server(command: s
     shown = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "200"}).output
     for option in ("--base-url", "--header", "--api-version", "--extra-body", "--set"):
         assert option in shown, option
+    has_batches = command.split()[0] not in ("train", "serve", "standards")
+    assert ("--batch-api" in shown) == has_batches, "a reward is needed at once"
 
 
 def test_each_option_reaches_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

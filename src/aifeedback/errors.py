@@ -10,11 +10,13 @@ AIFeedbackError
 ├── JournalError        the journal is damaged or was edited; exit code 3
 ├── JudgeUnavailable    judge unreachable after all retries; exit code 4 (as when nothing could be read)
 ├── TrainingError       a training run cannot continue (a rank died, loss is not finite); exit code 5
-└── GateClosed          a result does not meet what --fail-on or --require demands; exit code 6
+├── GateClosed          a result does not meet what --fail-on or --require demands; exit code 6
+└── BatchPending        calls are waiting in a server's batch; the same command collects them; exit code 7
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -102,6 +104,20 @@ class JudgeUnavailable(AIFeedbackError):
     """Judge unreachable after all retries; carries the last cause."""
 
     exit_code = 4
+
+
+class BatchPending(AIFeedbackError):
+    """Calls were submitted as a batch that has not ended. ``waiting``: one phrase per batch."""
+
+    exit_code = 7
+    FIX = "run the same command again to collect the answers; nothing is submitted twice"
+
+    def __init__(self, waiting: Sequence[str]) -> None:
+        self.waiting = tuple(dict.fromkeys(waiting))
+        super().__init__("\n".join([*self.waiting, f"  → {self.FIX}"]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BatchPending, (self.waiting,)
 
 
 class TrainingError(AIFeedbackError):

@@ -24,6 +24,8 @@ class Request:
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
+    raw: bytes = b""
+    """The body as it came; ``body`` is empty where it is not JSON."""
 
     @property
     def text(self) -> str:
@@ -100,7 +102,9 @@ class StubServer:
         if method == "GET" and path.endswith("/models"):
             given = Response(self.models) if isinstance(self.models, bytes) else self.models
             return await self._send(writer, given or Response(b"{}", 404))
-        request = Request(self.count, time.monotonic(), method, path, headers, json.loads(raw or b"{}"))
+        is_json = "json" in headers.get("content-type", "json")
+        body = json.loads(raw or b"{}") if is_json else {}
+        request = Request(self.count, time.monotonic(), method, path, headers, body, raw)
         self.count += 1
         if self.keep:
             self.requests.append(request)

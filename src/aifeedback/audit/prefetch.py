@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
+from aifeedback.models.pending import each_before_pending
 from aifeedback.types import Comparison, Labeler, Preference, Problem
 
 CHUNK = 4096
@@ -59,10 +61,12 @@ class Answered:
         """``progress`` is told now and then how many are answered."""
         self._labeler = labeler
         self._known: dict[str, Preference] = {}
-        for start in range(0, len(questions), CHUNK):
-            chunk = questions[start : start + CHUNK]
+
+        def ask(chunk: Sequence[Comparison]) -> None:
             self._known |= zip([c.id for c in chunk], labeler.label(chunk), strict=True)
             progress(len(self._known))
+
+        each_before_pending(partial(ask, questions[start : start + CHUNK]) for start in range(0, len(questions), CHUNK))
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import warnings
 
@@ -10,7 +11,7 @@ import typer
 
 from aifeedback import __version__
 from aifeedback.cli.lazy import Commands
-from aifeedback.errors import AIFeedbackError, GateClosed
+from aifeedback.errors import AIFeedbackError, BatchPending, GateClosed
 
 app = typer.Typer(
     name="aifeedback",
@@ -48,6 +49,14 @@ def main() -> None:
     warnings.showwarning = _show_warning
     try:
         app()
+    except BatchPending as pending:
+        from rich.console import Console
+
+        console = Console(stderr=True, soft_wrap=True)
+        for line in pending.waiting:
+            console.print(f"[yellow]![/] Waiting for {_escaped(line)}.", highlight=False)
+        console.print(f"  → {pending.FIX}:\n    {_escaped(shlex.join(['aifeedback', *sys.argv[1:]]))}", highlight=False)
+        sys.exit(pending.exit_code)
     except AIFeedbackError as error:
         from rich.console import Console
 

@@ -150,7 +150,9 @@ def estimate(judge: Any, texts: Sequence[str], items: int, calls_per_item: int) 
         written = judge.rationale.max_tokens or judge.prompt.load().rationale_max_tokens
         tokens_in += calls / 2 * written
         tokens_out = calls / 2 * (written + max(each, 1))
-    price = price_of(judge.model.name, judge.server_options.get("prices")) if judge.model.is_served else None
+    price = None
+    if judge.model.is_served:
+        price = price_of(judge.model.name, options.get("prices"), in_batch=judge.answers_later)
     cost = price.of(Usage(math.ceil(tokens_in), math.ceil(tokens_out))) if price else None
     return Estimate(f"{judge.model} {judge.prompt}", calls, tokens_in, tokens_out, cost, judge.spend_cap_usd)
 

@@ -134,6 +134,25 @@ class Indices:
 
 
 HUMAN = "human"
+UNNAMED = "not named"
+"""Who gave a probability that comes without the name of a judge: no person, as far as the file says."""
+_BY_COLUMNS = ("judge", "annotator", "annotator_type", "labeler", "labeller", "evaluator", "grader", "label_source",
+               "preference_source", "feedback_source", "annotated_by", "judged_by")  # fmt: skip
+_MODEL_NAME = re.compile(
+    r"(?:^|[^a-z])(?:(?:chat|instruct)?gpt|claude|gemini|gemma|palm|llama|vicuna|alpaca|qwen|qwq|mi[sx]tral|deepseek"
+    r"|command[ _-]?r|phi|grok|kimi|glm|nemotron|prometheus|llm|ai|bot|rm|model|auto|automatic|machine|synthetic"
+    r"|rlaif|o[134])(?![a-z])|(?:gpt|llama|qwen|gemma)[-_ ]?\d|reward[ _-]?model|^(?:hf|openai|anthropic|systemone"
+    r"|decisions|lab|fake|python):",
+    re.IGNORECASE,
+)
+
+
+def judged_by(row: Mapping[str, Any]) -> str:
+    """Who gave a row's verdict: the model that one of the usual columns names, else people."""
+    for column in _BY_COLUMNS:
+        if column in row and not is_blank(row[column]) and _MODEL_NAME.search(str(row[column])):
+            return str(row[column])
+    return HUMAN
 
 
 class Stored(NamedTuple):
@@ -292,17 +311,59 @@ def _stored(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     if not is_blank(row.get("human_p_first")):
         p_first, by = _probability(row, "human_p_first"), HUMAN
     elif not is_blank(row.get("p_first")):
-        p_first, by = _probability(row, "p_first"), name_in(row, "judge", HUMAN)
+        p_first, by = _probability(row, "p_first"), name_in(row, "judge", UNNAMED)
     elif _is_settled(row):
         p_first, by = None, None
     else:
-        named = next((key for key in LABELS if not is_blank(row.get(key))), "label")
-        p_first, by = _verdict(read_verdict(row.get(named), named, ONE_OR_TWO))
+        p_first, by = _verdict(_named_verdict(row, ("first", "second"), ONE_OR_TWO))
     sources = (name_in(row, "first_source"), name_in(row, "second_source"))
     prompt = need_prompt(row, "prompt")
     one, other = (side(row, key, prompt, empty_is_fine=True) for key in ("first", "second"))
     prompt, first, second = of_two_sides(prompt, one, other, ("first", "second"), row)
     yield Pair(prompt, first, second, p_first, by, sources, label=label)
+
+
+_FURTHER_LABELS = ("preferred", "preferred_response", "better", "better_response", "verdict", "vote", "human_preference",
+                   "human_label", "human_choice", "chosen")  # fmt: skip
+
+
+def _named_verdict(
+    row: Mapping[str, Any], responses: tuple[str, str], indices: Mapping[int, float] | None = None
+) -> float | None:
+    """The verdict of a row's verdict columns; of further ones where they name a response, or repeat its text.
+
+    Raises RowFault where two columns contradict each other.
+    """
+    found: dict[str, float] = {}
+    for key in LABELS:
+        if is_blank(row.get(key)):
+            continue
+        try:
+            verdict = read_verdict(row[key], key, indices)
+        except RowFault:
+            if not found:
+                raise
+            continue
+        if verdict is not None:
+            found[key] = verdict
+    for key in _FURTHER_LABELS:
+        value = row.get(key)
+        if not isinstance(value, str) or is_blank(value):
+            continue
+        texts = [str(row.get(response)).strip() for response in responses]
+        if value.strip() in texts and texts[0] != texts[1]:
+            found[key] = float(value.strip() == texts[0])
+            continue
+        try:
+            verdict = read_verdict(value, key)
+        except RowFault:
+            continue
+        if verdict is not None:
+            found[key] = verdict
+    first = next(iter(found), None)
+    if other := next((key for key in found if first and found[key] != found[first]), None):
+        raise RowFault(f"contradicts '{first}'", other)
+    return found[first] if first else None
 
 
 def _is_settled(row: Mapping[str, Any]) -> bool:
@@ -382,10 +443,8 @@ def _votes(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     if turn is not None:
         a, b = a[: 2 * int(turn)], b[: 2 * int(turn)]
     prompt, first, second = of_two_sides(None, a, b, keys, row)
-    judge = name_in(row, "judge", HUMAN)
-    by = judge if "gpt" in judge.lower() or "claude" in judge.lower() else HUMAN
     tags = row_tags(row) | ({"turn": f"{turn:g}"} if turn is not None else {})
-    verdict = _verdict(read_verdict(row.get("winner"), "winner"), by)
+    verdict = _verdict(read_verdict(row.get("winner"), "winner"))
     yield Pair(prompt._replace(tags=tags), first, second, *verdict, (name_in(row, "model_a"), name_in(row, "model_b")))
 
 
@@ -424,8 +483,7 @@ def _winner(row: Mapping[str, Any]) -> float | None:
     """The verdict of one column, or of three that hold 1 for the verdict and 0 for the others."""
     flags = [number(row, key) for key in ("winner_model_a", "winner_model_b", "winner_tie") if key in row]
     if len(flags) < 3:
-        named = next((key for key in LABELS if not is_blank(row.get(key))), "winner")
-        return read_verdict(row.get(named), named)
+        return _named_verdict(row, ("response_a", "response_b"))
     if sorted(flag or 0.0 for flag in flags) != [0.0, 0.0, 1.0]:
         if all(flag is None for flag in flags):
             return None

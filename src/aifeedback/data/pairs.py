@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from aifeedback.data.formats import SHAPES, Indices, Pair, Shape, named_shape, shape_of
-from aifeedback.data.tables import Ledger, ReadReport, Row, RowFault, read_rows
+from aifeedback.data.formats import HUMAN, SHAPES, Indices, Pair, Shape, judged_by, named_shape, shape_of
+from aifeedback.data.tables import Ledger, ReadReport, Row, RowFault, is_blank, read_rows
 from aifeedback.data.transcripts import PARTS_OF_A_PAIR, PromptCell, require_used, with_context
 from aifeedback.errors import FileError
 from aifeedback.types import Comparison, Completion, content_id
@@ -118,6 +118,8 @@ def _read(row: Mapping[str, Any], shape: Shape, criterion: str | None) -> list[P
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as cause:
         raise RowFault(f"does not read as {shape.name}: {str(cause)[:200]}") from None
     parts = row["_rows"][0] if "_rows" in row else row
+    if "comparison_id" not in row and is_blank(row.get("human_p_first")) and (by := judged_by(row)) != HUMAN:
+        pairs = [pair._replace(by=by) if pair.by == HUMAN else pair for pair in pairs]
     if PARTS_OF_A_PAIR.isdisjoint(parts):
         return pairs
     placed = [pair._replace(prompt=with_context(parts, pair.prompt, shape.columns)) for pair in pairs]

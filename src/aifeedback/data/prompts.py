@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import ValidationError
 
-from aifeedback.data.formats import Shape, named_shape, request
+from aifeedback.data.formats import Shape, as_index, named_shape, request
 from aifeedback.data.pairs import map_columns, prompt_of
 from aifeedback.data.tables import Ledger, ReadReport, Row, RowFault, is_blank, is_missing, read_rows, write_rows
 from aifeedback.data.transcripts import (
@@ -94,8 +94,11 @@ def read_completions(
     source: str | None = None,
     columns: Mapping[str, str] | None = None,
     limit: int | None = None,
+    only_wanted: bool = False,
 ) -> Completions:
     """Read responses with their prompts. An empty response is a response and is kept.
+
+    ``only_wanted`` skips what the file marks as not to be imitated: KTO's ``label: false``, ``weight: 0``.
 
     ``source`` says who wrote them; without it the columns ``source``, ``generator`` or ``model`` do, else 'data'.
     Known: ``prompt``, ``completion`` (or ``response``, ``output``, ``answer``), ``messages`` or ``conversations``
@@ -106,11 +109,14 @@ def read_completions(
     prompts: list[Prompt] = []
     completions: list[Completion] = []
     inputs: list[Mapping[str, Any]] = []
+    numbers: set[int] = set()
     for row in map_columns(path, read_rows(path), columns):
         if limit is not None and len(completions) >= limit:
             break
         try:
             prompt, text = _completion(row)
+            if only_wanted:
+                require_wanted(row.values, numbers)
         except RowFault as fault:
             ledger.skip_fault(row.number, fault)
             continue
@@ -121,7 +127,34 @@ def read_completions(
         prompts.append(prompt)
         completions.append(Completion.of(prompt, text, source=who))
         inputs.append(row.values)
+    if 0 in numbers and numbers <= {0, 1}:
+        fix = "write true for responses to imitate and false for others, or rename the column"
+        raise FileError("holds 0 and 1, which could mark responses not to be imitated", file=path, key="label", fix=fix)
     return Completions(prompts, completions, ledger.report(), inputs)
+
+
+_MARKS = ("label", "desirable", "is_desirable", "accepted", "is_accepted", "good", "is_good", "correct", "is_correct",
+          "thumbs_up", "kto_tag")  # fmt: skip
+"""Columns that say whether a response is to be imitated."""
+
+
+def require_wanted(values: Mapping[str, Any], numbers: set[int]) -> None:
+    """Raises RowFault for a response that its row marks as not to be imitated. Numbers in ``label`` go into
+    ``numbers``: whether they mark anything is decided over the whole file."""
+    for key in _MARKS:
+        value = values.get(key)
+        word = str(value).strip().lower()
+        number = as_index(value)
+        if key == "label" and number is not None:
+            numbers.add(number)
+        elif value is False or word in ("false", "no", "undesirable", "rejected") or number == 0:
+            raise RowFault("marks the response as not to be imitated", key, is_unsupported=True)
+    dialogue = next(
+        (values[key] for key in (*_ANSWER_COLUMNS, *DIALOGUE_COLUMNS) if is_messages(values.get(key))), None
+    )
+    weights = [values.get("weight"), dialogue[-1].get("weight") if dialogue else None]
+    if any(not isinstance(weight, bool) and as_index(weight) == 0 for weight in weights):
+        raise RowFault("is 0: the response is not to be imitated", "weight", is_unsupported=True)
 
 
 def write_completions(

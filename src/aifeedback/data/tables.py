@@ -393,6 +393,19 @@ def _encoding(data: bytes) -> str:
     return "utf-16-be" if len(head) > 3 and head[::2].count(0) > 0.9 * len(head[::2]) else "utf-8-sig"
 
 
+class _DuplicateKey(ValueError):
+    """An object with two equal keys."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys are all different: of two equal ones nobody knows which counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DuplicateKey(f"two values for the key '{next(key for key in keys if keys.count(key) > 1)[:40]}'")
+    return found
+
+
 def _lines(text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -404,7 +417,7 @@ def _lines(text: str) -> Iterator[Row]:
             yield Row(number, {}, "not valid UTF-8")
             continue
         try:
-            value = json.loads(line)
+            value = json.loads(line, object_pairs_hook=_once)
         except (ValueError, RecursionError) as cause:  # ValueError: also an integer of thousands of digits
             yield Row(number, {}, f"not valid JSON: {_json_fault(cause)}")
             continue
@@ -413,7 +426,7 @@ def _lines(text: str) -> Iterator[Row]:
 
 def _json(path: Path, text: str) -> Iterator[Row]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as cause:
         if text.lstrip().startswith("{") and "\n{" in text:
             return _lines(text)
@@ -435,6 +448,8 @@ def _json(path: Path, text: str) -> Iterator[Row]:
 def _json_fault(cause: Exception) -> str:
     if isinstance(cause, json.JSONDecodeError):
         return cause.msg
+    if isinstance(cause, _DuplicateKey):
+        return str(cause)
     return "too deeply nested" if isinstance(cause, RecursionError) else "holds a number of thousands of digits"
 
 

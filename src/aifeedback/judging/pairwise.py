@@ -23,6 +23,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Literal, NamedTuple
 
@@ -32,6 +33,7 @@ from pydantic import Field, field_validator
 
 from aifeedback.config import Config, parse
 from aifeedback.errors import StandardsError
+from aifeedback.models.pending import at_once, each_before_pending
 from aifeedback.prompts.constitution import Constitution
 from aifeedback.prompts.judge_prompt import JudgePrompt
 from aifeedback.prompts.registry import Wording
@@ -45,6 +47,7 @@ from aifeedback.types import (
     Progress,
     PromptLike,
     Reading,
+    Reply,
     Sampling,
     content_id,
     silent,
@@ -235,9 +238,13 @@ def write_rationales(
     to state the verdict by itself is cut there, since the forced ending follows.
     """
     answers: dict[int, RationaleText] = {}
-    for sample in sorted(set(samples)):
-        chosen = [i for i, number in enumerate(samples) if number == sample]
-        replies = model.reply([requests[i] for i in chosen], _sampling(prompt, settings, sample, seed))
+    places = {sample: [i for i, number in enumerate(samples) if number == sample] for sample in sorted(set(samples))}
+
+    def written(sample: int) -> list[Reply]:
+        return model.reply([requests[i] for i in places[sample]], _sampling(prompt, settings, sample, seed))
+
+    drawn = each_before_pending(partial(written, sample) for sample in places)
+    for chosen, replies in zip(places.values(), drawn, strict=True):
         for i, reply in zip(chosen, replies, strict=True):
             answers[i] = RationaleText(before_verdict(reply.text, prompt).strip(), reply.problem, reply.call_id)
     return [answers[i] for i in range(len(requests))]
@@ -392,7 +399,7 @@ class JudgeLabeler:
     def label_each(self, comparisons: Iterable[Comparison], *, total: int = 0) -> Iterator[Preference]:
         """As ``label``, for any iterable: asks ``batch_size`` at a time and holds no more than that in memory."""
         remaining, done = iter(comparisons), 0
-        while batch := list(islice(remaining, self.settings.batch_size)):
+        while batch := list(islice(remaining, at_once(self.model, self.settings.batch_size))):
             preferences = self._label_batch(batch)
             done += len(batch)
             self._progress(done, total, {"unknown": sum(p.p_first is None for p in preferences)})

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from statistics import median
@@ -17,6 +18,7 @@ import numpy as np
 
 from aifeedback.config import Config, parse
 from aifeedback.errors import InputError
+from aifeedback.models.pending import each_before_pending
 from aifeedback.storage import write_json
 from aifeedback.types import Comparison, Labeler, Preference, Problem
 
@@ -70,7 +72,7 @@ class Panel:
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         """Ask every member about every pair."""
-        labels = [member.label(comparisons) for member in self._members]
+        labels = each_before_pending(partial(member.label, comparisons) for member in self._members)
         return [self._joined(c, [own[i] for own in labels]) for i, c in enumerate(comparisons)]
 
     def _joined(self, comparison: Comparison, labels: Sequence[Preference]) -> Preference:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from aifeedback.config import Config, parse
 from aifeedback.errors import StandardsError
 from aifeedback.judging import pairwise
 from aifeedback.judging.pairwise import Rationale, RationaleText, p_from_ratings, write_rationales
+from aifeedback.models.pending import at_once, each_before_pending
 from aifeedback.prompts.judge_prompt import JudgePrompt
 from aifeedback.prompts.registry import Wording
 from aifeedback.prompts.render import Renderer, control_tokens, needs_principle, uses_chat
@@ -97,8 +99,9 @@ class JudgeScorer:
         """One score per (prompt, completion), in order."""
         pairs = list(zip(prompts, completions, strict=True))
         scores: list[Score] = []
-        for start in range(0, len(pairs), self.settings.batch_size):
-            scores += self._score_batch(pairs[start : start + self.settings.batch_size])
+        size = at_once(self.model, self.settings.batch_size)
+        for start in range(0, len(pairs), size):
+            scores += self._score_batch(pairs[start : start + size])
             self._progress(len(scores), len(pairs), {"unknown": sum(s.value is None for s in scores)})
         return scores
 
@@ -308,10 +311,8 @@ class RubricScorer:
 
     def score_all(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> RubricScores:
         """Totals and the scores of each criterion."""
-        by_criterion = {
-            criterion.id: scorer.score(prompts, completions)
-            for criterion, scorer in zip(self._criteria, self._scorers, strict=True)
-        }
+        scores = each_before_pending(partial(scorer.score, prompts, completions) for scorer in self._scorers)
+        by_criterion = {criterion.id: own for criterion, own in zip(self._criteria, scores, strict=True)}
         columns = list(by_criterion.values())
         total = [self._total(c, [column[i] for column in columns]) for i, c in enumerate(completions)]
         return RubricScores(total, by_criterion)

@@ -23,6 +23,7 @@ from pydantic import Field
 from aifeedback.config import Config, parse
 from aifeedback.errors import StandardsError
 from aifeedback.judging.pairwise import derived_seed
+from aifeedback.models.pending import at_once
 from aifeedback.prompts.constitution import Constitution, Principle
 from aifeedback.prompts.judge_prompt import JudgePrompt
 from aifeedback.prompts.render import MARK, Renderer, control_tokens, unescape, uses_chat
@@ -155,8 +156,9 @@ class Reviser:
         """One result per (prompt, completion), in order."""
         pairs = list(zip(prompts, completions, strict=True))
         results: list[Revised] = []
-        for start in range(0, len(pairs), self.settings.batch_size):
-            results += self._revise_batch(pairs[start : start + self.settings.batch_size])
+        size = at_once(self._model, self.settings.batch_size)
+        for start in range(0, len(pairs), size):
+            results += self._revise_batch(pairs[start : start + size])
             changed = sum(result.is_changed for result in results)
             self._progress(len(results), len(pairs), {"changed": changed / len(results)})
         return results

@@ -15,6 +15,7 @@ from aifeedback.errors import StandardsError
 from aifeedback.judging import pairwise
 from aifeedback.judging.pairwise import reading_problem
 from aifeedback.judging.pointwise import JudgeScorer
+from aifeedback.models.pending import at_once
 from aifeedback.prompts.judge_prompt import JudgePrompt
 from aifeedback.prompts.render import Renderer, control_tokens, uses_chat
 from aifeedback.types import Completion, Model, Problem, Progress, Prompt, Reading, silent
@@ -71,8 +72,9 @@ class JudgeClassifier:
         """One result per (prompt, completion), in order."""
         pairs = list(zip(prompts, completions, strict=True))
         results: list[Classified] = []
-        for start in range(0, len(pairs), self._batch_size):
-            batch = pairs[start : start + self._batch_size]
+        size = at_once(self._model, self._batch_size)
+        for start in range(0, len(pairs), size):
+            batch = pairs[start : start + size]
             requests = [self._renderer.verdict(prompt, {"response": answer.text}) for prompt, answer in batch]
             readings = self._model.read_labels(requests, self._prompt.labels)
             results += [self._sorted(answer, reading) for (_, answer), reading in zip(batch, readings, strict=True)]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from random import Random
 from typing import NamedTuple
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from aifeedback.errors import InputError
 from aifeedback.judging.pairwise import derived_seed
 from aifeedback.models.dialects import written
+from aifeedback.models.pending import at_once, each_before_pending
 from aifeedback.types import Comparison, Completion, Model, Problem, Progress, Prompt, Sampling, silent
 
 
@@ -94,26 +96,31 @@ def sample_completions(
     completions: dict[tuple[str, int], Completion] = {}
     unanswered: list[Unanswered] = []
     total, done, thinking_removed = len(prompts) * per_prompt, 0, 0
-    for start in range(0, len(prompts), batch_size):
-        batch = prompts[start : start + batch_size]
-        for sample in range(per_prompt):
-            drawn = sampling.model_copy(update={"seed": derived_seed(sampling.seed, "sample", sample)})
-            for prompt, reply in zip(batch, model.reply([list(p.messages) for p in batch], drawn), strict=True):
-                if reply.problem is not None:
-                    unanswered.append(Unanswered(prompt.id, sample, reply.problem, reply.call_id))
-                    continue
-                answer = written(reply.text)
-                if not answer.text and reply.text:
-                    is_cut = reply.finish_reason == "length"
-                    problem = Problem.TRUNCATED if is_cut else Problem.EMPTY
-                    unanswered.append(Unanswered(prompt.id, sample, problem, reply.call_id))
-                    continue
-                thinking_removed += answer.blocks > 0
-                completions[prompt.id, sample] = Completion.of(
-                    prompt, answer.text or "", source=source, sampling=drawn, finish_reason=reply.finish_reason
-                )
-            done += len(batch)
-            progress(done, total, {"unanswered": len(unanswered)})
+
+    def draw(batch: Sequence[Prompt], sample: int) -> None:
+        nonlocal done, thinking_removed
+        drawn = sampling.model_copy(update={"seed": derived_seed(sampling.seed, "sample", sample)})
+        for prompt, reply in zip(batch, model.reply([list(p.messages) for p in batch], drawn), strict=True):
+            if reply.problem is not None:
+                unanswered.append(Unanswered(prompt.id, sample, reply.problem, reply.call_id))
+                continue
+            answer = written(reply.text)
+            if not answer.text and reply.text:
+                is_cut = reply.finish_reason == "length"
+                problem = Problem.TRUNCATED if is_cut else Problem.EMPTY
+                unanswered.append(Unanswered(prompt.id, sample, problem, reply.call_id))
+                continue
+            thinking_removed += answer.blocks > 0
+            completions[prompt.id, sample] = Completion.of(
+                prompt, answer.text or "", source=source, sampling=drawn, finish_reason=reply.finish_reason
+            )
+        done += len(batch)
+        progress(done, total, {"unanswered": len(unanswered)})
+
+    size = at_once(model, batch_size)
+    for start in range(0, len(prompts), size):
+        batch = prompts[start : start + size]
+        each_before_pending(partial(draw, batch, sample) for sample in range(per_prompt))
     ordered = [completions[p.id, s] for p in prompts for s in range(per_prompt) if (p.id, s) in completions]
     return Sampled(ordered, sorted(unanswered, key=lambda missing: missing.sample), thinking_removed)
 

@@ -35,6 +35,8 @@ class Served(Config):
     """Azure: sent as api-version with every request, and the key as api-key."""
     extra_body: Annotated[dict[str, Any] | None, Cli(panel=SERVER, metavar="JSON")] = None
     """Further fields of every request, as JSON; null leaves a field out: '{"seed": null}'."""
+    batch_api: Annotated[bool, Cli(panel=SERVER)] = False
+    """Use the server's batch API (OpenAI, Anthropic): stop once the calls are submitted; rerun to collect the answers."""
     server: Annotated[dict[str, Any], Cli(is_hidden=True)] = Field(default_factory=dict)
     """Further server options by name: concurrency, requests_per_minute, readout, prices … (docs/servers.md)."""
 
@@ -71,13 +73,19 @@ class Served(Config):
             "headers": self.headers,
             "api_version": self.api_version,
             "extra_body": self.extra_body,
+            "batch_api": self.batch_api or None,
         }
         return {**self.server, **{name: value for name, value in own.items() if value is not None}}
+
+    @property
+    def answers_later(self) -> bool:
+        """Whether calls go through a batch API."""
+        return bool(self.server_options.get("batch_api"))
 
     def require_server(self, models: Iterable[ModelRef]) -> None:
         """Raises ValueError where a server's options are set and none of the models is served."""
         models = [model for model in models if model]
-        own = ("base_url", "prices", "headers", "api_version", "extra_body")
+        own = ("base_url", "prices", "headers", "api_version", "extra_body", "batch_api")
         chosen = [name for name in own if getattr(self, name)]
         chosen += [f"server.{name}" for name in self.server]
         if chosen and models and not any(model.is_served for model in models):
@@ -144,6 +152,8 @@ class JudgeSpec(Served, JudgeSettings):
         if self.rationale and self.model.scheme in DECISIONS:
             raise ValueError(f"rationale: {self.model} is a decision model and writes no text; leave it out")
         self.require_server([self.model])
+        if self.answers_later and self.model.scheme in DECISIONS:
+            raise ValueError(f"batch_api: {self.model} is a decision model, which has no batch API; leave it out")
         return self
 
     def refs(self) -> Iterator[Ref]:

@@ -368,6 +368,62 @@ def end_of(first: Mapping[str, Any]) -> End | None:
     return "aborted" if word in ABORTED else _ENDS.get(word)
 
 
+# ---------------------------------------------------------------- streams
+
+
+def events(body: bytes) -> list[dict[str, Any]] | None:
+    """The chunks of a body that is a stream of server-sent events, as servers send that can only stream; else None.
+
+    A chunk that is not JSON ends the list: what follows cannot be told.
+    """
+    if not body.lstrip().startswith((b"data:", b"event:", b": ", b"id:")):
+        return None
+    found: list[dict[str, Any]] = []
+    for line in body.decode("utf-8", "replace").splitlines():
+        if not line.startswith("data:"):
+            continue
+        try:
+            chunk = json.loads(line.removeprefix("data:"))
+        except ValueError:
+            break  # [DONE], or a torn one
+        if isinstance(chunk, dict):
+            found.append(chunk)
+    return found
+
+
+def assembled(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A streamed answer as if it had come whole: the first choice's texts joined, its last finish reason, the usage.
+
+    Without a finish reason it has none, and so does not count as finished.
+    """
+    whole: dict[str, Any] = {}
+    message: dict[str, Any] = {"content": ""}
+    choice: dict[str, Any] = {"index": 0, "finish_reason": None, "message": message, "text": ""}
+    logprobs: list[Any] = []
+    for chunk in chunks:
+        whole |= {key: value for key, value in chunk.items() if key != "choices" and value is not None}
+        shown = chunk.get("choices")
+        for part in shown if isinstance(shown, list) else []:
+            if not isinstance(part, dict) or part.get("index", 0) != 0:
+                continue
+            delta = part.get("delta") if isinstance(part.get("delta"), dict) else {}
+            for key in ("content", "reasoning_content", "reasoning", "refusal"):
+                if isinstance(delta.get(key), str):
+                    message[key] = message.get(key, "") + delta[key]
+            if delta.get("tool_calls"):
+                message["tool_calls"] = delta["tool_calls"]
+            if isinstance(part.get("text"), str):
+                choice["text"] += part["text"]
+            content = (part.get("logprobs") or {}).get("content") if isinstance(part.get("logprobs"), dict) else None
+            logprobs += content if isinstance(content, list) else []
+            if "content" not in (part.get("logprobs") or {"content": 0}) and "logprobs" not in choice:
+                choice["logprobs"] = part["logprobs"]  # the completions endpoint's form: the first position is enough
+            choice |= {key: part[key] for key in ("finish_reason", "error") if part.get(key) is not None}
+    if logprobs:
+        choice["logprobs"] = {"content": logprobs}
+    return {**whole, "choices": [choice]} if chunks else {}
+
+
 # ---------------------------------------------------------------- usage
 
 USAGE: Mapping[str, tuple[str, ...]] = {

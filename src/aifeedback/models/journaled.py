@@ -80,6 +80,11 @@ class Journaled:
         return getattr(self.model, "readout", "logprobs")
 
     @property
+    def answers_later(self) -> bool:
+        """Whether the model's calls wait in batches (``models.pending``)."""
+        return bool(getattr(self.model, "answers_later", False))
+
+    @property
     def has_chat_template(self) -> bool:
         return bool(getattr(self.model, "has_chat_template", False))
 

@@ -27,8 +27,8 @@ from aifeedback.types import Progress, silent
 FILE = "command.json"
 FILES = (".jsonl", ".parquet")
 """Endings of a result that is one file."""
-HOW = ("base_url", "headers", "server", "spend_cap_usd", "prices", "batch_size", "workers", "gpus_each", "trackers",
-       "checkpoint_every", "keep_checkpoints", "keep_rollouts")  # fmt: skip
+HOW = ("base_url", "headers", "server", "spend_cap_usd", "prices", "batch_api", "batch_size", "workers", "gpus_each",
+       "trackers", "checkpoint_every", "keep_checkpoints", "keep_rollouts")  # fmt: skip
 GROUPED = "batch"
 """Settings that change how the work is done, not its result: they may differ between two starts of one job.
 So may ``batch`` of a step, how many items are judged together; a trainer's is another thing."""

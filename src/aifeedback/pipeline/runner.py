@@ -1,5 +1,7 @@
 """Run a recipe: finished stages are skipped, independent ones run side by side, interrupted ones resume.
 
+A stage whose calls wait in a server's batch leaves the others to finish; the run then stops, and the next start collects.
+
 Each stage runs in a worker process with one torch thread (two torch threads on two shared cores are slower than two
 processes), so results do not depend on how many run at once. A worker whose parent died ends itself.
 """
@@ -24,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 
 import yaml
 
-from aifeedback.errors import AIFeedbackError, RecipeError
+from aifeedback.errors import AIFeedbackError, BatchPending, RecipeError
 from aifeedback.extensions import source_of
 from aifeedback.models.journal.digests import seal
 from aifeedback.pipeline import checks
@@ -90,6 +92,8 @@ class _Execution:
     def __init__(self, recipe: Recipe, place: RunFolder, prints: Mapping[str, str], watcher: Watcher) -> None:
         self.recipe, self.place, self.prints, self.watcher = recipe, place, prints, watcher
         self.running: dict[Future[dict[str, Any]], str] = {}
+        self.pending: list[str] = []
+        """What stages wait for, in batches of a server."""
 
     def all(self, waiting: dict[str, Stage], done: set[str]) -> None:
         context = multiprocessing.get_context("spawn")
@@ -101,16 +105,24 @@ class _Execution:
             try:
                 while waiting or self.running:
                     self._submit_ready(pool, waiting, done)
+                    if self.pending and not self.running:
+                        raise BatchPending(self.pending)
                     finished, _ = wait(self.running, timeout=0.2, return_when=FIRST_COMPLETED)
                     self._drain(events)
                     for future in finished:
                         stage_id = self.running.pop(future)
-                        outcome = _result(future, stage_id)
+                        try:
+                            outcome = _result(future, stage_id)
+                        except BatchPending as pending:
+                            self.pending += [f"{phrase}, stage '{stage_id}'" for phrase in pending.waiting]
+                            continue
                         done.add(stage_id)
                         self.watcher.finished(
                             stage_id, seconds=outcome["seconds"], skipped=False, verdict=_verdict(outcome)
                         )
                         self.place.write_manifest(self.recipe.resolved())
+                if self.pending:
+                    raise BatchPending(self.pending)
             except BaseException:
                 _stop(pool)
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -14,6 +15,7 @@ from aifeedback.config import Cli
 from aifeedback.data import read_comparisons
 from aifeedback.judging.spec import JudgeSpec, Judging, PanelSpec, one_judge
 from aifeedback.models.journal.journal import Spent
+from aifeedback.models.pending import each_before_pending
 from aifeedback.refs import ProbeRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.step import Context, Figures, Rows, Step
@@ -111,12 +113,12 @@ class Audit(Step):
         again_name = context.journal_name.replace(".sqlite", "-again.sqlite")
         again = replace(context, journal_name=again_name, run=context.folder)
         changed: dict[str, Any] = {}
-        audits = []
-        for judge in self.judges.values():
+
+        def audited(judge: Judging) -> Any:
             spec = _batched(judge, CHUNK)
             card = connect.judge_card(spec, context)
-            audits.append(
-                audit_judge(
+            try:
+                return audit_judge(
                     connect.labeler(spec, context),
                     read.rows,
                     read.human,
@@ -130,8 +132,10 @@ class Audit(Step):
                     fresh=self.fresh,
                     progress=context.progress,
                 )
-            )
-            connect.release_models()  # the next judge gets their memory
+            finally:
+                connect.release_models()  # the next judge gets their memory
+
+        audits = each_before_pending(partial(audited, judge) for judge in self.judges.values())
         figures = AuditFigures(judges=[audit.as_dict() for audit in audits], rows=Rows.of(read.report))
         write_json(context.folder / "audit.json", figures.model_dump(mode="json", include={"judges"}))
         write_judge_report(audits, context.folder / "report.html")

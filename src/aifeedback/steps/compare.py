@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +20,7 @@ from aifeedback.metrics.length import LengthForm
 from aifeedback.metrics.win_rates import answered
 from aifeedback.models.journal.journal import Spent
 from aifeedback.models.lineage import Origin
+from aifeedback.models.pending import each_before_pending
 from aifeedback.refs import JudgeRef, ModelRef, PolicyRef, Ref
 from aifeedback.reports.examples import pick_examples
 from aifeedback.steps import by_people, connect, evidence
@@ -185,7 +187,7 @@ class Compare(Served, Step):
         served = {name: given[name] for name in Served.model_fields if name in given}
         assessors = given.get("safety") or []
         judges = given.pop("judges", {})
-        among = [*judges.get("model", []), *assessors]
+        among = [*judges.get("model", []), *assessors, *map(str, policies.values())]
         given["judges"] = judges_from_options(judges, served, among)
         given["safety"] = {model: one_judge(model, None, served, among) for model in assessors}
         for assessor in given["safety"].values():
@@ -232,41 +234,33 @@ class Compare(Served, Step):
         labelers = by_people.labelers(self.judges, prompts, drawn, context)
         matches: dict[str, Match] = {}
         by_evaluator: dict[str, list[Preference]] = {judge: [] for judge in self.judges}
-        judged: dict[tuple[str, str, str], Match] = {}
+        others = {name: again if name == self.reference else completions[self.reference] for name in completions}
+        pairings = list(combinations([n for n in self.policies if n != self.reference], 2))
+
+        def match(one: str, other: str, judge: str) -> Match:
+            given, theirs = completions[one], others[one] if other == self.reference else completions[other]
+            title = one if other == self.reference else f"{one}_vs_{other}"
+            labeler = labelers.get(judge, self.judges[judge])
+            assert theirs is not None
+            return Match.judged(labeler, judge, title, prompts, given, theirs, context, self.length_control)
+
+        keys = [(name, self.reference, j) for name, other in others.items() if other is not None for j in self.judges]
+        keys += [(one, other, headline) for one, other in pairings]
+        judged = dict(zip(keys, each_before_pending(partial(match, *key) for key in keys), strict=True))
         table: dict[str, PolicyFigures] = {}
         for name, given in completions.items():
-            other = again if name == self.reference else completions[self.reference]
-            by_judge: dict[str, Match] = {}
-            for judge, spec in self.judges.items():
-                if other is None:
-                    break
-                by_judge[judge] = Match.judged(
-                    labelers.get(judge, spec), judge, name, prompts, given, other, context, self.length_control
-                )
-                by_evaluator[judge] += by_judge[judge].preferences
-                judged[name, self.reference, judge] = by_judge[judge]
+            by_judge = {j: judged[name, self.reference, j] for j in self.judges if others[name] is not None}
+            for judge, found in by_judge.items():
+                by_evaluator[judge] += found.preferences
             if headline in by_judge and name != self.reference:
                 matches[name] = by_judge[headline]
             kl = self._kl(name, prompts, drawn[name].untouched)
             table[name] = self._policy(by_judge, given, drawn[name], kl, independence).model_copy(
                 update={"left_out": kept[name].left_out}
             )
-        head_to_head = {
-            (one, other): Match.judged(
-                labelers.get(headline, self.judges[headline]),
-                headline,
-                f"{one}_vs_{other}",
-                prompts,
-                completions[one],
-                completions[other],
-                context,
-                self.length_control,
-            )
-            for one, other in combinations([n for n in self.policies if n != self.reference], 2)
-        }
+        head_to_head = {(one, other): judged[one, other, headline] for one, other in pairings}
         by_evaluator[headline] += [p for match in head_to_head.values() for p in match.preferences]
         every = {(name, self.reference): match for name, match in matches.items()} | head_to_head
-        apart = {(one, other, headline): match for (one, other), match in head_to_head.items()}
         assessors = {name: assessor_card(judge, context) for name, judge in self.safety.items()}
         return CompareFigures(
             reference=self.reference,
@@ -288,7 +282,7 @@ class Compare(Served, Step):
             position_by_judge=_position(by_evaluator),
             safety=standings(completions, prompts, self.safety, self.reference, context) if self.safety else None,
             assessors=assessors or None,
-            people=by_people.measured(self, labelers, completions, prompts, {**judged, **apart}),
+            people=by_people.measured(self, labelers, completions, prompts, judged),
             rows=rows,
         )
 
@@ -297,15 +291,17 @@ class Compare(Served, Step):
         policies = dict(self.policies)
         if not policies[self.reference].is_file:
             policies[AGAIN] = policies[self.reference]
-        drawn: dict[str, Responses] = {}
-        # Every draw has random numbers of its own: with shared ones, similar policies would respond alike by design.
-        for number, (name, policy) in enumerate(policies.items()):
+
+        def draw(number: int, name: str) -> Responses:
+            # Every draw has random numbers of its own: with shared ones, similar policies would respond alike by design.
             sampling = self.sampling.at(context.seed * 1_000 + number)
             source = f"{self.reference} again" if name == AGAIN else name
-            drawn[name] = responses(
-                source, policy, prompts, context, sampling=sampling, tidy=self.tidy, server=self.server_options
+            return responses(
+                source, policies[name], prompts, context, sampling=sampling, tidy=self.tidy, server=self.server_options
             )
-        return drawn
+
+        drawn = each_before_pending(partial(draw, number, name) for number, name in enumerate(policies))
+        return dict(zip(policies, drawn, strict=True))
 
     def _require_matches(self, drawn: Mapping[str, Sequence[Completion | None]]) -> None:
         """Raises FileError, before any judgement, where a file shares no answered prompt with the reference's file."""

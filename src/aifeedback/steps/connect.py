@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -30,6 +31,8 @@ def connect_model(name: str, context: Context, *, server: Mapping[str, Any] | No
     weights = sorted(path.glob("*.safetensors")) if path and path.is_dir() else []
     stamp = tuple(file.stat().st_mtime_ns for file in weights)
     options = dict(server or {}) if ref.is_served else {}
+    if options.get("batch_api"):
+        options.setdefault("batch_folder", str(context.journal.with_suffix(".batches").absolute()))
     capped_by = context.journal if "cap_usd" in options else None
     workers = context.workers if ref.is_local else 1
     model = _loaded(str(name), json.dumps(options, sort_keys=True), stamp, capped_by, workers)
@@ -71,7 +74,11 @@ def labeler(judge: JudgeSpec | PanelSpec, context: Context) -> Labeler:
 
 
 def batch_for(judge: JudgeSpec | PanelSpec, context: Context, batch: int) -> int:
-    """``batch``, or more where several processes may share a call; answers are journalled in smaller parts."""
+    """``batch``, or more where several processes may share a call, and everything for a judge whose calls wait in
+    batches; answers are journalled in smaller parts."""
+    members = judge.members if isinstance(judge, PanelSpec) else (judge,)
+    if any(member.answers_later for member in members):
+        return sys.maxsize
     is_shared = isinstance(judge, JudgeSpec) and judge.model.is_local and context.workers != 1
     return max(batch, SHARED) if is_shared else batch
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aifeedback import data
 from aifeedback.config import Cli
@@ -137,6 +137,13 @@ class Label(Step):
     @classmethod
     def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Label:
         return super().from_options({**given, "judge": judge_from_options(given.get("judge", {}))}, chosen)
+
+    @model_validator(mode="after")
+    def _waits_here(self) -> Self:
+        members = self.judge.members if isinstance(self.judge, PanelSpec) else (self.judge,)
+        if self.engine == "ray" and any(member.answers_later for member in members):
+            raise ValueError("batch_api: workers of Ray cannot wait for a batch; use the local engine")
+        return self
 
     def requires(self) -> Iterator[str]:
         yield from ("ray", "pyarrow") if self.engine == "ray" else ()

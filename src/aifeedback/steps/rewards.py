@@ -54,6 +54,8 @@ class RewardSpec(Config):
     def _one_source(self) -> RewardSpec:
         if sum((self.source is not None, self.judge is not None, bool(self.mix))) != 1:
             raise ValueError("a reward is exactly one of source, judge or mix")
+        if self.judge is not None and self.judge.answers_later:
+            raise ValueError("batch_api: a reward is needed at once, and a batch takes hours; leave it out")
         if self.source is not None and self.source.scheme not in RewardRef.kinds and not self.source.is_registered:
             raise ValueError(f"'{self.source}' is not a reward; write rm:DIR or python:FILE.py:FUNCTION")
         return self

@@ -33,6 +33,8 @@ class RewardOptions(Served):
     """Rating prompt of a judge reward."""
     rationale: Annotated[bool, Cli(("--rationale", "--cot"), panel=REWARD)] = False
     """Let the judge reason before it scores."""
+    batch_api: Annotated[bool, Cli(is_hidden=True)] = False
+    """Refused: a reward is needed at once."""
     monitor_prompt: Annotated[PromptRef | None, Cli(panel=MONITOR, metavar="NAME")] = None
     """Judge prompt for --monitor."""
     monitor_every: Annotated[int, Cli(panel=MONITOR)] = Field(default=20, ge=1)
@@ -55,6 +57,12 @@ class Monitor(Config):
     """Stop when the judge's verdict falls while the reward rises."""
     guard: Annotated[GuardConfig, Cli(is_hidden=True)] = GuardConfig()
     """When a monitored run stops, and how many checkpoints it keeps."""
+
+    @model_validator(mode="after")
+    def _answers_at_once(self) -> Self:
+        if self.judge.answers_later:
+            raise ValueError("batch_api: training waits for the monitor, and a batch takes hours; leave it out")
+        return self
 
 
 class Choice(Figures):

@@ -73,7 +73,7 @@ def demonstrations(path: str, seed: int) -> tuple[Sequence[tuple[Prompt, Complet
     """Prompts with completions; of a file of comparisons, the preferred responses by its labels (``p_first``, else the
     human ones). Raises FileError where there is neither."""
     try:
-        read = read_completions(path)
+        read = read_completions(path, only_wanted=True)
     except FileError as not_completions:
         try:
             read = load_preferred(path, seed)

@@ -32,6 +32,8 @@ class Price(Config):
     output: float = Field(ge=0.0)
     cached_input: float | None = Field(default=None, ge=0.0)
     """For the part of a prompt that the server found in its cache; as ``input`` where not given."""
+    batch: float | None = Field(default=None, gt=0.0, le=1.0)
+    """Share of these prices that a batch costs; as the table says where not given."""
 
     def of(self, usage: Usage) -> float:
         """The cost of a call: as the server reports it, else by tokens; unknown token counts count as 0."""
@@ -49,10 +51,13 @@ class PriceTable(Config):
     source: str = ""
     models: dict[str, Price]
     """Model name, or shell pattern, → price."""
+    batch: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Share of the prices that a batch costs."""
 
 
-def price_of(name: str, prices: str | PathLike[str] | None = None) -> Price | None:
-    """The price of a model from a table (the shipped one by default); None where the table does not know it.
+def price_of(name: str, prices: str | PathLike[str] | None = None, *, in_batch: bool = False) -> Price | None:
+    """The price of a model from a table (the shipped one by default), singly or in a batch; None where the table does
+    not know it.
 
     Raises RecipeError, naming file and key, for a table that cannot be read.
     """
@@ -64,7 +69,12 @@ def price_of(name: str, prices: str | PathLike[str] | None = None) -> Price | No
     if not isinstance(content, Mapping):
         raise RecipeError("the price table does not hold keys and values", file=file, fix=f"start from {SHIPPED}")
     table = parse(PriceTable, content, file=file)
-    return next((price for pattern, price in table.models.items() if fnmatchcase(name, pattern)), None)
+    found = next((price for pattern, price in table.models.items() if fnmatchcase(name, pattern)), None)
+    if found is None or not in_batch:
+        return found
+    share = table.batch if found.batch is None else found.batch
+    cached = None if found.cached_input is None else share * found.cached_input
+    return Price(input=share * found.input, output=share * found.output, cached_input=cached)
 
 
 class Forecast(NamedTuple):
@@ -115,6 +125,13 @@ class Spending:
                 return False
             self._settled.clear()
             await self._settled.wait()
+        self.reserved_usd += amount_usd
+        return True
+
+    def try_reserve(self, amount_usd: float) -> bool:
+        """Sets money aside without waiting for anything; False where that would pass the cap."""
+        if self.cap_usd is not None and self.spent_usd + self.reserved_usd + amount_usd > self.cap_usd:
+            return False
         self.reserved_usd += amount_usd
         return True
 
@@ -177,6 +194,20 @@ class Purse:
     def close(self, usage: Usage | None = None, *, was_answered: bool = True) -> None:
         """Settles one attempt. ``was_answered`` False: refused or never sent, so free. Where the server does not say
         what it used, or went away in the middle, the estimate counts."""
+        self.spending.settle(self._reserved_usd, self._counted(usage, was_answered=was_answered))
+        self._reserved_usd = 0.0
+
+    def bill(self, usage: Usage | None, max_tokens: int, *, was_answered: bool) -> float:
+        """Counts an attempt for which others set money aside; what it cost."""
+        self._estimate = self.spending.estimate(self.characters, max_tokens)
+        return self._counted(usage, was_answered=was_answered)
+
+    def upper_cost(self, max_tokens: int) -> float:
+        """Upper estimate of one attempt, in dollars; 0 where the price is not known."""
+        price = self.spending.price
+        return 0.0 if price is None else price.of(self.spending.estimate(self.characters, max_tokens))
+
+    def _counted(self, usage: Usage | None, *, was_answered: bool) -> float:
         price = self.spending.price
         used = Usage(0, 0) if not was_answered else usage or self._estimate
         if used.prompt_tokens is None:
@@ -187,5 +218,4 @@ class Purse:
             self.spending.meter(used, self.characters)
         cost = (used.cost_usd or 0.0) if price is None else price.of(used)
         self.cost_usd += cost
-        self.spending.settle(self._reserved_usd, cost)
-        self._reserved_usd = 0.0
+        return cost

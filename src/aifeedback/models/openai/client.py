@@ -208,8 +208,8 @@ class Stream:
 
 TRANSIT = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.NO_LOGPROBS})
 """Problems that say something about the server rather than about the question."""
-_RETRIED = frozenset({408, 409, 425, 429})
-_DOOR = {
+RETRIED = frozenset({408, 409, 425, 429})
+DOOR = {
     401: "the key was not accepted",
     402: "payment is required",
     403: "access is forbidden",
@@ -256,6 +256,8 @@ class Answer(NamedTuple, Generic[T]):
     """From the first attempt's start."""
     causes: tuple[str, ...]
     """Why earlier attempts failed."""
+    batch: str | None = None
+    """The server's batch that the response came with."""
 
 
 class CallFailed(Exception):
@@ -266,7 +268,9 @@ class CallFailed(Exception):
         self.problem, self.causes, self.attempts, self.seconds = problem, causes, attempts, seconds
 
 
-class _Failed(NamedTuple):
+class Failed(NamedTuple):
+    """One attempt that failed."""
+
     problem: Problem
     cause: str
     tries: int | None = None
@@ -312,7 +316,7 @@ class Caller:
         self.base_url, self.limits, self.pace = base_url.rstrip("/"), limits, Pace(limits)
         self._key, self._query = key, query
         self._sent_headers = {"Content-Type": "application/json", **(headers or {})}
-        self._last_failed: _Failed | None = None
+        self._last_failed: Failed | None = None
         self.listed: tuple[str, ...] = ()
         """Names of the models that the server lists, where it was asked."""
         self._session: aiohttp.ClientSession | None = None
@@ -347,9 +351,9 @@ class Caller:
             if await purse.open(max_tokens):
                 outcome = await self._attempt(path, data, read, purse)
             else:
-                outcome = _Failed(Problem.OVER_BUDGET, "the spend cap is reached", tries=1)
+                outcome = Failed(Problem.OVER_BUDGET, "the spend cap is reached", tries=1)
             seconds = time.monotonic() - started
-            if not isinstance(outcome, _Failed):
+            if not isinstance(outcome, Failed):
                 self._failed_in_a_row = self._refused_in_a_row = 0
                 self.answered += 1
                 return Answer(*outcome, attempt, seconds, tuple(causes))
@@ -395,64 +399,72 @@ class Caller:
 
     async def _attempt(
         self, path: str, data: bytes, read: Callable[[dict[str, Any]], T], purse: Purse
-    ) -> tuple[T, dict[str, Any]] | _Failed:
+    ) -> tuple[T, dict[str, Any]] | Failed:
         usage: Usage | None = None
         was_answered = True
         try:
             async with self._open().post(
                 self.base_url + path + self._query, data=data, headers=self._sent_headers, allow_redirects=False
             ) as response:
-                was_answered = response.status == 200
-                body = await _limited(response)
+                was_answered = response.status in (200, 201)
+                body = await limited(response)
+            if was_answered and (inner := _status_in(body)) is not None:
+                was_answered = False
+                return self._refusal(inner, response.headers, body)
             if not was_answered:
                 return self._refusal(response.status, response.headers, body)
             answer = payload(body)
             usage = usage_of(answer)
             return read(answer), answer
         except Unusable as unusable:
-            return _Failed(unusable.problem, unusable.cause, unusable.tries)
+            return Failed(unusable.problem, unusable.cause, unusable.tries)
         except TimeoutError:
-            return _Failed(Problem.TIMEOUT, f"no answer within {self.limits.attempt_timeout_s:g} s")
+            return Failed(Problem.TIMEOUT, f"no answer within {self.limits.attempt_timeout_s:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             was_answered = was_answered and not isinstance(error, aiohttp.ClientConnectorError)
-            return _Failed(Problem.SERVER_ERROR, f"{type(error).__name__}: {error}")
+            return Failed(Problem.SERVER_ERROR, f"{type(error).__name__}: {error}")
         finally:
             purse.close(usage, was_answered=was_answered)
 
-    def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> _Failed:
+    def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
         said = body[:500].decode("utf-8", "replace").strip()
         cause = f"HTTP {status}: {said}" if said else f"HTTP {status}"
         if status == 429 and "insufficient_quota" in said:
             raise self._dead(f"the account's quota is used up ({self.redacted(cause)})")
-        if status in _RETRIED or status >= 500:
+        if status in RETRIED or status >= 500:
             wait_s = retry_after(headers)
             if wait_s is not None:
                 self._hold(wait_s, cause)
-            return _Failed(Problem.SERVER_ERROR, cause, wait_s=wait_s)
+            return Failed(Problem.SERVER_ERROR, cause, wait_s=wait_s)
         if status in (400, 413, 422) and (status == 413 or speaks_of_length(said)):
-            return _Failed(Problem.TOO_LONG, cause, tries=1)
+            return Failed(Problem.TOO_LONG, cause, tries=1)
         if status == 400 and _POLICY.search(said):
-            return _Failed(Problem.REFUSED, cause, tries=1)
+            return Failed(Problem.REFUSED, cause, tries=1)
         self._refused_in_a_row += 1
         if self.answered == 0 and self._refused_in_a_row >= _CLOSED_AFTER:
-            what = _DOOR.get(status, "the server refuses the request")
+            what = DOOR.get(status, "the server refuses the request")
             fix = _hint(status, said)
+            if 300 <= status < 400 and (target := headers.get("Location")):
+                shown = self.redacted(target.partition("?")[0])
+                fix = (
+                    f"redirects are not followed, so that the key goes nowhere else; name the target's address: {shown}"
+                )
             if status == 404 and self.listed:
                 fix = f"the server lists {', '.join(self.listed[:8])}: name one of them, or check the base URL"
             raise ModelError(f"{self.base_url}: {what} ({self.redacted(cause)})", fix=fix)
-        return _Failed(Problem.SERVER_ERROR, cause, tries=None if status in _DOOR else 3)
+        return Failed(Problem.SERVER_ERROR, cause, tries=None if status in DOOR else 3)
 
     def _hold(self, wait_s: float, cause: str) -> None:
         if wait_s > self.limits.longest_wait_s:
             raise self._dead(f"the server asks to wait {wait_s:.0f} s ({self.redacted(cause)})")
         self.pace.pause(wait_s)
 
-    def _wait(self, failed: _Failed, attempt: int, key: str) -> float:
+    def _wait(self, failed: Failed, attempt: int, key: str) -> float:
         most = min(self.limits.backoff_most_s, self.limits.backoff_first_s * 2 ** (attempt - 1))
         jittered = most * (0.5 + 0.5 * Random(f"{self.limits.seed}/{key}/{attempt}").random())
         return max(jittered, failed.wait_s or 0.0)
 
-    def _note_failure(self, failed: _Failed) -> None:
+    def _note_failure(self, failed: Failed) -> None:
         self._last_failed = failed
         if failed.problem not in TRANSIT:
             self._failed_in_a_row = 0
@@ -508,7 +520,7 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) and value >= 0.0 else None
 
 
-async def _limited(response: aiohttp.ClientResponse) -> bytes:
+async def limited(response: aiohttp.ClientResponse) -> bytes:
     """The body; raises ValueError where it does not end."""
     parts, size = [], 0
     async for part in response.content.iter_any():
@@ -519,8 +531,24 @@ async def _limited(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
+def _status_in(body: bytes) -> int | None:
+    """The status of an error that came with status 200: ``{"error": {"code": 429}}``, ``{"object": "error", …}``."""
+    if len(body) > 20_000 or b"choices" in body or (b"code" not in body and b"status" not in body):
+        return None
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict):
+        return None
+    error = found.get("error") if isinstance(found.get("error"), dict) else found
+    is_error = error is not found or found.get("object") == "error" or "error" in found
+    codes = [error.get(key) for key in ("code", "status", "status_code")] if is_error else []
+    return next((code for code in codes if type(code) is int and 400 <= code < 600), None)
+
+
 def _hint(status: int, said: str) -> str:
-    if status in _DOOR:
+    if status in DOOR:
         return "check the key in the environment, the model's name and the base URL"
     found = setting_for(said)
     return (

@@ -15,6 +15,7 @@ from aifeedback.models.journal import prompt_hash
 from aifeedback.models.journaled import Answered
 from aifeedback.models.label_logprobs import LabelSet, label_logprobs, to_follow
 from aifeedback.models.openai import wire
+from aifeedback.models.openai.batches import Waiting
 from aifeedback.models.openai.budget import Purse, Spending
 from aifeedback.models.openai.client import Answer, Caller, CallFailed
 from aifeedback.models.openai.settings import ServerSettings
@@ -135,9 +136,13 @@ class Asker:
         said: list[str] = []
         rounds = self.settings.votes if is_vote else 1
         held = structured_fields(self.structured, labels) if self.structured else {}
+        waiting: Waiting | None = None
         for number in range(rounds):
             try:
                 answer = await self._sample(job, sampling.model_copy(update={"seed": number}), tally, held)
+            except Waiting as unanswered:  # the other votes go into the same batch
+                waiting = unanswered
+                continue
             except CallFailed as failed:
                 if failed.problem not in NO_VOTE:
                     return self._unread(job, len(labels), failed, tally)
@@ -149,6 +154,8 @@ class Asker:
                 votes[parsed.value] += 1
             else:
                 problems[parsed.problem or Problem.UNREADABLE] += 1
+        if waiting is not None:
+            raise waiting
         raw = {**tally.raw(), "said": said}
         if problems and (cut := problems[Problem.TRUNCATED]):
             raw.setdefault("causes", []).append(f"{cut} of {rounds} verdicts hit the token limit; raise answer_tokens")
@@ -210,19 +217,30 @@ class Asker:
                 **(further or {}),
             },
             api,
-            lambda found: wire.text(wire.choice(found, api), api),
+            lambda found: wire.at_its_limit(
+                wire.text(wire.choice(found, api), api), wire.usage(found), sampling.max_new_tokens
+            ),
             job,
             tally,
+            seed,
         )
 
     async def _call(
-        self, fields: dict[str, Any], api: str, read: Callable[[dict[str, Any]], T], job: Job, tally: _Tally
+        self,
+        fields: dict[str, Any],
+        api: str,
+        read: Callable[[dict[str, Any]], T],
+        job: Job,
+        tally: _Tally,
+        drawn: int | None = None,
     ) -> Answer[T]:
+        """``drawn`` distinguishes several answers to one request, also where the server takes no seed."""
         max_tokens = fields.get("max_tokens", 0)  # a decision model writes nothing
         body = {"model": self.name, **fields, **self.settings.extra_body}
         if self.settings.max_tokens_name != "max_tokens" and "max_tokens" in body:
             body.setdefault(self.settings.max_tokens_name, body.pop("max_tokens"))
         body = {name: value for name, value in body.items() if value is not None}
+        key = f"{prompt_hash(job.prompt).hex()}/{fields.get('seed', '') if drawn is None else drawn}"
         try:
             answer = await self.caller.post(
                 PATHS[api],
@@ -230,7 +248,7 @@ class Asker:
                 read,
                 purse=tally.purse,
                 max_tokens=max_tokens,
-                key=f"{prompt_hash(job.prompt).hex()}/{fields.get('seed', '')}",
+                key=key,
             )
         except CallFailed as failed:
             tally.count(failed)
@@ -239,6 +257,8 @@ class Asker:
         for ours, theirs in (("model", "model"), ("fingerprint", "system_fingerprint")):
             if isinstance(answer.body.get(theirs), str):
                 tally.server[ours] = answer.body[theirs][:200]
+        if answer.batch is not None:
+            tally.server["batch"] = answer.batch
         return answer
 
 

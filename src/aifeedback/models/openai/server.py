@@ -13,6 +13,7 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -26,6 +27,7 @@ from aifeedback.models.fake import as_text
 from aifeedback.models.journal import canonical
 from aifeedback.models.journaled import Answered
 from aifeedback.models.label_logprobs import LabelSet, as_array
+from aifeedback.models.openai.batches import BatchCaller, Waiting
 from aifeedback.models.openai.budget import Forecast, Spending, price_of
 from aifeedback.models.openai.client import Background, Caller, Limits, Schedule, Stream
 from aifeedback.models.openai.requests import Asker, Job
@@ -43,7 +45,7 @@ from aifeedback.models.openai.settings import (
     listed,
 )
 from aifeedback.models.openai.wire import Continuing
-from aifeedback.types import ModelCard, PromptLike, Reading, Reply, Sampling
+from aifeedback.types import ModelCard, Problem, PromptLike, Reading, Reply, Sampling
 
 
 def connect(name: str, **options: Any) -> ServerModel:
@@ -106,24 +108,45 @@ class ServerModel:
     def __init__(self, name: str, settings: ServerSettings | None = None, *, scheme: str = "openai") -> None:
         self.name, self.settings, self.scheme = name, settings or ServerSettings(), scheme
         self._url = checked_url(self.settings.base_url)
-        key = key_of(self.settings)
-        self._caller = Caller(
-            self._url,
-            key,
-            self.settings.limits,
-            headers=headers_of(self.settings, key),
-            query=f"?{urlencode({'api-version': self.settings.api_version})}" if self.settings.api_version else "",
-        )
-        self.spending = Spending(
-            price_of(name, self.settings.prices), cap_usd=self.settings.cap_usd, spent_usd=self.settings.spent_usd
-        )
+        price = price_of(name, self.settings.prices, in_batch=self.settings.batch_api)
+        self.spending = Spending(price, cap_usd=self.settings.cap_usd, spent_usd=self.settings.spent_usd)
+        self._caller = self._connected()
         self._background = Background()
         self._close = weakref.finalize(self, _shut, self._background, self._caller)
         self._described: dict[str, Any] | None = None
         self._pending = Pending(0, 0)
         self._started_at: float | None = None
 
+    def _connected(self) -> Caller:
+        settings = self.settings
+        key = key_of(settings)
+        headers = headers_of(settings, key)
+        query = f"?{urlencode({'api-version': settings.api_version})}" if settings.api_version else ""
+        if not settings.batch_api:
+            return Caller(self._url, key, settings.limits, headers=headers, query=query)
+        if settings.api in FORMATS:
+            raise ModelError("decision models have no batch API", key="batch_api", fix="leave it out")
+        if settings.batch_folder is None:
+            what = "there is no folder for the records of submitted batches"
+            raise ModelError(what, key="batch_folder", fix="name one that the next start can read")
+        return BatchCaller(
+            self._url,
+            key,
+            settings.limits,
+            self.spending,
+            Path(settings.batch_folder),
+            headers=headers,
+            query=query,
+            is_anthropic=settings.api == "messages",
+            most_requests=settings.batch_requests,
+        )
+
     # ---------------------------------------------------------------- what it is
+
+    @property
+    def answers_later(self) -> bool:
+        """Whether calls wait in batches, so that a job is best asked as a whole."""
+        return self.settings.batch_api
 
     @property
     def readout(self) -> Readout:
@@ -257,6 +280,8 @@ class ServerModel:
     def _stream(
         self, prompts: Sequence[PromptLike], ask: Callable[[Job], Coroutine[Any, Any, Answered]]
     ) -> Generator[list[Answered]]:
+        if isinstance(self._caller, BatchCaller):
+            return self._stream_batches(prompts, ask, self._caller)
         texts = [as_text(prompt) for prompt in prompts]
         schedule = Schedule(texts, warm=self.settings.warm)
         stream = Stream(self.settings.limits.concurrency)
@@ -288,6 +313,39 @@ class ServerModel:
                 raise failed.exceptions[0] from None
             if self._caller.answered == answered_before:
                 await self._caller.raise_if_dead()
+
+        return stream.read(self._background, work)
+
+    def _stream_batches(
+        self,
+        prompts: Sequence[PromptLike],
+        ask: Callable[[Job], Coroutine[Any, Any, Answered]],
+        caller: BatchCaller,
+    ) -> Generator[list[Answered]]:
+        """What the ended batches answer; then raises BatchPending if any question has to wait."""
+        slots = self.settings.limits.concurrency
+        stream = Stream(slots)
+
+        async def work(stream: Stream) -> None:
+            async with caller.round():
+                waiting, answered = 0, set[str]()
+                for place, prompt in enumerate(prompts):
+                    caller.read.clear()
+                    try:
+                        found = await ask(Job(place, prompt, len(as_text(prompt))))
+                    except Waiting:
+                        waiting += 1
+                        continue
+                    await stream.slot()
+                    stream.put(found)
+                    if found.answer.problem is not Problem.OVER_BUDGET:
+                        answered |= caller.read
+                for _ in range(slots):  # until every answer that was handed out is committed
+                    await stream.slot()
+                caller.raise_if_unreadable()
+                caller.forget(answered)
+                if waiting:
+                    raise await caller.submit()
 
         return stream.read(self._background, work)
 

@@ -85,6 +85,12 @@ class ServerSettings(Config):
     cap_usd: float | None = Field(default=None, gt=0.0)
     """Spend cap over this run and what ``spent_usd`` says of earlier ones."""
     spent_usd: float = Field(default=0.0, ge=0.0)
+    batch_api: bool = False
+    """Submit calls as batches: the command stops, and the same command collects the answers once they are there."""
+    batch_folder: str | None = None
+    """Where records of submitted batches are kept; commands and recipes keep them beside their journal."""
+    batch_requests: int | None = Field(default=None, ge=1)
+    """Most requests in one batch, for accounts with a limit; as many as the format takes by default."""
     limits: Limits = Limits()
 
 
@@ -99,7 +105,14 @@ def checked_url(base_url: str) -> str:
             key="base_url",
             fix="put the key into an environment variable and name it in api_key_env",
         )
-    return base_url.rstrip("/")
+    found = base_url.rstrip("/")
+    if endpoint := re.search(r"/(?:chat/completions|completions|messages|responses|systemone|decisions)$", found):
+        raise ModelError(
+            f"{base_url!r} is the address of an endpoint, not of the server",
+            key="base_url",
+            fix=f"leave {endpoint[0]} out: {found[: endpoint.start()]}",
+        )
+    return found
 
 
 def key_of(settings: ServerSettings) -> str | None:

@@ -153,14 +153,21 @@ def sampling_fields(
 
 def payload(body: bytes) -> dict[str, Any]:
     """The answer as JSON; raises Unusable for anything but an object without an error."""
+    if (streamed := dialects.events(body)) is not None:
+        return sound(dialects.assembled(streamed))
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         raise Unusable(Problem.SERVER_ERROR, f"the answer is not JSON: {_short(body)}", tries=_tries(body)) from None
+    return sound(found)
+
+
+def sound(found: Any) -> dict[str, Any]:
+    """A decoded answer; raises Unusable for anything but an object without an error."""
     if not isinstance(found, dict):
-        raise Unusable(Problem.SERVER_ERROR, f"the answer is not a JSON object: {_short(body)}")
+        raise Unusable(Problem.SERVER_ERROR, f"the answer is not a JSON object: {_shown(found)}")
     if found.get("error"):
-        raise Unusable(Problem.SERVER_ERROR, f"the server reports: {_short(body)}")
+        raise Unusable(Problem.SERVER_ERROR, f"the server reports: {_shown(found)}")
     return found
 
 
@@ -169,19 +176,26 @@ def choice(answer: Mapping[str, Any], api: Api = "chat") -> dict[str, Any]:
     choices = answer.get("choices")
     if api == "messages" and "content" in answer:
         choices = [{"message": {"content": answer["content"]}, "finish_reason": answer.get("stop_reason")}]
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Unusable(Problem.SERVER_ERROR, "the answer holds no choices")
-    first = choices[0]
+    if not isinstance(choices, list) or not choices or not all(isinstance(one, dict) for one in choices):
+        raise Unusable(Problem.SERVER_ERROR, f"the answer holds no choices: {_shown(answer)}"[:300], tries=FEW)
+    first = next((one for one in choices if one.get("index") == 0), choices[0])
     message = first.get("message")
     broken = first.get("error") or (isinstance(message, dict) and message.get("error"))
     if broken:
         raise Unusable(Problem.SERVER_ERROR, f"the server reports for its answer: {str(broken)[:200]}")
     end = dialects.end_of(first)
-    if end == "filtered" or (isinstance(message, dict) and message.get("refusal")):
+    if end == "filtered" or (isinstance(message, dict) and (message.get("refusal") or _refuses(message))):
         raise Unusable(Problem.REFUSED, "the model refused", tries=1)
     if end == "aborted":
         raise Unusable(Problem.SERVER_ERROR, f"the answer was aborted (finish_reason {_reason(first)})")
     return first
+
+
+def _refuses(message: Mapping[str, Any]) -> bool:
+    """Whether the content is a list of parts of which one is a refusal, and none a text."""
+    content = message.get("content")
+    parts = [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return any(part.get("type") == "refusal" for part in parts) and not _joined(content)
 
 
 def _reason(first: Mapping[str, Any]) -> str:
@@ -259,7 +273,20 @@ def text(first: Mapping[str, Any], api: Api) -> Text:
         if end == "length":
             raise Unusable(Problem.TRUNCATED, CUT, tries=1)
         raise Unusable(Problem.EMPTY, "the answer is empty", tries=FEW)
-    return Text(found, end if end in ("stop", "length") else "unknown")
+    return Text(_storable(found), end if end in ("stop", "length") else "unknown")
+
+
+def _storable(found: str) -> str:
+    """The text with half surrogate pairs, which no file can hold, as the replacement character."""
+    if found.isascii():
+        return found
+    return found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def at_its_limit(found: Text, used: Usage, max_tokens: int) -> Text:
+    """The text as cut where it is exactly as long as the limit: some servers call that a clean end."""
+    is_full = found.finish_reason == "stop" and used.completion_tokens == max_tokens > 1
+    return found._replace(finish_reason="length") if is_full else found
 
 
 def _thoughts(message: Mapping[str, Any]) -> bool:
@@ -343,6 +370,10 @@ def _count(value: Any) -> int | None:
 def _tries(body: bytes) -> int | None:
     """A web page is what a wrong address answers, every time."""
     return FEW if body.lstrip()[:1] == b"<" else None
+
+
+def _shown(found: Any) -> str:
+    return json.dumps(found, ensure_ascii=False)[:300]
 
 
 def _short(body: bytes) -> str:
