@@ -33,6 +33,12 @@ VERBS = {
     "sample": Verb("sample", "Draw completions from a model.", FEEDBACK),
     "pair": Verb("pair", "Pair completions of one prompt.", FEEDBACK),
     "label": Verb("label", "Label pairs with a judge model.", FEEDBACK),
+    "grid": Verb(
+        "grid",
+        "Label pairs under every combination of judges and prompts.",
+        FEEDBACK,
+        "A folder for labels and metrics.",
+    ),
     "score": Verb("score", "Score completions with a judge model.", FEEDBACK),
     "revise": Verb("revise", "Critique and revise responses under a constitution.", FEEDBACK),
     "evaluate": Verb(
@@ -62,6 +68,7 @@ EXAMPLES = {
     "sample": "aifeedback sample --model hf:DIR --prompts prompts.jsonl -o samples.jsonl",
     "pair": "aifeedback pair --completions samples.jsonl -o pairs.jsonl",
     "label": "aifeedback label --data pairs.jsonl --judge openai:NAME --base-url http://localhost:8000/v1 -o labels.jsonl",
+    "grid": "aifeedback grid --data pairs.jsonl --judge hf:DIR --prompt summary-base --prompt summary-detailed -o grid",
     "score": "aifeedback score --data samples.jsonl --judge hf:DIR -o scores.jsonl",
     "revise": "aifeedback revise --data samples.jsonl --model hf:DIR --constitution harmless -o revised.jsonl",
     "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",
@@ -112,7 +119,7 @@ def _common(name: str, verb: Verb, schema: Any) -> list[inspect.Parameter]:
         out: Any = typer.Option("-o", "--out", help=verb.out_help, rich_help_panel=COMMON, metavar="PATH")
         found.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
     found.append(("seed", Seed, 0))
-    if name in ("label", "score", "audit"):
+    if name in ("label", "grid", "score", "audit"):
         found.append(("workers", Workers, None))
     if verb.has_out:
         dry = typer.Option(
@@ -189,7 +196,7 @@ def run_one(
     console.print(f"→ [bold]{done.result}[/]{beside}", soft_wrap=True)
     if exports:
         exports.write(step)
-    if json_file and step.kind in ("compare", "audit"):
+    if json_file and step.kind in ("compare", "audit", "grid"):
         write_json(json_file, done.figures.as_json())
     _end(done.figures)
     return done.figures
