@@ -18,7 +18,7 @@ from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.command import Destination, run_step
 from aifeedback.steps import STEPS, step_class
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "train"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 from tiny import WORDS, save_llama
 
@@ -56,6 +56,12 @@ CASES = {
             "clamp": [0.2, 0.9]}},
         "label --data pairs.jsonl --judge fake:noisy --prompt helpful-base --rationale --samples 2 --temperature 0.7"
         " --set clamp=[0.2,0.9] --limit 5",
+    ),
+    "grid": Case(
+        {"comparisons": "people.jsonl", "limit": 5, "judges": ["fake:noisy", "fake:longer"],
+         "prompts": ["helpful-base", "helpful-detailed"], "rationales": [0, 2], "temperature": 0.8},
+        "grid --data people.jsonl --judge fake:noisy --judge fake:longer --prompt helpful-base --prompt helpful-detailed"
+        " --rationales 0 --rationales 2 --temperature 0.8 --limit 5",
     ),
     "score": Case(
         {"completions": "answers.jsonl", "limit": 6, "judge": {"model": "fake:noisy", "rubric": "general", "by": "ratings"}},

@@ -39,6 +39,12 @@ COMMANDS: dict[str, Verb | Other] = {
     "sample": Verb("sample", "Draw completions from a model.", FEEDBACK),
     "pair": Verb("pair", "Pair completions of one prompt.", FEEDBACK),
     "label": Verb("label", "Label pairs with a judge model.", FEEDBACK),
+    "grid": Verb(
+        "grid",
+        "Label pairs under every combination of judges and prompts.",
+        FEEDBACK,
+        "A folder for labels and metrics.",
+    ),
     "score": Verb("score", "Score completions with a judge model.", FEEDBACK),
     "revise": Verb("revise", "Critique and revise responses under a constitution.", FEEDBACK),
     "calibrate": Other(
@@ -103,6 +109,7 @@ EXAMPLES = {
     "sample": "aifeedback sample --model hf:DIR --prompts prompts.jsonl -o samples.jsonl",
     "pair": "aifeedback pair --completions samples.jsonl -o pairs.jsonl",
     "label": "aifeedback label --data pairs.jsonl --judge openai:NAME --base-url http://localhost:8000/v1 -o labels.jsonl",
+    "grid": "aifeedback grid --data pairs.jsonl --judge hf:DIR --prompt summary-base --prompt summary-detailed -o grid",
     "score": "aifeedback score --data samples.jsonl --judge hf:DIR -o scores.jsonl",
     "revise": "aifeedback revise --data samples.jsonl --model hf:DIR --constitution harmless -o revised.jsonl",
     "calibrate": "aifeedback calibrate --data labels.jsonl -o mine",

@@ -184,6 +184,8 @@ def _metavar(annotation: Any, kind: Any) -> str | None:
 def _shown_default(field: Any) -> str:
     if field.default in (None, PydanticUndefined, "", ()) or isinstance(field.default, BaseModel | bool):
         return ""
+    if isinstance(field.default, tuple):
+        return ", ".join(map(str, field.default))
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
 

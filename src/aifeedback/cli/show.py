@@ -17,7 +17,9 @@ from aifeedback.pipeline import command
 from aifeedback.pipeline.command import Record
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.steps import step_class
-from aifeedback.steps.verdict import Verdict
+from aifeedback.steps.grid import GridFigures
+from aifeedback.steps.step import Measured
+from aifeedback.steps.verdict import Verdict, percent
 from aifeedback.storage import read_json
 
 HOLDS = {
@@ -179,6 +181,36 @@ def _an_item(folder: Path) -> str | None:
     return None
 
 
+def _show_grid(figures: GridFigures) -> None:
+    rows = [
+        (
+            cell.name,
+            _with_ends(cell.alignment),
+            _percent_of(cell.alignment_single),
+            _percent_of(cell.position_bias),
+            "" if cell.label_mass is None else percent(cell.label_mass),
+            f"{cell.unknown:,}",
+            "" if cell.difference is None or cell.difference.value is None else f"{100 * cell.difference.value:+.1f}",
+            "" if cell.p_value is None else f"{cell.p_value:.2g}",
+        )
+        for cell in figures.cells
+    ]
+    heads = ("cell", "agreement", "one order", "same position", "label mass", "unknown", "points", "p (Holm)")
+    table("", heads, rows, text=("cell",))
+
+
+def _with_ends(share: Measured | None) -> str:
+    """60 % (47–71)"""
+    shown = _percent_of(share)
+    if share is None or share.low is None or share.high is None:
+        return shown
+    return f"{shown} ({100 * share.low:.0f}–{100 * share.high:.0f})"
+
+
+def _percent_of(share: Measured | None) -> str:
+    return "" if share is None or share.value is None else percent(share.value)
+
+
 def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> None:
     """A step's figures as a person reads them: tables of their own for compare, audit and probe, else name and value."""
     if kind == "compare":
@@ -191,6 +223,8 @@ def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> N
         from aifeedback.steps.rejudge import RejudgeFigures
 
         show_rejudged(figures if isinstance(figures, RejudgeFigures) else RejudgeFigures.model_validate(figures))
+    elif kind == "grid":
+        _show_grid(figures if isinstance(figures, GridFigures) else GridFigures.model_validate(figures))
     elif kind == "audit":
         from aifeedback.cli.audit import show_findings
 

@@ -58,7 +58,7 @@ def _common(name: str, verb: Verb, schema: Any) -> list[inspect.Parameter]:
         out: Any = typer.Option("-o", "--out", help=verb.out_help, rich_help_panel=COMMON, metavar="PATH")
         options.append(("out", Annotated[Path, out], Path(verb.default_out) if verb.default_out else EMPTY))
     options.append(("seed", Seed, 0))
-    if name in ("label", "score", "audit"):
+    if name in ("label", "grid", "score", "audit"):
         options.append(("workers", Workers, None))
     if verb.has_out:
         dry = typer.Option(
@@ -150,7 +150,7 @@ def run_one(
     console.print(f"→ [bold]{done.result}[/]{beside}", soft_wrap=True)
     if exports:
         exports.write(step)
-    if json_file and step.kind in ("compare", "audit", "probe", "rejudge"):
+    if json_file and step.kind in ("compare", "audit", "grid", "probe", "rejudge"):
         write_json(json_file, done.figures.as_json())
     _end(done.figures)
     if fail_on:

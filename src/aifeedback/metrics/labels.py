@@ -156,7 +156,7 @@ def _agreement(
     (choice, people), kept, dropped = known_rows(labels=choice, human=people)
     clusters = groups(prompts, kept)
     tied = choice == 0.5
-    right = np.where(tied, 0.5 if ties == "half" else 0.0, (choice > 0.5) == (people > 0.5))
+    right = np.where(tied & (ties != "half"), 0.0, _right(choice, people))
     if ties == "drop":
         right = right[~tied]
         clusters = None if clusters is None else np.unique(clusters[~tied], return_inverse=True)[1]
@@ -178,6 +178,47 @@ def _agreement(
 
 GAPS = (-1.0, 1.0)
 """Range of a difference of two probabilities."""
+
+
+@dataclass(frozen=True)
+class AgreementDifference(Estimate):
+    p_value: float = NOT_KNOWN
+    """Two-sided, that both agree with people equally often."""
+
+
+def agreement_difference(
+    p_first: Numbers, against: Numbers, human: Numbers, *, prompts: Any = None, confidence: float = 0.95
+) -> AgreementDifference:
+    """``alignment`` of one judge less that of another on the same pairs: the mean of the paired differences.
+
+    Only pairs that both labelled and on which the people choose count; a label of 0.5 counts half. Student's t over
+    pairs, or over ``prompts`` (one id per pair) where several pairs share one.
+    """
+    own, other = probabilities(p_first, "p_first"), probabilities(against, "against")
+    people = probabilities(human, "human")
+    (own, other, people), kept, dropped = known_rows(p_first=own, against=other, human=people)
+    clusters = groups(prompts, kept)
+    decisive = people != 0.5
+    own, other, people = own[decisive], other[decisive], people[decisive]
+    if clusters is not None:
+        clusters = np.unique(clusters[decisive], return_inverse=True)[1]
+    apart = _right(own, people) - _right(other, people)
+    mean = mean_interval(apart, clusters, bounds=GAPS, confidence=confidence)
+    return AgreementDifference(
+        value=mean.value,
+        low=mean.low,
+        high=mean.high,
+        n=len(apart),
+        method="difference of agreement on the same pairs, Student's t",
+        dropped=dropped,
+        notes=(*size_notes(len(apart), dropped), *mean.notes),
+        standard_error=mean.standard_error,
+        p_value=mean_test(apart, clusters, null=0, bounds=GAPS) if len(apart) else NOT_KNOWN,
+    )
+
+
+def _right(choice: Floats, people: Floats) -> Floats:
+    return np.where(choice == 0.5, 0.5, (choice > 0.5) == (people > 0.5))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ STEPS = {
     "sample": "sample:Sample",
     "pair": "pair:Pair",
     "label": "label:Label",
+    "grid": "grid:Grid",
     "score": "score:Score",
     "revise": "revise:Revise",
     "calibrate": "calibrate:Calibrate",
