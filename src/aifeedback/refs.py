@@ -1,8 +1,8 @@
 """References: what settings and options name from outside, one type per kind, parsed once.
 
-    hf:DIR_OR_ID   openai:NAME   anthropic:NAME   lab:NAME   fake:NAME   python:FILE.py:NAME      a model
+    hf:DIR_OR_ID (or a .gguf file)   openai:NAME   anthropic:NAME   lab:NAME   fake:NAME   python:FILE.py:NAME      a model
     SCHEME:NAME, where an installed package registers the scheme                 a model
-    rm:DIR   gold:NAME   people:NAME   systemone:NAME   decisions:NAME           further judges
+    rm:DIR   similarity:DIR   gold:NAME   people:NAME   systemone:NAME   decisions:NAME   further judges
     a name or a path                                                             prompts, constitutions, rubrics, files
     FORMAT:PATH, python:FILE.py:NAME:PATH                                        a file in a format from outside
     a name, or python:FILE.py:NAME                                               probes, advantages, rewards
@@ -32,10 +32,14 @@ SERVED = ("openai", "anthropic", "systemone", "decisions")
 """Models that a server answers for."""
 DECISIONS = ("systemone", "decisions")
 """Decision models: they give probabilities and write no text."""
-SCHEMES = ("hf", *SERVED, "fake", "lab", "people", "gold", "rm", "python")
+SCHEMES = ("hf", *SERVED, "fake", "lab", "people", "gold", "rm", "similarity", "python")
 MODELS, ADVANTAGES, REWARDS = "aifeedback.models", "aifeedback.advantages", "aifeedback.rewards"
-NO_PROMPT = ("gold", "people", "rm")
-"""Judges that read no prompt: the oracle, people, reward models."""
+GGUF = ".gguf"
+"""Ending of a file that holds a whole model."""
+NO_PROMPT = ("gold", "people", "rm", "similarity")
+"""Judges that read no prompt: the oracle, people, reward models, closeness to a reference text."""
+FOLDERS = ("hf", "rm", "similarity")
+"""Models that are a folder."""
 _STEP = re.compile(r"^(?P<scheme>[a-z]+:)?@(?P<step>[A-Za-z0-9_-]+)(?:/(?P<file>.+))?$")
 
 
@@ -113,7 +117,7 @@ class ModelRef(Ref):
         if scheme == "people":
             files = [Path(name) / file for file in ("ratings.jsonl", "ratings.sqlite")]
             return next((file for file in [Path(name), *files] if file.is_file()), None)
-        return Path(name) if scheme in ("hf", "rm") and Path(name).exists() else None
+        return Path(name) if scheme in FOLDERS and Path(name).exists() else None
 
     @property
     def is_local(self) -> bool:
@@ -134,8 +138,8 @@ class ModelRef(Ref):
         scheme, name = self.scheme, self.name
         if scheme not in self.kinds and scheme not in extensions.registered(MODELS):
             return f"'{self}' is not a model; write {self._meant()}"
-        if scheme in ("hf", "rm"):
-            return _folder_problem(name)
+        if scheme in FOLDERS:
+            return _folder_problem(name, scheme)
         if scheme == "python":
             return extensions.file_problem(self)
         if scheme == "lab":
@@ -157,11 +161,15 @@ class ModelRef(Ref):
         return " or ".join(suggestions) or "hf:DIR_OR_ID, openai:NAME, anthropic:NAME, lab:NAME or fake:NAME"
 
     def folder(self) -> str:
-        """The model folder or hub id that training starts from. Raises RecipeError for what cannot be trained."""
+        """The model folder or hub id that training starts from; a GGUF file is unpacked into one. Raises RecipeError for
+        what cannot be trained."""
         if self.scheme == "lab":
             return str(self.path)
         if self.scheme and self.scheme != "hf":
             raise RecipeError(f"'{self}' cannot be trained", fix="give a model folder or hub id: hf:DIR or lab:NAME")
+        path = Path(self.name)
+        if path.suffix == GGUF and path.is_file():
+            return str(import_module("aifeedback.models.gguf").unpacked(path))
         return self.name
 
 
@@ -408,17 +416,18 @@ def file_part(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-def _folder_problem(name: str) -> str | None:
+def _folder_problem(name: str, scheme: str) -> str | None:
     path = Path(name)
     if not path.exists():
-        looks_like_id = not name.startswith((".", "/", "~")) and name.count("/") <= 1
-        return None if looks_like_id and "/" in name else f"hf:{name}: no such folder, and not a hub id (OWNER/NAME)"
-    if path.is_file() and path.suffix == ".gguf":
+        looks_like_id = not name.startswith((".", "/", "~")) and name.count("/") <= 1 and path.suffix != GGUF
+        may_be_id = looks_like_id and "/" in name and scheme != "similarity"
+        return None if may_be_id else f"{scheme}:{name}: no such folder, and not a hub id (OWNER/NAME)"
+    if path.is_file() and path.suffix == GGUF and scheme == "hf":
         return None
     if not (path / "config.json").is_file():
-        return f"hf:{name}: not a model folder (config.json is missing)"
+        return f"{scheme}:{name}: not a model folder (config.json is missing)"
     tokenizers = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
     if not any((path / file).is_file() for file in tokenizers):
-        return f"hf:{name}: the model folder has no tokenizer; save it with tokenizer.save_pretrained('{name}')"
+        return f"{scheme}:{name}: the model folder has no tokenizer; save it with tokenizer.save_pretrained('{name}')"
     weights = [*path.glob("*.safetensors"), *path.glob("*.safetensors.index.json")]
-    return None if weights else f"hf:{name}: no *.safetensors weights (pickled weights are not loaded)"
+    return None if weights else f"{scheme}:{name}: no *.safetensors weights (pickled weights are not loaded)"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
+import shutil
 import tempfile
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from aifeedback.errors import RecipeError
 
+log = logging.getLogger(__name__)
 VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scipy", "statsmodels", "scikit-learn")
 
 
@@ -29,6 +34,35 @@ def make_folder(path: Path) -> Path:
         what = "cannot write to the folder" if path.is_dir() else "cannot create the folder"
     fix = "give another place: a folder, or a file in one; results end in .jsonl or .parquet"
     raise RecipeError(f"{what}: {why}", file=path, fix=fix)
+
+
+def cache_folder() -> Path:
+    """The user's cache folder; where that cannot be written to, or others can write to it, one for this process.
+
+    Nobody else may have written what is in it: kernels in it are run, and models in it judge.
+    """
+    wanted = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aifeedback"
+    try:
+        wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.access(wanted, os.W_OK) and is_ours(wanted):
+            return wanted
+    except (OSError, RuntimeError):
+        pass
+    return _private_cache(str(wanted))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether nobody else could have written it."""
+    owner = path.stat()
+    return owner.st_uid == os.geteuid() and not owner.st_mode & 0o022
+
+
+@lru_cache
+def _private_cache(wanted: str) -> Path:
+    log.info("%s does not belong to this user alone: a cache folder is used for this process only", wanted)
+    private = tempfile.mkdtemp(prefix="aifeedback-cache-")
+    atexit.register(shutil.rmtree, private, ignore_errors=True)
+    return Path(private)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -290,6 +290,8 @@ class Rating(Record):
     purpose: Literal["rating", "repeat", "gold", "calibration"] = "rating"
     """Why the item was shown: only ratings count as verdicts, the rest measures the rater."""
     prompt_id: str | None = None
+    standard: str | None = None
+    """Guidelines that the rater was shown: their title and version."""
     answers: tuple[str, ...] = ()
     """``text_id`` of each response in storage order: what 'first', 'second' and the ranking refer to."""
 

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from aifeedback.annotation.app import create_app
-from aifeedback.annotation.assignment import Desk
+from aifeedback.annotation.assignment import Desk, Guidelines
 from aifeedback.annotation.items import SCALES, items_of_comparisons, single_items
 from aifeedback.annotation.store import RatingBook
 from aifeedback.types import Comparison, Completion, Prompt, Rating
@@ -353,3 +353,18 @@ def test_identical_pairs_in_two_orders_are_one_item() -> None:
     prompt = Prompt.of("Q")
     pair = Comparison.of(prompt, *(Completion.of(prompt, t, source=t) for t in "ab"))
     assert len(items_of_comparisons([pair, pair.swapped()])) == 1
+
+
+# ── the standard that a rater saw ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_rating_keeps_the_version_of_the_guidelines_that_were_in_view(tmp_path: Path) -> None:
+    items = pairs(2)
+    first = desk(tmp_path, items, guidelines=Guidelines("tone", "1", "Be kind."))
+    client = entered(first)
+    client.post("/rate", data={**fields(client.get("/").text), "choice": "0"})
+    second = Desk(first.book, items, ["anna"], guidelines=Guidelines("tone", "2", "Be brief."))
+    client = entered(second)
+    client.post("/rate", data={**fields(client.get("/").text), "choice": "0"})
+    assert [rating.standard for rating in first.book.ratings()] == ["tone 1", "tone 2"]
+    assert desk(tmp_path / "b", items).guidelines is None

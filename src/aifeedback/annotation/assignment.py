@@ -45,6 +45,11 @@ class Guidelines(NamedTuple):
     text: str
     """Markdown."""
 
+    @property
+    def name(self) -> str:
+        """As each rating keeps it."""
+        return f"{self.title} {self.version}"
+
 
 def read_guidelines(name: str | Path) -> Guidelines:
     """Read a ``.md`` or ``.txt`` file; anything else is a constitution or a rubric, by shipped name or YAML file.
@@ -437,6 +442,7 @@ def read_form(desk: Desk, rater: str, form: Mapping[str, str]) -> Form:
         comment=NOT_READ if hidden else comment or None,
         revision=_revision(form),
         purpose=item.purpose,
+        standard=desk.guidelines.name if desk.guidelines else None,
         prompt_id=item.prompt.id,
         answers=item.texts,
     )

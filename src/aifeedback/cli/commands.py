@@ -88,6 +88,8 @@ COMMANDS: dict[str, Verb | Other] = {
     "plan": Other("plan", "Plan whose feedback to use: RLHF, RLAIF or a hybrid, and its cost.", MEASURING),
     "draw": Other("rate", "Draw a random sample for raters; every drawn row keeps its sampling weight.", PEOPLE),
     "rate": Other("rate", "Open the rating page, then export the ratings and their agreement.", PEOPLE),
+    "ratings export": Other("rate", "Write ratings for Argilla, Label Studio or as CSV.", PEOPLE),
+    "ratings import": Other("rate", "Read ratings from Argilla, Label Studio or CSV.", PEOPLE),
     "serve": Other("serve", "Serve a reward over HTTP for verl, OpenRLHF, TRL and others.", SERVING),
 }
 TRAIN_COMMANDS: dict[str, Verb | Other] = {

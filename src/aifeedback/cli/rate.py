@@ -167,6 +167,76 @@ def draw(
     console.print(f"→ [bold]{out}[/]: {drawn.n:,} of {drawn.rows:,} rows, with sampling_weight and sampling_stratum")
 
 
+Task = Annotated[Path, typer.Option("--data", metavar="FILE", help="The rated file, as given to `rate`.")]
+Ask = Annotated[str, typer.Option(help="What was asked: better, or harmful, refused, score.")]
+Scaled = Annotated[str | None, typer.Option(metavar="LOW:HIGH", help="Scale of --ask score; 1:10 if not given.")]
+
+
+@app.command("ratings export")
+def export_ratings(
+    data: Task,
+    ratings: Annotated[str, typer.Option(metavar="DIR", help="The -o folder of `rate`.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The file to write.")],
+    form: Annotated[str, typer.Option("--format", help="csv, argilla or label-studio.")] = "csv",
+    ask: Ask = "better",
+    scale: Scaled = None,
+    column: Columns = None,
+) -> None:
+    """Write items and ratings as another tool reads them."""
+    from aifeedback.annotation import read_task
+    from aifeedback.annotation.exchange import export_ratings as write
+    from aifeedback.annotation.items import Catalogue, current
+    from aifeedback.annotation.labeler import read_ratings
+    from aifeedback.cli.terminal import console
+
+    items = read_task(data, columns=columns(column), scale=_scale(ask, scale, None)).items
+    matched, strays = Catalogue(items).matched(read_ratings(ratings))
+    count = write(out, items, current(matched), form)
+    if strays:
+        console.print(f"[bold yellow]! {len(strays):,} ratings belong to no item of {data}[/]")
+    console.print(f"→ [bold]{out}[/]: {len(items):,} items, {count:,} ratings ({form})")
+
+
+@app.command("ratings import")
+def import_ratings(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An export of Argilla or Label Studio, or a CSV file.")],
+    data: Task,
+    out: Annotated[str, typer.Option("-o", "--out", help="Folder for the ratings, as of `rate`.")],
+    form: Annotated[str | None, typer.Option("--format", help="Seen from the file if not given.")] = None,
+    ask: Ask = "better",
+    scale: Scaled = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="OURS=THEIRS", help="For example rater=annotator. Repeat for several.")
+    ] = None,
+) -> None:
+    """Add ratings that were made in another tool; rows that cannot be used are named and left out."""
+    from aifeedback.annotation import RatingBook, read_task
+    from aifeedback.annotation.exchange import import_ratings as read
+    from aifeedback.cli.terminal import console
+    from aifeedback.errors import FileError
+
+    items = read_task(data, scale=_scale(ask, scale, None)).items
+    found = read(file, items, form=form, columns=columns(column))
+    for reason, count in found.skipped.items():
+        console.print(f"[yellow]![/] {count:,} × {reason}", highlight=False)
+    if found.unknown:
+        console.print(f"not used: {', '.join(found.unknown)}", markup=False)
+    if not found.ratings:
+        raise FileError(f"none of its {found.rows:,} verdicts can be used", file=file, fix="see the reasons above")
+    book = RatingBook(Path(out) / "ratings.sqlite")
+    try:
+        added = sum(book.add(rating) for rating in found.ratings)
+    finally:
+        book.close()
+    known = len(found.ratings) - added
+    console.print(
+        f"→ [bold]{out}[/]: {added:,} of {found.rows:,} ratings added"
+        + (f", {known:,} were there already" if known else "")
+        + f"; next: aifeedback rate {data} -o {out} --export",
+        soft_wrap=True,
+    )
+
+
 def _roles(raters: Sequence[str]) -> dict[str, frozenset[str]]:
     """Rater → roles, from NAME or NAME:ROLE,ROLE. Raises InputError for a name that is used twice."""
     from aifeedback.errors import InputError

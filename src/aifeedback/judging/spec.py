@@ -96,8 +96,8 @@ class JudgeSpec(Served, JudgeSettings):
     """A model made into a judge. A bare model name stands for the defaults."""
 
     model: Annotated[JudgeRef, Cli(("--judge",), is_repeated=True, metavar="MODEL", panel="Judge")]
-    """Judge: hf:DIR_OR_ID, openai:NAME, anthropic:NAME, systemone:NAME, decisions:NAME, fake:NAME, lab:NAME, rm:DIR or
-    python:FILE.py:NAME. Repeat for a panel."""
+    """Judge: hf:DIR_OR_ID, openai:NAME, anthropic:NAME, systemone:NAME, decisions:NAME, fake:NAME, lab:NAME, rm:DIR,
+    similarity:DIR or python:FILE.py:NAME. Repeat for a panel."""
     prompt: Annotated[PromptRef, Cli(is_repeated=True, metavar="NAME", panel="Judge")] = PromptRef("helpful-detailed")
     """Judge prompt: a shipped name, lab:NAME, or a YAML file. Repeat for a panel."""
     by: Annotated[Literal["pairs", "ratings"], Cli(panel="Judge")] = "pairs"

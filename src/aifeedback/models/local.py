@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from aifeedback.errors import MissingExtra, ModelError
 from aifeedback.models.folders import IDENTITY, WEIGHTS, check_is_generator, check_weights, identity_digest
+from aifeedback.models.gguf import is_gguf, unpacked
 from aifeedback.models.label_logprobs import as_array, checked, unknown
 from aifeedback.types import ModelCard, Problem, PromptLike, Reading, Reply, Sampling
 
@@ -36,14 +37,14 @@ MOST_COPIES, COPY_BYTES, FREE_SHARE = 4, 1 << 30, 0.5
 
 
 def load(name: str, *, device: str | None = None, dtype: str | None = None, either_space: bool = False) -> LocalModel:
-    """The model in a folder, or by Hub id (``HF_HUB_OFFLINE=1``: from the local cache only).
+    """The model in a folder or a GGUF file, or by Hub id (``HF_HUB_OFFLINE=1``: from the local cache only).
 
     ``device``: default a GPU where there is one. ``dtype``: default float32 on a CPU, bfloat16 on a GPU that has it.
     ``either_space``: a label may have a space before it (see ``inference.labels``).
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = _folder(name)
+    folder = model_folder(name)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     precision = getattr(torch, dtype) if dtype else _precision(device)
     check_is_generator(folder)
@@ -277,8 +278,12 @@ def _precision(device: str) -> torch.dtype:
     return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
 
 
-def _folder(name: str) -> Path:
-    folder = Path(name).expanduser()
+def model_folder(name: str) -> Path:
+    """The folder behind what ``hf:`` names: itself, a GGUF file as a plain folder, or a model of the hub.
+
+    Raises ModelError where there is none, or where it lacks a part.
+    """
+    folder = unpacked(name) if is_gguf(name) else Path(name).expanduser()
     if not folder.is_dir():
         if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
             raise ModelError("no such folder", file=name, fix="give the folder of a saved model, or a Hub id")

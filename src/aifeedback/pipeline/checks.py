@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from aifeedback.errors import MissingExtra, RecipeError
-from aifeedback.refs import ModelRef, Ref, problems_of
+from aifeedback.refs import GGUF, ModelRef, Ref, problems_of
 from aifeedback.steps.step import Step
 
 EXTRAS = {
-    "local": ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft"),
+    "local": ("torch", "transformers", "tokenizers", "safetensors", "accelerate", "peft", "gguf"),
     "web": ("fastapi", "uvicorn", "multipart", "markdown_it"),
     "hub": ("datasets", "pyarrow", "huggingface_hub"),
     "ray": ("ray",),
@@ -53,7 +53,8 @@ def modules_of(refs: Iterable[Ref]) -> Iterator[str]:
 
     for ref in refs:
         if isinstance(ref, ModelRef):
-            yield from ("torch", "transformers") if ref.is_local or ref.scheme == "rm" else ()
+            yield from ("torch", "transformers") if ref.is_local or ref.scheme in ("rm", "similarity") else ()
+            yield from ("gguf",) if ref.scheme == "hf" and Path(ref.name).suffix == GGUF else ()
         elif type(ref) is Ref:
             yield from modules_for(ref.path or Path(ref))
             yield from ("datasets",) if data.is_on_hub(ref) else ()

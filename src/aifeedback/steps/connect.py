@@ -101,6 +101,11 @@ def _uncalibrated(judge: JudgeSpec, context: Context) -> Labeler:
         from aifeedback.training.reward_model import RewardModel
 
         return RewardModel(name)
+    if scheme == "similarity":
+        from aifeedback.judging.similarity import SimilarityLabeler
+        from aifeedback.models.embedding import Embedder
+
+        return SimilarityLabeler(Embedder(name), str(judge.model))
     if judge.by == "ratings":
         from aifeedback.judging.pointwise import RatingLabeler
 
@@ -197,7 +202,7 @@ class JudgeCard(Figures):
     """Of a panel."""
 
 
-_FAMILIES = {"gold": "oracle", "people": "people", "rm": "reward model"}
+_FAMILIES = {"gold": "oracle", "people": "people", "rm": "reward model", "similarity": "embedding"}
 
 
 def model_card(name: ModelRef, context: Context, server: Mapping[str, Any] | None = None) -> JudgeCard:

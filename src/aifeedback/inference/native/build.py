@@ -7,7 +7,6 @@ uses them has another way; ``AIFEEDBACK_NATIVE=0`` asks for that.
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import logging
 import os
@@ -17,6 +16,8 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+from aifeedback.storage import cache_folder, is_ours
 
 log = logging.getLogger(__name__)
 FOLDER = Path(__file__).parent
@@ -43,8 +44,8 @@ def library_file() -> Path:
     sources = sorted(FOLDER.glob("*.[ch]pp"))
     build = (_version(compiler), " ".join(flags), _processor())
     parts = (*(file.read_bytes() for file in sources), *(text.encode() for text in build))
-    file = _folder() / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
-    if not (file.exists() and _is_ours(file)):
+    file = cache_folder() / f"kernels-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:20]}.so"
+    if not (file.exists() and is_ours(file)):
         _compile(compiler, flags, file)
     return file
 
@@ -81,24 +82,3 @@ def _processor() -> str:
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("flags", "Features", "model name"))))
-
-
-def _folder() -> Path:
-    """The user's cache folder; where that cannot be written to, or others can write to it, one for this process."""
-    wanted = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aifeedback"
-    try:
-        wanted.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.access(wanted, os.W_OK) and _is_ours(wanted):
-            return wanted
-    except (OSError, RuntimeError):
-        pass
-    log.info("%s is not this user's alone: kernels are compiled anew for this process", wanted)
-    private = tempfile.mkdtemp(prefix="aifeedback-kernels-")
-    atexit.register(shutil.rmtree, private, ignore_errors=True)
-    return Path(private)
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether only this user could have written it: the file is executed."""
-    status = path.stat()
-    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
