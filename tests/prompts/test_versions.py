@@ -117,3 +117,74 @@ def test_owner_and_history_reach_the_card_and_not_the_digest(tmp_path: Path) -> 
     assert card.owner == "Care"
     assert card.history == "1 (2026-01-31, N. N.): first; 2 (2026-02-28, M. M.): stricter"
     assert card.digest == JudgePrompt.load(KINDS["judges"]).digest
+
+
+def log(*words: str) -> Any:
+    return CliRunner().invoke(app, ["standards", "log", *words])
+
+
+SIGNED = ("--by", "N. N.", "--why", "clearer words")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_wording_is_logged_by_somebody_for_a_reason(kind: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.yaml", {**values(kind), "version": "1"})
+    assert log(file).exit_code == 2, "nothing is logged yet"
+    assert log(file, *SIGNED, "--answers", "ticket 7").exit_code == 0
+    assert log(file).exit_code == 0
+    written(tmp_path / "mine.yaml", {**reworded(kind), "version": "1"})
+    assert "[unlogged]" in log(file).output
+    assert "give it a new version" in str(log(file, *SIGNED).exception), "another wording under the same version"
+    written(tmp_path / "mine.yaml", {**reworded(kind), "version": "2"})
+    assert log(file, *SIGNED).exit_code == 0
+    assert "answers: ticket 7" in log(file).output
+    assert "is logged already" in str(log(file, *SIGNED).exception)
+
+
+def test_a_new_owner_is_no_new_wording_and_the_title_of_a_criterion_is(tmp_path: Path) -> None:
+    for kind in KINDS:
+        file = written(tmp_path / f"{kind}.yaml", values(kind))
+        assert log(file, *SIGNED).exit_code == 0
+        written(tmp_path / f"{kind}.yaml", {**values(kind), "owner": "somebody else", "about": "x"})
+        assert log(file).exit_code == 0, kind
+    content = values("rubrics")
+    old = written(tmp_path / "rubrics.yaml", content)
+    content["criteria"][0]["title"] = "Another title"
+    new = written(tmp_path / "new.yaml", content)
+    assert CliRunner().invoke(app, ["standards", "diff", old, new]).exit_code == 2, "judges that rate read the title"
+    written(tmp_path / "rubrics.yaml", content)
+    assert log(old).exit_code == 2
+
+
+@pytest.mark.parametrize("damage", ["edited", "removed", "torn"])
+def test_a_log_that_was_edited_is_refused(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "mine.yaml"
+    for version in ("1", "2", "3"):
+        content = values("constitutions")
+        content["principles"][0]["text"] = f"It says what it means in {version} words."
+        written(file, {**content, "version": version})
+        assert log(str(file), *SIGNED).exit_code == 0
+    lines = (tmp_path / "mine.log.jsonl").read_text().splitlines()
+    lines = {"edited": [lines[0].replace("N. N.", "M. M."), *lines[1:]], "removed": [lines[0], lines[2]],
+             "torn": [*lines[:2], lines[2][:40]]}[damage]  # fmt: skip
+    (tmp_path / "mine.log.jsonl").write_text("\n".join(lines))
+    assert "was changed, or the one before it was removed" in str(log(str(file)).exception)
+
+
+def test_flips_of_a_change_are_logged_and_reach_the_page(tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.yaml", {**values("constitutions"), "version": "9"})
+    (tmp_path / "diff.json").write_text('{"flips": {"n": 40, "flipped": ["a", "b"], "mean_shift": 0.1}}')
+    (tmp_path / "none.json").write_text('{"flips": null}')
+    assert "holds no flips" in str(log(file, *SIGNED, "--flips", str(tmp_path / "none.json")).exception)
+    assert log(file, *SIGNED, "--flips", str(tmp_path / "diff.json")).exit_code == 0
+    spec = JudgeSpec(model="fake:noisy", prompt="principle", constitution=file)
+    (standard,) = judge_card(spec, Context(tmp_path, tmp_path)).standards
+    assert (standard.kind, standard.version, standard.owner) == ("constitution", "9", values("constitutions")["owner"])
+    assert "N. N.): clearer words; 2 of 40 labels flipped" in str(standard.history)
+
+
+def test_an_entry_needs_a_name_and_a_reason(tmp_path: Path) -> None:
+    file = written(tmp_path / "mine.yaml", values("constitutions"))
+    for words in (["--by", "N. N."], ["--why", "so"], ["--answers", "ticket 7"]):
+        assert log(file, *words).exit_code != 0
+    assert not (tmp_path / "mine.log.jsonl").exists()

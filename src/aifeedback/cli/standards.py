@@ -1,4 +1,4 @@
-"""standards list | show | check | diff: list, test and compare constitutions and judge prompts."""
+"""standards list | show | check | diff | log: list, test and compare constitutions, rubrics and judge prompts."""
 
 from __future__ import annotations
 
@@ -177,6 +177,46 @@ def diff(
         write_json(json_file, {**difference.figures(), "findings": findings})
     if fault:
         _show_findings([fault])
+        raise typer.Exit(2)
+
+
+@app.command()
+def log(
+    name: Annotated[str, typer.Argument(help="A file of a constitution, rubric or judge prompt.")],
+    by: Annotated[str | None, typer.Option(help="Log the version that the file has now: who decided it.")] = None,
+    why: Annotated[str | None, typer.Option(help="Why it changed.")] = None,
+    answers: Annotated[str, typer.Option(help="The challenge that it answers.")] = "",
+    flips: Annotated[Path | None, typer.Option(help="What `standards diff --json FILE` wrote about it.")] = None,
+) -> None:
+    """Show, or add to, the log of a standards file: who changed it, why, and which labels flipped.
+
+    The log is NAME.log.jsonl beside the file. Wording that no entry holds ends with exit code 2.
+    """
+    from aifeedback.prompts import history
+    from aifeedback.prompts.lint import Finding, load_standard, wording_digest
+    from aifeedback.storage import read_json
+
+    path = _file(name, CHECKED)
+    standard = load_standard(path)
+    digest = wording_digest(standard)
+    if (by is None) != (why is None):
+        raise StandardsError("an entry needs a name and a reason", key="--by" if by is None else "--why")
+    if by is None and (answers or flips):
+        raise StandardsError("nothing is logged without a name", key="--by", fix="give --by and --why")
+    if by is not None and why is not None:
+        measured = (read_json(flips) or {}).get("flips") if flips else None
+        if flips and not measured:
+            fix = "standards diff OLD NEW --judge MODEL --data PAIRS --json FILE"
+            raise StandardsError("holds no flips", file=flips, key="--flips", fix=fix)
+        history.append(
+            path, version=str(standard.version), digest=digest, by=by, why=why, answers=answers, flips=measured
+        )
+    entries = history.read_log(path)
+    for entry in entries:
+        console.print(f"{entry.digest}  {entry}", markup=False, highlight=False, soft_wrap=True)
+    if not entries or entries[-1].digest != digest:
+        message = f"the wording of version {standard.version} ({digest}) is not logged"
+        _show_findings([Finding("unlogged", standard.name, message, "log it: --by NAME --why REASON")])
         raise typer.Exit(2)
 
 

@@ -17,6 +17,7 @@ from aifeedback.prompts import registry
 from aifeedback.prompts.constitution import CRITERIA, Case, Constitution, Principle
 from aifeedback.prompts.judge_prompt import JudgePrompt
 from aifeedback.prompts.rubric import Criterion, Rubric
+from aifeedback.types import content_id
 
 VAGUE = (
     *("appropriate", "appropriately", "reasonable", "reasonably", "suitable", "suitably", "proper", "properly"),
@@ -370,12 +371,25 @@ def diff_any(old: Standard, new: Standard) -> list[Change]:
 
 def unversioned(old: Standard, new: Standard, changes: Sequence[Change]) -> Finding | None:
     """The finding where wording changed and the version did not: labels of both could not be told apart."""
-    changed = [change for change in changes if change.changes_wording]
+    is_rubric = isinstance(old, Rubric)  # a criterion's title is shown to a judge that rates
+    changed = [change for change in changes if change.changes_wording or (is_rubric and change.field == "title")]
     if not changed or old.name != new.name or old.version != new.version:
         return None
     parts = [".".join(part for part in (c.principle_id, c.field) if part) for c in changed]
     what = f"{', '.join(dict.fromkeys(parts))} changed, and the version is still {new.version}"
     return Finding("version", new.name, what, "give it a new version, with a line in its history")
+
+
+def wording_digest(standard: Standard) -> str:
+    """Sixteen hex digits over what a judge, critic or reviser is shown and how answers are combined, and nothing else."""
+    if isinstance(standard, JudgePrompt):
+        return standard.digest
+    fields: Any = {"id", "text", "compare", "critique", "revise", "weight"}
+    if isinstance(standard, Rubric):
+        fields, parts, whole = {*fields, "title"}, standard.criteria, []
+    else:
+        parts, whole = standard.principles, [standard.use, standard.per_pair]
+    return content_id("wording", whole, [part.model_dump(mode="json", include=fields) for part in parts])
 
 
 def diff(old: Constitution, new: Constitution) -> list[Change]:

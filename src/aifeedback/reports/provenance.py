@@ -251,8 +251,14 @@ def _judge(label: str, described: Mapping[str, Any]) -> str:
     if described.get("family") not in ("oracle", "people"):
         parts.append(f"revision {described.get('revision') or NOT_RECORDED}")
         if "prompt" in described and prompt:
-            parts.append(f"prompt {prompt.get('name')} {prompt.get('digest') or NOT_RECORDED}")
+            parts.append(f"prompt {prompt.get('name')} {prompt.get('digest') or NOT_RECORDED}{_owner(prompt)}")
+        parts += [f"{one.get('kind')} {one.get('name')}@{one.get('version')} {one.get('digest')}{_owner(one)}"
+                  for one in described.get("standards") or () if isinstance(one, Mapping)]  # fmt: skip
     return ", ".join(parts)
+
+
+def _owner(standard: Mapping[str, Any]) -> str:
+    return f" (owner: {standard['owner']})" if standard.get("owner") else ""
 
 
 def _journal(path: Path) -> JournalState | None:

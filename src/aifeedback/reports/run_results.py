@@ -118,6 +118,8 @@ class Voice:
     prompt: Mapping[str, Any] | None
     settings: Mapping[str, Any]
     stage: str
+    standards: Sequence[Mapping[str, Any]] = ()
+    """Constitution and rubric."""
 
 
 class Training(NamedTuple):
@@ -513,6 +515,7 @@ def _add_voice(story: Story, seen: set[tuple[Any, ...]], role: str, record: Mapp
             prompt=prompt,
             settings=mapping(record.get("settings")),
             stage=stage,
+            standards=[one for one in record.get("standards") or () if isinstance(one, Mapping)],
         )
     )
 

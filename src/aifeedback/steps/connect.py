@@ -12,8 +12,8 @@ from typing import Any
 
 from aifeedback.judging.pairwise import JudgeLabeler, PrincipleUse, use_of
 from aifeedback.judging.spec import JudgeSpec, PanelSpec, calibration_file
-from aifeedback.prompts.history import in_one_line
-from aifeedback.refs import ModelRef
+from aifeedback.prompts.history import in_one_line, read_log
+from aifeedback.refs import ConstitutionRef, ModelRef, RubricRef
 from aifeedback.steps.step import Context, Figures
 from aifeedback.types import Labeler, Model, Scorer
 
@@ -184,6 +184,20 @@ class PromptCard(Figures):
     """Its versions, the oldest first."""
 
 
+class StandardCard(Figures):
+    """A constitution or rubric that a judge went by."""
+
+    kind: str
+    name: str
+    version: str
+    owner: str
+    source: str
+    digest: str
+    """Of the wording."""
+    history: str | None = None
+    """Its versions, the oldest first."""
+
+
 class JudgeCard(Figures):
     """Who judged, by which words and settings: what the report prints and an auditor needs first."""
 
@@ -197,6 +211,8 @@ class JudgeCard(Figures):
     prompt: PromptCard | None = None
     rubric: str | None = None
     constitution: str | None = None
+    standards: tuple[StandardCard, ...] = ()
+    """Its constitution and rubric, as they were read."""
     settings: Mapping[str, Any] = {}
     members: Mapping[str, JudgeCard] | None = None
     """Of a panel."""
@@ -211,6 +227,21 @@ def model_card(name: ModelRef, context: Context, server: Mapping[str, Any] | Non
         return JudgeCard(model=str(name), family=_FAMILIES[name.scheme], uri=str(name))
     card = connect_model(name, context, server=server).card
     return JudgeCard(model=str(name), **card.model_dump(mode="json"))
+
+
+def _standard(ref: ConstitutionRef | RubricRef) -> StandardCard:
+    from aifeedback.prompts.lint import wording_digest
+
+    found = ref.load()
+    return StandardCard(
+        kind=ref.standard.removesuffix("s"),
+        name=found.name,
+        version=found.version,
+        owner=found.owner,
+        source=found.source,
+        digest=wording_digest(found),
+        history=in_one_line(found.history, read_log(ref.path)),
+    )
 
 
 def judge_card(judge: JudgeSpec | PanelSpec, context: Context) -> JudgeCard:
@@ -236,7 +267,7 @@ def judge_card(judge: JudgeSpec | PanelSpec, context: Context) -> JudgeCard:
         labels=tuple(prompt.labels),
         exemplars=len(prompt.shown),
         owner=prompt.owner or None,
-        history=in_one_line(prompt.history),
+        history=in_one_line(prompt.history, read_log(judge.prompt.path)),
     )
     settings = judge.settings(context.seed).model_dump(mode="json", exclude={"batch_size"})
     return card.model_copy(
@@ -245,6 +276,7 @@ def judge_card(judge: JudgeSpec | PanelSpec, context: Context) -> JudgeCard:
             "prompt": words,
             "rubric": judge.rubric,
             "constitution": judge.constitution,
+            "standards": tuple(_standard(ref) for ref in (judge.constitution, judge.rubric) if ref),
             "settings": settings,
         }
     )
