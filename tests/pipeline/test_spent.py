@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from aifeedback.cli import app
 from aifeedback.errors import JudgeUnavailable
 from aifeedback.models.journal import Journal
-from aifeedback.models.journal.journal import Spent
+from aifeedback.models.journal.journal import FILES, Spent
 from models.stub import Request, Response, StubServer, as_json, healthy
 
 INPUT_USD, OUTPUT_USD = 700.0, 9000.0
@@ -97,11 +97,11 @@ def journals() -> list[Path]:
 
 
 def of_journals() -> Spent:
-    """Sums over the rows themselves."""
+    """Sums over the rows themselves; digests of files are no calls."""
     total = Spent()
     for path in journals():
         with Journal(path) as journal:
-            entries = [row.entry for row in journal.rows()]
+            entries = [row.entry for row in journal.rows() if row.entry.kind != FILES]
             total += Spent(
                 len(entries),
                 sum(entry.prompt_tokens + entry.completion_tokens for entry in entries),

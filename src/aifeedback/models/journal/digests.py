@@ -57,6 +57,8 @@ def seal(folder: Path, journal: Path, *, beside: Iterable[Path] = (), rewritten:
     only these were written since, and the others keep their digests, so that an edit is not sealed with them.
     """
     file = folder / FILE
+    if rewritten and not journal.is_file():
+        return  # taken away since; a new one would vouch for nothing
     before = read_json(file) if rewritten and file.is_file() else None
     outputs = sorted(_outputs(folder)) if before is None else [(os.path.relpath(p, folder), p) for p in rewritten]
     listed = (before or {}) | {name: sha256(path) for name, path in outputs}
