@@ -48,14 +48,18 @@ def verify(
         found = verify(Path(run), links)
         noted |= {name: head._asdict() for name, head in found.heads.items()}
         faults += found.faults
+        mark, unchanged = ("", "") if found.faults else ("[green]✓[/] ", ", unchanged since they were written")
         for name, head in found.heads.items():
-            console.print(f"{name}: {head.rows:,} rows, head {head.link}", highlight=False, soft_wrap=True)
+            rows = f"{found.calls[name]:,} calls" if name in found.calls else f"{head.rows:,} ratings"
+            console.print(f"{mark}{name}: {rows}{unchanged}; head {head.link}", highlight=False, soft_wrap=True)
+        if len(found.calls) > 1:
+            console.print(f"{run}: {sum(found.calls.values()):,} calls in {len(found.calls)} journals")
         for folder in found.unsealed:
             console.print(f"[yellow]![/] {folder}: no digests recorded, so its files were not checked", soft_wrap=True)
         for fault in found.faults:
             console.print(f"[red]✗[/] {escape(fault)}", highlight=False, soft_wrap=True)
         if not found.faults:
-            console.print(f"[green]✓[/] {run}: unchanged since it was written; {found.files:,} files checked",
+            console.print(f"[green]✓[/] {run}: {found.files:,} files are as they were written",
                           highlight=False, soft_wrap=True)  # fmt: skip
     if json_file:
         write_json(json_file, noted)

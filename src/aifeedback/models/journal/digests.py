@@ -37,7 +37,9 @@ class Verified(NamedTuple):
     """What a check found. ``faults`` is empty where everything is as it was written."""
 
     heads: dict[str, Head]
-    """Journal → its head now."""
+    """Journal, or file of ratings → its head now."""
+    calls: dict[str, int]
+    """Journal → its model calls."""
     files: int
     """Files whose digest was compared."""
     faults: list[str]
@@ -116,12 +118,14 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
         wanted |= dict.fromkeys(printed_heads(page.read_text(encoding="utf-8")), f"the head that {page.name} prints")
     faults: list[str] = []
     now: dict[str, Head] = {}
+    calls: dict[str, int] = {}
     noted: dict[Path, str] = {}
     missing = dict(wanted)
     for path in journals:
         try:
             with Journal(path) as journal:
                 now[str(path)] = journal.verify()
+                calls[str(path)] = journal.spent().calls
                 for row in journal.rows():
                     missing.pop(row.link.hex(), None)
                 noted |= {path.parent / label: digest for label, digest in _latest(journal).items()}
@@ -137,7 +141,7 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
     count, found = _file_faults(root, noted) if run.is_dir() else (0, [])
     folders = [root, *(path for path in sorted(root.glob("stages/*")) if path.is_dir())] if run.is_dir() else []
     unsealed = [str(f) for f in folders if f not in noted and not (f / FILE).is_file() and any(_outputs(f))]
-    return Verified(now, count, faults + found, unsealed)
+    return Verified(now, calls, count, faults + found, unsealed)
 
 
 def read_heads(given: str) -> list[str]:
