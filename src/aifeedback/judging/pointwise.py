@@ -305,6 +305,12 @@ class RubricScorer:
     def name(self) -> str:
         return self._name
 
+    @property
+    def shares(self) -> list[float]:
+        """Each criterion's share of the total; they add up to one."""
+        total = sum(criterion.weight for criterion in self._criteria)
+        return [criterion.weight / total for criterion in self._criteria]
+
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
         """The totals alone."""
         return self.score_all(prompts, completions).total

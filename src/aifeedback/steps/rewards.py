@@ -60,6 +60,12 @@ class RewardSpec(Config):
             raise ValueError(f"'{self.source}' is not a reward; write rm:DIR or python:FILE.py:FUNCTION")
         return self
 
+    @property
+    def has_criteria(self) -> bool:
+        """Whether it is a reward of several criteria, none of which a penalty or a limit hides."""
+        is_rubric = self.judge is not None and self.judge.rubric is not None and not self.against_reference
+        return (len(self.mix) > 1 or is_rubric) and self.clip is None and not self.per_word
+
     def judges(self) -> Iterator[JudgeSpec]:
         """Every judge whose score is part of this reward."""
         if self.judge:

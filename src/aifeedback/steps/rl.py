@@ -155,6 +155,8 @@ class Rl(Trained):
     def problems(self) -> Iterator[str]:
         if self.train.evaluate_every and self.monitor is None:
             yield "train.evaluate_every needs a monitor: nothing is evaluated without one"
+        if self.train.chosen_baseline == "gdpo" and not self.reward.has_criteria:
+            yield "train.baseline gdpo needs several criteria: a reward.mix, or a judge with a rubric, without clip or per_word"
         if self.monitor is None or not self.monitor.choose_on:
             return
         if not self._guard_config(seed=0).candidates:

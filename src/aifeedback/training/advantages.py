@@ -13,6 +13,9 @@ subtracted from. The first four keep to that: **no bias**, the same expected gra
 - ``grpo``: (R − mean)/(sd + 1e-4) of the prompt's samples (Shao et al. 2024, arXiv 2402.03300). **Biased**: dividing by
   sd weighs prompts on which the samples agree more (arXiv 2503.20783), so it is not the gradient of the mean reward.
   The mean includes the sample itself, which only shrinks the gradient, by (G − 1)/G.
+- ``gdpo``: ``grpo`` of every criterion by itself, their weighted sum, and that divided by its own deviation within the
+  step (GDPO, arXiv 2601.05242): a criterion with a large spread does not drown the others. **Biased** as ``grpo``, and
+  towards criteria on which samples hardly differ: their spread is scaled up to that of the others.
 
 A reward of NaN means not scored: it enters no baseline and gets no advantage.
 """
@@ -105,6 +108,20 @@ class GroupNormalised(Stateless):
         return (square_PG.nansum(1, keepdim=True) / (_scored(reward_PG) - 1).clamp(min=1)).sqrt() + GROUP_EPSILON
 
 
+class GroupDecoupled(GroupNormalised):
+    """Every criterion normalised within its group before they are added; of one criterion, as ``GroupNormalised``."""
+
+    def of_criteria(self, reward_PGC: Tensor, weights: Sequence[float]) -> Tensor:
+        """(P, G) advantages; a sample that a criterion does not score counts for none of them."""
+        known_PG1 = ~reward_PGC.isnan().any(-1, keepdim=True)
+        columns = torch.where(known_PG1, reward_PGC, torch.nan).unbind(-1)
+        parts = [(r_PG - self.subtrahend(r_PG)) / self.divisor(r_PG) for r_PG in columns]
+        total_PG = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum(0)
+        known = total_PG[~total_PG.isnan()]
+        spread = known.std() if len(known) > 1 else known.new_zeros(())
+        return (total_PG - known.mean()) / (spread + GROUP_EPSILON)
+
+
 def _scored(reward_PG: Tensor) -> Tensor:
     return (~reward_PG.isnan()).sum(1, keepdim=True)
 
@@ -187,6 +204,7 @@ def make_baseline(name: BaselineName | AdvantageRef) -> Baseline:
         "value": LearnedValue,
         "leave_one_out": LeaveOneOut,
         "grpo": GroupNormalised,
+        "gdpo": GroupDecoupled,
     }
     if name in kinds:
         return kinds[name]()

@@ -30,14 +30,14 @@ from torch import Tensor, nn
 from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.inference.forward import engine_of
 from aifeedback.training import compute, folders, loop
-from aifeedback.training.advantages import Value, make_baseline
+from aifeedback.training.advantages import GroupDecoupled, Value, make_baseline
 from aifeedback.training.examples import Order
 from aifeedback.training.loop import Loss, Plan, Session, Title, TrainResult
 from aifeedback.training.losses import importance
 from aifeedback.training.objective import Share, share_of
 from aifeedback.training.optim import Rate
 from aifeedback.training.policy_update import Micro, Samples, Weighed, micro_batches, policy_loss
-from aifeedback.training.rewards import adapted, name_of
+from aifeedback.training.rewards import Criteria, adapted, mix, name_of
 from aifeedback.training.rollout import (
     AdaptersOff,
     Clock,
@@ -47,12 +47,14 @@ from aifeedback.training.rollout import (
     SampleFacts,
     Sampler,
     as_rewards,
+    criteria_figures,
     encode_prompts,
     reference_logp,
     require_columns,
     roll_out,
     sample_facts,
     score,
+    score_criteria,
     step_figures,
     uniforms,
     whole_model,
@@ -77,7 +79,7 @@ def other_form(beta: float, kl_form: str) -> str:
 def train_rl(
     policy_dir: str | PathLike[str],
     prompts: Sequence[Prompt],
-    reward: RewardFn,
+    reward: RewardFn | Sequence[tuple[RewardFn, float]],
     config: RLConfig,
     out: str | PathLike[str],
     *,
@@ -88,7 +90,8 @@ def train_rl(
     sampler: Sampler | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
-    """Train the causal LM of a folder on a reward and write the folder ``out``; run again, it resumes or returns.
+    """Train the causal LM of a folder on a reward, or several with weights, and write the folder ``out``; run again, it
+    resumes or returns.
 
     ``reference``: the frozen model that the KL is measured to, in memory (default: a copy of the starting policy, or
     with adapters the policy itself while they are off). A
@@ -106,10 +109,13 @@ def train_rl(
         max_new_tokens=config.max_new_tokens,
         context_window=folders.context_window(policy_dir),
     )
-    reward = adapted(reward)
+    reward = mix(reward) if isinstance(reward, Sequence) else adapted(reward)
     require_columns(reward, encoded.prompts)
     reward_name = reward_name or name_of(reward)
     asked = content_id([p.id for p in encoded.prompts], reward_name)
+    if config.chosen_baseline == "gdpo" and len(getattr(reward, "weights", ())) < 2:
+        what = f"gdpo normalises the criteria of a reward one by one, and {reward_name} is a single one"
+        raise RecipeError(what, key="baseline", fix="give a mix of rewards or a judge with a rubric, or take grpo")
     session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
     if (done := session.finished()) is not None:
         return done
@@ -279,7 +285,7 @@ class PolicyObjective(nn.Module):
         with self.clock.phase("generate"):
             rollout = self._sample(sampler, chosen, uniforms(*self._shape, seed=config.seed, step=step))
         with self.clock.phase("reward"):
-            raw_B = self._score(chosen, rollout.texts)
+            raw_B, criteria_BC = self._score(chosen, rollout.texts)
         asked = [self.prompts.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
         self.kept.write(step, asked, rollout.texts, raw_B, self.reward)
         rollout, weight = self._recomputed(sampler, rollout)
@@ -287,7 +293,8 @@ class PolicyObjective(nn.Module):
             reference = self._logp(self.reference, rollout)
         facts = self._gather(sample_facts(rollout, raw_B, reference))
         reward_B = self._optimised(facts)
-        weighed = self._weighed(reward_B, facts)
+        criteria_BC = self._gather(criteria_BC)
+        weighed = self._weighed(reward_B, facts, criteria_BC)
         self._require_some(~weighed.advantage_B.isnan(), step)
         micro = micro_batches(
             Samples(rollout, reference, weight),
@@ -300,7 +307,7 @@ class PolicyObjective(nn.Module):
         tokens = sum(rollout.lengths) + sum(len(p) for p in rollout.prompt_ids)
         # Facts are those of all processes already; the loop adds figures up, so only the first process gives them.
         counts = float(self.share.rank == 0)
-        figures = step_figures(facts, reward_B, ~weighed.advantage_B.isnan())
+        figures = step_figures(facts, reward_B, ~weighed.advantage_B.isnan()) | criteria_figures(criteria_BC)
         figures = {name: counts * value for name, value in figures.items()}
         return Plan(micro, tokens, figures, config.updates_per_rollout)
 
@@ -372,9 +379,14 @@ class PolicyObjective(nn.Module):
             weight = list(importance(old_T, sampled_T, length_B, level=level, cap=cap).split(rollout.lengths))
         return rollout._replace(logp=own), weight
 
-    def _score(self, chosen: list[int], texts: list[str]) -> list[float | None]:
+    def _score(self, chosen: list[int], texts: list[str]) -> tuple[list[float | None], Tensor]:
+        """The reward of each text, and those of its criteria (B, C), NaN where not scored."""
         samples = len(texts) // len(chosen)
-        return score(self.reward, [self.prompts.prompts[i] for i in chosen for _ in range(samples)], texts)
+        prompts = [self.prompts.prompts[i] for i in chosen for _ in range(samples)]
+        if not isinstance(self.reward, Criteria):
+            return score(self.reward, prompts, texts), torch.empty(len(texts), 0, dtype=torch.float64)
+        columns = score_criteria(self.reward, prompts, texts)
+        return self.reward.total(columns), torch.cat([as_rewards(values, samples=1) for values in columns], 1)
 
     def _measure_scale(self, model: Any) -> tuple[float, float]:
         """Mean and standard deviation of the reward on reference samples (the policy before its first step)."""
@@ -386,7 +398,7 @@ class PolicyObjective(nn.Module):
         columns = self.config.max_new_tokens
         uniform_BT = uniforms(each * self.share.world, columns, seed=self.config.seed, step=0, purpose="scale")
         rollout = self._sample(model, chosen, uniform_BT, samples=1)
-        reward_B = self._gather(as_rewards(self._score(chosen, rollout.texts), samples=1)).flatten()
+        reward_B = self._gather(as_rewards(self._score(chosen, rollout.texts)[0], samples=1)).flatten()
         known_B = reward_B[~reward_B.isnan()]
         if len(known_B) < 2 or float(known_B.std()) == 0:
             raise TrainingError(
@@ -403,9 +415,15 @@ class PolicyObjective(nn.Module):
         k1_B = facts.k1_B if self.config.kl_term == "reward" else torch.zeros_like(facts.k1_B)
         return optimised_reward(reward_B, k1_B, beta=self.config.beta, kl_form=self.config.kl_form)
 
-    def _weighed(self, reward_B: Tensor, facts: SampleFacts) -> Weighed:
+    def _weighed(self, reward_B: Tensor, facts: SampleFacts, criteria_BC: Tensor) -> Weighed:
         """Every sample's advantage, over all processes."""
-        reward_PG = reward_B.view(-1, self.config.samples_per_prompt)
+        samples = self.config.samples_per_prompt
+        if isinstance(self.baseline, GroupDecoupled) and isinstance(self.reward, Criteria):
+            used_BC = torch.where(reward_B.isnan()[:, None], torch.nan, criteria_BC)
+            criteria_PGC = used_BC.view(-1, samples, used_BC.shape[1])
+            advantage_B = self.baseline.of_criteria(criteria_PGC, self.reward.weights).flatten()
+            return Weighed(advantage_B, advantage_B, facts.length_B)
+        reward_PG = reward_B.view(-1, samples)
         target_PG = reward_PG - self.baseline.subtrahend(reward_PG)
         divisor = getattr(self.baseline, "divisor", None)
         advantage_B = (target_PG / divisor(reward_PG) if divisor else target_PG).flatten()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from aifeedback import extensions
 from aifeedback.errors import InputError, RecipeError, TrainingError
+from aifeedback.judging.pointwise import RubricScorer
 from aifeedback.types import Comparison, Completion, Labeler, Prompt, RewardFn, Scorer
 
 if TYPE_CHECKING:
@@ -47,14 +48,49 @@ class Reward:
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         values = self.function(prompts, completions, **columns)
+        self._keep_calls_of_parts()
+        return values
+
+    def _keep_calls_of_parts(self) -> None:
         if behind := [calls for part in self.parts if (calls := calls_of(part))]:
             self.calls = [tuple(dict.fromkeys(chain(*ids))) for ids in zip(*behind, strict=True)]
-        return values
 
 
 def calls_of(reward: RewardFn) -> list[tuple[str, ...]]:
     """``Reward.calls``; nothing for a function of another kind."""
     return list(getattr(reward, "calls", ()))
+
+
+class Criteria(Reward):
+    """A reward of several criteria: called, it gives their weighted sum; ``columns`` gives each by itself.
+
+    A sample that one of them does not score has no sum, and counts for none of them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        columns: Callable[..., list[Values]],
+        weights: Sequence[float],
+        *,
+        encoding: Encoding | None = None,
+        parts: Sequence[RewardFn] = (),
+    ) -> None:
+        super().__init__(name, self._sum, encoding=encoding, parts=parts)
+        self._columns, self.weights = columns, list(weights)
+
+    def columns(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> list[Values]:
+        """The values of each criterion, in the order of ``weights``."""
+        values = self._columns(prompts, completions, **columns)
+        self._keep_calls_of_parts()
+        return values
+
+    def _sum(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        return self.total(self.columns(prompts, completions, **columns))
+
+    def total(self, columns: Sequence[Values]) -> Values:
+        """The weighted sum of what ``columns`` gave."""
+        return [_weighted(values, self.weights) for values in zip(*columns, strict=True)]
 
 
 def name_of(reward: RewardFn) -> str:
@@ -74,8 +110,10 @@ def judge_score(scorer: Scorer) -> Reward:
     """d-RLAIF (Lee et al. 2023, §2.4): the judge's expected 1–10 rating, mapped to [−1, 1]; asked live at every step.
 
     The judge may be the policy's own starting checkpoint: hand the judge's model object to ``train_rl`` as its
-    ``reference`` and it is in memory once.
+    ``reference`` and it is in memory once. Under a rubric it is a reward of several criteria.
     """
+    if isinstance(scorer, RubricScorer):
+        return _of_rubric(scorer)
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         asked, answers = records(prompts, completions)
@@ -84,6 +122,16 @@ def judge_score(scorer: Scorer) -> Reward:
         return [found.value for found in scores]
 
     reward = Reward(f"judge {scorer.name}", score)
+    return reward
+
+
+def _of_rubric(scorer: RubricScorer) -> Criteria:
+    def columns(prompts: Sequence[Any], completions: Sequence[str], **given: Sequence[Any]) -> list[Values]:
+        scores = list(scorer.score_all(*records(prompts, completions)).by_criterion.values())
+        reward.calls = [tuple(one.call_id for one in row if one.call_id) for row in zip(*scores, strict=True)]
+        return [[one.value for one in column] for column in scores]
+
+    reward = Criteria(f"judge {scorer.name}", columns, scorer.shares)
     return reward
 
 
@@ -110,20 +158,19 @@ def against_reference(labeler: Labeler) -> Reward:
     return reward
 
 
-def mix(parts: Sequence[tuple[RewardFn, float]]) -> Reward:
+def mix(parts: Sequence[tuple[RewardFn, float]]) -> Criteria:
     """Σ weight·reward; None where any part with a weight other than 0 is None."""
     if not parts or not all(math.isfinite(weight) for _, weight in parts):
         raise RecipeError("a mix of rewards needs at least one part, each with a finite weight", key="reward")
     used = [(adapted(reward), weight) for reward, weight in parts if weight != 0]
 
-    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
-        rows = [reward(prompts, completions, **columns) for reward, _ in used]
-        weights = [weight for _, weight in used]
-        return [_weighted(values, weights) for values in zip(*rows, strict=True)]
+    def columns(prompts: Sequence[Any], completions: Sequence[str], **given: Sequence[Any]) -> list[Values]:
+        return [reward(prompts, completions, **given) for reward, _ in used]
 
     name = " + ".join(f"{weight:g}·({name_of(reward)})" for reward, weight in parts)
+    weights = [weight for _, weight in used]
     parts_used = [reward for reward, _ in used]
-    return Reward(name, score, encoding=_encoding(*parts_used), parts=parts_used)
+    return Criteria(name, columns, weights, encoding=_encoding(*parts_used), parts=parts_used)
 
 
 def panel(members: Sequence[RewardFn]) -> Reward:

@@ -24,7 +24,7 @@ from aifeedback.inference.encoding import Encoding
 from aifeedback.inference.generation import generate
 from aifeedback.training import checkpoint, compute
 from aifeedback.training.objective import require_rows
-from aifeedback.training.rewards import Function, adapted, calls_of, checked_rewards, name_of
+from aifeedback.training.rewards import Criteria, Function, adapted, calls_of, checked_rewards, name_of
 from aifeedback.types import Completion, Prompt, RewardFn, Sampling
 
 
@@ -203,11 +203,22 @@ def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> 
     ``prompts`` become texts (one user message) or lists of role/content dicts; ``reference`` and every tag become
     keyword lists. Raises TrainingError for a wrong number of rewards and for values that are not numbers.
     """
+    values = adapted(reward)([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
+    return checked_rewards(values, len(texts))
+
+
+def score_criteria(reward: Criteria, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[float | None]]:
+    """What ``score`` gives, of every criterion by itself; none is called twice for it."""
+    found = reward.columns([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
+    return [checked_rewards(values, len(texts)) for values in found]
+
+
+def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:
+    """The keyword arguments of a reward function: references, and every tag that one of the prompts has."""
     columns: dict[str, list[str | None]] = {"reference": [p.reference for p in prompts]}
     for name in sorted({tag for p in prompts for tag in p.tags}):
         columns[name] = [p.tags.get(name) for p in prompts]
-    values = adapted(reward)([plain_prompt(p) for p in prompts], list(texts), **columns)
-    return checked_rewards(values, len(texts))
+    return columns
 
 
 def require_columns(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
@@ -280,6 +291,12 @@ def step_figures(facts: SampleFacts, reward_B: Tensor, weighed_B: Tensor) -> dic
     if bool(scored_B.any()):
         figures["reward"] = float(facts.reward_B[scored_B].mean())
     return figures
+
+
+def criteria_figures(criteria_BC: Tensor) -> dict[str, float]:
+    """``reward_1``, ``reward_2`` …: the mean of each criterion over the samples that it scored."""
+    known = ((n, column_B[~column_B.isnan()]) for n, column_B in enumerate(criteria_BC.unbind(1), 1))
+    return {f"reward_{n}": float(known_B.mean()) for n, known_B in known if len(known_B)}
 
 
 class Clock:

@@ -124,9 +124,9 @@ class DpoConfig(RowConfig):
     """sigmoid is DPO; ipo regresses the log-ratio on ±1/(2β), which hard labels cannot push to infinity."""
 
 
-BaselineName = Literal["none", "running_mean", "value", "leave_one_out", "grpo"]
+BaselineName = Literal["none", "running_mean", "value", "leave_one_out", "grpo", "gdpo"]
 """The shipped ones (``advantages.py``)."""
-IN_GROUPS = ("leave_one_out", "grpo")
+IN_GROUPS = ("leave_one_out", "grpo", "gdpo")
 """Those that compare the samples of one prompt with each other."""
 
 
@@ -198,6 +198,13 @@ class RLConfig(LoopConfig):
             raise ValueError(f"baseline: {problem}")
         if self.baseline in IN_GROUPS and self.samples_per_prompt < 2:
             raise ValueError(f"{self.baseline} needs samples_per_prompt of at least 2: one sample has no others")
+        if self.baseline == "gdpo":
+            if self.beta and self.kl_term == "reward":
+                raise ValueError(
+                    "gdpo normalises each criterion, so the KL cannot be one: set kl_term to k3, or beta to 0"
+                )
+            if self.missing_eos_penalty or self.zscore_samples:
+                raise ValueError("gdpo normalises each criterion: missing_eos_penalty and zscore_samples do not apply")
         if self.mask_truncated and self.missing_eos_penalty:
             raise ValueError("mask_truncated leaves out the very responses that missing_eos_penalty is for")
         return self
