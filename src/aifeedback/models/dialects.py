@@ -406,7 +406,8 @@ def assembled(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for part in shown if isinstance(shown, list) else []:
             if not isinstance(part, dict) or part.get("index", 0) != 0:
                 continue
-            delta = part.get("delta") if isinstance(part.get("delta"), dict) else {}
+            given = part.get("delta")
+            delta: dict[str, Any] = given if isinstance(given, dict) else {}
             for key in ("content", "reasoning_content", "reasoning", "refusal"):
                 if isinstance(delta.get(key), str):
                     message[key] = message.get(key, "") + delta[key]

@@ -541,7 +541,8 @@ def _status_in(body: bytes) -> int | None:
         return None
     if not isinstance(found, dict):
         return None
-    error = found.get("error") if isinstance(found.get("error"), dict) else found
+    inner = found.get("error")
+    error: dict[str, Any] = inner if isinstance(inner, dict) else found
     is_error = error is not found or found.get("object") == "error" or "error" in found
     codes = [error.get(key) for key in ("code", "status", "status_code")] if is_error else []
     return next((code for code in codes if type(code) is int and 400 <= code < 600), None)
