@@ -10,7 +10,7 @@ TORCH ?=
 UV_FLAGS := --compile-bytecode -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
 SEED ?= 0
 
-.PHONY: setup demo demo-short test check format bench campaign test-server wheel-test docs clean
+.PHONY: setup demo demo-short real test check format bench campaign test-server wheel-test docs clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -25,6 +25,12 @@ demo: setup
 demo-short: setup
 	$(BIN)/aifeedback demo --short --seed $(SEED) -o runs/demo-short
 
+# Pretrained models and real text: fetches 1.8 GB by hash and Debian's package descriptions, then runs the recipe (resumable).
+real: setup
+	$(BIN)/python examples/real/fetch.py runs/real-inputs/models
+	test -s runs/real-inputs/data/test.jsonl || $(BIN)/python examples/real/summaries.py runs/real-inputs/data
+	$(BIN)/aifeedback run examples/real/real.yaml --set seed=$(SEED) -o runs/real-$(SEED)
+
 test: setup
 	$(BIN)/pytest -n 2 --dist loadfile -m 'not campaign and not server and not slow'
 
@@ -34,9 +40,9 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-# Against a third-party server: llama.cpp's. Installing it compiles for 5 to 10 minutes, once.
+# Against a third-party server: llama.cpp's, from prebuilt wheels. With the models of `make real` where they are here.
 test-server: setup
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(UV_FLAGS) 'llama-cpp-python[server]' gguf
+	$(BIN)/uv pip install --quiet --python $(BIN)/python $(UV_FLAGS) xllamacpp
 	$(BIN)/pytest -m server -s
 
 # The built wheel in an environment of its own: first without any extra, then with `local`. About three minutes.

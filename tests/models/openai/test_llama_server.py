@@ -1,14 +1,8 @@
-"""A third-party server (llama.cpp's) serves a trained model; its labels equal the local engine's."""
+"""llama.cpp's server serves a tiny random model; its labels equal the local engine's."""
 
 from __future__ import annotations
 
 import importlib.util
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +15,13 @@ from aifeedback.models.journaled import Journaled
 from aifeedback.models.openai.server import ServerModel
 from aifeedback.types import Sampling
 from models.gguf_export import export_gguf, make_folder
+from models.llama_process import serving
 
 pytestmark = [
     pytest.mark.server,
     pytest.mark.skipif(
-        any(importlib.util.find_spec(name) is None for name in ("llama_cpp", "gguf", "torch")),
-        reason="llama-cpp-python[server] and gguf are not installed: make test-server",
+        any(importlib.util.find_spec(name) is None for name in ("xllamacpp", "gguf", "torch")),
+        reason="xllamacpp and gguf are not installed: make test-server",
     ),
 ]
 PROMPTS = [
@@ -37,6 +32,9 @@ PRECISION = 2e-3
 """Of log-probabilities: llama.cpp computes attention scores and its cache in another order and, in part, width."""
 
 
+TRIES = 4
+"""The server shows no log-probabilities where it draws half a character, as a random model often does; the same
+question is then asked again by the next call."""
 ONE_SPELLING = (["1", "2"], ["A", "B"])
 """Labels that only one token sequence spells."""
 
@@ -51,44 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
     export_gguf(folder, folder / "model.gguf")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["--n_ctx", "512", "--logits_all", "true", "--type_k", "0", "--type_v", "0", "--n_threads", "1"]
-    log = (folder / "server.log").open("w")
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "llama_cpp.server",
-            "--model",
-            str(folder / "model.gguf"),
-            "--port",
-            str(port),
-            "--model_alias",
-            "tiny",
-            *options,
-        ],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/v1/models", server, folder / "server.log")
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=2)
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise AssertionError(log.read_text()[-3000:])
+    with serving(folder / "model.gguf", folder / "server.log", name="tiny") as address:
+        yield address
 
 
 def server_model(url: str, **options: object) -> ServerModel:
@@ -102,10 +64,13 @@ def test_labels_equal_the_local_engine(labels: list[str], folder: Path, url: str
     with Journal(tmp_path / "journal.sqlite") as journal:
         model = server_model(url)
         judge = Journaled(model, journal)
-        served = judge.label_logprobs(PROMPTS, labels)
+        for _ in range(TRIES):
+            served = judge.label_logprobs(PROMPTS, labels)
+            if not np.isnan(served).any():
+                break
         model.close()
         assert judge.model.readout == "logprobs"
-        assert journal.verify().rows == len(PROMPTS)
+        assert journal.verify().rows >= len(PROMPTS)
     assert np.isfinite(local).all()
     worst = float(np.nanmax(np.abs(np.exp(served) - np.exp(local))))
     print(

@@ -455,6 +455,23 @@ def test_many_small_jobs_on_a_dead_judge_end_too() -> None:
         assert server.count == 16
 
 
+@pytest.mark.parametrize(
+    ("response", "helps"),
+    [
+        (Response(wait_s=0.5), "raise attempt_timeout_s"),
+        (Response(b"busy", 503), ""),
+        (Response(cut=0), ""),
+    ],
+)
+def test_a_server_that_is_too_slow_is_told_apart_from_one_that_fails(response: Response, helps: str) -> None:
+    with StubServer(lambda r: response) as server:
+        model = model_of(server, attempt_timeout_s=0.1, attempts=1, dead_after=2)
+        with pytest.raises(JudgeUnavailable, match="2 calls in a row") as unreachable:
+            model.read_labels([ask(str(n)) for n in range(4)], ["1", "2"])
+    assert helps in str(unreachable.value)
+    assert ("attempt_timeout_s" in str(unreachable.value)) == bool(helps)
+
+
 def test_a_server_that_asks_for_too_long_a_wait_ends_the_run() -> None:
     with (
         StubServer(lambda r: Response(b"", 429, {"Retry-After": "3600"})) as server,

@@ -219,6 +219,7 @@ _POLICY = re.compile(r"content[_ ](?:filter|policy|management)|safety system|Res
 _MOST_BYTES = 16_000_000
 BY_OPTION = "command line: --set server.NAME=VALUE"
 NO_LOGPROBS_FIX = f"set readout to 'votes' or 'parsed' for this server ({BY_OPTION})"
+ADVICE_SLOW = f"raise attempt_timeout_s, or lower concurrency ({BY_OPTION})"
 _CLOSED_AFTER = 3
 _KEY_LIKE = re.compile(r"\b(?:sk|key|pk|rk)-[A-Za-z0-9*_.-]{6,}|(?i:bearer)\s+\S+")
 
@@ -384,10 +385,12 @@ class Caller:
             return
         if self.answered == 0 and self._last_failed is not None and self._last_failed.problem is Problem.NO_LOGPROBS:
             raise ModelError(f"{self.base_url}: {self.redacted(self._last_failed.cause)}", fix=NO_LOGPROBS_FIX)
+        problem = self._last_failed.problem if self._last_failed else None
         try:
             status, _ = await asyncio.wait_for(self.get("/models"), 10.0)
         except (OSError, TimeoutError, ValueError) as error:
-            raise self._dead(f"not one call was answered ({self.redacted(str(error))})") from None
+            why = str(error) or "no answer to GET /models within 10 s"
+            raise self._dead(f"not one call was answered ({self.redacted(why)})", problem) from None
         if status >= 500:
             raise self._dead(f"not one call was answered, and the server reports HTTP {status}")
 
@@ -479,8 +482,9 @@ class Caller:
     def _dead(self, cause: str, problem: Problem | None = None) -> AIFeedbackError:
         if problem is Problem.NO_LOGPROBS and self.answered == 0:
             return ModelError(f"{self.base_url}: {cause}", fix=NO_LOGPROBS_FIX)
+        help_first = f"{ADVICE_SLOW}; " if problem is Problem.TIMEOUT else ""
         return JudgeUnavailable(
-            f"{self.base_url}: {cause}\n  → everything answered is kept; run the same command again"
+            f"{self.base_url}: {cause}\n  → {help_first}everything answered is kept; run the same command again"
         )
 
     def _open(self) -> aiohttp.ClientSession:
