@@ -25,6 +25,7 @@ COMMANDS = (
     "revise",
     "compare",
     "audit",
+    "probe",
     "train rl",
     "serve",
     "standards check",

