@@ -56,19 +56,15 @@ def empty_file(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     return label(lines(folder / "pairs.jsonl"), folder), ("pairs.jsonl",)
 
 
-def only_people_to_evaluate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    data = lines(folder / "pairs.jsonl", *({"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(30)))
-    return ["evaluate", "--data", data], ("pairs.jsonl", "no model verdict", "aifeedback label")
-
-
 def only_people_to_calibrate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
-    data = only_people_to_evaluate(folder)[0][-1]
+    data = lines(folder / "pairs.jsonl", *({"prompt": f"{n}?", "chosen": "a", "rejected": "b"} for n in range(30)))
     return ["calibrate", "--data", data, "-o", "mine"], ("pairs.jsonl", "no model verdict", "aifeedback label")
 
 
-def simulated_people_to_evaluate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
+def simulated_people_to_calibrate(folder: Path) -> tuple[list[str], tuple[str, ...]]:
     row = {**GOOD, "p_first": 1.0, "judge": "people:0", "human_p_first": 1.0}
-    return ["evaluate", "--data", lines(folder / "pairs.jsonl", row)], ("pairs.jsonl", "no model verdict")
+    data = lines(folder / "pairs.jsonl", row)
+    return ["calibrate", "--data", data, "-o", "mine"], ("pairs.jsonl", "no model verdict")
 
 
 def no_tokenizer(folder: Path) -> tuple[list[str], tuple[str, ...]]:
@@ -420,8 +416,8 @@ def figures_of_training_nowhere(folder: Path) -> tuple[list[str], tuple[str, ...
 
 
 CASES = [
-    wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, only_people_to_evaluate,
-    only_people_to_calibrate, simulated_people_to_evaluate, no_tokenizer, recipe_typo,
+    wrong_columns, no_such_file, not_utf8, mixed_types, broken_json, empty_file, only_people_to_calibrate,
+    simulated_people_to_calibrate, no_tokenizer, recipe_typo,
     trainer_typo, unknown_setting, missing_setting, unknown_judge, unknown_prompt, wrong_option, out_is_a_file,
     out_below_a_file, out_cannot_be_made, out_file_is_a_folder, training_into_a_file, choosing_among_adapters, no_samples,
     negative_temperature, no_new_tokens, negative_limit, limit_of_none, negative_seed, negative_rationales,

@@ -107,6 +107,6 @@ def test_a_run_of_another_recipe_is_left_alone() -> None:
 def test_a_folder_that_is_not_a_lab_model_is_never_built_over() -> None:
     Path("base").mkdir()
     Path("base/mine.txt").write_text("my own")
-    with pytest.raises(InputError, match="base: is there already, and is no model of the lab"):
+    with pytest.raises(InputError, match="base: exists and is not a model of the lab"):
         run("lab build base -o .")
     assert Path("base/mine.txt").is_file()

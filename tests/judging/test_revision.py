@@ -139,7 +139,7 @@ def test_training_rows_in_the_declared_proportion() -> None:
     assert rows == sft_rows(revised(1), helpful, helpful_share=0.25, seed=3)
     with pytest.raises(StandardsError, match="needs 12 helpful rows beside 12 revisions, not 5"):
         sft_rows(revised(1), helpful[:5], helpful_share=0.5)
-    with pytest.raises(StandardsError, match=r"lies in \[0, 1\)"):
+    with pytest.raises(StandardsError, match=r"not in \[0, 1\)"):
         sft_rows(revised(1), helpful, helpful_share=1.0)
 
 

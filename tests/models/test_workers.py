@@ -194,7 +194,7 @@ def test_an_interrupted_run_leaves_no_process_behind_and_resumes(how: signal.Sig
         os.killpg(run.pid, how)  # as a terminal does: to every process
     else:
         os.kill(run.pid, how)
-    _, told = run.communicate(timeout=20)
+    _, told = run.communicate(timeout=60)
     assert run.returncode in (-how, 1)
     assert told.count("Traceback") == (how is signal.SIGINT)  # this one's own; the other process says nothing
     until(lambda: not is_alive(other))

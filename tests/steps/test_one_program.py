@@ -121,11 +121,29 @@ CASES = {
          "probes": ["position", "length"]},
         "audit fake:noisy --data labelled.jsonl --n 8 --limit 12 --probe position --probe length",
     ),
+    "probe": Case(
+        {"policies": {"one": "fake:longer", "two": "fake:noisy"}, "probes": ["pressure", "injection"], "limit": 4, "draws": 2,
+         "judge": {"model": "fake:noisy"}, "sampling": {"temperature": 0.4, "max_new_tokens": 9}},
+        "probe one=fake:longer two=fake:noisy --probe pressure --probe injection --limit 4 --draws 2 --judge fake:noisy"
+        " --temperature 0.4 --max-new-tokens 9",
+    ),
+    "rejudge": Case(
+        {"saved": "compared", "judges": {"fake:longer": {"model": "fake:longer"}}}, "rejudge compared --judge fake:longer",
+    ),
     "split": Case({"prompts": "prompts.jsonl", "test": 4, "limit": 10}),
     "pairs": Case({"data": "people.jsonl", "heldout": 3}),
 }  # fmt: skip
 """Verb → the same settings as a stage and as options."""
-OF_A_JOB = {"command.json", "done.json", "begun.json", "figures.json", ".lock", "report.html", "phases.jsonl"}
+OF_A_JOB = {
+    "command.json",
+    "done.json",
+    "begun.json",
+    "files.json",
+    "figures.json",
+    ".lock",
+    "report.html",
+    "phases.jsonl",
+}
 """What says how and when a job was done, and not what came out; figures are compared apart. The report of a comparison
 is a command's own, and in a recipe the run's."""
 SPEED = {
@@ -138,6 +156,7 @@ SPEED = {
     "tokens_per_second",
     "at",
     "date",
+    "new_calls",
 }
 
 
@@ -178,6 +197,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         known = {"p_first": lambda n: 0.1 + 0.08 * (n % 10), "human_p_first": lambda n: float(n % 3 > 0)}
         write("labelled.jsonl", rows(24, "first", "second", judge=lambda _: "hf:one", **known))
         write("more.jsonl", rows(6, "first", "second", judge=lambda _: "hf:two", **known))
+        as_command("compare", CASES["compare"], Path("compared"))
         stages = [{"id": kind, "stage": kind, **case.settings} for kind, case in CASES.items()]
         Path("all.yaml").write_text(yaml.safe_dump({"name": "all", "seed": SEED, "stages": stages}, sort_keys=False))
         loaded = recipe.load("all.yaml")
@@ -237,7 +257,8 @@ def files_of(place: Path) -> dict[str, Any]:
 
 def content(file: Path) -> Any:
     if file.suffix in (".json", ".jsonl") and (file.parent.name == "training" or file.name == "audit.json"):
-        return [without_speed(json.loads(line)) for line in lines_of(file)]
+        found = [without_speed(json.loads(line)) for line in lines_of(file)]
+        return [{**one, "digest": ""} for one in found] if file.name == "feedback.json" else found  # covers the date
     return file.read_bytes()
 
 

@@ -188,6 +188,6 @@ def test_unknown_labels_leave_the_weights_bit_equal(llama: Path, tmp_path: Path)
 def test_losses_that_are_not_finite_stop_the_run(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aifeedback.training import reward_model
 
-    monkeypatch.setattr(reward_model, "soft_preference_loss", lambda margin, p: margin * math.nan)
+    monkeypatch.setattr(reward_model, "soft_preference_loss", lambda margin, p, **_: margin * math.nan)
     with pytest.raises(TrainingError, match="step 1: loss nan"):
         fit_reward_model(llama, made_pairs(8), RewardModelConfig(**QUICK), tmp_path / "rm")

@@ -89,7 +89,7 @@ COMMANDS: dict[str, Verb | Other] = {
     "draw": Other("rate", "Draw a random sample for raters; every drawn row keeps its sampling weight.", PEOPLE),
     "rate": Other("rate", "Open the rating page, then export the ratings and their agreement.", PEOPLE),
     "ratings export": Other("rate", "Write ratings for Argilla, Label Studio or as CSV.", PEOPLE),
-    "ratings import": Other("rate", "Read ratings from Argilla, Label Studio or CSV.", PEOPLE),
+    "ratings import": Other("rate", "Add ratings that were made in Argilla, Label Studio or a CSV file.", PEOPLE),
     "serve": Other("serve", "Serve a reward over HTTP for verl, OpenRLHF, TRL and others.", SERVING),
 }
 TRAIN_COMMANDS: dict[str, Verb | Other] = {
@@ -108,6 +108,7 @@ EXAMPLES = {
     "lab sample": "aifeedback lab sample 3",
     "lab pairs": "aifeedback lab pairs 500 -o pairs.jsonl",
     "lab build": "aifeedback lab build judge -o models",
+    "lab raters": "aifeedback lab raters comparison -o ratings",
     "sample": "aifeedback sample --model hf:DIR --prompts prompts.jsonl -o samples.jsonl",
     "pair": "aifeedback pair --completions samples.jsonl -o pairs.jsonl",
     "label": "aifeedback label --data pairs.jsonl --judge openai:NAME --base-url http://localhost:8000/v1 -o labels.jsonl",
@@ -119,6 +120,7 @@ EXAMPLES = {
     "standards show": "aifeedback standards show harmless > mine.yaml",
     "standards check": "aifeedback standards check mine.yaml --judge hf:DIR",
     "standards diff": "aifeedback standards diff harmless mine.yaml",
+    "standards log": "aifeedback standards log mine.yaml --by 'A. Name' --why 'Refusals were too frequent'",
     "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
     "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
     "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",
@@ -133,6 +135,8 @@ EXAMPLES = {
     "plan": "aifeedback plan --labels 20000 --judge-agreement 0.72",
     "draw": "aifeedback draw labels.jsonl -n 300 -o sample.jsonl",
     "rate": "aifeedback rate pairs.jsonl -o ratings --rater anna --rater ben",
+    "ratings export": "aifeedback ratings export --data pairs.jsonl --ratings ratings --format argilla -o argilla.json",
+    "ratings import": "aifeedback ratings import export.json --data pairs.jsonl -o ratings",
     "serve": "aifeedback serve rm:reward-model --port 8300",
 }
 """One per command, printed at the end of its help."""

@@ -109,7 +109,7 @@ def raters(
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most N items, drawn at random by --seed.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Simulated people rate through the real page: opens it on loopback, reads it, posts its forms, exports."""
+    """Let simulated raters rate through the rating page on loopback, and export their ratings."""
     import time
 
     from aifeedback.annotation import RatingBook, export, read_task

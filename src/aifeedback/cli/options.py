@@ -287,7 +287,8 @@ def with_server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """The command with the options of a served model; its own parameter ``served`` gets them, --set included."""
     from aifeedback.judging.spec import Served
 
-    options = options_of(Served)
+    # these commands need an answer at once
+    options = [option for option in options_of(Served) if option.path != ("batch_api",)]
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "served"]
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
 

@@ -58,7 +58,7 @@ class Estimate:
 
     def __str__(self) -> str:
         if not self.is_known:
-            return f"unknown (n =  {self.n})"
+            return f"unknown (n = {self.n})"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}], n = {self.n}"
 
 
