@@ -131,7 +131,7 @@ def test_every_setting_is_passed_on_or_refused_by_name(tmp_path: Path) -> None:
         "value_weight": 0.1, "value_learning_rate": 1e-3, "value_warmup_steps": 2, "value_max_grad_norm": 1.0,
         "kl_term": "k3", "updates_per_rollout": 2, "clip_range": 0.2, "importance_level": "sequence",
         "importance_cap": 2.0, "length_normalisation": "response", "mask_truncated": True,
-        "weights": "bf16", "gradient_checkpointing": True,
+        "weights": "bf16", "gradient_checkpointing": True, "keep_rollouts": 9,
     }  # fmt: skip
     base = {"prompts_per_step": 2, "samples_per_prompt": 2}
     elsewhere = {"max_prompt_tokens", "missing_eos_penalty", "lora", "trl", "decay_share"}

@@ -121,11 +121,15 @@ CASES = {
          "probes": ["position", "length"]},
         "audit fake:noisy --data labelled.jsonl --n 8 --limit 12 --probe position --probe length",
     ),
+    "rejudge": Case(
+        {"saved": "@compare", "judges": {"fake:second": {"model": "fake:second"}}},
+        "rejudge run/stages/compare --judge fake:second",
+    ),
     "split": Case({"prompts": "prompts.jsonl", "test": 4, "limit": 10}),
     "pairs": Case({"data": "people.jsonl", "heldout": 3}),
 }  # fmt: skip
 """Verb → the same settings as a stage and as options."""
-OF_A_JOB = {"command.json", "done.json", "begun.json", "figures.json", ".lock", "report.html", "phases.jsonl"}
+OF_A_JOB = {"command.json", "files.json", "done.json", "begun.json", "figures.json", ".lock", "report.html", "phases.jsonl"}
 """What says how and when a job was done, and not what came out; figures are compared apart. The report of a comparison
 is a command's own, and in a recipe the run's."""
 SPEED = {
