@@ -129,7 +129,16 @@ CASES = {
     "pairs": Case({"data": "people.jsonl", "heldout": 3}),
 }  # fmt: skip
 """Verb → the same settings as a stage and as options."""
-OF_A_JOB = {"command.json", "files.json", "done.json", "begun.json", "figures.json", ".lock", "report.html", "phases.jsonl"}
+OF_A_JOB = {
+    "command.json",
+    "files.json",
+    "done.json",
+    "begun.json",
+    "figures.json",
+    ".lock",
+    "report.html",
+    "phases.jsonl",
+}
 """What says how and when a job was done, and not what came out; figures are compared apart. The report of a comparison
 is a command's own, and in a recipe the run's."""
 SPEED = {

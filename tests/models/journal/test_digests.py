@@ -15,38 +15,14 @@ from typer.testing import CliRunner
 
 from aifeedback.cli import app
 from aifeedback.errors import FileError, JournalError
-from aifeedback.models.journal import Entry, Journal, Spent, digests
+from aifeedback.models.journal import Journal, Spent, digests
 from aifeedback.models.journal.digests import seal, verify
-from trained_folders import JUDGE, labelled
-
-
-def call(n: int) -> Entry:
-    return Entry("labels", bytes([n]) * 32, "{}", b"p" * 32, "ok", "{}", prompt_tokens=5, completion_tokens=1)
-
-
-def made(folder: Path) -> Path:
-    """A recipe's run in small: two stages, a summary, and a page that prints the journal's head."""
-    journal = folder / "journal.sqlite"
-    labels = labelled(folder / "stages/labels", JUDGE)
-    (labels.parent / "journal.sqlite").unlink()
-    with Journal(journal, step="labels") as opened:
-        opened.append([call(n) for n in range(5)])
-    seal(labels.parent, journal)
-    compared = folder / "stages/compare"
-    compared.mkdir()
-    (compared / "preferences-judge.jsonl").write_text('{"p_first": 0.7}\n')
-    seal(compared, journal)
-    (folder / "summary.json").write_text('{"win_rate": 0.6}')
-    with Journal(journal) as opened:
-        head = opened.head().link
-    (folder / "report.html").write_text(f"<html><p>win rate 60 %</p><p>journal.sqlite: 5 calls, head {head}</p></html>")
-    seal(folder, journal)
-    return folder
+from trained_folders import call, finished_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return made(tmp_path / "run")
+    return finished_run(tmp_path / "run")
 
 
 def test_an_untouched_run_is_intact(run: Path) -> None:
@@ -325,7 +301,7 @@ def damaged(run: Path, rng: random.Random) -> str:
     "seeds", [range(30), pytest.param(range(1000, 2000), marks=pytest.mark.campaign)], ids=["30", "1000"]
 )
 def test_campaign_every_edit_gap_and_cut_is_found_given_a_page_or_a_head_file(tmp_path: Path, seeds: range) -> None:
-    whole = rated(made(tmp_path / "whole"), 6)
+    whole = rated(finished_run(tmp_path / "whole"), 6)
     heads = tmp_path / "heads.json"
     known = verify(whole).heads
     heads.write_text(json.dumps({name: head._asdict() for name, head in known.items()}))
