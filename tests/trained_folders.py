@@ -1,4 +1,4 @@
-"""Made-up trained folders: weights that nothing loads, with the record that a trainer leaves beside them."""
+"""Made-up results: trained folders whose weights nothing loads, label files and a run, with the records that steps leave."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 from aifeedback import data
 from aifeedback.models import lineage
+from aifeedback.models.journal import Entry, Journal
+from aifeedback.models.journal.digests import seal
 from aifeedback.models.lineage import Origin, Trainer
 from aifeedback.refs import PolicyRef
 from aifeedback.steps import evidence
@@ -87,11 +89,33 @@ def pairs(count: int = 8) -> list[Comparison]:
 
 def labelled(folder: Path, judge: JudgeCard, *, names: str | None = None) -> Path:
     """A labelled file as ``label`` leaves it, with the judge's card beside it, sealed."""
-    from aifeedback.models.journal.digests import seal
-
     folder.mkdir(parents=True, exist_ok=True)
     rows = [data.LabelledRow(comparison=pair, p_first=0.8, judge=names or f"{judge.uri} helpful") for pair in pairs()]
     data.write_labelled(folder / "labelled.jsonl", rows)
     (folder / "figures.json").write_text(json.dumps({"judge": judge.as_json()}))
     seal(folder, folder / "journal.sqlite")
     return folder / "labelled.jsonl"
+
+
+def call(n: int) -> Entry:
+    return Entry("labels", bytes([n]) * 32, "{}", b"p" * 32, "ok", "{}", prompt_tokens=5, completion_tokens=1)
+
+
+def finished_run(folder: Path) -> Path:
+    """A recipe's run in small: two stages, a summary, and a page that prints the journal's head."""
+    journal = folder / "journal.sqlite"
+    labels = labelled(folder / "stages/labels", JUDGE)
+    (labels.parent / "journal.sqlite").unlink()
+    with Journal(journal, step="labels") as opened:
+        opened.append([call(n) for n in range(5)])
+    seal(labels.parent, journal)
+    compared = folder / "stages/compare"
+    compared.mkdir()
+    (compared / "preferences-judge.jsonl").write_text('{"p_first": 0.7}\n')
+    seal(compared, journal)
+    (folder / "summary.json").write_text('{"win_rate": 0.6}')
+    with Journal(journal) as opened:
+        head = opened.head().link
+    (folder / "report.html").write_text(f"<html><p>win rate 60 %</p><p>journal.sqlite: 5 calls, head {head}</p></html>")
+    seal(folder, journal)
+    return folder

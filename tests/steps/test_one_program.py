@@ -128,7 +128,8 @@ CASES = {
         " --temperature 0.4 --max-new-tokens 9",
     ),
     "rejudge": Case(
-        {"saved": "compared", "judges": {"fake:longer": {"model": "fake:longer"}}}, "rejudge compared --judge fake:longer",
+        {"saved": "@compare", "judges": {"fake:second": {"model": "fake:second"}}},
+        "rejudge run/stages/compare --judge fake:second",
     ),
     "split": Case({"prompts": "prompts.jsonl", "test": 4, "limit": 10}),
     "pairs": Case({"data": "people.jsonl", "heldout": 3}),
@@ -197,7 +198,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         known = {"p_first": lambda n: 0.1 + 0.08 * (n % 10), "human_p_first": lambda n: float(n % 3 > 0)}
         write("labelled.jsonl", rows(24, "first", "second", judge=lambda _: "hf:one", **known))
         write("more.jsonl", rows(6, "first", "second", judge=lambda _: "hf:two", **known))
-        as_command("compare", CASES["compare"], Path("compared"))
         stages = [{"id": kind, "stage": kind, **case.settings} for kind, case in CASES.items()]
         Path("all.yaml").write_text(yaml.safe_dump({"name": "all", "seed": SEED, "stages": stages}, sort_keys=False))
         loaded = recipe.load("all.yaml")

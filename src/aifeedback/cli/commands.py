@@ -120,7 +120,7 @@ EXAMPLES = {
     "standards show": "aifeedback standards show harmless > mine.yaml",
     "standards check": "aifeedback standards check mine.yaml --judge hf:DIR",
     "standards diff": "aifeedback standards diff harmless mine.yaml",
-    "standards log": "aifeedback standards log mine.yaml --by 'A. Name' --why 'Refusals were too frequent'",
+    "standards log": 'aifeedback standards log mine.yaml --by "N. N." --why "clearer wording"',
     "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
     "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
     "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",

@@ -16,7 +16,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aifeedback.errors import FileError, JournalError
 from aifeedback.models.journal import Entry, Head, Journal, canonical, content_key, setting_digest
@@ -71,7 +71,8 @@ def seal(folder: Path, journal: Path, *, beside: Iterable[Path] = (), rewritten:
         if is_known and _latest(opened).get(label) == sha256(file):
             return
         write_json(file, listed)
-        opened.append([_entry(label, sha256(file))])
+        rows = opened.head().rows
+        opened.append([_entry(label, sha256(file), rows, opened.steps_digest(rows))])
 
 
 def changed(file: Path) -> str:
@@ -128,6 +129,7 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
                 calls[str(path)] = journal.spent().calls
                 for row in journal.rows():
                     missing.pop(row.link.hex(), None)
+                faults += [fault] if (fault := _steps_fault(journal)) else []
                 noted |= {path.parent / label: digest for label, digest in _latest(journal).items()}
         except JournalError as damaged:
             faults.append(str(damaged).split("\n")[0])
@@ -196,9 +198,11 @@ def _ratings_chain(book: Path) -> tuple[Head, list[str], str]:
     links, fault, previous, count = [], "", "", 0
     try:
         with contextlib.closing(sqlite3.connect(f"{book.resolve().as_uri()}?mode=ro", uri=True)) as db:
-            for seq, record, digest in db.execute("SELECT seq, record, digest FROM ratings ORDER BY seq"):
+            rows = db.execute("SELECT seq, record, digest, item_id, rater, revision FROM ratings ORDER BY seq")
+            for seq, record, digest, *columns in rows:
                 count += 1
-                if not fault and (seq != count or content_id(previous, record) != digest):
+                is_linked = seq == count and content_id(previous, record) == digest
+                if not fault and not (is_linked and columns == _named(record)):
                     fault = f"{book}: rating {count} was changed, or one before it was removed"
                 previous = digest
                 links.append(digest)
@@ -209,6 +213,12 @@ def _ratings_chain(book: Path) -> tuple[Head, list[str], str]:
     if not fault and counted is not None and counted[0] > count:
         fault = f"{book}: {counted[0] - count} ratings were removed from the end"
     return Head(count, previous), links, fault
+
+
+def _named(record: str) -> list[Any]:
+    """What a rating's record says of the columns that stand beside it."""
+    found = json.loads(record)
+    return [found["item_id"], found["rater"], found.get("revision", 0)]
 
 
 def _outputs(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -225,7 +235,16 @@ def _latest(journal: Journal) -> dict[str, str]:
             for row in journal.of_kind(FILES)}  # fmt: skip
 
 
-def _entry(label: str, digest: str) -> Entry:
+def _steps_fault(journal: Journal) -> str:
+    """Whether calls were given to other steps since the last list of files was noted; '' where they were not."""
+    noted = journal.of_kind(FILES)
+    last = json.loads(noted[-1].entry.answer) if noted else {}
+    if "steps" not in last or journal.steps_digest(last["rows"]) == last["steps"]:
+        return ""
+    return f"{journal.path}: which step made which call was changed"
+
+
+def _entry(label: str, digest: str, rows: int, steps: str) -> Entry:
     setting = canonical({"folder": label})
     hashed = bytes.fromhex(digest)
     return Entry(
@@ -235,6 +254,6 @@ def _entry(label: str, digest: str) -> Entry:
         setting=setting,
         prompt_hash=hashed,
         outcome="ok",
-        answer=canonical({"sha256": digest}),
+        answer=canonical({"sha256": digest, "rows": rows, "steps": steps}),
         is_final=False,
     )

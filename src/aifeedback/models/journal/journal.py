@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import sqlite3
@@ -246,6 +247,16 @@ class Journal:
         with self._guard():
             cursor = self._connection().execute(f"SELECT {COLUMNS} FROM calls WHERE kind = ? ORDER BY seq", (kind,))
             return [self._checked(values) for values in cursor]
+
+    def steps_digest(self, upto: int) -> str:
+        """SHA-256 over which step made which call, up to a row; the chain itself does not hold it."""
+        digest = hashlib.sha256()
+        with self._guard():
+            for seq, step in self._connection().execute(
+                "SELECT seq, step FROM steps WHERE seq <= ? ORDER BY seq", (upto,)
+            ):
+                digest.update(f"{seq}\t{step}\n".encode())
+        return digest.hexdigest()
 
     def head(self) -> Head:
         with self._guard():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -13,36 +15,14 @@ from typer.testing import CliRunner
 
 from aifeedback.cli import app
 from aifeedback.errors import FileError, JournalError
-from aifeedback.models.journal import Entry, Journal, Spent, digests
+from aifeedback.models.journal import Journal, Spent, digests
 from aifeedback.models.journal.digests import seal, verify
-from trained_folders import JUDGE, labelled
-
-
-def call(n: int) -> Entry:
-    return Entry("labels", bytes([n]) * 32, "{}", b"p" * 32, "ok", "{}", prompt_tokens=5, completion_tokens=1)
+from trained_folders import call, finished_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A recipe's run in small: two stages, a summary, and a page that prints the journal's head."""
-    folder = tmp_path / "run"
-    journal = folder / "journal.sqlite"
-    labels = labelled(folder / "stages/labels", JUDGE)
-    shutil.rmtree(labels.parent / "journal.sqlite", ignore_errors=True)
-    (labels.parent / "journal.sqlite").unlink()
-    with Journal(journal, step="labels") as opened:
-        opened.append([call(n) for n in range(5)])
-    seal(labels.parent, journal)
-    compared = folder / "stages/compare"
-    compared.mkdir()
-    (compared / "preferences-judge.jsonl").write_text('{"p_first": 0.7}\n')
-    seal(compared, journal)
-    (folder / "summary.json").write_text('{"win_rate": 0.6}')
-    with Journal(journal) as opened:
-        head = opened.head().link
-    (folder / "report.html").write_text(f"<html><p>win rate 60 %</p><p>journal.sqlite: 5 calls, head {head}</p></html>")
-    seal(folder, journal)
-    return folder
+    return finished_run(tmp_path / "run")
 
 
 def test_an_untouched_run_is_intact(run: Path) -> None:
@@ -137,32 +117,44 @@ def test_edits_and_gaps_of_calls_are_found(run: Path, damage: str) -> None:
     assert verify(run).faults
 
 
-def test_ratings_edited_removed_or_cut_are_found(tmp_path: Path) -> None:
+def rated(folder: Path, count: int = 3) -> Path:
     from aifeedback.annotation.store import RatingBook
     from aifeedback.types import Rating
 
-    def book(name: str) -> Path:
-        folder = tmp_path / name
-        store = RatingBook(folder / "ratings.sqlite")
-        for n in range(3):
-            store.add(
-                Rating(item_id=f"i{n}", rater="ana", choice="first", order_shown=(0, 1), at="2026-01-01T00:00:00Z")
-            )
-        store.close()
-        return folder
+    store = RatingBook(folder / "ratings.sqlite")
+    for n in range(count):
+        store.add(Rating(item_id=f"i{n}", rater="ana", choice="first", order_shown=(0, 1), at="2026-01-01T00:00:00Z"))
+    store.close()
+    return folder
 
-    assert verify(book("whole")).faults == []
-    for name, damage in {
-        "edited": "UPDATE ratings SET record = replace(record, 'first', 'second') WHERE seq = 2",
-        "gap": "DELETE FROM ratings WHERE seq = 2",
-        "cut": "DELETE FROM ratings WHERE seq = 3",
-    }.items():
-        folder = book(name)
-        with sqlite3.connect(folder / "ratings.sqlite") as db:
-            for trigger in ("ratings_stay", "ratings_keep"):
-                db.execute(f"DROP TRIGGER {trigger}")
-            db.execute(damage)
-        assert verify(folder).faults, name
+
+def damage_ratings(folder: Path, statement: str) -> None:
+    with sqlite3.connect(folder / "ratings.sqlite") as db:
+        for trigger in ("ratings_stay", "ratings_keep"):
+            db.execute(f"DROP TRIGGER {trigger}")
+        db.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE ratings SET record = replace(record, 'first', 'second') WHERE seq = 2",
+        "UPDATE ratings SET rater = 'ben' WHERE seq = 1",
+        "UPDATE ratings SET item_id = 'other' WHERE seq = 3",
+        "DELETE FROM ratings WHERE seq = 2",
+        "DELETE FROM ratings WHERE seq = 3",
+    ],
+)
+def test_ratings_edited_removed_or_cut_are_found(tmp_path: Path, damage: str) -> None:
+    assert verify(rated(tmp_path / "whole")).faults == []
+    damage_ratings(rated(tmp_path / "bent"), damage)
+    assert verify(tmp_path / "bent").faults
+
+
+def test_calls_given_to_another_step_are_found(run: Path) -> None:
+    with sqlite3.connect(run / "journal.sqlite") as db:
+        db.execute("UPDATE steps SET step = 'compare' WHERE seq = 3")
+    assert any("which step made which call" in fault for fault in verify(run).faults)
 
 
 def test_lists_of_files_are_no_calls(run: Path) -> None:
@@ -258,3 +250,75 @@ def test_figures_that_were_edited_are_computed_again(audited: Callable[..., obje
     closed = audited("fake:first", "--probe", "position", "--fail-on", "serious", "-o", "one")
     assert "position" in str(closed.exception)  # type: ignore[attr-defined]
     assert verify(Path("one")).faults == []
+
+
+FIGURES = ("cost_usd", "prompt_tokens", "completion_tokens", "seconds", "at", "setting")
+
+
+def damaged(run: Path, rng: random.Random) -> str:
+    """One random edit, gap or cut; returns what it was."""
+    target = rng.choice(("file", "file", "call", "call", "gap", "tail", "tail with its traces", "rating", "step"))
+    journal, rows = run / "journal.sqlite", 8
+    if target == "file":
+        file = rng.choice([f for f in sorted(run.rglob("*")) if f.is_file() and "sqlite" not in f.name])
+        content, at = file.read_bytes(), rng.randrange(file.stat().st_size)
+        how = rng.choice(("changed", "cut", "longer", "removed"))
+        if how == "removed":
+            file.unlink()
+        else:
+            flipped = bytes([content[at] ^ 1 << rng.randrange(8)])
+            file.write_bytes({"changed": content[:at] + flipped + content[at + 1 :], "cut": content[:at],
+                              "longer": content[:at] + b"1" + content[at:]}[how])  # fmt: skip
+        return f"{file.name} {how} at {at}"
+    if target == "rating":
+        row = rng.randint(1, 6)
+        statement = rng.choice((f"DELETE FROM ratings WHERE seq = {row}", f"DELETE FROM ratings WHERE seq >= {row}",
+                                f"UPDATE ratings SET record = replace(record, 'first', 'tie') WHERE seq = {row}",
+                                f"UPDATE ratings SET rater = 'ben' WHERE seq = {row}"))  # fmt: skip
+        damage_ratings(run, statement)
+        return statement
+    row = rng.randint(1, rows)
+    statements = {
+        "gap": f"DELETE FROM calls WHERE seq = {rng.randint(1, rows - 1)}",
+        "step": f"UPDATE steps SET step = 'x' WHERE seq = {rng.randint(1, 5)}",
+    }
+    if target == "call":
+        column = rng.choice((*FIGURES, "outcome", "answer", "kind", "raw", "key", "prompt_hash"))
+        other = f"{column} + 1" if column in FIGURES else "'other'"
+        statements["call"] = f"UPDATE calls SET {column} = {other} WHERE seq = {row}"
+    cut = rng.randint(1, rows - 1)
+    statement = statements.get(target, f"DELETE FROM calls WHERE seq > {rows - cut}")
+    with contextlib.closing(sqlite3.connect(journal)) as db, db:
+        db.execute("PRAGMA foreign_keys = OFF")
+        db.execute(statement)
+    if target == "tail with its traces":  # whoever removes calls also removes what tells of them
+        for file in [*run.rglob("files.json"), run / "report.html", run / "summary.json"]:
+            file.unlink()
+    return f"{target}: {statement}"
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(30), pytest.param(range(1000, 2000), marks=pytest.mark.campaign)], ids=["30", "1000"]
+)
+def test_campaign_every_edit_gap_and_cut_is_found_given_a_page_or_a_head_file(tmp_path: Path, seeds: range) -> None:
+    whole = rated(finished_run(tmp_path / "whole"), 6)
+    heads = tmp_path / "heads.json"
+    known = verify(whole).heads
+    heads.write_text(json.dumps({name: head._asdict() for name, head in known.items()}))
+    page = tmp_path / "page.html"
+    page.write_text(f"<html>{''.join(f'<p>head {head.link}</p>' for head in known.values())}</html>")
+    witnesses = [digests.read_heads(str(file)) for file in (heads, page)]
+    assert [verify(whole, links).faults for links in witnesses] == [[], []]
+    missed = []
+    for seed in seeds:
+        rng, run = random.Random(seed), tmp_path / "run"
+        shutil.copytree(whole, run)
+        what = damaged(run, rng)
+        try:
+            found = verify(run, rng.choice(witnesses)).faults
+        except FileError as refused:
+            found = [str(refused)]
+        missed += [] if found else [f"{seed}: {what}"]
+        shutil.rmtree(run)
+    print(f"{len(missed)} of {len(seeds)} missed")
+    assert missed == []
