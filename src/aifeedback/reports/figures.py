@@ -206,6 +206,7 @@ def curves(panels: Sequence[Panel], *, x_label: str) -> str:
                 _curve(axes, curve)
             axes.set_title(shortened(panel.y_label), fontsize=9.5, fontweight="normal")
             axes.yaxis.get_major_locator().set_params(nbins=4)
+            axes.xaxis.get_major_locator().set_params(integer=True)
         for axes in cells[len(panels) :]:
             axes.set_axis_off()
         for axes in cells[max(0, len(panels) - columns) : len(panels)]:

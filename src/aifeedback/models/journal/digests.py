@@ -27,6 +27,8 @@ from aifeedback.types import content_id
 FILE = "files.json"
 UNSEALED = ("journal*.sqlite*", "ratings*.sqlite*", FILE, "*.partial", "*.part")
 """Not in the list: journals and ratings have chains of their own, the rest is short-lived."""
+JOURNALS = ("journal*.sqlite", "stages/*/journal*.sqlite", "rounds/*/journal*.sqlite", "appeals/*/journal*.sqlite")
+"""Of a run, its steps, and the rounds and appeals of a monitor."""
 UNSEALED_FOLDERS = frozenset({"stages", "checkpoints", "candidates"})
 _HEAD = re.compile(r"\bhead[\s\"':]+(?:<[^>]+>\s*)*([0-9a-f]{64})\b")
 _LINK = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{16})(?![0-9a-f])")
@@ -108,9 +110,7 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
     if run.is_file() and (beside := run.with_name(f"{run.name}.run")).is_dir():
         run = beside
     root = run if run.is_dir() else run.parent
-    journals = (
-        sorted({*root.glob("journal*.sqlite"), *root.glob("stages/*/journal*.sqlite")}) if run.is_dir() else [run]
-    )
+    journals = sorted({path for place in JOURNALS for path in root.glob(place)}) if run.is_dir() else [run]
     books = sorted(root.glob("ratings*.sqlite")) if run.is_dir() else []
     if not (journals or books) or not all(path.is_file() for path in journals):
         raise FileError("no journal", file=run, fix="give a run folder or a journal file")

@@ -1,0 +1,101 @@
+"""The outcome of a requirement, and how a metric with an interval decides it.
+
+Every check ends as met, broken or open, or as unchecked where somebody else says so. A metric is met where the whole of
+its 95 % interval is on the right side, broken where the whole of it is on the wrong side, and open in between, or where
+it was not measured on enough items. Of several results of one kind the worst counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, ClassVar, NamedTuple
+
+from aifeedback.config import Config
+from aifeedback.dossier.evidence import Evidence
+from aifeedback.dossier.records import GRAVITY, Answer, Level
+
+
+class Found(NamedTuple):
+    """What a check found."""
+
+    level: Level
+    sentence: str
+    file: str = ""
+
+
+class State(NamedTuple):
+    """What a check may look at."""
+
+    evidence: Evidence
+    now: datetime
+    answer: Answer | None = None
+    claim: Any = None
+    """A vendor's claim (``claim.Claim``)."""
+
+
+class Need(Config):
+    """Root of the kinds."""
+
+    kind: ClassVar[str]
+
+    def check(self, state: State) -> Found:
+        raise NotImplementedError
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.0f} %"
+
+
+def interval(found: Mapping[str, Any]) -> str:
+    low, high = found.get("low"), found.get("high")
+    ends = "" if low is None or high is None else f", 95 % CI {100 * low:.0f}–{100 * high:.0f} %"
+    return f"{percent(found['value'])}{ends}, n = {found.get('n') or 0:,}"
+
+
+def above(found: Mapping[str, Any] | None, low: float, n: int, what: str, file: str) -> Found:
+    """Whether a share is certainly at least ``low``, on at least ``n`` items."""
+    return _against(found, n, what, file, lambda bottom, top: (bottom >= low, top < low), f"at least {percent(low)}")
+
+
+def below(found: Mapping[str, Any] | None, high: float, n: int, what: str, file: str) -> Found:
+    """Whether a share is certainly at most ``high``, on at least ``n`` items."""
+    return _against(found, n, what, file, lambda bottom, top: (top <= high, bottom > high), f"at most {percent(high)}")
+
+
+def _against(
+    found: Mapping[str, Any] | None,
+    n: int,
+    what: str,
+    file: str,
+    judge: Callable[[float, float], tuple[bool, bool]],
+    wanted: str,
+) -> Found:
+    if found is None or found.get("value") is None:
+        return Found("open", f"{what} was not measured.", file)
+    measured = f"{what}: {interval(found)}"
+    if found.get("low") is None or found.get("high") is None:
+        return Found("open", f"{measured}; without an interval.", file)
+    is_met, is_broken = judge(float(found["low"]), float(found["high"]))
+    if is_broken:
+        return Found("broken", f"{measured}; required is {wanted}.", file)
+    if (found.get("n") or 0) < n:
+        return Found("open", f"{measured}; required are {n:,} items.", file)
+    return Found("met", f"{measured}.", file) if is_met else Found("open", f"{measured}; not certainly {wanted}.", file)
+
+
+def worst(found: Sequence[Found], missing: str) -> Found:
+    """The gravest of several; open, with ``missing``, where there is none."""
+    return max(found, key=lambda one: GRAVITY[one.level]) if found else Found("open", missing)
+
+
+NO_MODEL = "No model folder with a record of its training was added."
+NO_AUDIT = "No audit of a judge was added."
+NO_COMPARISON = "No comparison of policies was added."
+NO_SAFETY = "No measurement of harm and refusal was added."
+NO_PEOPLE = "No ratings of people were added."
+NO_STANDARD = "No standards file was added."
+NO_MONITOR = "No monitor was added."
+NOT_ADDED = {"model": NO_MODEL, "standard": NO_STANDARD, "audit": NO_AUDIT, "people": NO_PEOPLE,
+             "compare": NO_COMPARISON, "monitor": NO_MONITOR}  # fmt: skip
+"""Kind of evidence → what is said where there is none."""

@@ -1,0 +1,1 @@
+"""Watching a judge and a policy after deployment: dated rounds, control charts, a chained log, appeals."""
