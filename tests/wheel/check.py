@@ -79,7 +79,7 @@ from importlib.metadata import files, metadata
 about = metadata("aifeedback")
 assert any(file.name == "py.typed" for file in files("aifeedback"))
 assert {"Development Status :: 3 - Alpha", "Typing :: Typed"} <= set(about.get_all("Classifier"))
-assert set(about.get_all("Provides-Extra")) >= {"local", "web", "hub", "ray", "trl", "track", "docs", "dev", "all"}
+assert set(about.get_all("Provides-Extra")) >= {"local", "web", "hub", "ray", "trl", "track", "postgres", "docs", "dev", "all"}
 assert "## Install" in about.get_payload()
 assert not re.search(r"\\]\\((?!https?:|#)", about.get_payload()), "a relative link"
 from importlib.util import find_spec

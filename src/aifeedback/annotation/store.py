@@ -1,8 +1,9 @@
-"""The store of ratings: one SQLite file, append-only, chained by digests, one rating per rater, item and revision.
+"""The store of ratings: append-only, chained by digests, one rating per rater, item and revision.
 
-It also keeps skipped items, drafts, and which harmful texts each rater chose to see. Tokens are kept as SHA-256 only:
-reading the file does not let anyone rate in another's name. Readers never wait for a writer; a write that cannot
-be done within ``patience_s`` raises StoreUnavailable and leaves nothing behind.
+A SQLite file, or a PostgreSQL database by its URL (``database.py``). It also keeps skipped items, drafts, and which
+harmful texts each rater chose to see. Tokens are kept as SHA-256 only: reading the store does not let anyone rate in
+another's name. Readers never wait for a writer; a write that cannot be done within ``patience_s`` raises
+StoreUnavailable and leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -16,65 +17,32 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
+from aifeedback.annotation.database import Connection, database, shown
+from aifeedback.annotation.database import Unavailable as StoreUnavailable
 from aifeedback.errors import InputError, JournalError
-from aifeedback.storage import make_folder
 from aifeedback.types import Rating, content_id
 
-_RATINGS = """
-CREATE TABLE {name} (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL, rater TEXT NOT NULL, record TEXT NOT NULL,
-  digest TEXT NOT NULL, revision INTEGER NOT NULL DEFAULT 0, UNIQUE (item_id, rater, revision))
-"""
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS raters (name TEXT PRIMARY KEY, token_sha256 TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS secret (one INTEGER PRIMARY KEY CHECK (one = 1), key TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS exposures (
-  seq INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL, rater TEXT NOT NULL, at TEXT NOT NULL,
-  UNIQUE (item_id, rater));
-CREATE TABLE IF NOT EXISTS skips (seq INTEGER PRIMARY KEY AUTOINCREMENT, item_id TEXT NOT NULL, rater TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS drafts (
-  item_id TEXT NOT NULL, rater TEXT NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (item_id, rater));
-CREATE INDEX IF NOT EXISTS ratings_of ON ratings (rater);
-CREATE TRIGGER IF NOT EXISTS ratings_stay BEFORE UPDATE ON ratings BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER IF NOT EXISTS ratings_keep BEFORE DELETE ON ratings BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-"""
-
-
-class StoreUnavailable(JournalError):
-    """The file cannot be read or written just now; ``reason`` is a sentence for raters. Nothing was stored."""
-
-    def __init__(self, path: Path, cause: sqlite3.Error | None) -> None:
-        text = str(cause or "locked").lower()
-        if "full" in text:
-            self.reason = "The disk of this server is full."
-        elif "lock" in text or "busy" in text:
-            self.reason = "Another program is using the file of ratings."
-        else:
-            self.reason = "The file of ratings cannot be used just now."
-        super().__init__(f"{path}: {cause or 'locked'}")
+__all__ = ["RatingBook", "StoreUnavailable"]
 
 
 class RatingBook:
     """Safe for several threads and processes; every rating is on disk before ``add`` returns."""
 
     def __init__(self, path: str | PathLike[str], *, patience_s: float = 5.0) -> None:
-        self.path, self.patience_s = Path(path), patience_s
-        make_folder(self.path.parent)
+        """``path`` is a file, or a URL: ``postgresql://user@host/database``."""
+        self.path, self.patience_s = path, patience_s
+        self._base = database(path, patience_s)
         self._lock = threading.Lock()
-        self._idle: list[sqlite3.Connection] = []
+        self._idle: list[Connection] = []
         try:
-            self._db = self._connect()
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            _upgrade(self._db)
-            self._db.executescript(_SCHEMA)
-            self._db.execute("INSERT OR IGNORE INTO secret VALUES (1, ?)", (secrets.token_hex(32),))
+            self._db = self._base.connect()
+            self._base.prepare(self._db)
+            self._db.execute("INSERT INTO secret VALUES (1, ?) ON CONFLICT DO NOTHING", (secrets.token_hex(32),))
             self._key = bytes.fromhex(self._db.execute("SELECT key FROM secret").fetchone()[0])
-        except sqlite3.DatabaseError as cause:
-            raise JournalError(f"{self.path}: cannot be opened as a file of ratings: {cause}") from None
+        except (sqlite3.DatabaseError, *self._base.passing) as cause:
+            raise JournalError(f"{shown(path)}: cannot be opened as a store of ratings: {cause}") from None
 
     def close(self) -> None:
         for connection in (self._db, *self._idle):
@@ -95,7 +63,11 @@ class RatingBook:
         tokens = {name: kept.get(name) or secrets.token_urlsafe(32) for name in raters}
         with self._writing() as db:
             for name, token in tokens.items():
-                db.execute("INSERT OR REPLACE INTO raters VALUES (?, ?)", (name, _digest(token)))
+                db.execute(
+                    "INSERT INTO raters VALUES (?, ?) "
+                    "ON CONFLICT (name) DO UPDATE SET token_sha256 = excluded.token_sha256",
+                    (name, _digest(token)),
+                )
         return tokens
 
     def rater_of(self, token: str | None) -> str | None:
@@ -131,7 +103,7 @@ class RatingBook:
         ratings, previous = [], ""
         for number, (record, digest) in enumerate(self._read("SELECT record, digest FROM ratings ORDER BY seq"), 1):
             if content_id(previous, record) != digest:
-                raise JournalError(f"{self.path}: rating {number} was changed, or one before it was removed")
+                raise JournalError(f"{shown(self.path)}: rating {number} was changed, or one before it was removed")
             previous = digest
             ratings.append(Rating.model_validate_json(record))
         return ratings
@@ -157,7 +129,8 @@ class RatingBook:
         with self._writing() as db:
             db.execute("INSERT INTO skips (item_id, rater) VALUES (?, ?)", (item_id, rater))
             db.execute(
-                "INSERT OR REPLACE INTO drafts (item_id, rater, entry) VALUES (?, ?, ?)",
+                "INSERT INTO drafts (item_id, rater, entry) VALUES (?, ?, ?) "
+                "ON CONFLICT (item_id, rater) DO UPDATE SET entry = excluded.entry",
                 (item_id, rater, json.dumps(dict(entry))),
             )
 
@@ -178,7 +151,8 @@ class RatingBook:
             may = item_id in seen or most is None or len(seen) < most
             if may:
                 db.execute(
-                    "INSERT OR IGNORE INTO exposures (item_id, rater, at) VALUES (?, ?, ?)", (item_id, rater, at)
+                    "INSERT INTO exposures (item_id, rater, at) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                    (item_id, rater, at),
                 )
         return may
 
@@ -197,68 +171,55 @@ class RatingBook:
         """A name for this file, or for a rater in it, that identifies neither."""
         return self.sign("public", *parts)[:12]
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, check_same_thread=False, isolation_level=None, timeout=self.patience_s)
-
     def _read(self, query: str, *values: Any) -> list[Any]:
         """Run on a connection of its own, so that no reader waits for a writer."""
-        connection = None
+        connection, is_fresh = None, False
         try:
-            connection = self._idle.pop() if self._idle else self._connect()
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                connection, is_fresh = self._base.connect(), True
             return connection.execute(query, values).fetchall()
-        except IndexError:  # another thread was faster
-            return self._read(query, *values)
-        except sqlite3.OperationalError as cause:
+        except self._base.passing as cause:
+            if connection is not None and not is_fresh and not self._base.is_usable(connection):
+                return self._read(query, *values)  # the server was restarted since
             raise StoreUnavailable(self.path, cause) from None
         finally:
-            if connection is not None:
+            if connection is not None and self._base.is_usable(connection):
                 self._idle.append(connection)
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Iterator[Connection]:
         """A transaction, committed at the end. Raises StoreUnavailable where it cannot be had or cannot be committed."""
         if not self._lock.acquire(timeout=self.patience_s):
             raise StoreUnavailable(self.path, None)
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
-                if self._db.in_transaction:
+                if self._base.is_usable(self._db) and self._base.in_transaction(self._db):
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as cause:
+        except self._base.passing as cause:
             raise StoreUnavailable(self.path, cause) from None
         finally:
             self._lock.release()
 
-
-def _upgrade(db: sqlite3.Connection) -> None:
-    """Make the table of ratings; one that allows no corrections is replaced by one that does, with the same rows."""
-    columns = {row[1] for row in db.execute("PRAGMA table_info(ratings)")}
-    if "revision" in columns:
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        columns = {row[1] for row in db.execute("PRAGMA table_info(ratings)")}
-        if not columns:
-            db.execute(_RATINGS.format(name="ratings"))
-        elif "revision" not in columns:
-            db.execute(_RATINGS.format(name="ratings_with_revisions"))
-            db.execute(
-                "INSERT INTO ratings_with_revisions (seq, item_id, rater, record, digest) "
-                "SELECT seq, item_id, rater, record, digest FROM ratings ORDER BY seq"
-            )
-            for trigger in ("ratings_stay", "ratings_keep"):
-                db.execute(f"DROP TRIGGER IF EXISTS {trigger}")
-            db.execute("DROP TABLE ratings")
-            db.execute("ALTER TABLE ratings_with_revisions RENAME TO ratings")
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        raise
+    def _begin(self) -> None:
+        """Start a transaction; over a new connection where the server was restarted since the last one."""
+        try:
+            if self._base.is_usable(self._db):
+                self._base.begin(self._db)
+                return
+        except self._base.passing:
+            if self._base.is_usable(self._db):
+                if self._base.in_transaction(self._db):
+                    self._db.execute("ROLLBACK")
+                raise
+        self._db = self._base.connect()
+        self._base.begin(self._db)
 
 
 def _digest(token: str) -> str:

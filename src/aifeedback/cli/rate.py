@@ -56,6 +56,9 @@ def rate(
     repeats: Annotated[
         float, typer.Option(min=0, max=0.5, help="Share of a rater's items to show a second time.")
     ] = 0.0,
+    store: Annotated[
+        str | None, typer.Option(metavar="URL", help="Keep the ratings in PostgreSQL: postgresql://USER@HOST/DATABASE.")
+    ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Raters whose ratings do not count in the exports.")] = None,
     reference: Annotated[str, typer.Option(help="Policy that the others are compared with.")] = "",
     host: Annotated[str, typer.Option(help="Any address other than loopback needs TLS in front of it.")] = "127.0.0.1",
@@ -75,8 +78,9 @@ def rate(
     from aifeedback.pipeline.checks import modules_of, require_modules
     from aifeedback.refs import Ref
 
+    place = _store(store)
     page = () if export_only else ("fastapi", "uvicorn", "multipart", "markdown_it")
-    require_modules([*page, *modules_of([Ref(data)])])
+    require_modules([*page, *(("psycopg",) if place else ()), *modules_of([Ref(data)])])
     from aifeedback.annotation import RatingBook, export, read_task, serve
     from aifeedback.annotation.assignment import read_guidelines, sampled
 
@@ -87,7 +91,7 @@ def rate(
     task = read_task(data, columns=columns(column), harmful=harmful, scale=_scale(ask, scale, question))
     golden, first = _agreed(gold, "gold"), _agreed(calibration, "calibration")
     console.print(f"[dim]{task.sentence}[/]")
-    book = out / "ratings.sqlite"
+    book: str | Path = place or out / "ratings.sqlite"
     if not export_only:
         items = sampled(task.items, limit, seed)
         console.print(f"{len(items):,} items. Each rater opens their own link, which is a secret; Ctrl-C ends.")
@@ -114,15 +118,13 @@ def rate(
                 tell=lambda line: console.print(line, soft_wrap=True, markup=False),
                 saved=lambda done, total: progress(done, total, {}),
             )
-    elif not book.is_file():
+    elif isinstance(book, Path) and not book.is_file():
         raise RecipeError("no ratings yet", file=book, fix="run without --export first")
-    store = RatingBook(book)
+    kept = RatingBook(book)
     try:
-        exported = export(
-            task, store.ratings(), out, exclude=exclude or (), reference=reference, gold=[*golden, *first]
-        )
+        exported = export(task, kept.ratings(), out, exclude=exclude or (), reference=reference, gold=[*golden, *first])
     finally:
-        store.close()
+        kept.close()
     _show(exported.summary, json_file)
     if exported.strays:
         console.print(
@@ -235,6 +237,17 @@ def import_ratings(
         + f"; next: aifeedback rate {data} -o {out} --export",
         soft_wrap=True,
     )
+
+
+def _store(url: str | None) -> str | None:
+    from aifeedback.annotation.database import is_url
+    from aifeedback.errors import InputError
+
+    if url is not None and not is_url(url):
+        raise InputError(
+            "not a PostgreSQL URL", key="--store", fix="postgresql://USER@HOST/DATABASE; without it a SQLite file in -o"
+        )
+    return url
 
 
 def _roles(raters: Sequence[str]) -> dict[str, frozenset[str]]:

@@ -17,6 +17,7 @@ EXTRAS = {
     "ray": ("ray",),
     "trl": ("trl",),
     "track": ("tensorboard", "trackio", "wandb"),
+    "postgres": ("psycopg",),
 }
 """Extra → the modules that it installs. Whatever else the package imports is installed with it."""
 COLUMNAR = (".parquet", ".arrow")
