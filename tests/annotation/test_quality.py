@@ -8,9 +8,10 @@ from random import Random
 
 import pytest
 
+from aifeedback.annotation import export, read_task
 from aifeedback.annotation.items import SCALES, Expected, Item, single_items
 from aifeedback.annotation.rater_quality import rater_quality
-from aifeedback.types import Completion, Prompt, Rating
+from aifeedback.types import Comparison, Completion, Prompt, Rating
 
 from .pages import desk, fields, pairs, ranked
 from .test_app import entered
@@ -209,3 +210,83 @@ def test_repeats_come_later_in_the_turn_and_are_measured(tmp_path: Path) -> None
     assert one["repeats"]["value"] == 1.0
     assert one["repeats"]["n"] == len(again)
     assert one["n"] == 40
+
+
+# ── four kinds of unsound raters, with power and false alarms ────────────────────────────────────────────────────────
+
+KINDS = ("coin flipper", "drifter", "speeder", "copier")
+
+
+def study(kind: str, seed: int, count: int = 160) -> tuple[list[Item], list[Rating]]:
+    """Four raters, three of them sound; anna is of this kind, or sound too."""
+    items = pairs(count)
+    skill: Verdict = steady({"coin flipper": 0.5}.get(kind, 0.82))
+    if kind == "drifter":
+        skill = lambda i, random: 0.95 if i < count // 2 else 0.5  # noqa: E731
+    ratings = simulated({"anna": skill, "ben": steady(0.82), "cleo": steady(0.85), "dan": steady(0.88)}, items, seed)
+    if kind == "speeder":
+        ratings = [r.model_copy(update={"seconds": 0.2}) if r.rater == "anna" else r for r in ratings]
+    if kind == "copier":
+        of_ben = {r.item_id: r for r in ratings if r.rater == "ben"}
+        ratings = [
+            r.model_copy(update={"choice": of_ben[r.item_id].choice}) if r.rater == "anna" else r for r in ratings
+        ]
+    return items, ratings
+
+
+def found_in(kind: str, runs: int) -> tuple[float, float, float]:
+    """Shares: anna marked for what she is, any sound rater marked ✗, any sound rater marked at all."""
+    words = {"coin flipper": "no more than chance", "drifter": "first half", "speeder": "too fast", "copier": "copied"}
+    marked, bad, looked, sound = 0, 0, 0, 0
+    for seed in range(runs):
+        quality = rater_quality(*study(kind, seed))
+        if kind in words:
+            marked += any(words[kind] in reason for reason in quality["anna"]["reasons"])
+        others = [r for r in quality if (r != "anna" or kind not in words) and not (kind == "copier" and r == "ben")]
+        sound += len(others)
+        bad += sum(quality[r]["verdict"] == "✗" for r in others)
+        looked += sum(quality[r]["verdict"] == "!" for r in others)
+    return marked / runs, bad / sound, looked / sound
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_unsound_rater_is_found(kind: str) -> None:
+    power, bad, looked = found_in(kind, 6)
+    assert power >= 0.6
+    assert bad == 0
+    assert looked <= 0.12
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("kind", [*KINDS, "sound"])
+def test_power_and_false_alarms_in_a_campaign(kind: str) -> None:
+    power, bad, looked = found_in(kind, 500)
+    print(f"{kind}: found {100 * power:.1f} %; sound raters marked ✗ {100 * bad:.2f} %, ! {100 * looked:.2f} %")
+    assert kind == "sound" or power >= 0.85
+    assert bad <= 0.002
+    assert looked <= 0.05
+
+
+def test_two_raters_who_agree_on_an_easy_task_are_not_called_copiers() -> None:
+    items = pairs(60)
+    ratings = simulated({name: steady(0.99) for name in ("anna", "ben", "cleo")}, items, 0)
+    assert all(one["copied"] is None for one in rater_quality(items, ratings).values())
+    alone = simulated({"anna": steady(1.0), "ben": steady(1.0)}, items, 0)
+    assert all(one["verdict"] == "✓" for one in rater_quality(items, alone).values())
+
+
+def test_raters_marked_unsound_are_left_out_by_a_declared_rule(tmp_path: Path) -> None:
+    comparisons = [Comparison.of(i.prompt, *i.answers) for i in pairs(100)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(c.model_dump_json() + "\n" for c in comparisons))
+    task = read_task(data)
+    ratings = simulated(
+        {"anna": steady(0.5), "ben": steady(0.9), "cleo": steady(0.9), "dan": steady(0.9)}, task.items, 1
+    )
+    kept = export(task, ratings, tmp_path / "all").summary
+    assert (kept["excluded"], kept["excluded_because"]) == ([], None)
+    out = export(task, ratings, tmp_path / "sound", exclude_unsound=True, exclude=["dan"]).summary
+    assert out["excluded_because"] == {"anna": "marked ✗", "dan": "by name"}
+    assert set(out["raters"]) == {"ben", "cleo"}
+    assert set(out["rater_quality"]) == {"anna", "ben", "cleo", "dan"}
+    assert (tmp_path / "sound" / "ratings.jsonl").read_text() == (tmp_path / "all" / "ratings.jsonl").read_text()

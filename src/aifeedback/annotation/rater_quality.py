@@ -22,6 +22,8 @@ from aifeedback.types import Rating
 FEW = 20
 """Items below which a rater is not judged by agreement."""
 FEW_GOLD = 10
+COPIED = 0.95
+"""Agreement of two raters from which on one may have copied the other."""
 READING = 50.0
 """Characters per second, about 600 words a minute: who is faster has not read the texts."""
 RULES = (
@@ -33,6 +35,8 @@ RULES = (
     f"! faster than {READING:.0f} characters per second in more than half of the items",
     "! agreement falls from the first half to the second (adjusted p < 0.05)",
     f"! the same value for all of at least {FEW} single responses, where others vary",
+    f"! the same verdicts as one other rater on 95 % or more of at least {FEW} pairs or rankings, against the rest "
+    "(adjusted p < 0.01)",
 )
 
 
@@ -41,6 +45,11 @@ class _Row(NamedTuple):
 
     own: float
     others: float | None
+
+
+def unsound(quality: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The raters marked ✗: the declared rule by which ``rate --export --exclude-unsound`` leaves raters out."""
+    return sorted(rater for rater, one in quality.items() if one["verdict"] == "✗")
 
 
 def rater_quality(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str, Any]:
@@ -52,10 +61,14 @@ def rater_quality(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str,
     for rating in now:
         by_rater[rating.rater].append(rating)
     again = [rating for rating in current(ratings) if rating.purpose == "repeat"]
+    copied = _copied(now, by_id)
+    copies = frozenset(frozenset((rater, one["rater"])) for rater, one in copied.items())
     measured = {
-        rater: _measure(rater, own, now, by_id, [r for r in again if r.rater == rater])
+        rater: _measure(rater, own, now, by_id, [r for r in again if r.rater == rater], copies)
         for rater, own in sorted(by_rater.items())
     }
+    for rater, one in measured.items():
+        one["copied"] = copied.get(rater)
     for key in ("below_others", "position", "drift"):
         _adjust([one[key] for one in measured.values() if one[key] is not None])
     for one in measured.values():
@@ -64,14 +77,19 @@ def rater_quality(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str,
 
 
 def _measure(
-    rater: str, own: Sequence[Rating], everyone: Sequence[Rating], items: Mapping[str, Item], again: Sequence[Rating]
+    rater: str,
+    own: Sequence[Rating],
+    everyone: Sequence[Rating],
+    items: Mapping[str, Item],
+    again: Sequence[Rating],
+    copies: frozenset[frozenset[str]],
 ) -> dict[str, Any]:
     others: dict[str, list[Rating]] = defaultdict(list)
     for rating in everyone:
         if rating.rater != rater:
             others[rating.item_id].append(rating)
     shared = [rating for rating in own if others[rating.item_id]]
-    rows = [_row(items[r.item_id], r, others[r.item_id]) for r in shared]
+    rows = [_row(items[r.item_id], r, others[r.item_id], copies) for r in shared]
     seconds = [r.seconds for r in own if r.seconds is not None]
     return {
         "n": len(own),
@@ -88,6 +106,38 @@ def _measure(
         "drift": _drift(rows),
         "raters": len({r.rater for r in everyone}),
     }
+
+
+def _copied(ratings: Sequence[Rating], items: Mapping[str, Item]) -> dict[str, dict[str, Any]]:
+    """Rater → the other one with whom they agree too well, against how well all others agree on the same items.
+
+    Which of the two copied is not known. Needs three raters: two who agree may both be right.
+    """
+    by_item: dict[str, dict[str, Rating]] = defaultdict(dict)
+    for rating in (r for r in ratings if items[r.item_id].scale is None):
+        by_item[rating.item_id][rating.rater] = rating
+    names = sorted({rating.rater for rating in ratings})
+    tests: list[tuple[tuple[str, str], dict[str, Any]]] = []
+    for pair in combinations(names, 2) if len(names) > 2 else ():
+        own, excess = [], []
+        for identity, said in by_item.items():
+            if not said.keys() >= set(pair):
+                continue
+            item = items[identity]
+            same = _agreement(item, said[pair[0]], said[pair[1]])
+            rest = [_agreement(item, a, b) for (n, a), (m, b) in combinations(said.items(), 2) if {n, m} != set(pair)]
+            own.append(same)
+            excess += [same - sum(rest) / len(rest)] if rest else []
+        if len(own) >= FEW and (found := _paired(excess)) is not None:
+            tests.append((pair, {**found, "agreement": sum(own) / len(own)}))
+    _adjust([test for _, test in tests])
+    worst: dict[str, dict[str, Any]] = {}
+    for pair, test in tests:
+        if test["agreement"] >= COPIED and test["value"] > 0 and test["p_adjusted"] < 0.01:
+            for rater, other in (pair, pair[::-1]):
+                if rater not in worst or worst[rater]["agreement"] < test["agreement"]:
+                    worst[rater] = {**test, "rater": other}
+    return worst
 
 
 def _units(item: Item, rating: Rating) -> list[float]:
@@ -110,8 +160,10 @@ def _agreement(item: Item, one: Rating, other: Rating) -> float:
     return sum(_alike(item, a, b) for a, b in pairs) / len(pairs)
 
 
-def _row(item: Item, own: Rating, others: Sequence[Rating]) -> _Row:
-    among = [_agreement(item, a, b) for a, b in combinations(others, 2)]
+def _row(item: Item, own: Rating, others: Sequence[Rating], copies: frozenset[frozenset[str]]) -> _Row:
+    """A rater and a copy of them agree by definition: that says nothing about how far others agree."""
+    apart = [pair for pair in combinations(others, 2) if frozenset(r.rater for r in pair) not in copies]
+    among = [_agreement(item, *pair) for pair in apart]
     with_them = [_agreement(item, own, other) for other in others]
     return _Row(sum(with_them) / len(with_them), sum(among) / len(among) if among else None)
 
@@ -308,6 +360,11 @@ def _judged(one: Mapping[str, Any]) -> tuple[str, list[str]]:
         look.append(f"too fast to have read the responses in {one['too_fast']:.0%} of the items")
     if one["drift"] is not None and one["drift"]["value"] < 0 and one["drift"]["p_adjusted"] < 0.05:
         look.append(f"agreement fell by {-one['drift']['value']:.2f} from the first half to the second")
+    if one["copied"] is not None:
+        same, n = one["copied"]["agreement"], one["copied"]["n"]
+        look.append(
+            f"gave the same verdict as {one['copied']['rater']} on {same:.0%} of {n} items: one may have copied"
+        )
     if one["same_value"]:
         look.append("gave every response the same value")
     return "✗" if bad else "!" if look else "✓", [*bad, *look]

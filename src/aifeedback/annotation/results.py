@@ -21,7 +21,7 @@ from aifeedback import data
 from aifeedback.annotation.assignment import Task, weight_of
 from aifeedback.annotation.items import Catalogue, Item, current, item_id
 from aifeedback.annotation.labeler import PeopleLabeler, verdict, win_rates
-from aifeedback.annotation.rater_quality import rater_quality
+from aifeedback.annotation.rater_quality import rater_quality, unsound
 from aifeedback.annotation.sampling import weighted_mean
 from aifeedback.data.formats import HUMAN
 from aifeedback.storage import make_folder, write_json
@@ -178,14 +178,18 @@ def export(
     exclude: Sequence[str] = (),
     reference: str = "",
     gold: Sequence[Item] = (),
+    exclude_unsound: bool = False,
 ) -> Exported:
     """Write the three files into ``folder``. ``exclude`` names raters whose ratings do not count; they are kept in
     ``ratings.jsonl``. ``reference`` is the policy that the others are compared with; ``gold`` has the items with an
-    agreed verdict that were mixed in."""
+    agreed verdict that were mixed in. ``exclude_unsound`` leaves out, too, whom ``rater_quality`` marks ✗."""
     out = Path(folder)
     make_folder(out)
     data.write_records(out / "ratings.jsonl", ratings)
-    own = Catalogue(task.items)
+    own, quality = Catalogue(task.items), rater_quality([*task.items, *gold], ratings)
+    marked = unsound(quality) if exclude_unsound else []
+    by = {**dict.fromkeys(marked, "marked ✗"), **dict.fromkeys(exclude, "by name")}
+    exclude = sorted(by)
     counting = [rating for rating in ratings if rating.rater not in exclude]
     matched = current(own.matched([rating for rating in counting if rating.purpose == "rating"])[0])
     people = PeopleLabeler(matched, name=SOURCE)
@@ -202,8 +206,9 @@ def export(
         labelled = data.write_labelled(file, rows)
         rates = win_rates(task.meetings, people, reference=reference, weights=task.weights)
         summary["win_rates"] = rates or None
-    summary["excluded"] = sorted(set(exclude))
-    summary["rater_quality"] = rater_quality([*task.items, *gold], ratings) or None
+    summary["excluded"] = exclude
+    summary["excluded_because"] = dict(sorted(by.items())) or None
+    summary["rater_quality"] = quality or None
     write_json(out / "summary.json", summary)
     return Exported(summary, labelled, summary["ratings_of_other_items"], file)
 

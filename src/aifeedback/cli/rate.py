@@ -60,6 +60,9 @@ def rate(
         str | None, typer.Option(metavar="URL", help="Keep the ratings in PostgreSQL: postgresql://USER@HOST/DATABASE.")
     ] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Raters whose ratings do not count in the exports.")] = None,
+    exclude_unsound: Annotated[
+        bool, typer.Option("--exclude-unsound", help="Leave raters marked ✗ out of the exports, too.")
+    ] = False,
     reference: Annotated[str, typer.Option(help="Policy that the others are compared with.")] = "",
     host: Annotated[str, typer.Option(help="Any address other than loopback needs TLS in front of it.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 picks a free port.")] = 8765,
@@ -122,7 +125,15 @@ def rate(
         raise RecipeError("no ratings yet", file=book, fix="run without --export first")
     kept = RatingBook(book)
     try:
-        exported = export(task, kept.ratings(), out, exclude=exclude or (), reference=reference, gold=[*golden, *first])
+        exported = export(
+            task,
+            kept.ratings(),
+            out,
+            exclude=exclude or (),
+            reference=reference,
+            gold=[*golden, *first],
+            exclude_unsound=exclude_unsound,
+        )
     finally:
         kept.close()
     _show(exported.summary, json_file)
@@ -321,7 +332,9 @@ def _show(summary: dict[str, Any], json_file: Path | None) -> None:
         why = "; ".join(one["reasons"])
         console.print(f"{one['verdict']} {rater}{': ' if why else ''}{why}", markup=False)
     if any(one["verdict"] == "✗" for one in raters.values()):
-        console.print("To leave a rater out of the exports, name them: --export --exclude NAME", style="dim")
+        console.print(
+            "To leave a rater out of the exports: --export --exclude NAME, or --export --exclude-unsound", style="dim"
+        )
     if json_file:
         from aifeedback.storage import write_json
 
