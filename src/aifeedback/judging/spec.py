@@ -18,6 +18,10 @@ SERVER = "Server"
 """Heading of the options that only a served model has."""
 
 
+OF_READINGS = ("readout", "top", "either_space", "votes", "votes_temperature", "answer_tokens", "structured")
+"""Settings of a server that say how labels are read."""
+
+
 class Served(Config):
     """Options of an OpenAI-compatible server; refused for a model that runs on this machine."""
 
@@ -81,6 +85,11 @@ class Served(Config):
     def answers_later(self) -> bool:
         """Whether calls go through a batch API."""
         return bool(self.server_options.get("batch_api"))
+
+    def require_replies(self, what: str) -> None:
+        """Raises ValueError for settings of readings, where a model only writes."""
+        if given := [f"server.{name}" for name in self.server if name in OF_READINGS]:
+            raise ValueError(f"{', '.join(given)}: {what} reads no labels; leave it out")
 
     def require_server(self, models: Iterable[ModelRef]) -> None:
         """Raises ValueError where a server's options are set and none of the models is served."""
@@ -287,7 +296,7 @@ def judge_from_options(options: Mapping[str, Any]) -> dict[str, Any]:
     from aifeedback.errors import RecipeError
 
     how = dict(options)
-    models, prompts = how.pop("model", []), how.pop("prompt", None)
+    models, prompts = _listed(how.pop("model", [])), _listed(how.pop("prompt", None))
     joined = {key: how.pop(key) for key in ("combine", "weights", "quorum", "max_spread") if key in how}
     judges = [one_judge(model, prompt, how, models) for model in models for prompt in prompts or [None]]
     if len(judges) == 1:
@@ -302,6 +311,11 @@ def judge_from_options(options: Mapping[str, Any]) -> dict[str, Any]:
     calibration = how.get("calibration")
     members = [{key: value for key, value in judge.items() if key != "calibration"} for judge in judges]
     return {"members": members, **joined, **({"calibration": calibration} if calibration else {})}
+
+
+def _listed(value: Any) -> Any:
+    """A single name, as --set gives it, as a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 def one_judge(model: str, prompt: str | None, how: Mapping[str, Any], among: Iterable[str] = ()) -> dict[str, Any]:

@@ -539,7 +539,9 @@ def named_headers(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     """Headers from NAME=VALUE texts or a mapping. Raises ValueError for another form, and for a secret that is not read
     from the environment: settings are written into records."""
     pairs = (
-        given.items() if isinstance(given, Mapping) else ((n, v) for n, _, v in (one.partition("=") for one in given))
+        given.items()
+        if isinstance(given, Mapping)
+        else ((n, v) for n, _, v in (str(one).partition("=") for one in given))
     )
     headers = {str(name).strip(): str(value).strip() for name, value in pairs}
     for name, value in headers.items():

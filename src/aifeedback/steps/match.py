@@ -50,11 +50,8 @@ class Match:
         """Judge every prompt that both answered; pairs and preferences are left in the folder."""
         pairs = pairs_of(prompts, ours, theirs)
         is_people = isinstance(judge, PeopleLabeler)
-        if isinstance(judge, PeopleLabeler):
-            preferences = label_all(judge, pairs, context)
-        else:
-            batch = connect.batch_for(judge, context, 256)
-            preferences = label_all(connect.labeler(judge, context), pairs, context, batch)
+        labeler = judge if is_people else connect.labeler(judge, context)
+        preferences = label_all(labeler, pairs, context, 256 if is_people else connect.batch_for(judge, context, 256))
         data.write_records(context.folder / f"comparisons-{file_part(name)}.jsonl", pairs)
         data.write_records(context.folder / f"preferences-{file_part(judge_name)}-{file_part(name)}.jsonl", preferences)
         return (MatchByPeople if is_people else cls)(pairs, preferences, length_control)

@@ -146,6 +146,8 @@ class Rl(Trained):
     def _monitored(self) -> Self:
         if self.engine == "trl" and self.monitor:
             raise ValueError("monitor: TRL's trainer cannot be monitored; use engine own")
+        if self.engine == "own" and self.train.trl:
+            raise ValueError("train.trl: only engine trl has such options; leave them out")
         return self
 
     def requires(self) -> Iterator[str]:
