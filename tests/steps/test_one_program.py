@@ -95,6 +95,12 @@ CASES = {
         " --set warmup_steps=1",
         "policy",
     ),
+    "kto": Case(
+        {"model": "hf:llama", "data": "verdicts.jsonl", "hard": True, "train": {**TINY, "good_weight": 2.0}},
+        "train kto --model hf:llama --data verdicts.jsonl --hard --batch 4 --steps 2 --good-weight 2"
+        " --set warmup_steps=1",
+        "policy",
+    ),
     "rl": Case(
         {"model": "hf:llama", "prompts": "prompts.jsonl", "limit": 8, "reward": {"judge": {"model": "fake:longer"}},
          "train": {"steps": 2, "prompts_per_step": 4, "samples_per_prompt": 2, "max_new_tokens": 6, "evaluate_every": 1},
@@ -192,6 +198,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         write(
             "answers.jsonl", [{"prompt": r["prompt"], "completion": r[key]} for r in answers for key in ("one", "two")]
         )
+        verdicts = zip([0.9, 0.2, 0.5, 1.0] * 6, answers * 2, strict=True)
+        write("verdicts.jsonl", [{"prompt": r["prompt"], "completion": r["one"], "p_good": p} for p, r in verdicts])
         write("short.jsonl", [{"prompt": r["prompt"], "completion": r["one"]} for r in answers])
         write("pairs.jsonl", rows(8, "first", "second"))
         write("people.jsonl", rows(10, "chosen", "rejected"))

@@ -53,7 +53,7 @@ COMMANDS: dict[str, Verb | Other] = {
     "standards": Other(
         "standards", "List, check and compare constitutions and judge prompts.", FEEDBACK, is_group=True
     ),
-    "train": Other("lazy", "Train on files: sft, reward, dpo, rl.", TRAINING, is_group=True),
+    "train": Other("lazy", "Train on files: sft, reward, dpo, kto, rl.", TRAINING, is_group=True),
     "evaluate": Verb(
         "evaluate", "Measure a labelled file: agreement, calibration, win rate.", MEASURING, has_out=False
     ),
@@ -100,6 +100,7 @@ TRAIN_COMMANDS: dict[str, Verb | Other] = {
     "sft": Verb("sft", "Fine-tune a model on completions.", TRAINING, "The model folder to write."),
     "reward": Verb("reward_model", "Fit a reward model on soft labels.", TRAINING, "The model folder to write."),
     "dpo": Verb("dpo", "Optimise a policy directly on soft preferences.", TRAINING, "The model folder to write."),
+    "kto": Verb("kto", "Optimise a policy on single verdicts.", TRAINING, "The model folder to write."),
     "rl": Verb("rl", "Train a policy by policy gradient with a KL penalty.", TRAINING, "The model folder to write."),
 }
 EXAMPLES = {
@@ -128,6 +129,7 @@ EXAMPLES = {
     "train sft": "aifeedback train sft --model hf:DIR --data demonstrations.jsonl -o policy",
     "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
     "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",
+    "train kto": "aifeedback train kto --model hf:DIR --data scored.jsonl -o policy",
     "train rl": "aifeedback train rl --policy hf:DIR --prompts prompts.jsonl --reward rm:reward-model -o policy",
     "evaluate": "aifeedback evaluate --data labels.jsonl",
     "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",

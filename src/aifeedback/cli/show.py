@@ -63,6 +63,7 @@ NEXT = {
     "revise": ("aifeedback train sft --model hf:DIR --data {out} -o policy",),
     "train sft": (COMPARED,),
     "train dpo": (COMPARED,),
+    "train kto": (COMPARED,),
     "train rl": (COMPARED,),
     "train reward": (
         "aifeedback train rl --policy hf:DIR --prompts PROMPTS --reward rm:{out} -o policy",

@@ -163,8 +163,8 @@ def _trained(origin: Origin, step: str) -> str:
     kind, start = str(settings.get("stage") or ""), _model(origin, str(settings.get("model") or ""))
     if kind == "sft":
         return f"supervised fine-tuning of {start}"
-    if kind == "dpo":
-        return f"DPO from {start} on {_labels(origin, settings.get('data'))}"
+    if kind in ("dpo", "kto"):
+        return f"{kind.upper()} from {start} on {_labels(origin, settings.get('data'))}"
     if kind == "rl":
         return f"reinforcement learning from {start}; reward: {_reward(origin, _mapping(settings.get('reward')))}"
     return f"made by step {step} ({kind})"

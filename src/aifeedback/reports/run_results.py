@@ -20,7 +20,7 @@ from aifeedback.metrics.independence import Independence, Source, verify_indepen
 from aifeedback.reports.figures import policy_colours
 from aifeedback.reports.provenance import Fact, Origin, facts, installed_version, read_origin, training
 
-ACRONYMS = {name: name.upper() for name in ("sft", "rl", "rlaif", "rlhf", "cai", "dpo", "rm", "ppo", "grpo")} | {
+ACRONYMS = {name: name.upper() for name in ("sft", "rl", "rlaif", "rlhf", "cai", "dpo", "kto", "rm", "ppo", "grpo")} | {
     "d": "d"
 }
 

@@ -23,6 +23,7 @@ STEPS = {
     "sft": "sft:Sft",
     "reward_model": "reward_model:RewardModel",
     "dpo": "dpo:Dpo",
+    "kto": "kto:Kto",
     "rl": "rl:Rl",
     "compare": "compare:Compare",
     "rejudge": "rejudge:Rejudge",

@@ -63,6 +63,14 @@ def ipo_loss(margin_B: Tensor, p_first_B: Tensor, *, beta: float) -> Tensor:
     return p_first_B * (h_B - target).square() + (1.0 - p_first_B) * (h_B + target).square()
 
 
+def kto_loss(
+    ratio_B: Tensor, p_good_B: Tensor, kl: float, *, beta: float, good_weight: float = 1.0, bad_weight: float = 1.0
+) -> Tensor:
+    """p·λ_good·(1 − σ(β(h − z))) + (1−p)·λ_bad·(1 − σ(β(z − h))), h = log π/π_ref, z the KL. Shape (B,)."""
+    lead_B = beta * (ratio_B - kl)
+    return p_good_B * good_weight * torch.sigmoid(-lead_B) + (1.0 - p_good_B) * bad_weight * torch.sigmoid(lead_B)
+
+
 def policy_gradient_loss(logp_BT: Tensor, advantage_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """−Σ_t log π(a_t)·stopgrad(A_t) over the tokens that the mask counts: one REINFORCE term each. Shape (B,).
 

@@ -124,6 +124,17 @@ class DpoConfig(RowConfig):
     """sigmoid is DPO; ipo regresses the log-ratio on ±1/(2β), which hard labels cannot push to infinity."""
 
 
+class KtoConfig(RowConfig):
+    """Settings of ``train_kto``."""
+
+    beta: float = Field(default=0.1, gt=0.0)
+    """How strongly the policy is held to the reference; larger holds more."""
+    good_weight: float = Field(default=1.0, ge=0.0)
+    """Weight of good verdicts; with few of them raise it, so that good_weight × good ≈ bad_weight × bad."""
+    bad_weight: float = Field(default=1.0, ge=0.0)
+    """Weight of bad verdicts."""
+
+
 BaselineName = Literal["none", "running_mean", "value", "leave_one_out", "grpo", "gdpo"]
 """The shipped ones (``advantages.py``)."""
 IN_GROUPS = ("leave_one_out", "grpo", "gdpo")
