@@ -228,7 +228,7 @@ def import_ratings(
     if form is not None:
         _require(form)
     if unknown := sorted(set(names) - {*COLUMNS}):
-        raise InputError(f"no column '{unknown[0]}' of ours", key="--column", fix=f"one of {', '.join(COLUMNS)}")
+        raise InputError(f"no column '{unknown[0]}' in our format", key="--column", fix=f"one of {', '.join(COLUMNS)}")
     try:
         text = where.read_text(encoding="utf-8-sig")
     except OSError as cause:

@@ -78,7 +78,7 @@ def _built(name: str, entry: Verb | Other) -> click.Command:
     elif name == "train":
         built = TrainCommands(name=name, help=entry.summary, no_args_is_help=True, rich_markup_mode="rich")
     else:
-        group = get_group(import_module(f"aifeedback.cli.{entry.module}").app)
+        group: Any = get_group(import_module(f"aifeedback.cli.{entry.module}").app)
         built = group if entry.is_group else group.commands[name]
     built.name = name.rpartition(" ")[2] if isinstance(entry, Verb) else name
     if isinstance(entry, Other) and entry.is_group and name != "train":

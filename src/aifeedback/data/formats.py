@@ -367,12 +367,12 @@ def _named_verdict(
 
 
 def _is_settled(row: Mapping[str, Any]) -> bool:
-    """Whether a row is one of ours, or has a probability: its other verdict columns are the input's own."""
+    """Whether a row was written by this package, or has a probability: its other verdict columns are the input's own."""
     return "comparison_id" in row or not is_blank(row.get("p_first")) or not is_blank(row.get("human_p_first"))
 
 
 def _label(row: Mapping[str, Any]) -> Stored | None:
-    """The label of a file of ours; None if ``p_first`` and ``judge`` are missing or mean something else."""
+    """The label of a file that this package wrote; None if ``p_first`` and ``judge`` are missing or mean something else."""
     if "p_first" not in row or not isinstance(row.get("judge"), str) or is_blank(row["judge"]):
         return None
     named = row.get("problem")

@@ -34,7 +34,7 @@ def unknown(problem: Problem, labels: int, *, prompt_tokens: int = 0) -> Reading
 def checked(logprobs: Sequence[float], *, event: Sequence[int] | None = None, prompt_tokens: int = 0) -> Reading:
     """A reading, or one with ``bad_logprobs`` where the numbers cannot be probabilities of exclusive events.
 
-    ``event``: labels with the same number are one event (a tokenizer cannot tell them apart) and are counted once.
+    ``event``: labels with the same number are one event (a tokenizer cannot distinguish them) and are counted once.
     """
     seen = dict(zip(event or range(len(logprobs)), logprobs, strict=True))
     total = math.fsum(math.exp(min(p, 1.0)) for p in seen.values() if not math.isnan(p))
@@ -86,7 +86,7 @@ def to_follow(table: Mapping[str, float], label_set: LabelSet, started: str = ""
 def label_logprobs(tables: Tables, label_set: LabelSet) -> list[float | None]:
     """log P(label) for each label; None where no shown sequence spells it, or a position it depends on was not read.
 
-    All shown token sequences that spell a label count, less those that go on to spell a longer label of the set.
+    All shown token sequences that spell a label count, less those that continue to spell a longer label of the set.
     """
     masses: dict[int, float] = {}
     unknown: set[int] = set()

@@ -3,7 +3,7 @@
 Two threads of one process share a matrix product badly where a model is small; two processes with a thread each do not
 share any. What a batch holds is settled before (``cache.Journaled``), and an answer depends neither on who computes it
 nor on the number of threads, so answers are the same whatever the number of processes. Only this process writes: it
-takes batches too, and hands all answers over in the order of the batches. A process that fails or is killed is told of
+takes batches too, and hands all answers over in the order of the batches. A process that fails or is killed is reported
 in a warning, and its batch is computed here.
 
 Each process holds a copy of the weights; so copies suit small models. Processes start with the first call that is long

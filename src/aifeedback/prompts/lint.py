@@ -370,7 +370,7 @@ def diff_any(old: Standard, new: Standard) -> list[Change]:
 
 
 def unversioned(old: Standard, new: Standard, changes: Sequence[Change]) -> Finding | None:
-    """The finding where wording changed and the version did not: labels of both could not be told apart."""
+    """The finding where wording changed and the version did not: labels of both could not be distinguished."""
     is_rubric = isinstance(old, Rubric)  # a criterion's title is shown to a judge that rates
     changed = [change for change in changes if change.changes_wording or (is_rubric and change.field == "title")]
     if not changed or old.name != new.name or old.version != new.version:

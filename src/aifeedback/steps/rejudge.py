@@ -213,7 +213,7 @@ def _pairs(folder: Path) -> list[tuple[str, Comparison]]:
 
 
 def _preferences(folder: Path) -> dict[str, list[Preference]]:
-    """Judge, as file names write it → all its preferences. A name may hold dashes: the policies' names tell them apart."""
+    """Judge, as file names write it → all its preferences. A name may hold dashes: the policies' names distinguish them."""
     policies = [file.stem.removeprefix("comparisons-") for file in folder.glob("comparisons-*.jsonl")]
     found: dict[str, list[Preference]] = {}
     for policy in sorted(policies, key=len, reverse=True):

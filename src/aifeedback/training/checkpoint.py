@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one safetensors file each, written whole or not at all, enough to go on bit for bit.
+"""Checkpoints of a run: one safetensors file each, written whole or not at all, enough to resume bit for bit.
 
 Held: trained parameters, optimizer state, random states of every process, the objective's own state, and the identity
 of data and settings. Works for plain, DDP and FSDP2 models: sharded tensors are gathered on writing.
@@ -99,7 +99,7 @@ def read(file: Path) -> Snapshot:
             return Snapshot({name: stream.get_tensor(name) for name in stream.keys()}, facts)  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError, OSError) as cause:
         raise TrainingError(
-            f"{file}: not a readable checkpoint ({cause})\n  → delete it to go on from an earlier one"
+            f"{file}: not a readable checkpoint ({cause})\n  → delete it to resume from an earlier one"
         ) from cause
 
 

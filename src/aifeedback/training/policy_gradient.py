@@ -210,7 +210,7 @@ KL_TERMS = {
 }
 """What each place of the KL descends."""
 UNSCORED_STEPS = 3
-"""The run stops when this many steps in a row had no sample that could be used: the judge is dead, not unlucky."""
+"""The run stops when this many steps in a row had no sample that could be used: the judge is unreachable."""
 
 
 class Policy(NamedTuple):

@@ -53,7 +53,7 @@ class Accuracy(NamedTuple):
     n: int
     """Pairs with a preference (p_first other than one half)."""
     equal_scores: int
-    """Pairs that the model could not tell apart; they count as wrong."""
+    """Pairs that the model could not distinguish; they count as wrong."""
 
 
 class RewardObjective(RowObjective):
@@ -102,7 +102,7 @@ def fit_reward_model(
     heldout: Sequence[Pair] | None = None,
     progress: Progress = silent,
 ) -> TrainResult:
-    """Fits a reward model on labelled comparisons and writes the folder ``out``; run again, it goes on or returns.
+    """Fit a reward model on labelled comparisons and write the folder ``out``; run again, it resumes or returns.
 
     Rows with an unknown label or that are too long are left out and counted. ``heldout`` pairs (human, p ∈ {0, 1}) give
     ``heldout_accuracy`` with ``_low``, ``_high``, ``_n`` among the figures. Raises TrainingError, ModelError,

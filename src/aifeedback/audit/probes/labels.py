@@ -1,6 +1,6 @@
 """The judge's labels themselves: does it decide, does the position matter, does it judge refusals correctly?
 
-**Decision.** How sure the labels are, and whether the judge intended to give one. A judge that tells nothing apart
+**Decision.** How sure the labels are, and whether the judge intended to give one. A judge that distinguishes nothing
 passes every test of bias: no mark moves a probability that never moves. And what a label's probability is worth depends
 on how much of the model's probability lay on the labels (``coverage``): where it is next to nothing, the judge wanted
 to say something else, and the label is what it would have said if forced.
@@ -51,7 +51,7 @@ def _sureness(sure: Sequence[float], ground: Ground, prompts: Sequence[str] | No
         return unmeasured(probe, "decision", title, "no verdict could be read", unreadable=ground.unreadable)
     mean = float(np.mean(sure))
     level: Level = "bad" if mean < UNDECIDED else "watch" if mean < VAGUE else "fine"
-    told = "; it hardly tells answers apart, so that passing other probes proves nothing" if level == "bad" else ""
+    told = "; it hardly distinguishes responses, so that passing other probes proves nothing" if level == "bad" else ""
     sentence = f"To the answer that it prefers it gives {100 * mean:.1f} % on average (50 is a coin){told}."
     return _share(probe, title, sentence, sure, prompts, level)
 

@@ -248,7 +248,7 @@ def transitivity(ground: Ground) -> list[Finding]:
 def challenge(ground: Ground) -> list[Finding]:
     """The judge's own verdict repeated to it, and whether it is sure: how many verdicts flip without any new reason?
 
-    The control repeats the verdict and asks nothing, so that flips which any change of the text causes are told apart.
+    The control repeats the verdict and asks nothing, so that flips which any change of the text causes are separated.
     """
     from aifeedback.metrics.intervals import mean_interval
 

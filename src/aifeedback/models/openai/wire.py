@@ -1,6 +1,6 @@
 """What goes to an OpenAI-compatible server and what comes back, as pure functions.
 
-Nothing here trusts an answer: every field is checked for type and range before it becomes a number of ours, and what
+Nothing here trusts an answer: every field is checked for type and range before it becomes a number, and what
 does not pass is a named problem. Only the list of top log-probabilities is read; the sampled token is ignored, so the
 reading does not depend on luck.
 """
