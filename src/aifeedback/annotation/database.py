@@ -58,8 +58,8 @@ class Database(Protocol):
     place: Any
     schema: str
     """Statements, one after the other, that make every table where it is missing."""
-    passing: tuple[type[Exception], ...]
-    """Errors that another try may not meet: a lock, a full disk, a server that restarts."""
+    passing: Any
+    """Classes of errors that another try may not meet: a lock, a full disk, a server that restarts."""
 
     def connect(self) -> Connection: ...
     def prepare(self, connection: Connection) -> None: ...

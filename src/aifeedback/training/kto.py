@@ -56,9 +56,7 @@ class VerdictIds(NamedTuple):
         return len(self.prompt) + len(self.completion)
 
 
-def encode_verdicts(
-    tokenizer: Any, rows: Sequence[VerdictRow], **limits: int | None
-) -> tuple[list[VerdictIds], Counter[str]]:
+def encode_verdicts(tokenizer: Any, rows: Sequence[VerdictRow], **limits: Any) -> tuple[list[VerdictIds], Counter[str]]:
     """Usable rows as token ids, and how many were left out for which reason.
 
     The other response is that of the next row with another prompt; a file with a single prompt has none.

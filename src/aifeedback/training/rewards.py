@@ -14,17 +14,27 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aifeedback import extensions
 from aifeedback.errors import InputError, RecipeError, TrainingError
-from aifeedback.judging.pointwise import RubricScorer
 from aifeedback.types import Comparison, Completion, Labeler, Prompt, RewardFn, Scorer
 
 if TYPE_CHECKING:
     from aifeedback.inference.encoding import Encoding
 
 Values = list[float | None]
+
+
+@runtime_checkable
+class ByCriterion(Protocol):
+    """A scorer under a rubric (``judging.pointwise.RubricScorer``): scores by criterion, and the weight of each."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shares(self) -> Sequence[float]: ...
+    def score_all(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Any: ...
 
 
 class Reward:
@@ -112,7 +122,7 @@ def judge_score(scorer: Scorer) -> Reward:
     The judge may be the policy's own starting checkpoint: hand the judge's model object to ``train_rl`` as its
     ``reference`` and it is in memory once. Under a rubric it is a reward of several criteria.
     """
-    if isinstance(scorer, RubricScorer):
+    if isinstance(scorer, ByCriterion):
         return _of_rubric(scorer)
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
@@ -125,7 +135,7 @@ def judge_score(scorer: Scorer) -> Reward:
     return reward
 
 
-def _of_rubric(scorer: RubricScorer) -> Criteria:
+def _of_rubric(scorer: ByCriterion) -> Criteria:
     def columns(prompts: Sequence[Any], completions: Sequence[str], **given: Sequence[Any]) -> list[Values]:
         scores = list(scorer.score_all(*records(prompts, completions)).by_criterion.values())
         reward.calls = [tuple(one.call_id for one in row if one.call_id) for row in zip(*scores, strict=True)]
