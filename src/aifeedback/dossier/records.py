@@ -19,7 +19,7 @@ from aifeedback.config import Config
 from aifeedback.types import Record
 
 Level: TypeAlias = Literal["met", "unchecked", "waived", "open", "broken"]
-"""unchecked: somebody else says so, and nothing of ours contradicts it."""
+"""unchecked: somebody else says so, and nothing measured here contradicts it."""
 MARKS: Mapping[Level, str] = {"met": "✓", "unchecked": "!", "waived": "!", "open": "?", "broken": "✗"}
 GRAVITY: Mapping[Level, int] = {"met": 0, "unchecked": 1, "waived": 2, "open": 3, "broken": 4}
 Decision: TypeAlias = Literal["ship", "ship-with-conditions", "reject"]

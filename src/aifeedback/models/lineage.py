@@ -142,7 +142,7 @@ def read(folder: Path) -> Origin | None:
 
 def of_base(folder: Path, name: str) -> Origin:
     """What a model trained from ``folder`` takes over. A pretrained model has no feedback behind it; one that a trainer
-    of ours left without its record has an unknown one."""
+    that was trained here and left without its record has an unknown one."""
     found = read(folder)
     if found is not None:
         return found
