@@ -22,7 +22,8 @@ import yaml
 from aifeedback.data import read_completions
 from aifeedback.models.embedding import Embedder
 
-START = "start"
+START, AGAIN = "start", "start-again"
+"""The starting policy, and a second draw of it: what differs between the two is chance."""
 
 
 def main() -> None:
@@ -65,7 +66,8 @@ def policies(run: Path) -> list[tuple[str, list[str]]]:
     (measure,) = stage["judges"].values()
     embedder = Embedder(str(measure["model"]).partition(":")[2])
     folder = run / "stages" / "compare"
-    read = {name: read_completions(folder / f"completions-{name}.jsonl") for name in stage["policies"]}
+    files = {name: folder / f"completions-{name}.jsonl" for name in [*stage["policies"], AGAIN]}
+    read = {name: read_completions(file) for name, file in files.items() if file.is_file()}
     similarity: dict[str, dict[str, float]] = {}
     length: dict[str, dict[str, int]] = {}
     for name, responses in read.items():
