@@ -79,7 +79,7 @@ def test_it_learns_without_pairs_and_extends_with_adapters(llama: Path, tmp_path
     result = train_kto(llama, verdicts(48), KtoConfig(**FAST, **more, steps=40), tmp_path / "out", heldout=held)
     lines = metrics(tmp_path / "out")
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.05
-    assert result.figures["heldout_accuracy"] > 0.7
+    assert result.figures["heldout_loss"] < 0.5  # what a policy that has not moved has: h = z = 0
 
 
 def test_the_other_response_belongs_to_another_prompt(llama: Path) -> None:
