@@ -582,3 +582,10 @@ def test_every_step_says_what_it_took_and_what_it_thinks_of_its_result(tmp_path:
     for shown in ("1,200", "34,000", "$0.50", "12.2"):
         assert shown in row
     assert html.partition('<td>pairs <span class="faint">pair</span></td>')[2].partition("</tr>")[0].count("–") == 3
+
+
+@pytest.mark.parametrize("name", ["independent", "evaluator", "other"])
+def test_the_words_independent_evaluator_survive_an_evaluator_of_that_name(name: str) -> None:
+    from aifeedback.reports.wording import renamed
+
+    assert renamed(f"by independent evaluator {name}", {name: "lab:judge-b"}) == "by independent evaluator lab:judge-b"

@@ -47,7 +47,7 @@ class Made:
         self.folder, self.rng = folder, random.Random(seed)
         family, number = self.rng.choice(FAMILIES), self.rng.randint(1, 9)
         self.judge = JudgeCard(model=f"openai:{family}-{number}", uri=f"openai:{family}-{number}", family=family,
-                               revision=f"r{number}")  # fmt: skip
+                               revision=f"{family} {number}")  # fmt: skip
         self.base = weights(folder / "pretrained", f"pretrained {seed}")
         self.policy = self.base
         last = self.rng.randint(1, 3)

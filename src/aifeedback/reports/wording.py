@@ -242,11 +242,14 @@ def independence_reason(story: Story) -> str:
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """``text`` with every key of ``names`` that occurs in it as a word replaced by its name, all at once."""
+    """``text`` with every key of ``names`` that occurs in it as a word replaced by its name, all at once.
+
+    An evaluator may be called "independent": the words "independent evaluator" stay.
+    """
     if not names:
         return text
     keys = "|".join(re.escape(key) for key in sorted(names, key=len, reverse=True))
-    return re.sub(rf"(?<![\w:-])(?:{keys})(?![\w:-])", lambda match: names[match.group()], text)
+    return re.sub(rf"(?<![\w:-])(?:{keys})(?![\w:-]| evaluator)", lambda match: names[match.group()], text)
 
 
 # ── what to watch ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -71,10 +71,11 @@ class Trained(Step):
         self, folder: Path, context: Context, data: Origin, prompts: Iterable[Prompt], file: Ref | None = None
     ) -> None:
         """Write into the trained folder whose feedback trained it, that of the model it starts from included."""
+        named = tuple(one.model_copy(update={"uri": context.named(one.uri)}) for one in data.trainers)
         lineage.write(
             folder,
             base=(self.model.folder(), context.named(str(self.model))),
-            data=data,
+            data=data._replace(trainers=named),
             prompts=prompts,
             file=context.named(str(file or "")),
         )
