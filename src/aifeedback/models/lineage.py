@@ -141,8 +141,8 @@ def read(folder: Path) -> Origin | None:
 
 
 def of_base(folder: Path, name: str) -> Origin:
-    """What a model trained from ``folder`` takes over. A pretrained model has no feedback behind it; one that a trainer
-    that was trained here and left without its record has an unknown one."""
+    """What a model trained from ``folder`` takes over. A pretrained model has no feedback behind it; one that was
+    trained here and lost its record has an unknown one."""
     found = read(folder)
     if found is not None:
         return found
