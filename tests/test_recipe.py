@@ -159,3 +159,56 @@ def test_a_trainers_own_seed_counts_where_one_is_set(tmp_path: Path, given: dict
     assert result.train.model_fields_set == {"steps", *given}
     seeded = result.seeded(result.train, Context(tmp_path, tmp_path, seed=7))
     assert seeded.seed == given.get("seed", 7)
+
+
+EACH = """
+name: sweep
+settings: {seeds: [0, 1], size: 8}
+stages:
+  - id: labels
+    stage: label
+    each: {n: [4, "${size}"]}
+    comparisons: DATA
+    judge: fake:longer
+    limit: "${n}"
+  - id: model
+    stage: reward_model
+    each: {n: [4, 8], run: "${seeds}"}
+    model: hf:DIR
+    data: "@labels-${n}/labelled.jsonl"
+    train: {seed: "${run}"}
+"""
+
+
+def test_a_stage_with_each_stands_for_every_combination(tmp_path: Path) -> None:
+    loaded = recipe.load(written(tmp_path, EACH))
+    assert [stage.id for stage in loaded.stages] == [
+        "labels-4", "labels-8", "model-4-0", "model-4-1", "model-8-0", "model-8-1",
+    ]  # fmt: skip
+    assert [stage.step.limit for stage in loaded.stages[:2]] == [4, 8]
+    assert [stage.needs for stage in loaded.stages[2:]] == [("labels-4",)] * 2 + [("labels-8",)] * 2
+    assert [stage.step.train.seed for stage in loaded.stages[2:]] == [0, 1, 0, 1]
+
+
+def test_settings_change_what_each_lists_and_set_reaches_all_or_one(tmp_path: Path) -> None:
+    given = {"seeds": [5], "model.train.steps": 2, "model-8-5.train.steps": 3}
+    loaded = recipe.load(written(tmp_path, EACH), given)
+    assert [(stage.id, stage.step.train.steps) for stage in loaded.stages[2:]] == [("model-4-5", 2), ("model-8-5", 3)]
+
+
+@pytest.mark.parametrize(
+    ("each", "message"),
+    [
+        ("{n: 4}", "write NAME: [VALUE"),
+        ("{n: []}", "write NAME: [VALUE"),
+        ("[4, 8]", "write NAME: [VALUE"),
+        ("{size: [4]}", "'size' is a setting already"),
+        ('{n: ["${sizes}"]}', "'${sizes}' is not a setting"),
+        ("{n: [4, 4]}", "duplicate stage id 'labels-4'"),
+    ],
+)
+def test_mistakes_in_each_are_named(each: str, message: str, tmp_path: Path) -> None:
+    text = EACH.replace('{n: [4, "${size}"]}', each)
+    with pytest.raises(RecipeError) as raised:
+        recipe.load(written(tmp_path, text))
+    assert message in str(raised.value)

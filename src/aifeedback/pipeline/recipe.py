@@ -10,7 +10,8 @@
 
 ``${name}`` is a setting (``--set name=value`` replaces it). ``@id/file`` is a file that stage ``id`` leaves in its
 folder, and makes this stage wait for it. ``summary`` says which stage's figures end where in ``summary.json``.
-A stage with ``when: ${setting}`` is left out while the setting is empty or false. ``given: {judge: {…}}`` holds
+A stage with ``when: ${setting}`` is left out while the setting is empty or false. One with ``each: {run: [0, 1]}`` stands
+for several, ``ID-0`` and ``ID-1``, in which ``${run}`` is the value. ``given: {judge: {…}}`` holds
 other defaults for when ``judge`` is set to something else. ``base: demo`` with ``set: {…}`` is
 another recipe with other values.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,17 +135,17 @@ def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
             settings |= fill(defaults, {**settings, **{k: v for k, v in overrides.items() if k in settings}})
     workers = int(overrides.pop("workers", recipe.workers))
     problems: list[str] = []
-    stage_ids = [str(s.get("id", s.get("stage", ""))) for s in recipe.stages]
+    settings |= {key: value for key, value in overrides.items() if key in settings}
+    entries = [single for entry in recipe.stages for single in _expand(entry, settings, problems)]
+    stage_ids = {name for entry in entries for name in (entry.id, entry.family)}
     per_stage: dict[str, dict[str, Any]] = {}
     for key, value in overrides.items():
         stage_id, _, rest = key.partition(".")
         if rest and stage_id in stage_ids:
             per_stage.setdefault(stage_id, {})[rest] = value
-        elif key in settings:
-            settings[key] = value
-        else:
+        elif key not in settings:
             problems.append(f"--set {key}: no such setting; known: {', '.join([*settings, 'STAGE.KEY'])}")
-    stages = list(_stages(recipe.stages, settings, per_stage, problems))
+    stages = list(_stages(entries, per_stage, problems))
     _check_order(stages, problems)
     if problems:
         raise RecipeError("\n  ".join(problems), file=path, fix="fix these, then run `aifeedback check`")
@@ -168,32 +170,61 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
     return raw
 
 
+class Entry(NamedTuple):
+    """One stage as written, or one of the several that its ``each`` stands for."""
+
+    id: str
+    family: str
+    """The id as written: --set FAMILY.KEY reaches every member."""
+    kind: str
+    values: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    """The recipe's, and the values of ``each``."""
+    where: str
+
+
+def _expand(entry: Mapping[str, Any], settings: Mapping[str, Any], problems: list[str]) -> Iterator[Entry]:
+    """The stages that an entry stands for: one, or one per combination of the values in ``each``."""
+    values = dict(entry)
+    kind = values.pop("stage", None)
+    family = str(values.pop("id", kind))
+    try:
+        each = fill(values.pop("each", {}), settings)
+    except KeyError as unknown:
+        problems.append(f"{family}: each: {unknown.args[0]}")
+        return
+    if not isinstance(each, Mapping) or not all(isinstance(choices, list) and choices for choices in each.values()):
+        problems.append(f"{family}: each: write NAME: [VALUE, …], not {each!r}")
+        return
+    if taken := sorted(set(each).intersection(settings)):
+        problems.append(f"{family}: each: '{taken[0]}' is a setting already; use another name")
+        return
+    for chosen in product(*each.values()):
+        name = "-".join([family, *map(str, chosen)])
+        own = {**settings, **dict(zip(each, chosen, strict=True))}
+        yield Entry(name, family, str(kind), values, own, f"stage '{name}'")
+
+
 def _stages(
-    stages: Sequence[Mapping[str, Any]],
-    settings: Mapping[str, Any],
-    overrides: Mapping[str, Mapping[str, Any]],
-    problems: list[str],
+    entries: Sequence[Entry], overrides: Mapping[str, Mapping[str, Any]], problems: list[str]
 ) -> Iterator[Stage]:
-    for index, entry in enumerate(stages):
-        values = dict(entry)
-        kind = values.pop("stage", None)
-        stage_id = str(values.pop("id", kind))
-        where = f"stages[{index}] ({stage_id})"
+    for entry in entries:
         try:
-            values = fill(values, settings)
+            values = fill(entry.values, entry.settings)
             if not values.pop("when", True):
                 continue
-            schema = step_class(str(kind))
-            step = schema.model_validate(merge(values, nest(overrides.get(stage_id, {}))))
+            schema = step_class(entry.kind)
+            given = merge(nest(overrides.get(entry.family, {})), nest(overrides.get(entry.id, {})))
+            step = schema.model_validate(merge(values, given))
         except KeyError as unknown:
-            problems.append(f"{where}: {unknown.args[0]}")
+            problems.append(f"{entry.where}: {unknown.args[0]}")
         except InputError as unusable:
-            problems.append(f"{where}: {unusable}")
+            problems.append(f"{entry.where}: {unusable}")
         except ValueError as invalid:
             errors = getattr(invalid, "errors", list)()
-            problems += [f"{where}: {describe(e, schema)}" for e in errors] or [f"{where}: {invalid}"]
+            problems += [f"{entry.where}: {describe(e, schema)}" for e in errors] or [f"{entry.where}: {invalid}"]
         else:
-            yield Stage(stage_id, str(kind), step, tuple(step.needs()), values)
+            yield Stage(entry.id, entry.kind, step, tuple(step.needs()), values)
 
 
 def _check_order(stages: Sequence[Stage], problems: list[str]) -> None:
