@@ -136,7 +136,9 @@ def load(name: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe
     workers = int(overrides.pop("workers", recipe.workers))
     problems: list[str] = []
     settings |= {key: value for key, value in overrides.items() if key in settings}
-    entries = [single for entry in recipe.stages for single in _expand(entry, settings, problems)]
+    entries = [
+        single for index, entry in enumerate(recipe.stages) for single in _expand(index, entry, settings, problems)
+    ]
     stage_ids = {name for entry in entries for name in (entry.id, entry.family)}
     per_stage: dict[str, dict[str, Any]] = {}
     for key, value in overrides.items():
@@ -183,7 +185,7 @@ class Entry(NamedTuple):
     where: str
 
 
-def _expand(entry: Mapping[str, Any], settings: Mapping[str, Any], problems: list[str]) -> Iterator[Entry]:
+def _expand(index: int, entry: Mapping[str, Any], settings: Mapping[str, Any], problems: list[str]) -> Iterator[Entry]:
     """The stages that an entry stands for: one, or one per combination of the values in ``each``."""
     values = dict(entry)
     kind = values.pop("stage", None)
@@ -202,7 +204,7 @@ def _expand(entry: Mapping[str, Any], settings: Mapping[str, Any], problems: lis
     for chosen in product(*each.values()):
         name = "-".join([family, *map(str, chosen)])
         own = {**settings, **dict(zip(each, chosen, strict=True))}
-        yield Entry(name, family, str(kind), values, own, f"stage '{name}'")
+        yield Entry(name, family, str(kind), values, own, f"stages[{index}] ({name})")
 
 
 def _stages(
