@@ -10,6 +10,7 @@ import pytest
 
 from aifeedback.data import write_completions
 from aifeedback.models import lineage
+from aifeedback.models.journal.digests import seal
 from aifeedback.models.lineage import Origin
 from aifeedback.refs import ModelRef, Ref
 from aifeedback.types import Completion, Message, Prompt
@@ -88,7 +89,7 @@ def test_every_judge_of_a_panel_and_people_are_counted(tmp_path: Path) -> None:
     file = labelled(tmp_path / "labels", JUDGE, names="panel(mean: one, other)")
     members = {"one": JUDGE.as_json(), "other": OTHER.as_json()}
     (tmp_path / "labels/figures.json").write_text(json.dumps({"judge": {"family": "panel", "members": members}}))
-    (tmp_path / "labels/files.json").unlink()
+    seal(tmp_path / "labels", tmp_path / "labels/journal.sqlite")
     origin = lineage.of_labels(Ref(file), ["panel(mean: one, other)"] * 5 + ["human"] * 3)
     assert {one.uri: (one.rows, one.human_rows) for one in origin.trainers} == {
         JUDGE.uri: (5, 0), OTHER.uri: (5, 0), "people": (3, 3)

@@ -131,6 +131,21 @@ def test_prompts_trained_on_are_counted_and_never_count(tmp_path: Path, base: Pa
     assert len(held.rows) == (6 - seen or 6)
 
 
+@pytest.mark.parametrize("how", ["removed", "emptied", "no list", "without the file"])
+def test_labels_whose_list_of_digests_was_bent_are_unverified(tmp_path: Path, base: Path, how: str) -> None:
+    file = labelled(tmp_path / "labels", JUDGE)
+    listed = tmp_path / "labels/files.json"
+    file.write_text(file.read_text().replace(JUDGE.uri, "openai:somebody"))
+    if how == "removed":
+        listed.unlink()
+    else:
+        kept = {k: v for k, v in json.loads(listed.read_text()).items() if k != file.name}
+        listed.write_text({"emptied": "", "no list": "[]", "without the file": json.dumps(kept)}[how])
+    origin = lineage.of_labels(Ref(file), ["openai:somebody helpful"] * 8)
+    policy = trained(tmp_path / "policy", origin=origin)
+    assert not judged({"base": base, "policy": policy}, OTHER).verified
+
+
 @pytest.mark.parametrize("edit", ["people", "nobody", "another judge", "another verdict", "another card"])
 def test_edited_labels_are_unverified(tmp_path: Path, base: Path, edit: str) -> None:
     file = labelled(tmp_path / "labels", JUDGE)

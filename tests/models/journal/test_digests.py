@@ -54,6 +54,15 @@ def test_every_change_of_a_file_is_found(run: Path, name: str, how: str) -> None
     assert any(name in fault for fault in verify(run).faults)
 
 
+@pytest.mark.parametrize("content", [b"\xec\xff", b"[]", b"null", b'"x"', b""])
+@pytest.mark.parametrize(
+    "name", ["files.json", "report.html", "stages/labels/files.json", "stages/labels/figures.json"]
+)
+def test_what_cannot_be_read_is_a_fault_and_no_crash(run: Path, name: str, content: bytes) -> None:
+    (run / name).write_bytes(content)
+    assert any(f"{name} was changed" in fault for fault in verify(run).faults)
+
+
 @pytest.mark.parametrize("folder", ["", "stages/labels", "stages/compare"])
 def test_a_list_that_was_made_to_fit_is_found(run: Path, folder: str) -> None:
     place = run / folder

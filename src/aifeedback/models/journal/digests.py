@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from aifeedback.errors import FileError, JournalError
 from aifeedback.models.journal import Entry, Head, Journal, canonical, content_key, setting_digest
 from aifeedback.models.journal.journal import FILES
-from aifeedback.storage import read_json, write_json
+from aifeedback.storage import write_json
 from aifeedback.types import content_id
 
 FILE = "files.json"
@@ -63,12 +63,12 @@ def seal(folder: Path, journal: Path, *, beside: Iterable[Path] = (), rewritten:
     file = folder / FILE
     if rewritten and not journal.is_file():
         return  # taken away since; a new one would vouch for nothing
-    before = read_json(file) if rewritten and file.is_file() else None
+    before = _listed(folder) if rewritten and file.is_file() else None
     outputs = sorted(_outputs(folder)) if before is None else [(os.path.relpath(p, folder), p) for p in rewritten]
     listed = (before or {}) | {name: sha256(path) for name, path in outputs}
     listed |= {os.path.relpath(path, folder): sha256(path) for path in beside if path.is_file()}
     label = os.path.relpath(folder, journal.parent)
-    is_known = file.is_file() and journal.is_file() and read_json(file) == listed
+    is_known = file.is_file() and journal.is_file() and _listed(folder) == listed
     with Journal(journal) as opened:
         if is_known and _latest(opened).get(label) == sha256(file):
             return
@@ -80,25 +80,29 @@ def seal(folder: Path, journal: Path, *, beside: Iterable[Path] = (), rewritten:
 def changed(file: Path) -> str:
     """Why a file is not what its step left, '' where it is, or where no step lists it.
 
-    Looks for the list in the file's folder, those above it, and ``NAME.run`` beside it.
+    Looks for the list in the file's folder, those above it, and ``NAME.run`` beside it. A list that is not the one which
+    the journal notes, or is gone, vouches for nothing.
     """
     beside = file.with_name(f"{file.name}.run")
     for folder in (beside, *list(file.parents)[:4]):
-        listed = read_json(folder / FILE) if (folder / FILE).is_file() else {}
         name = os.path.relpath(file, folder)
-        if name not in listed:
+        if not UNSEALED_FOLDERS.isdisjoint(Path(name).parts[:-1]):
             continue
-        if listed[name] != sha256(file):
-            return f"{file} was changed after it was written"
-        journal = next((f / "journal.sqlite" for f in (folder, *list(folder.parents)[:2])
-                        if (f / "journal.sqlite").is_file()), None)  # fmt: skip
-        if journal is not None:
-            with Journal(journal) as opened:
-                noted = _latest(opened).get(os.path.relpath(folder, journal.parent))
-            if noted != sha256(folder / FILE):
-                return f"{folder / FILE} is not the list that the journal notes"
-        return ""
+        listed, noted = _listed(folder), _noted(folder)
+        if noted is not None and not ((folder / FILE).is_file() and sha256(folder / FILE) == noted):
+            return f"{folder / FILE} is not the list that the journal notes"
+        if name in listed:
+            return f"{file} was changed after it was written" if listed[name] != sha256(file) else ""
     return ""
+
+
+def _noted(folder: Path) -> str | None:
+    """Digest of the folder's list by the journal of its run; None where there is no journal, or none of it."""
+    for place in (folder, *list(folder.parents)[:2]):
+        if (place / "journal.sqlite").is_file():
+            with Journal(place / "journal.sqlite") as opened:
+                return _latest(opened).get(os.path.relpath(folder, place))
+    return None
 
 
 def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
@@ -116,7 +120,9 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
         raise FileError("no journal", file=run, fix="give a run folder or a journal file")
     wanted = dict.fromkeys(heads, "the head that was noted")
     for page in [*root.glob("*.html"), *root.glob("stages/*/*.html")] if run.is_dir() else []:
-        wanted |= dict.fromkeys(printed_heads(page.read_text(encoding="utf-8")), f"the head that {page.name} prints")
+        wanted |= dict.fromkeys(
+            printed_heads(page.read_text(encoding="utf-8", errors="replace")), f"the head that {page.name} prints"
+        )
     faults: list[str] = []
     now: dict[str, Head] = {}
     calls: dict[str, int] = {}
@@ -177,11 +183,7 @@ def _file_faults(root: Path, noted: dict[Path, str]) -> tuple[int, list[str]]:
             faults.append(f"{where} is not noted in the journal: rows were removed from its end")
         elif sha256(file) != noted[folder]:
             faults.append(f"{where} was changed after it was written")
-        try:
-            listed = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            continue
-        for name, digest in listed.items():
+        for name, digest in _listed(folder).items():
             path, place = folder / name, os.path.normpath(os.path.join(os.path.relpath(folder, root), name))
             if not path.is_file():
                 if not name.startswith(".."):  # a copy outside may be moved
@@ -191,6 +193,15 @@ def _file_faults(root: Path, noted: dict[Path, str]) -> tuple[int, list[str]]:
             if sha256(path) != digest:
                 faults.append(f"{place} was changed after it was written")
     return count, faults
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """File → digest by the folder's list; empty where it has none, or one that cannot be read."""
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _ratings_chain(book: Path) -> tuple[Head, list[str], str]:
