@@ -176,6 +176,31 @@ def test_all_votes_go_into_one_batch(uri: str, tmp_path: Path) -> None:
     assert len(stub.batches) == 1
 
 
+def test_votes_that_were_paid_are_counted_where_another_one_failed(tmp_path: Path) -> None:
+    def vote(request: Request) -> Response:
+        body = chat_body({"x": -0.1}, text="1")
+        body["choices"][0]["finish_reason"] = "stop"
+        return as_json(body)
+
+    stub = OpenAIStub(vote)
+    with StubServer(stub) as server:
+        client = Client(server.url, tmp_path, readout="votes", votes=4, attempts=1)
+
+        def work() -> Any:
+            return client(lambda model: model.read_labels(PROMPTS[:1], LABELS))
+
+        with pytest.raises(BatchPending):
+            work()
+        first = stub.submitted[0]
+        stub.fate = lambda line: "error" if line is first else "ok"
+        stub.finish()
+        reading = work()[0]
+        assert reading.problem is Problem.SERVER_ERROR
+        assert reading.prompt_tokens == 30, "three of four were answered"
+        assert client.rows()[0].prompt_tokens == 30
+        assert client.records == []
+
+
 @pytest.mark.parametrize("fate", ["expired", "cancelled", "error", "missing"])
 def test_failed_requests_are_tried_again_in_the_next_batch(fate: str, stub: OpenAIStub, client: Client) -> None:
     fallen = {"item 3", "item 7"}
