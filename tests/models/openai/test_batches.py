@@ -51,7 +51,10 @@ class Client:
         self.options = {**QUICK, "batch_api": True, "batch_folder": str(folder / "batches"), **options}
 
     def __call__(self, work: Callable[[Journaled], Any], **options: Any) -> Any:
-        model: Any = connect(self.uri, base_url=self.url, **{**self.options, **options})
+        given = {**self.options, **options}
+        if not given["batch_api"]:
+            given.pop("batch_folder")
+        model: Any = connect(self.uri, base_url=self.url, **given)
         try:
             with Journal(self.folder / "journal.sqlite") as journal:
                 return work(Journaled(model, journal))
@@ -174,6 +177,31 @@ def test_all_votes_go_into_one_batch(uri: str, tmp_path: Path) -> None:
     assert [math.exp(p) for p in reading.logprobs] == pytest.approx([4 / 6, 1 / 6])
     assert reading.coverage == pytest.approx(5 / 6)
     assert len(stub.batches) == 1
+
+
+def test_votes_that_were_paid_are_counted_where_another_one_failed(tmp_path: Path) -> None:
+    def vote(request: Request) -> Response:
+        body = chat_body({"x": -0.1}, text="1")
+        body["choices"][0]["finish_reason"] = "stop"
+        return as_json(body)
+
+    stub = OpenAIStub(vote)
+    with StubServer(stub) as server:
+        client = Client(server.url, tmp_path, readout="votes", votes=4, attempts=1)
+
+        def work() -> Any:
+            return client(lambda model: model.read_labels(PROMPTS[:1], LABELS))
+
+        with pytest.raises(BatchPending):
+            work()
+        first = stub.submitted[0]
+        stub.fate = lambda line: "error" if line is first else "ok"
+        stub.finish()
+        reading = work()[0]
+        assert reading.problem is Problem.SERVER_ERROR
+        assert reading.prompt_tokens == 30, "three of four were answered"
+        assert client.rows()[0].prompt_tokens == 30
+        assert client.records == []
 
 
 @pytest.mark.parametrize("fate", ["expired", "cancelled", "error", "missing"])

@@ -137,6 +137,7 @@ class Asker:
         rounds = self.settings.votes if is_vote else 1
         held = structured_fields(self.structured, labels) if self.structured else {}
         waiting: Waiting | None = None
+        lost: CallFailed | None = None
         for number in range(rounds):
             try:
                 answer = await self._sample(job, sampling.model_copy(update={"seed": number}), tally, held)
@@ -144,10 +145,13 @@ class Asker:
                 waiting = unanswered
                 continue
             except CallFailed as failed:
-                if failed.problem not in NO_VOTE:
-                    return self._unread(job, len(labels), failed, tally)
-                problems[failed.problem] += 1
-                continue
+                if failed.problem in NO_VOTE:
+                    problems[failed.problem] += 1
+                    continue
+                lost = failed
+                if self.settings.batch_api:  # the other votes were submitted with it, and are paid for
+                    continue
+                break
             said.append(answer.value.text)
             parsed = parse_label(answer.value.text, labels, finish_reason=answer.value.finish_reason)
             if parsed.value is not None:
@@ -156,6 +160,8 @@ class Asker:
                 problems[parsed.problem or Problem.UNREADABLE] += 1
         if waiting is not None:
             raise waiting
+        if lost is not None:
+            return self._unread(job, len(labels), lost, tally)
         raw = {**tally.raw(), "said": said}
         if problems and (cut := problems[Problem.TRUNCATED]):
             raw.setdefault("causes", []).append(f"{cut} of {rounds} verdicts hit the token limit; raise answer_tokens")
