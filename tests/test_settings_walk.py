@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from aifeedback.cli.options import given_settings, options_of
+from aifeedback.cli.options import chosen_settings, options_of
 from aifeedback.errors import InputError
 from aifeedback.pipeline.command import FILE, HOW, Record, differences
 from aifeedback.pipeline.runner import fingerprint
@@ -162,8 +162,8 @@ def given_by(setting: Setting, value: Any, door: str) -> Step | None:
         sets = [f"{setting.name}={json.dumps(value)}"]
     elif not option(setting.path, value):
         return None
-    given = given_settings(schema, options, values, sets)
-    return schema.from_options(given.settings, given.chosen)
+    chosen = chosen_settings(schema, options, values, sets)
+    return schema.from_options(chosen.settings, chosen.chosen)
 
 
 @pytest.mark.parametrize("setting", walked())

@@ -221,11 +221,16 @@ OTHER_VALUES: dict[str, Any] = {
     "weight_decay": 0.1, "max_grad_norm": 2.0, "epochs": 3.0, "forward_tokens": 64, "seed": 5, "precision": "fp32",
     "lora": {"rank": 2}, "shard": True, "checkpoint_every": 7, "keep_checkpoints": 9, "evaluate_every": 5,
     "trackers": ("tensorboard",), "prompts_per_step": 2, "samples_per_prompt": 4, "max_prompt_tokens": 3, "max_new_tokens": 5,
-    "temperature": 0.5, "beta": 0.2, "kl_form": "usual", "baseline": "mean", "missing_eos_penalty": 0.3, "zscore_samples": 8,
+    "temperature": 0.5, "beta": 0.2, "kl_form": "usual", "baseline": "running_mean", "missing_eos_penalty": 0.3,
+    "zscore_samples": 8,
     "normalise_advantage": True, "value_weight": 0.9, "value_learning_rate": 1e-4, "value_warmup_steps": 2,
-    "trl": {"gradient_checkpointing": True},
+    "trl": {"log_completions": True}, "weights": "bf16", "gradient_checkpointing": True,
+    "kl_term": "k1", "updates_per_rollout": 2, "clip_range": 0.2, "importance_level": "sequence", "importance_cap": 2.0,
+    "length_normalisation": "batch", "mask_truncated": True, "keep_rollouts": 1, "value_max_grad_norm": 1.0,
 }  # fmt: skip
 BESIDE: dict[str, dict[str, Any]] = {
+    "mask_truncated": {"missing_eos_penalty": 0.0},
+    "value_max_grad_norm": {"baseline": "value"},
     "value_learning_rate": {"baseline": "value"},
     "value_warmup_steps": {"baseline": "value"},
     "epochs": {"steps": None},
