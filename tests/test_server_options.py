@@ -48,7 +48,7 @@ def test_each_option_reaches_the_server(tmp_path: Path, monkeypatch: pytest.Monk
     Path("pairs.jsonl").write_text(json.dumps({"prompt": "Q?", "first": "a", "second": "b"}) + "\n")
     Path("prompts.jsonl").write_text(json.dumps({"prompt": "Q?"}) + "\n")
     options = ["--header", "X-Tenant=$TENANT", "--header", "X-Team=a=b", "--api-version", "2026-01-01", "--extra-body",
-               '{"seed": null, "tag": "t"}', "--set", "server.top=5"]  # fmt: skip
+               '{"seed": null, "tag": "t"}', "--set", "server.concurrency=2"]  # fmt: skip
     with StubServer(answer) as server:
         for command in (
             ["label", "--data", "pairs.jsonl", "--judge", "openai:stub", "-o", "out.jsonl"],

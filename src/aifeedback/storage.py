@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from aifeedback.errors import RecipeError
+from aifeedback.errors import FileError, RecipeError
 
 log = logging.getLogger(__name__)
 VERSIONED = ("aifeedback", "torch", "transformers", "tokenizers", "numpy", "scipy", "statsmodels", "scikit-learn")
@@ -75,6 +75,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def read_yaml_mapping(file: Path, *, empty: str, fix: str | None = None) -> dict[str, Any]:
+    """Keys and values of a YAML file. Raises FileError with ``fix`` where it is not YAML, with ``empty`` for other content."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as broken:
+        raise FileError(f"not YAML: {str(broken).splitlines()[0]}", file=file, fix=fix) from None
+    if not isinstance(content, dict):
+        raise FileError(empty, file=file, fix=fix)
+    return content
 
 
 def digest(path: Path) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from aifeedback.annotation.assignment import Desk
+from aifeedback.annotation.assignment import Assignment
 from aifeedback.annotation.items import Item, items_of_comparisons, items_of_completions
-from aifeedback.annotation.store import RatingBook
+from aifeedback.annotation.store import RatingStore
 from aifeedback.types import Comparison, Completion, Prompt
 
 HOST = "http://127.0.0.1:8765"
@@ -30,8 +30,8 @@ def ranked(count: int = 1) -> list[Item]:
     return items_of_completions(prompts, answers)
 
 
-def desk(folder: Path, items: list[Item], raters: tuple[str, ...] = ("anna",), **settings: object) -> Desk:
-    return Desk(RatingBook(folder / "ratings.sqlite"), items, raters, **settings)  # type: ignore[arg-type]
+def assignment(folder: Path, items: list[Item], raters: tuple[str, ...] = ("anna",), **settings: object) -> Assignment:
+    return Assignment(RatingStore(folder / "ratings.sqlite"), items, raters, **settings)  # type: ignore[arg-type]
 
 
 def fields(page: str) -> dict[str, str]:

@@ -8,34 +8,34 @@ import pytest
 from starlette.testclient import TestClient
 
 from aifeedback.annotation.app import COOKIE, create_app
-from aifeedback.annotation.assignment import NOT_READ, Desk
+from aifeedback.annotation.assignment import NOT_READ, Assignment
 from aifeedback.annotation.items import items_of_comparisons
 from aifeedback.errors import InputError
 from aifeedback.types import Comparison, Completion, Prompt
 
-from .pages import HOST, XSS, desk, fields, pairs, ranked
+from .pages import HOST, XSS, assignment, fields, pairs, ranked
 
 
-def visitor(where: Desk) -> TestClient:
+def visitor(where: Assignment) -> TestClient:
     return TestClient(create_app(where), base_url=HOST, follow_redirects=True)
 
 
-def entered(where: Desk, rater: str = "anna") -> TestClient:
+def entered(where: Assignment, rater: str = "anna") -> TestClient:
     client = visitor(where)
-    token = where.book.invite(where.raters)[rater]
+    token = where.store.invite(where.raters)[rater]
     assert client.get(f"/r/{token}").status_code == 200
     return client
 
 
 def test_a_person_rates_by_their_own_link(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     client = entered(where)
     for done in range(2):
         page = client.get("/").text
         assert f"{done} of 2 done" in page
         client.post("/rate", data={**fields(page), "choice": "0", "comment": " clear "})
     assert "everything is rated" in client.get("/").text
-    ratings = where.book.ratings()
+    ratings = where.store.ratings()
     assert [r.rater for r in ratings] == ["anna", "anna"]
     assert all(
         r.choice == ("first", "second")[r.order_shown[0]] for r in ratings
@@ -45,7 +45,7 @@ def test_a_person_rates_by_their_own_link(tmp_path: Path) -> None:
 
 
 def test_without_an_own_token_there_is_nothing_to_see_or_to_rate(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1))
+    where = assignment(tmp_path, pairs(1))
     form = fields(entered(where).get("/").text)
     for cookie in (None, "guess", "anna", ""):
         client = visitor(where)
@@ -57,12 +57,12 @@ def test_without_an_own_token_there_is_nothing_to_see_or_to_rate(tmp_path: Path)
         for path in ("/rate", "/reveal"):
             assert client.post(path, data={**form, "choice": "0"}).status_code == 403
     assert visitor(where).get("/r/nonsense").status_code == 403
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 def test_a_form_of_someone_else_or_a_changed_one_is_refused(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2), ("anna", "ben"))
-    tokens = where.book.invite(where.raters)
+    where = assignment(tmp_path, pairs(2), ("anna", "ben"))
+    tokens = where.store.invite(where.raters)
     anna, ben = visitor(where), visitor(where)
     anna.get(f"/r/{tokens['anna']}")
     ben.get(f"/r/{tokens['ben']}")
@@ -80,19 +80,19 @@ def test_a_form_of_someone_else_or_a_changed_one_is_refused(tmp_path: Path) -> N
         assert client.post("/rate", data={**sent, "choice": "0"}).status_code == 422
     assert anna.post("/rate", data={**form, "choice": "7"}).status_code == 422
     assert anna.post("/rate", data=form).status_code == 422
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 def test_a_form_lasts_a_day(tmp_path: Path) -> None:
     clock = [1e9]
-    where = desk(tmp_path, pairs(1), now=lambda: clock[0])
+    where = assignment(tmp_path, pairs(1), now=lambda: clock[0])
     client = entered(where)
     form = fields(client.get("/").text)
     clock[0] += 25 * 3600
     assert "more than a day old" in client.post("/rate", data={**form, "choice": "0"}).text
     clock[0] = 1e9 - 10
     assert client.post("/rate", data={**form, "choice": "0"}).status_code == 422
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_a_form_lasts_a_day(tmp_path: Path) -> None:
     ],
 )
 def test_forms_posted_from_elsewhere_are_refused(tmp_path: Path, headers: dict[str, str]) -> None:
-    where = desk(tmp_path, pairs(1))
+    where = assignment(tmp_path, pairs(1))
     client = entered(where)
     form = fields(client.get("/").text)
     assert client.post("/rate", data={**form, "choice": "0"}, headers=headers).status_code == 403
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
     own = {"origin": HOST, "sec-fetch-site": "same-origin"}
     assert client.post("/rate", data={**form, "choice": "0"}, headers=own).status_code == 200
-    assert len(where.book.ratings()) == 1
+    assert len(where.store.ratings()) == 1
 
 
 def test_other_hosts_methods_and_huge_forms_are_refused(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1))
+    where = assignment(tmp_path, pairs(1))
     client = entered(where)
     assert client.get("/", headers={"host": "evil.example"}).status_code == 400  # DNS rebinding
     assert client.put("/rate").status_code == 405
@@ -129,7 +129,7 @@ def test_other_hosts_methods_and_huge_forms_are_refused(tmp_path: Path) -> None:
 def test_texts_are_shown_as_texts(tmp_path: Path) -> None:
     prompt = Prompt.of(XSS)
     pair = Comparison.of(prompt, *(Completion.of(prompt, XSS + end, source="m") for end in ("a\u202eb", "b")))
-    where = desk(tmp_path, items_of_comparisons([pair]), question=XSS)
+    where = assignment(tmp_path, items_of_comparisons([pair]), question=XSS)
     response = entered(where).get("/")
     assert "<script>document" not in response.text
     assert "<img" not in response.text
@@ -144,28 +144,28 @@ def test_texts_are_shown_as_texts(tmp_path: Path) -> None:
 
 
 def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1))
-    token = where.book.invite(["anna"])["anna"]
+    where = assignment(tmp_path, pairs(1))
+    token = where.store.invite(["anna"])["anna"]
     header = visitor(where).get(f"/r/{token}", follow_redirects=False).headers["set-cookie"].casefold()
     assert "httponly" in header
     assert "samesite=lax" in header
 
 
 def test_a_double_click_or_a_second_tab_stores_one_rating(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     client = entered(where)
     one, other = fields(client.get("/").text), fields(client.get("/").text)
     assert one["item"] == other["item"]
     client.post("/rate", data={**one, "choice": "0"})
     client.post("/rate", data={**one, "choice": "0"})
     client.post("/rate", data={**other, "choice": "1"})
-    assert len(where.book.ratings()) == 1
+    assert len(where.store.ratings()) == 1
 
 
 def test_sources_are_never_shown(tmp_path: Path) -> None:
     prompt = Prompt.of("Q")
     answers = [Completion.of(prompt, f"text {i}", source="secret-model") for i in range(2)]
-    where = desk(tmp_path, items_of_comparisons([Comparison.of(prompt, *answers)]))
+    where = assignment(tmp_path, items_of_comparisons([Comparison.of(prompt, *answers)]))
     assert "secret" not in entered(where).get("/").text
 
 
@@ -174,34 +174,34 @@ def test_half_of_the_raters_see_the_other_order(tmp_path: Path) -> None:
     item = pairs(1)[0]
     first = sum(item.order_for(name, 0)[0] == 0 for name in names)
     assert 70 <= first <= 130  # 100 ± 4 standard errors
-    assert desk(tmp_path, [item], names).given["r0"] == [item]
+    assert assignment(tmp_path, [item], names).given["r0"] == [item]
 
 
 def test_answers_are_ranked_whole_or_not_at_all(tmp_path: Path) -> None:
-    where = desk(tmp_path, ranked())
+    where = assignment(tmp_path, ranked())
     client = entered(where)
     form = fields(client.get("/").text)
     assert client.post("/rate", data={**form, "rank-0": "1", "rank-1": "2"}).status_code == 422
     assert client.post("/rate", data={**form, "rank-0": "1", "rank-1": "2", "rank-2": "4"}).status_code == 422
     client.post("/rate", data={**form, "rank-0": "1", "rank-1": "2", "rank-2": "2"})
-    rating = where.book.ratings()[0]
+    rating = where.store.ratings()[0]
     assert rating.ranking is not None
     assert [rating.ranking[i] for i in rating.order_shown] == [1, 2, 2]
 
 
 def test_later_puts_an_item_last(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     client = entered(where)
     form = fields(client.get("/").text)
     assert fields(client.post("/skip", data=form).text)["item"] != form["item"]
 
 
 def test_rating_resumes_where_it_stopped(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(3))
+    where = assignment(tmp_path, pairs(3))
     client = entered(where)
     client.post("/rate", data={**fields(client.get("/").text), "choice": "tie"})
-    where.book.close()
-    again = desk(tmp_path, pairs(3))
+    where.store.close()
+    again = assignment(tmp_path, pairs(3))
     assert "1 of 3 done" in entered(again).get("/").text
     assert again.progress() == (1, 3)
 
@@ -210,7 +210,7 @@ def test_rating_resumes_where_it_stopped(tmp_path: Path) -> None:
 
 
 def test_harmful_texts_are_not_even_sent_before_they_are_asked_for(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1, harmful=True, text="Terrible"))
+    where = assignment(tmp_path, pairs(1, harmful=True, text="Terrible"))
     client = entered(where)
     page = client.get("/").text
     assert "Terrible" not in page
@@ -220,37 +220,37 @@ def test_harmful_texts_are_not_even_sent_before_they_are_asked_for(tmp_path: Pat
     assert client.post("/rate", data={**form, "choice": "0"}).status_code == 422  # unread texts cannot be compared
     shown = client.post("/reveal", data=form).text
     assert "Terrible" in shown
-    assert where.book.exposed_to("anna") == {where.items[0].id}
+    assert where.store.exposed_to("anna") == {where.items[0].id}
     client.post("/reveal", data=form)
-    assert len(where.book.exposed_to("anna")) == 1
+    assert len(where.store.exposed_to("anna")) == 1
     client.post("/rate", data={**fields(shown), "choice": "0"})
-    assert where.book.ratings()[0].choice in ("first", "second")
+    assert where.store.ratings()[0].choice in ("first", "second")
 
 
 def test_harmful_texts_may_be_left_unread(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1, harmful=True))
+    where = assignment(tmp_path, pairs(1, harmful=True))
     client = entered(where)
     client.post("/rate", data={**fields(client.get("/").text), "choice": "cannot_tell", "comment": "x"})
-    rating = where.book.ratings()[0]
+    rating = where.store.ratings()[0]
     assert (rating.choice, rating.comment) == ("cannot_tell", NOT_READ)
-    assert where.book.exposed_to("anna") == set()
+    assert where.store.exposed_to("anna") == set()
 
 
 def test_the_cap_on_harmful_texts_holds_for_each_person(tmp_path: Path) -> None:
     items = [*pairs(4, harmful=True, text="Terrible"), *pairs(2)]
-    where = desk(tmp_path, items, ("anna", "ben"), most_harmful=2)
+    where = assignment(tmp_path, items, ("anna", "ben"), most_harmful=2)
     client = entered(where)
     forms = {}
     for item in items[:4]:
         order, at = item.order_for("anna", 0), f"{where.now():.3f}"
-        forms[item.id] = {"item": item.id, "shown_at": at, "signature": where.book.sign("anna", item.id, order, at)}
+        forms[item.id] = {"item": item.id, "shown_at": at, "signature": where.store.sign("anna", item.id, order, at)}
     for form in forms.values():  # four tabs at once
         client.post("/reveal", data=form)
-    assert len(where.book.exposed_to("anna")) == 2
+    assert len(where.store.exposed_to("anna")) == 2
     for _ in range(4):
         page = client.get("/").text
         client.post("/rate", data={**fields(page), "choice": "0"})
-    assert len(where.book.ratings()) == 4  # two harmful ones and the two others
+    assert len(where.store.ratings()) == 4  # two harmful ones and the two others
     end = client.get("/").text
     assert "that is enough" in end
     assert "The 2 that would be left" in end
@@ -259,8 +259,8 @@ def test_the_cap_on_harmful_texts_holds_for_each_person(tmp_path: Path) -> None:
 
 def test_harmful_items_go_to_volunteers_alone(tmp_path: Path) -> None:
     items = [*pairs(3, harmful=True), *pairs(3, text="Other")]
-    where = desk(tmp_path, items, ("anna", "ben"), volunteers=["ben"])
+    where = assignment(tmp_path, items, ("anna", "ben"), volunteers=["ben"])
     assert [i.is_harmful for i in where.given["anna"]] == [False] * 3
     assert len(where.given["ben"]) == 6
     with pytest.raises(InputError, match="'carl' is no rater"):
-        desk(tmp_path, items, ("anna",), volunteers=["carl"])
+        assignment(tmp_path, items, ("anna",), volunteers=["carl"])

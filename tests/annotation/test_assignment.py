@@ -11,14 +11,14 @@ from aifeedback.annotation.items import Item, Route, items_of_comparisons, share
 from aifeedback.errors import InputError
 from aifeedback.types import Comparison, Completion, Prompt
 
-from .pages import desk, fields, pairs
+from .pages import assignment, fields, pairs
 from .test_app import visitor
 
 
 def work(folder: Path, items: list[Item], raters: tuple[str, ...], most: int, **settings: object) -> None:
     """Each rater rates at most so many of their items through the page, then the page is closed."""
-    where = desk(folder, items, raters, **settings)
-    for rater, token in where.book.invite(raters).items():
+    where = assignment(folder, items, raters, **settings)
+    for rater, token in where.store.invite(raters).items():
         client = visitor(where)
         client.get(f"/r/{token}")
         for _ in range(most):
@@ -27,7 +27,7 @@ def work(folder: Path, items: list[Item], raters: tuple[str, ...], most: int, **
                 break
             client.post("/rate", data={**form, "choice": "0"})
         del rater
-    where.book.close()
+    where.store.close()
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_raters_who_come_and_go_never_make_more_ratings_than_wanted(
     for raters in sittings[:-1]:
         work(tmp_path, items, raters, 6, per_item=2)
     work(tmp_path, items, sittings[-1], 60, per_item=2)
-    where = desk(tmp_path, items, sittings[-1], per_item=2)
-    counts = Counter(rating.item_id for rating in where.book.ratings())
+    where = assignment(tmp_path, items, sittings[-1], per_item=2)
+    counts = Counter(rating.item_id for rating in where.store.ratings())
     assert set(counts.values()) == {2}
     assert len(counts) == 20
 
@@ -56,7 +56,7 @@ def test_another_seed_between_sittings_makes_no_more_ratings(tmp_path: Path) -> 
     items = pairs(12)
     work(tmp_path, items, ("a", "b", "c"), 3, per_item=1, seed=0)
     work(tmp_path, items, ("a", "b", "c"), 60, per_item=1, seed=9)
-    assert len(desk(tmp_path, items, ("a",)).book.ratings()) == 12
+    assert len(assignment(tmp_path, items, ("a",)).store.ratings()) == 12
 
 
 def test_loads_stay_equal_where_some_have_rated_already() -> None:
@@ -79,7 +79,7 @@ ROUTES = (Route("topic", "medical", "medical"), Route("topic", "law", "lawyer"))
 
 def test_routed_items_go_to_the_role_alone(tmp_path: Path) -> None:
     roles = {"ana": frozenset({"medical"}), "leo": frozenset({"lawyer", "medical"}), "tom": frozenset[str]()}
-    where = desk(tmp_path, tagged("mmlloo"), tuple(roles), roles=roles, routes=ROUTES)
+    where = assignment(tmp_path, tagged("mmlloo"), tuple(roles), roles=roles, routes=ROUTES)
     topics = {rater: Counter(i.prompt.tags["topic"] for i in own) for rater, own in where.given.items()}
     assert topics == {
         "ana": {"medical": 2, "other": 2},
@@ -90,12 +90,12 @@ def test_routed_items_go_to_the_role_alone(tmp_path: Path) -> None:
 
 def test_items_that_nobody_may_rate_are_named_before_a_page_opens(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="role lawyer"):
-        desk(tmp_path, tagged("mlo"), ("ana",), roles={"ana": frozenset({"medical"})}, routes=ROUTES)
+        assignment(tmp_path, tagged("mlo"), ("ana",), roles={"ana": frozenset({"medical"})}, routes=ROUTES)
     with pytest.raises(InputError, match="no item has the tag topic=law"):
-        desk(tmp_path, tagged("mo"), ("ana",), roles={"ana": frozenset({"medical"})}, routes=ROUTES)
+        assignment(tmp_path, tagged("mo"), ("ana",), roles={"ana": frozenset({"medical"})}, routes=ROUTES)
 
 
 def test_too_few_raters_with_the_role_are_counted(tmp_path: Path) -> None:
     roles = {"ana": frozenset({"medical"}), "tom": frozenset[str]()}
-    where = desk(tmp_path, tagged("mmo"), tuple(roles), per_item=2, roles=roles, routes=ROUTES[:1])
+    where = assignment(tmp_path, tagged("mmo"), tuple(roles), per_item=2, roles=roles, routes=ROUTES[:1])
     assert where.short() == 2

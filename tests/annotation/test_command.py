@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback.annotation import RatingBook, read_task
+from aifeedback.annotation import RatingStore, read_task
 from aifeedback.annotation.items import Item
 from aifeedback.cli import app
 from aifeedback.data import read_labelled
@@ -53,12 +53,12 @@ def export(data: Path, out: Path) -> dict[str, object]:
 def test_ratings_become_a_labelled_file(tmp_path: Path) -> None:
     data, out = pairs_file(tmp_path), tmp_path / "out"
     items = read_task(data).items
-    book = RatingBook(out / "ratings.sqlite")
+    store = RatingStore(out / "ratings.sqlite")
     verdicts = [("first", "first"), ("second", "second"), ("first", "second"), ("tie", "cannot_tell")]
     for item, (anna, ben) in zip(items, verdicts, strict=True):
-        book.add(rated(item, "anna", anna))
-        book.add(rated(item, "ben", ben))
-    book.close()
+        store.add(rated(item, "anna", anna))
+        store.add(rated(item, "ben", ben))
+    store.close()
     summary = export(data, out)
     rows = read_labelled(out / "labelled.jsonl")
     assert [row.human_p_first for row in rows] == [1.0, 0.0, 0.5, 0.5]
@@ -77,9 +77,9 @@ def test_a_models_verdict_stays_beside_peoples(tmp_path: Path) -> None:
     """A file labelled by a judge, rated by people, is what `evaluate` compares the two on."""
     data = pairs_file(tmp_path, 1, p_first=0.2, judge="some-judge", human_p_first=None)
     item = read_task(data).items[0]
-    book = RatingBook(tmp_path / "out" / "ratings.sqlite")
-    book.add(rated(item, "anna", "first"))
-    book.close()
+    store = RatingStore(tmp_path / "out" / "ratings.sqlite")
+    store.add(rated(item, "anna", "first"))
+    store.close()
     export(data, tmp_path / "out")
     row = read_labelled(tmp_path / "out" / "labelled.jsonl")[0]
     assert (row.p_first, row.judge, row.human_p_first) == (0.2, "some-judge", 1.0)
@@ -89,10 +89,10 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
     data = tmp_path / "answers.jsonl"
     data.write_text("".join(json.dumps({"prompt": "Q", "completion": f"a{i}"}) + "\n" for i in range(3)))
     item = read_task(data).items[0]
-    book = RatingBook(tmp_path / "out" / "ratings.sqlite")
-    book.add(rated(item, "anna", ranking=(1, 2, 3)))
-    book.add(rated(item, "ben", ranking=(1, 3, 3)))
-    book.close()
+    store = RatingStore(tmp_path / "out" / "ratings.sqlite")
+    store.add(rated(item, "anna", ranking=(1, 2, 3)))
+    store.add(rated(item, "ben", ranking=(1, 3, 3)))
+    store.close()
     summary = export(data, tmp_path / "out")
     rows = read_labelled(tmp_path / "out" / "labelled.jsonl")
     said = {(r.comparison.first.text, r.comparison.second.text): r.p_first for r in rows}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from aifeedback.annotation import RatingBook
+from aifeedback.annotation import RatingStore
 
 from .pages import fields
 from .test_command import _wait_for, pairs_file
@@ -78,7 +78,7 @@ def test_kills_lose_and_double_no_rating(tmp_path: Path) -> None:
     over.set()
     process.send_signal(signal.SIGINT)
     process.wait(timeout=120)
-    ratings = RatingBook(out / "ratings.sqlite").ratings()
+    ratings = RatingStore(out / "ratings.sqlite").ratings()
     stored = [(rating.rater, rating.item_id) for rating in ratings]
     assert len(stored) == len(set(stored)) == RATERS * ITEMS
     assert all((name, item) in set(stored) for name, items in acknowledged.items() for item in items)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from aifeedback.annotation import RatingBook, read_task
+from aifeedback.annotation import RatingStore, read_task
 from aifeedback.annotation.exchange import FORMATS, Imported, export_ratings, import_ratings
 from aifeedback.annotation.items import SCALES, Item, items_of_comparisons, items_of_completions, single_items
 from aifeedback.cli import app
@@ -227,11 +227,11 @@ def test_the_commands_carry_ratings_there_and_back(tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     write_rows(data, [{"prompt": f"Q{i}", "first": f"one {i}", "second": f"other {i}"} for i in range(3)])
     items = read_task(data).items
-    book = RatingBook(tmp_path / "a" / "ratings.sqlite")
+    store = RatingStore(tmp_path / "a" / "ratings.sqlite")
     for item in items:
-        book.add(rating_of(item, "ana", 1))
-    ratings = book.ratings()
-    book.close()
+        store.add(rating_of(item, "ana", 1))
+    ratings = store.ratings()
+    store.close()
     file = tmp_path / "records.json"
     run = CliRunner().invoke
     out = [
@@ -252,4 +252,4 @@ def test_the_commands_carry_ratings_there_and_back(tmp_path: Path) -> None:
         result = run(app, back)
         assert result.exit_code == 0, (result.output, result.exception)
         assert words in " ".join(result.output.split())
-    assert RatingBook(tmp_path / "b" / "ratings.sqlite").ratings() == ratings
+    assert RatingStore(tmp_path / "b" / "ratings.sqlite").ratings() == ratings

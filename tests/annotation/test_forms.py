@@ -12,12 +12,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from aifeedback.annotation.app import create_app
-from aifeedback.annotation.assignment import Desk, Guidelines
+from aifeedback.annotation.assignment import Assignment, Guidelines
 from aifeedback.annotation.items import SCALES, items_of_comparisons, single_items
-from aifeedback.annotation.store import RatingBook
+from aifeedback.annotation.store import RatingStore
 from aifeedback.types import Comparison, Completion, Prompt, Rating
 
-from .pages import HOST, desk, fields, pairs, ranked
+from .pages import HOST, assignment, fields, pairs, ranked
 from .test_app import entered, visitor
 
 
@@ -34,26 +34,26 @@ def singles(asks: str = "score", text: str = "an answer") -> list:  # type: igno
 
 
 def test_a_ranking_beside_cannot_tell_is_refused_and_shown_again(tmp_path: Path) -> None:
-    where = desk(tmp_path, ranked())
+    where = assignment(tmp_path, ranked())
     client = entered(where)
     ranks = {"rank-0": "1", "rank-1": "2", "rank-2": "3"}
     answer = client.post("/rate", data={**fields(client.get("/").text), **ranks, "choice": "cannot_tell"})
     assert answer.status_code == 422
     assert "keep one of the two" in answer.text
     assert checked(answer.text) == {*ranks.items(), ("choice", "cannot_tell")}
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 def test_a_part_of_a_ranking_beside_cannot_tell_is_refused_too(tmp_path: Path) -> None:
-    where = desk(tmp_path, ranked())
+    where = assignment(tmp_path, ranked())
     client = entered(where)
     answer = client.post("/rate", data={**fields(client.get("/").text), "rank-1": "2", "choice": "cannot_tell"})
     assert answer.status_code == 422
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 def test_a_score_beside_cannot_tell_is_refused(tmp_path: Path) -> None:
-    where = desk(tmp_path, singles())
+    where = assignment(tmp_path, singles())
     client = entered(where)
     answer = client.post("/rate", data={**fields(client.get("/").text), "value": "7", "choice": "cannot_tell"})
     assert answer.status_code == 422
@@ -61,37 +61,37 @@ def test_a_score_beside_cannot_tell_is_refused(tmp_path: Path) -> None:
 
 
 def test_two_choices_in_one_form_are_refused(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1))
+    where = assignment(tmp_path, pairs(1))
     client = entered(where)
     answer = client.post("/rate", data={**fields(client.get("/").text), "choice": ["0", "1"]})
     assert answer.status_code == 422
     assert "contradict" in answer.text
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 def test_a_comment_that_is_too_long_is_refused_whole_not_cut(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     client = entered(where)
     answer = client.post("/rate", data={**fields(client.get("/").text), "choice": "0", "comment": "x" * 2001})
     assert answer.status_code == 422
     assert "x" * 2001 in answer.text
     lines = "\r\n".join(["a"] * 1000)  # 1,999 characters as typed, 2,998 as browsers send them
     client.post("/rate", data={**fields(client.get("/").text), "choice": "0", "comment": lines})
-    assert where.book.ratings()[0].comment == "\n".join(["a"] * 1000)
+    assert where.store.ratings()[0].comment == "\n".join(["a"] * 1000)
 
 
 # ── refused forms keep what was entered ───────────────────────────────────────────────────────────────────────────
 
 
 def test_a_comment_without_a_choice_is_shown_again(tmp_path: Path) -> None:
-    client = entered(desk(tmp_path, pairs(1)))
+    client = entered(assignment(tmp_path, pairs(1)))
     answer = client.post("/rate", data={**fields(client.get("/").text), "comment": "because <b>"})
     assert answer.status_code == 422
     assert "because &lt;b&gt;</textarea>" in answer.text
 
 
 def test_ranks_given_are_shown_again_where_one_is_missing(tmp_path: Path) -> None:
-    client = entered(desk(tmp_path, ranked()))
+    client = entered(assignment(tmp_path, ranked()))
     answer = client.post("/rate", data={**fields(client.get("/").text), "rank-0": "3", "rank-2": "1", "comment": "hm"})
     assert "1 of 3 are missing" in answer.text
     assert checked(answer.text) == {("rank-0", "3"), ("rank-2", "1")}
@@ -100,7 +100,7 @@ def test_ranks_given_are_shown_again_where_one_is_missing(tmp_path: Path) -> Non
 
 def test_an_expired_form_can_be_saved_with_one_more_click(tmp_path: Path) -> None:
     clock = [1e9]
-    where = desk(tmp_path, pairs(1), now=lambda: clock[0])
+    where = assignment(tmp_path, pairs(1), now=lambda: clock[0])
     client = entered(where)
     form = fields(client.get("/").text)
     clock[0] += 25 * 3600
@@ -108,7 +108,7 @@ def test_an_expired_form_can_be_saved_with_one_more_click(tmp_path: Path) -> Non
     assert checked(answer.text) == {("choice", "tie")}
     assert "kept</textarea>" in answer.text
     client.post("/rate", data={**fields(answer.text), "choice": "tie", "comment": "kept"})
-    assert where.book.ratings()[0].comment == "kept"
+    assert where.store.ratings()[0].comment == "kept"
 
 
 @pytest.mark.parametrize("choice", ["0", "1"])
@@ -116,46 +116,46 @@ def test_a_form_from_before_a_restart_with_another_seed_means_what_it_showed(tmp
     """The order of A and B may differ now: the stored side is the one that was shown then."""
     item = pairs(1)[0]
     for seed in range(8):
-        before = desk(tmp_path / f"{seed}", [item], seed=seed)
+        before = assignment(tmp_path / f"{seed}", [item], seed=seed)
         page = entered(before).get("/").text
         form = {**fields(page), "order": re.search(r'name="order" value="([^"]*)"', page)[1]}  # type: ignore[index]
         shown = re.findall(r"(red|blue) answer", page)
-        token = before.book.invite(["anna"])["anna"]
-        after = desk(tmp_path / f"{seed}", [item], seed=seed + 100)
+        token = before.store.invite(["anna"])["anna"]
+        after = assignment(tmp_path / f"{seed}", [item], seed=seed + 100)
         client = visitor(after)
         client.get(f"/r/{token}")
         client.post("/rate", data={**form, "choice": choice})
-        rating = after.book.ratings()[0]
+        rating = after.store.ratings()[0]
         said = item.answers[("first", "second").index(rating.choice or "")].text.split()[0]
         assert said == list(dict.fromkeys(shown))[int(choice)]
 
 
 def test_a_form_of_an_item_that_went_to_somebody_else_gives_the_comment_back(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     form = fields(entered(where).get("/").text)
-    rest = desk(tmp_path, [i for i in where.items if i.id != form["item"]])
+    rest = assignment(tmp_path, [i for i in where.items if i.id != form["item"]])
     answer = entered(rest).post("/rate", data={**form, "choice": "0", "comment": "a long thought"})
     assert answer.status_code == 422
     assert "a long thought" in answer.text
-    assert rest.book.ratings() == []
+    assert rest.store.ratings() == []
 
 
 def test_who_lost_their_link_gets_the_comment_back(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1))
+    where = assignment(tmp_path, pairs(1))
     client = entered(where)
     form = fields(client.get("/").text)
-    where.book.invite(["anna"])  # a new link; the old one stops working
+    where.store.invite(["anna"])  # a new link; the old one stops working
     answer = client.post("/rate", data={**form, "choice": "0", "comment": "a long thought"})
     assert answer.status_code == 403
     assert "a long thought" in answer.text
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 # ── skipping ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_skipped_items_queue_up_behind_all_others_and_are_counted(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(4))
+    where = assignment(tmp_path, pairs(4))
     client = entered(where)
     seen = []
     for _ in range(6):
@@ -170,12 +170,12 @@ def test_skipped_items_queue_up_behind_all_others_and_are_counted(tmp_path: Path
 
 
 def test_the_skip_queue_survives_a_restart_with_its_drafts(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     client = entered(where)
     form = fields(client.get("/").text)
     client.post("/skip", data={**form, "choice": "tie", "comment": "unsure yet"})
-    where.book.close()
-    again = desk(tmp_path, pairs(2))
+    where.store.close()
+    again = assignment(tmp_path, pairs(2))
     client = entered(again)
     page = client.get("/").text
     assert "1 skipped" in page
@@ -188,19 +188,19 @@ def test_the_skip_queue_survives_a_restart_with_its_drafts(tmp_path: Path) -> No
 
 
 def test_skipping_needs_a_form_of_the_page(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     client = entered(where)
     form = fields(client.get("/").text)
     assert client.post("/skip", data={**form, "signature": "0" * 64}).status_code == 422
     assert client.post("/skip", data=form, headers={"origin": "https://evil.example"}).status_code == 403
-    assert where.book.skipped_by("anna") == {}
+    assert where.store.skipped_by("anna") == {}
 
 
 # ── corrections, overview, two windows ────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_rating_is_corrected_by_a_new_row(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1))
+    where = assignment(tmp_path, pairs(1))
     client = entered(where)
     form = fields(client.get("/").text)
     client.post("/rate", data={**form, "choice": "0", "comment": "first thought"})
@@ -212,7 +212,7 @@ def test_a_rating_is_corrected_by_a_new_row(tmp_path: Path) -> None:
     correction = {**fields(page), "revision": "1", "choice": "1", "comment": "second thought"}
     for _ in range(2):  # a double click
         client.post("/rate", data=correction)
-    ratings = where.book.ratings()
+    ratings = where.store.ratings()
     assert [(r.revision, r.comment) for r in ratings] == [(0, "first thought"), (1, "second thought")]
     assert {ratings[0].choice, ratings[1].choice} == {"first", "second"}
     assert "B is better" in client.get("/mine").text
@@ -220,7 +220,7 @@ def test_a_rating_is_corrected_by_a_new_row(tmp_path: Path) -> None:
 
 
 def test_a_second_window_with_another_answer_asks_before_it_replaces(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(2))
+    where = assignment(tmp_path, pairs(2))
     client = entered(where)
     form = fields(client.get("/").text)
     client.post("/rate", data={**form, "choice": "0"})
@@ -228,23 +228,26 @@ def test_a_second_window_with_another_answer_asks_before_it_replaces(tmp_path: P
     assert answer.status_code == 409
     assert checked(answer.text) == {("choice", "1")}
     assert "other window</textarea>" in answer.text
-    assert len(where.book.ratings()) == 1
+    assert len(where.store.ratings()) == 1
     client.post("/rate", data={**fields(answer.text), "revision": "1", "choice": "1", "comment": "other window"})
-    assert [r.revision for r in where.book.ratings()] == [0, 1]
+    assert [r.revision for r in where.store.ratings()] == [0, 1]
 
 
 def test_a_correction_cannot_be_made_from_a_first_form(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1))
+    where = assignment(tmp_path, pairs(1))
     client = entered(where)
     form = fields(client.get("/").text)
     assert client.post("/rate", data={**form, "choice": "0", "revision": "5"}).status_code == 422
-    assert where.book.ratings() == []
+    assert where.store.ratings() == []
 
 
 def test_two_raters_and_two_projects_share_a_browser(tmp_path: Path) -> None:
     """Cookies know no ports: links of another rater or another project must not log the first one out."""
-    one, other = desk(tmp_path / "a", pairs(1), ("anna", "ben")), desk(tmp_path / "b", pairs(1, text="Other"))
-    tokens, others = one.book.invite(one.raters), other.book.invite(other.raters)
+    one, other = (
+        assignment(tmp_path / "a", pairs(1), ("anna", "ben")),
+        assignment(tmp_path / "b", pairs(1, text="Other")),
+    )
+    tokens, others = one.store.invite(one.raters), other.store.invite(other.raters)
     client = visitor(one)
     homes = {name: client.get(f"/r/{token}").url.path for name, token in tokens.items()}
     second = TestClient(create_app(other), base_url=HOST, follow_redirects=True, cookies=client.cookies)
@@ -254,13 +257,13 @@ def test_two_raters_and_two_projects_share_a_browser(tmp_path: Path) -> None:
     for name, page in pages.items():
         assert f">{name}<" in page
         client.post(f"{homes[name]}rate", data={**fields(page), "choice": "tie"})
-    assert sorted(r.rater for r in one.book.ratings()) == ["anna", "ben"]
+    assert sorted(r.rater for r in one.store.ratings()) == ["anna", "ben"]
     assert client.get(homes["anna"].replace("/u/", "/u/x")).status_code == 403
 
 
 def test_raters_see_their_own_ratings_alone(tmp_path: Path) -> None:
-    where = desk(tmp_path, pairs(1), ("anna", "ben"))
-    tokens = where.book.invite(where.raters)
+    where = assignment(tmp_path, pairs(1), ("anna", "ben"))
+    tokens = where.store.invite(where.raters)
     anna, ben = visitor(where), visitor(where)
     anna.get(f"/r/{tokens['anna']}")
     ben.get(f"/r/{tokens['ben']}")
@@ -273,8 +276,8 @@ def test_raters_see_their_own_ratings_alone(tmp_path: Path) -> None:
 # ── a store that cannot be written ────────────────────────────────────────────────────────────────────────────────
 
 
-def impatient(folder: Path, items: list, **settings: object) -> Desk:  # type: ignore[type-arg]
-    return Desk(RatingBook(folder / "ratings.sqlite", patience_s=0.3), items, ("anna",), **settings)  # type: ignore[arg-type]
+def impatient(folder: Path, items: list, **settings: object) -> Assignment:  # type: ignore[type-arg]
+    return Assignment(RatingStore(folder / "ratings.sqlite", patience_s=0.3), items, ("anna",), **settings)  # type: ignore[arg-type]
 
 
 def test_a_locked_file_of_ratings_holds_up_nobody_and_loses_nothing(tmp_path: Path) -> None:
@@ -297,15 +300,15 @@ def test_a_locked_file_of_ratings_holds_up_nobody_and_loses_nothing(tmp_path: Pa
     assert "kept</textarea>" in answers[0].text
     other.execute("ROLLBACK")
     client.post("/rate", data={**fields(answers[0].text), "choice": "tie", "comment": "kept"})
-    assert [r.comment for r in where.book.ratings()] == ["kept"]
+    assert [r.comment for r in where.store.ratings()] == ["kept"]
 
 
 def test_a_full_disk_gives_the_form_back(tmp_path: Path) -> None:
     where = impatient(tmp_path, pairs(1))
     client = entered(where)
     form = fields(client.get("/").text)
-    pages = where.book._db.execute("PRAGMA page_count").fetchone()[0]
-    where.book._db.execute(f"PRAGMA max_page_count = {pages}")
+    pages = where.store._db.execute("PRAGMA page_count").fetchone()[0]
+    where.store._db.execute(f"PRAGMA max_page_count = {pages}")
     long = "ü" * 1900  # more than a page holds
     refused = client.post("/rate", data={**form, "choice": "tie", "comment": long})
     assert refused.status_code == 503
@@ -341,12 +344,12 @@ def test_an_older_file_of_ratings_is_upgraded_with_its_rows(tmp_path: Path) -> N
     old.execute("INSERT INTO ratings VALUES (1, 'i', 'anna', ?, ?)", (record, content_id("", record)))
     old.commit()
     old.close()
-    book = RatingBook(tmp_path / "r.sqlite")
-    assert book.ratings() == [rating]
-    assert book.add(rating.model_copy(update={"revision": 1}))
-    assert not book.add(rating)
+    store = RatingStore(tmp_path / "r.sqlite")
+    assert store.ratings() == [rating]
+    assert store.add(rating.model_copy(update={"revision": 1}))
+    assert not store.add(rating)
     with pytest.raises(sqlite3.DatabaseError, match="append-only"):
-        book._db.execute("DELETE FROM ratings")
+        store._db.execute("DELETE FROM ratings")
 
 
 def test_identical_pairs_in_two_orders_are_one_item() -> None:
@@ -360,11 +363,11 @@ def test_identical_pairs_in_two_orders_are_one_item() -> None:
 
 def test_each_rating_keeps_the_version_of_the_guidelines_that_were_in_view(tmp_path: Path) -> None:
     items = pairs(2)
-    first = desk(tmp_path, items, guidelines=Guidelines("tone", "1", "Be kind."))
+    first = assignment(tmp_path, items, guidelines=Guidelines("tone", "1", "Be kind."))
     client = entered(first)
     client.post("/rate", data={**fields(client.get("/").text), "choice": "0"})
-    second = Desk(first.book, items, ["anna"], guidelines=Guidelines("tone", "2", "Be brief."))
+    second = Assignment(first.store, items, ["anna"], guidelines=Guidelines("tone", "2", "Be brief."))
     client = entered(second)
     client.post("/rate", data={**fields(client.get("/").text), "choice": "0"})
-    assert [rating.standard for rating in first.book.ratings()] == ["tone 1", "tone 2"]
-    assert desk(tmp_path / "b", items).guidelines is None
+    assert [rating.standard for rating in first.store.ratings()] == ["tone 1", "tone 2"]
+    assert assignment(tmp_path / "b", items).guidelines is None

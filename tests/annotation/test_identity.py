@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback.annotation import PeopleLabeler, RatingBook, read_task, summarise
+from aifeedback.annotation import PeopleLabeler, RatingStore, read_task, summarise
 from aifeedback.annotation.items import Catalogue, Item, current
 from aifeedback.cli import app
 from aifeedback.data import read_labelled
@@ -31,10 +31,10 @@ def chosen(count: int = 20) -> Rows:
 def rate_all(folder: Path, data: Path, better: Callable[[str], bool], rater: str = "anna") -> list[Item]:
     """Every pair rated: the response that is ``better`` wins, as the page would store it."""
     items = read_task(data).items
-    book = RatingBook(folder / "ratings.sqlite")
+    store = RatingStore(folder / "ratings.sqlite")
     for item in items:
         first = better(item.answers[0].text)
-        book.add(
+        store.add(
             Rating(
                 item_id=item.id,
                 rater=rater,
@@ -45,7 +45,7 @@ def rate_all(folder: Path, data: Path, better: Callable[[str], bool], rater: str
                 answers=item.texts,
             )
         )
-    book.close()
+    store.close()
     return items
 
 
@@ -134,10 +134,10 @@ def test_ratings_stored_under_ids_of_one_order_are_still_found(tmp_path: Path) -
 def test_the_last_correction_counts_and_all_rows_stay(tmp_path: Path) -> None:
     data = write(tmp_path / "a.jsonl", chosen(1))
     item = rate_all(tmp_path / "out", data, lambda text: text.startswith("good"))[0]
-    book = RatingBook(tmp_path / "out" / "ratings.sqlite")
-    assert book.add(book.ratings()[0].model_copy(update={"choice": "tie", "revision": 1}))
-    assert [rating.choice for rating in current(book.ratings())] == ["tie"]
-    book.close()
+    store = RatingStore(tmp_path / "out" / "ratings.sqlite")
+    assert store.add(store.ratings()[0].model_copy(update={"choice": "tie", "revision": 1}))
+    assert [rating.choice for rating in current(store.ratings())] == ["tie"]
+    store.close()
     summary, _ = export(data, tmp_path / "out")
     assert (summary["ratings"], summary["corrected"]) == (1, 1)
     assert len((tmp_path / "out" / "ratings.jsonl").read_text().splitlines()) == 2

@@ -9,9 +9,9 @@ from random import Random
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback.annotation import PeopleLabeler, RatingBook, preferences, read_task, win_rates
+from aifeedback.annotation import PeopleLabeler, RatingStore, preferences, read_task, win_rates
 from aifeedback.annotation.items import Item, items_of_comparisons, items_of_completions
-from aifeedback.annotation.labeler import meetings
+from aifeedback.annotation.labeler import policy_pairs
 from aifeedback.cli import app
 from aifeedback.errors import InputError
 from aifeedback.metrics import win_rate
@@ -40,10 +40,10 @@ def pair(number: int, first: str = "one", second: str = "other", sources: tuple[
 
 
 def folder_of(path: Path, ratings: list[Rating]) -> Path:
-    book = RatingBook(path / "ratings.sqlite")
+    store = RatingStore(path / "ratings.sqlite")
     for rating in ratings:
-        book.add(rating)
-    book.close()
+        store.add(rating)
+    store.close()
     return path
 
 
@@ -76,7 +76,7 @@ def test_a_ranking_answers_for_every_two_of_its_responses() -> None:
     texts = [Completion.of(p, t, source=t) for p, t in zip(prompts, "abc", strict=True)]
     item = items_of_completions(prompts, texts)[0]
     people = PeopleLabeler([rated(item, "anna", ranking=(2, 1, 2))])
-    assert [p.p_first for p in people.label(meetings(prompts, texts))] == [0.0, 0.5, 1.0]
+    assert [p.p_first for p in people.label(policy_pairs(prompts, texts))] == [0.0, 0.5, 1.0]
 
 
 def test_raters_are_combined_by_a_declared_rule_and_can_be_left_out() -> None:
@@ -154,7 +154,7 @@ def test_identical_responses_count_as_ties_for_every_source() -> None:
     items = items_of_completions(prompts, completions)
     assert all(len(item.answers) == 2 for item in items)
     ratings = [rated(item, "anna", "first" if item.answers[0].text == "shared" else "second") for item in items]
-    rates = win_rates(meetings(prompts, completions), PeopleLabeler(ratings))["pairs"]
+    rates = win_rates(policy_pairs(prompts, completions), PeopleLabeler(ratings))["pairs"]
     assert {names: one["win_rate"]["value"] for names, one in rates.items()} == {
         "a vs b": 0.5,
         "a vs c": 1.0,

@@ -13,7 +13,7 @@ from aifeedback.annotation.items import SCALES, Expected, Item, single_items
 from aifeedback.annotation.rater_quality import rater_quality
 from aifeedback.types import Comparison, Completion, Prompt, Rating
 
-from .pages import desk, fields, pairs, ranked
+from .pages import assignment, fields, pairs, ranked
 from .test_app import entered
 
 AT = "2026-01-01T00:00:00+00:00"
@@ -167,7 +167,7 @@ def test_rankings_and_scores_are_compared_too() -> None:
 
 def test_calibration_comes_first_with_feedback_and_counts_for_nothing(tmp_path: Path) -> None:
     item = pairs(1, text="Calibrate")[0]._replace(purpose="calibration", expected=Expected(1.0, "It is <shorter>."))
-    where = desk(tmp_path, pairs(3), calibration=[item])
+    where = assignment(tmp_path, pairs(3), calibration=[item])
     client = entered(where)
     page = client.get("/").text
     assert fields(page)["item"] == item.id
@@ -175,13 +175,13 @@ def test_calibration_comes_first_with_feedback_and_counts_for_nothing(tmp_path: 
     answer = client.post("/rate", data={**fields(page), "choice": str(place)}).text
     assert "You decided otherwise." in answer
     assert f"{'AB'[1 - place]} is better. It is &lt;shorter&gt;." in answer
-    assert where.book.ratings()[0].purpose == "calibration"
+    assert where.store.ratings()[0].purpose == "calibration"
     assert f"item?id={item.id}" not in client.get("/mine").text  # its answer is known now
 
 
 def test_gold_items_are_mixed_in_without_a_word(tmp_path: Path) -> None:
     gold = [i._replace(purpose="gold", expected=Expected(1.0)) for i in pairs(4, text="Gold")]
-    where = desk(tmp_path, pairs(6), gold=gold)
+    where = assignment(tmp_path, pairs(6), gold=gold)
     client, pages = entered(where), []
     for _ in range(10):
         page = client.get("/").text
@@ -189,12 +189,12 @@ def test_gold_items_are_mixed_in_without_a_word(tmp_path: Path) -> None:
         client.post("/rate", data={**fields(page), "choice": "0"})
     assert sum("Gold" in page for page in pages) == 4
     assert not any("agreed" in page.lower() for page in pages)
-    assert sum(r.purpose == "gold" for r in where.book.ratings()) == 4
+    assert sum(r.purpose == "gold" for r in where.store.ratings()) == 4
 
 
 def test_repeats_come_later_in_the_turn_and_are_measured(tmp_path: Path) -> None:
     items = pairs(40)
-    where = desk(tmp_path, items, repeat_share=0.25)
+    where = assignment(tmp_path, items, repeat_share=0.25)
     queue = where.given["anna"]
     again = [i for i in queue if i.purpose == "repeat"]
     assert 4 <= len(again) <= 18
@@ -206,7 +206,7 @@ def test_repeats_come_later_in_the_turn_and_are_measured(tmp_path: Path) -> None
         red = next(n for n, a in enumerate(item.answers) if "red" in a.text)
         client.post("/rate", data={**fields(page), "choice": str(item.order_for("anna", 0).index(red))})
     assert "everything is rated" in client.get("/").text
-    one = rater_quality(items, where.book.ratings())["anna"]
+    one = rater_quality(items, where.store.ratings())["anna"]
     assert one["repeats"]["value"] == 1.0
     assert one["repeats"]["n"] == len(again)
     assert one["n"] == 40

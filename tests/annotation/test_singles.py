@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback.annotation import RatingBook, read_task
+from aifeedback.annotation import RatingStore, read_task
 from aifeedback.annotation.items import SCALES
 from aifeedback.cli import app
 from aifeedback.data import read_rows
 from aifeedback.errors import AIFeedbackError
 
-from .pages import desk, fields
+from .pages import assignment, fields
 from .test_app import entered
 
 
@@ -35,17 +35,17 @@ def answers_file(folder: Path, count: int = 4) -> Path:
 def test_single_responses_are_rated_on_the_page(tmp_path: Path, ask: str, value: str, wrong: str) -> None:
     task = read_task(answers_file(tmp_path), scale=SCALES[ask])
     assert len(task.items) == 8
-    where = desk(tmp_path, task.items)
+    where = assignment(tmp_path, task.items)
     client = entered(where)
     page = client.get("/").text
     assert SCALES[ask].question in page
     assert client.post("/rate", data={**fields(page), "value": wrong}).status_code == 422
     assert client.post("/rate", data={**fields(page), "choice": "0"}).status_code == 422
     client.post("/rate", data={**fields(page), "value": value})
-    rating = where.book.ratings()[0]
+    rating = where.store.ratings()[0]
     assert (rating.value, rating.asks, rating.choice) == (float(value), ask, None)
     client.post("/rate", data={**fields(client.get("/").text), "choice": "cannot_tell"})
-    assert where.book.ratings()[1].value is None
+    assert where.store.ratings()[1].value is None
 
 
 def test_the_same_response_can_be_asked_about_twice(tmp_path: Path) -> None:
@@ -57,12 +57,12 @@ def test_the_same_response_can_be_asked_about_twice(tmp_path: Path) -> None:
 
 def test_values_end_in_a_file_and_a_mean_for_each_source(tmp_path: Path) -> None:
     data, out = answers_file(tmp_path), tmp_path / "out"
-    where = desk(out, read_task(data, scale=SCALES["harmful"]).items)
+    where = assignment(out, read_task(data, scale=SCALES["harmful"]).items)
     client = entered(where)
     for _ in where.items:
         page = client.get("/").text
         client.post("/rate", data={**fields(page), "value": "0" if ">rl " in page else "1"})
-    where.book.close()
+    where.store.close()
     result = CliRunner().invoke(app, ["rate", str(data), "-o", str(out), "--export", "--ask", "harmful"])
     assert result.exit_code == 0, (result.output, result.exception)
     summary = json.loads((out / "summary.json").read_text())
@@ -97,4 +97,4 @@ def test_mistakes_are_named_before_a_page_opens(
     )
     assert isinstance(result.exception, AIFeedbackError), result.output
     assert told in str(result.exception)
-    assert RatingBook(tmp_path / "fresh.sqlite").ratings() == []
+    assert RatingStore(tmp_path / "fresh.sqlite").ratings() == []

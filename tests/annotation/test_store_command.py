@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback.annotation import RatingBook, read_task
+from aifeedback.annotation import RatingStore, read_task
 from aifeedback.cli import app
 from aifeedback.errors import InputError
 
@@ -24,10 +24,10 @@ def test_ratings_in_postgres_are_exported_as_those_in_a_file(postgres: Server, t
     url = postgres.new_database("command")
     ratings = [rated(item, "anna", "first") for item in read_task(data).items]
     for name, place in (("file", str(tmp_path / "file" / "ratings.sqlite")), ("postgres", url)):
-        book = RatingBook(place)
+        store = RatingStore(place)
         for rating in ratings:
-            book.add(rating)
-        book.close()
+            store.add(rating)
+        store.close()
         store = ["--store", url] if name == "postgres" else []
         result = CliRunner().invoke(app, ["rate", str(data), "-o", str(tmp_path / name), "--export", *store])
         assert result.exit_code == 0, (result.output, result.exception)

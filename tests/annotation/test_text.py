@@ -13,7 +13,7 @@ from aifeedback.annotation.items import items_of_comparisons
 from aifeedback.errors import AIFeedbackError
 from aifeedback.types import Comparison, Completion, Prompt
 
-from .pages import desk, pairs
+from .pages import assignment, pairs
 from .test_app import entered
 
 
@@ -76,14 +76,14 @@ def test_a_dialogue_is_shown_as_turns_that_a_text_cannot_imitate(tmp_path: Path)
         ]
     )
     pair = Comparison.of(prompt, *(Completion.of(prompt, t, source=t) for t in "ab"))
-    page = entered(desk(tmp_path, items_of_comparisons([pair]))).get("/").text
+    page = entered(assignment(tmp_path, items_of_comparisons([pair]))).get("/").text
     assert re.findall(r'<div class="turn (\w+)">', page) == ["user", "assistant", "user"]
 
 
 def test_the_plain_text_is_on_the_page_too(tmp_path: Path) -> None:
     prompt = Prompt.of("1986\\. *really*")
     pair = Comparison.of(prompt, *(Completion.of(prompt, t, source=t) for t in "ab"))
-    page = entered(desk(tmp_path, items_of_comparisons([pair]))).get("/").text
+    page = entered(assignment(tmp_path, items_of_comparisons([pair]))).get("/").text
     assert "1986\\. *really*</div>" in page
 
 
@@ -91,7 +91,7 @@ def test_guidelines_are_in_view_with_their_version(tmp_path: Path) -> None:
     file = tmp_path / "rules.md"
     file.write_text("Prefer **short** responses.")
     guidelines = read_guidelines(file)
-    page = entered(desk(tmp_path, pairs(1), guidelines=guidelines)).get("/").text
+    page = entered(assignment(tmp_path, pairs(1), guidelines=guidelines)).get("/").text
     assert "<strong>short</strong>" in page
     assert f"version {guidelines.version}" in page
     file.write_text("Prefer **long** responses.")

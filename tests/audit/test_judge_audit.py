@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aifeedback.audit.finding import Finding, Ground, settle, signed
+from aifeedback.audit.finding import Finding, ProbeInput, settle, signed
 from aifeedback.audit.judge import audit_judge
 from aifeedback.audit.perturbation import appended, contrast, texts
 from aifeedback.audit.probes import PROBES
@@ -92,8 +92,8 @@ def test_all_probes_are_asked_in_one_list_by_prompt_and_each_question_once() -> 
     assert len(set(asked)) == len(asked) > 1_000
     assert told == [(40, 40 + len(asked)), (40 + len(asked), 40 + len(asked))]
     said = judge.label(where.comparisons)
-    ground = Ground(judge, where.comparisons, where.human, said, n=40, family="owl")
-    alone = [finding for name in PROBES for finding in PROBES[name](ground)]  # answered when they ask
+    inputs = ProbeInput(judge, where.comparisons, where.human, said, n=40, family="owl")
+    alone = [finding for name in PROBES for finding in PROBES[name](inputs)]  # answered when they ask
     assert list(audit.findings) == settle(alone)
 
 
@@ -411,9 +411,9 @@ def test_the_whole_audit_runs_on_a_model_with_a_prompt() -> None:
 def test_same_judge_same_findings() -> None:
     one, other = only("groups", Judge(quality), 30), only("groups", Judge(quality), 30)
     assert one == other
-    ground = Ground(Judge(quality), world(50).comparisons, [None] * 50, [])
-    assert ground.drawn(10) == ground.drawn(10)
-    assert len(ground.drawn(10)) == 10
+    inputs = ProbeInput(Judge(quality), world(50).comparisons, [None] * 50, [])
+    assert inputs.drawn(10) == inputs.drawn(10)
+    assert len(inputs.drawn(10)) == 10
 
 
 def test_a_judge_that_distinguishes_nothing_is_not_fine() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from aifeedback.annotation import RatingBook, export, read_task
+from aifeedback.annotation import RatingStore, export, read_task
 from aifeedback.models.journal.digests import seal
 from aifeedback.monitoring.log import Log
 from aifeedback.monitoring.monitor import Monitor, MonitorSettings
@@ -98,10 +98,10 @@ def ratings(
                order_shown=(0, 1), at=NOW, prompt_id=item.prompt.id, answers=item.texts)
         for n, item in enumerate(task.items) for m, rater in enumerate(raters)
     ]  # fmt: skip
-    book = RatingBook(folder / "ratings.sqlite")
+    store = RatingStore(folder / "ratings.sqlite")
     for rating in found:
-        book.add(rating)
-    book.close()
+        store.add(rating)
+    store.close()
     export(task, found, folder)
     return folder
 

@@ -214,3 +214,50 @@ def test_a_run_of_trl_resumes_returns_and_refuses_another(llama: Path, tmp_path:
     assert run_rloo(llama, some_prompts(), evens, request, tmp_path) == result
     with pytest.raises(RecipeError, match="finished run"):
         run_rloo(llama, some_prompts(), evens, settings(steps=4, checkpoint_every=1), tmp_path)
+
+
+OTHER_VALUES: dict[str, Any] = {
+    "steps": 3, "optimizer": "adafactor", "learning_rate": 5e-4, "schedule": "constant", "decay_share": 0.7, "warmup_steps": 1,
+    "weight_decay": 0.1, "max_grad_norm": 2.0, "epochs": 3.0, "forward_tokens": 64, "seed": 5, "precision": "fp32",
+    "lora": {"rank": 2}, "shard": True, "checkpoint_every": 7, "keep_checkpoints": 9, "evaluate_every": 5,
+    "trackers": ("tensorboard",), "prompts_per_step": 2, "samples_per_prompt": 4, "max_prompt_tokens": 3, "max_new_tokens": 5,
+    "temperature": 0.5, "beta": 0.2, "kl_form": "usual", "baseline": "running_mean", "missing_eos_penalty": 0.3,
+    "zscore_samples": 8,
+    "normalise_advantage": True, "value_weight": 0.9, "value_learning_rate": 1e-4, "value_warmup_steps": 2,
+    "trl": {"log_completions": True}, "weights": "bf16", "gradient_checkpointing": True,
+    "kl_term": "k1", "updates_per_rollout": 2, "clip_range": 0.2, "importance_level": "sequence", "importance_cap": 2.0,
+    "length_normalisation": "batch", "mask_truncated": True, "keep_rollouts": 1, "value_max_grad_norm": 1.0,
+}  # fmt: skip
+BESIDE: dict[str, dict[str, Any]] = {
+    "mask_truncated": {"missing_eos_penalty": 0.0},
+    "value_max_grad_norm": {"baseline": "value"},
+    "value_learning_rate": {"baseline": "value"},
+    "value_warmup_steps": {"baseline": "value"},
+    "epochs": {"steps": None},
+    "decay_share": {"steps": 20},
+    "precision": {"precision": "bf16"},
+}
+READ_ELSEWHERE = {"max_prompt_tokens", "missing_eos_penalty", "lora"}
+"""Settings that reach TRL's trainer outside of its configuration."""
+
+
+@pytest.mark.parametrize("name", RLConfig.model_fields)
+def test_every_setting_reaches_trl_or_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    import inspect
+
+    from aifeedback.integrations import trl
+
+    beside = BESIDE.get(name, {})
+    before, after = settings(**beside), settings(**{**beside, name: OTHER_VALUES[name]})
+    assert getattr(before, name) != getattr(after, name)
+    try:
+        trl.refuse_unsupported(after)
+    except RecipeError as refused:
+        assert name in str(refused)  # noqa: PT017
+        return
+    assert name in trl.PASSED
+    one, other = (trl.rloo_config(c, tmp_path, rows=8, **c.trl).to_dict() for c in (before, after))
+    if name in READ_ELSEWHERE:
+        assert f"config.{name}" in inspect.getsource(trl)
+    else:
+        assert one != other

@@ -92,6 +92,9 @@ def test_no_tie_is_made_of_what_is_none() -> None:
         assert parse_label(text, ["1", "2", "tie"]).value is None
 
 
+VOTES: dict[str, dict[str, int]] = {"parsed": {}, "votes": {"votes": 2}}
+
+
 @pytest.mark.parametrize(
     ("structured", "owner", "field"),
     [("choice", "x", "guided_choice"), ("schema", "x", "response_format"), ("auto", "vllm", "guided_choice"),
@@ -107,7 +110,7 @@ def test_verdicts_held_to_the_labels(structured: str, owner: str, field: str | N
 
     models = json.dumps({"data": [{"id": "stub", "owned_by": owner}]}).encode()
     with StubServer(held, models=models) as server:
-        model = model_of(server, readout=readout_name, structured=structured, votes=2)
+        model = model_of(server, readout=readout_name, structured=structured, **VOTES[readout_name])
         assert model.read_labels([ask("a")], ["1", "2"])[0].logprobs[1] == 0.0
         sent = server.requests[0].body
     known = {"guided_choice", "structured_outputs", "regex", "response_format"} & set(sent)

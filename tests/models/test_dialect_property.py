@@ -37,12 +37,12 @@ class Direct:
     def __init__(self, answer: Callable[[], dict[str, Any]]) -> None:
         self.answer, self.answered, self.count = answer, 0, 0
 
-    async def post(self, path: str, body: Any, read: Any, *, purse: Any, max_tokens: int, key: str) -> Answer[Any]:
-        if not await purse.open(max_tokens):
+    async def post(self, path: str, body: Any, read: Any, *, charge: Any, max_tokens: int, key: str) -> Answer[Any]:
+        if not await charge.open(max_tokens):
             raise CallFailed(Problem.OVER_BUDGET, ("cap",), attempts=0, seconds=0.0)
         self.count += 1
         found = self.answer()
-        purse.close(wire.usage(found))
+        charge.close(wire.usage(found))
         try:
             return Answer(read(found), found, 1, 0.0, ())
         except wire.Unusable as unusable:

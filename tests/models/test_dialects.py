@@ -10,7 +10,7 @@ import pytest
 from aifeedback.errors import ModelError
 from aifeedback.judging.sampling import sample_completions
 from aifeedback.models import connect
-from aifeedback.models.dialects import FINISH, end_of, setting_for, speaks_of_length, spoken, written
+from aifeedback.models.dialects import FINISH, end_of, final_text, setting_for, speaks_of_length, written
 from aifeedback.models.openai import wire
 from aifeedback.models.verdicts import parse_label
 from aifeedback.types import Problem, Prompt, Sampling
@@ -69,7 +69,7 @@ def test_thinking_without_an_end_is_not_a_verdict(answer: str, finish: Any) -> N
 
 def test_an_answer_without_marks_is_read_as_it_is() -> None:
     for answer in ("2", "Response 2 is better.", "[[2]]", "I think Response 2 is better, <b>clearly</b>."):
-        assert spoken(answer).blocks == 0
+        assert final_text(answer).blocks == 0
         assert parse_label(answer, ["1", "2"]).value == "2"
 
 

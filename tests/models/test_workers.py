@@ -22,7 +22,7 @@ from aifeedback.models import local
 from aifeedback.models.fake import FakeModel
 from aifeedback.models.journal import Journal
 from aifeedback.models.journaled import Journaled
-from aifeedback.models.workers import HELPED_FROM, Spread, _serve
+from aifeedback.models.workers import HELPED_FROM, WorkerPool, _serve
 from aifeedback.steps import connect
 from aifeedback.steps.label import Label
 from aifeedback.steps.score import Score
@@ -44,17 +44,17 @@ class Copyable(FakeModel):
         return nullcontext()
 
 
-def spread(delay_s: float = 0.0, **options: object) -> Spread:
-    return Spread(Copyable("noisy", delay_s=delay_s), workers=2, options={"delay_s": delay_s, **options})
+def spread(delay_s: float = 0.0, **options: object) -> WorkerPool:
+    return WorkerPool(Copyable("noisy", delay_s=delay_s), workers=2, options={"delay_s": delay_s, **options})
 
 
-def ready(given: Spread) -> Spread:
+def ready(given: WorkerPool) -> WorkerPool:
     """With its other process up and its model loaded."""
     given._running()[0].require(given.card)
     return given
 
 
-def labels(given: Spread, batches: list[list[PromptLike]] = BATCHES) -> list[list[object]]:
+def labels(given: WorkerPool, batches: list[list[PromptLike]] = BATCHES) -> list[list[object]]:
     return [answers for answers, _ in given.each("read_labels", batches, LABELS)]
 
 
@@ -154,8 +154,8 @@ def test_a_process_whose_parent_is_gone_ends_without_a_word(
 
 QUIET = """
 from aifeedback.models import connect
-from aifeedback.models.workers import Spread
-both = Spread(connect("lab:judge-xs"), workers=2)
+from aifeedback.models.workers import WorkerPool
+both = WorkerPool(connect("lab:judge-xs"), workers=2)
 both._running()[0].require(both.card)
 print(len(list(both.each("read_labels", [[f"question {n}"] for n in range(8)], ["1", "2"]))))
 """
@@ -234,7 +234,7 @@ def test_a_real_model_gives_the_same_bits_in_two_processes(tmp_path: Path) -> No
     one = connect.connect_model("lab:judge", Context(tmp_path, tmp_path, journal_name="one.sqlite"))
     two = connect.connect_model("lab:judge", Context(tmp_path, tmp_path, journal_name="two.sqlite", workers=2))
     assert isinstance(two, Journaled)
-    assert isinstance(two.model, Spread)
+    assert isinstance(two.model, WorkerPool)
     with closing(ready(two.model)):
         one.batch = two.batch = 2  # type: ignore[attr-defined]
         assert two.read_labels(prompts, LABELS) == one.read_labels(prompts, LABELS)
@@ -261,11 +261,11 @@ def test_label_and_score_ask_enough_at_once_and_leave_the_same_files(
 ) -> None:
     calls: list[int] = []
 
-    def each(self: Spread, method: str, batches: Any, how: Any) -> Iterator[Any]:
+    def each(self: WorkerPool, method: str, batches: Any, how: Any) -> Iterator[Any]:
         calls.append(len(batches))
         yield from ((getattr(self.model, method)(batch, how), 0.0) for batch in batches)
 
-    monkeypatch.setattr(Spread, "each", each)
+    monkeypatch.setattr(WorkerPool, "each", each)
     pairs, answers = tmp_path / "pairs.jsonl", tmp_path / "answers.jsonl"
     pairs.write_text(
         "".join(json.dumps({"prompt": f"post {n}", "first": "a cat", "second": f"dog {n}"}) + "\n" for n in range(260))

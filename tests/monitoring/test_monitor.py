@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback.annotation import RatingBook, read_task
+from aifeedback.annotation import RatingStore, read_task
 from aifeedback.cli import app
 from aifeedback.errors import AIFeedbackError
 from aifeedback.models.fake import hidden_quality, judged_pair
@@ -371,15 +371,15 @@ def test_edited_settings_count_once_the_change_is_noted(here: Path, server: Stub
 def rate(item: str, choice: str, raters: tuple[str, ...] = ("cleo", "dan", "eve")) -> None:
     """What the rating page stores for ``aifeedback rate watch/appeals.jsonl -o watch/people``."""
     (task,) = [one for one in read_task(Path("watch/appeals.jsonl")).items if item in one.answers[0].text]
-    book = RatingBook(Path("watch/people/ratings.sqlite"))
+    store = RatingStore(Path("watch/people/ratings.sqlite"))
     for rater in raters:
-        book.add(
+        store.add(
             Rating(
                 item_id=task.id, rater=rater, choice=choice, order_shown=(0, 1), at="2026-01-01T00:00:00+00:00",
                 prompt_id=task.prompt.id, answers=task.texts,
             )
         )  # fmt: skip
-    book.close()
+    store.close()
 
 
 @pytest.mark.parametrize(("people_agree", "outcome"), [(False, "upheld"), (True, "rejected")])

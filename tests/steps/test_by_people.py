@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from aifeedback.annotation import PeopleLabeler, RatingBook, read_task
+from aifeedback.annotation import PeopleLabeler, RatingStore, read_task
 from aifeedback.annotation.items import Item, items_of_completions
 from aifeedback.cli import app
 from aifeedback.data import read_records, write_rows
@@ -44,10 +44,10 @@ def rated(item: Item, rater: str, choice: Any = None, **more: Any) -> Rating:
 
 
 def store(folder: Path, ratings: list[Rating]) -> Path:
-    book = RatingBook(folder / "ratings.sqlite")
+    store = RatingStore(folder / "ratings.sqlite")
     for rating in ratings:
-        book.add(rating)
-    book.close()
+        store.add(rating)
+    store.close()
     return folder
 
 

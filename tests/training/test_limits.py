@@ -106,11 +106,11 @@ def test_rl_on_the_few_short_prompts_is_refused(llama: Path, tmp_path: Path) -> 
 
 
 def test_held_out_prompts_beyond_the_window_are_left_out_of_the_watch(llama: Path, tmp_path: Path) -> None:
-    from aifeedback.training.monitor import Guard, choose
-    from aifeedback.training.settings import GuardConfig
+    from aifeedback.training.monitor import HeldOutMonitor, choose
+    from aifeedback.training.settings import HeldOutMonitorConfig
 
     held = [Prompt.of(" ".join(["w3"] * n)) for n in (3, 255, 4, 5)]
-    watch = Guard(held, lengths, GuardConfig(candidates=1), measure=lengths, out=tmp_path / "out")
+    watch = HeldOutMonitor(held, lengths, HeldOutMonitorConfig(candidates=1), measure=lengths, out=tmp_path / "out")
     config = RLConfig(steps=2, prompts_per_step=2, max_new_tokens=6, baseline="none", evaluate_every=1)
     train_rl(llama, [Prompt.of("w1"), Prompt.of("w2")], lengths, config, tmp_path / "out", hook=watch)
 

@@ -192,8 +192,8 @@ def test_adapters_need_no_second_copy_for_the_reference(
 
 
 def test_a_monitor_samples_the_reference_with_the_adapters_off(llama: Path, tmp_path: Path) -> None:
-    from aifeedback.training.monitor import Guard
-    from aifeedback.training.settings import GuardConfig
+    from aifeedback.training.monitor import HeldOutMonitor
+    from aifeedback.training.settings import HeldOutMonitorConfig
 
     seen: list[list[str]] = []
 
@@ -205,7 +205,7 @@ def test_a_monitor_samples_the_reference_with_the_adapters_off(llama: Path, tmp_
             return [Preference(comparison_id=c.id, source=self.name, p_first=0.5) for c in comparisons]
 
     for name, more in (("own", {}), ("given", {"reference": folders.load_policy(llama)})):
-        watch = Guard(some_prompts(4), evens, GuardConfig(candidates=0), judge=Keeping())
+        watch = HeldOutMonitor(some_prompts(4), evens, HeldOutMonitorConfig(candidates=0), judge=Keeping())
         config = settings(steps=2, prompts_per_step=2, lora=LORA, evaluate_every=1)
         train_rl(llama, some_prompts(), evens, config, tmp_path / name, hook=watch, **more)
     assert seen[:2] == seen[2:]

@@ -15,7 +15,7 @@ from tiny import goodness
 from aifeedback.errors import TrainingError
 from aifeedback.training import folders
 from aifeedback.training.monitor import (
-    Guard,
+    HeldOutMonitor,
     candidates,
     choose,
     is_over_optimised,
@@ -25,7 +25,7 @@ from aifeedback.training.monitor import (
     versus,
 )
 from aifeedback.training.policy_gradient import train_rl
-from aifeedback.training.settings import GuardConfig
+from aifeedback.training.settings import HeldOutMonitorConfig
 from aifeedback.types import Comparison, Preference, Problem, Prompt
 
 
@@ -65,7 +65,7 @@ def gold(prompts: Sequence[Any], completions: Sequence[str], **columns: Any) -> 
 
 def test_over_optimised_is_reward_up_and_measure_down() -> None:
     """Standard error of the difference is 0.01·√2 = 0.0141, so a fall of 0.02 counts and one of 0.01 does not."""
-    config = GuardConfig(patience=2)
+    config = HeldOutMonitorConfig(patience=2)
     rising = [line(10, 0.1, 0.5), line(20, 0.2, 0.6)]
     assert is_over_optimised([*rising, line(30, 0.3, 0.58), line(40, 0.4, 0.5)], config)
     assert not is_over_optimised([*rising, line(30, 0.3, 0.59), line(40, 0.4, 0.5)], config)
@@ -73,8 +73,8 @@ def test_over_optimised_is_reward_up_and_measure_down() -> None:
     assert not is_over_optimised([*rising, line(30, 0.3, 0.5), line(40, 0.4, 0.7)], config)
 
 
-def guard(**changes: Any) -> Guard:
-    return Guard([Prompt.of("w1")], evens, GuardConfig(**changes), measure=gold)
+def guard(**changes: Any) -> HeldOutMonitor:
+    return HeldOutMonitor([Prompt.of("w1")], evens, HeldOutMonitorConfig(**changes), measure=gold)
 
 
 def test_stop_names_the_reason() -> None:
@@ -91,7 +91,7 @@ def test_stop_names_the_reason() -> None:
 
 def test_needs_exactly_one_measure() -> None:
     with pytest.raises(TrainingError, match="one independent measure"):
-        Guard([Prompt.of("w1")], evens, GuardConfig())
+        HeldOutMonitor([Prompt.of("w1")], evens, HeldOutMonitorConfig())
 
 
 def test_repetition_counts_repeated_trigrams() -> None:
@@ -125,7 +125,7 @@ def test_staleness_is_agreement_on_fresh_samples() -> None:
 
 def test_guards_a_run_and_chooses_a_checkpoint(llama: Path, tmp_path: Path) -> None:
     heldout = [Prompt.of(f"w{i} w{i + 1} w50") for i in range(12)]
-    watch = Guard(heldout, evens, GuardConfig(candidates=2), measure=gold, out=tmp_path)
+    watch = HeldOutMonitor(heldout, evens, HeldOutMonitorConfig(candidates=2), measure=gold, out=tmp_path)
     config = settings(steps=9, evaluate_every=3, prompts_per_step=8)
     train_rl(llama, some_prompts(), evens, config, tmp_path, hook=watch, stop=watch.stop)
     seen = [m for m in metrics(tmp_path) if "heldout_kl" in m]
@@ -144,7 +144,9 @@ def test_guards_a_run_and_chooses_a_checkpoint(llama: Path, tmp_path: Path) -> N
 
 def test_a_judge_measures_against_the_reference_and_the_reward_model(llama: Path, tmp_path: Path) -> None:
     heldout = [Prompt.of(f"w{i} w50") for i in range(12)]
-    watch = Guard(heldout, evens, GuardConfig(candidates=0), judge=GoldJudge(), reward_labeler=GoldJudge())
+    watch = HeldOutMonitor(
+        heldout, evens, HeldOutMonitorConfig(candidates=0), judge=GoldJudge(), reward_labeler=GoldJudge()
+    )
     train_rl(llama, some_prompts(), evens, settings(steps=2, evaluate_every=2), tmp_path, hook=watch)
     last = metrics(tmp_path)[-1]
     assert last["heldout_reward_accuracy"] == 1.0

@@ -15,10 +15,17 @@ from tiny import made_answers, made_pairs, save_llama, words
 from aifeedback.errors import RecipeError
 from aifeedback.training import folders
 from aifeedback.training.dpo import train_dpo
-from aifeedback.training.monitor import Guard
+from aifeedback.training.monitor import HeldOutMonitor
 from aifeedback.training.policy_gradient import train_rl
 from aifeedback.training.reward_model import RewardModel, fit_reward_model
-from aifeedback.training.settings import DpoConfig, GuardConfig, LoraSettings, RewardModelConfig, RLConfig, SftConfig
+from aifeedback.training.settings import (
+    DpoConfig,
+    HeldOutMonitorConfig,
+    LoraSettings,
+    RewardModelConfig,
+    RLConfig,
+    SftConfig,
+)
 from aifeedback.training.sft import train_sft
 from aifeedback.types import Prompt
 
@@ -101,7 +108,7 @@ def test_a_run_that_the_guard_ends_returns_its_best_step(llama: Path, tmp_path: 
         steps=30, prompts_per_step=8, samples_per_prompt=2, max_new_tokens=10, optimizer="adamw", learning_rate=0.01,
         evaluate_every=2, zscore_samples=8, beta=0.0,
     )  # fmt: skip
-    watch = Guard(prompts, longer, GuardConfig(drop=0.0, candidates=0), measure=shorter)
+    watch = HeldOutMonitor(prompts, longer, HeldOutMonitorConfig(drop=0.0, candidates=0), measure=shorter)
     result = train_rl(llama, prompts, longer, config, tmp_path / "out", hook=watch, stop=watch.stop)
     assert "over-optimised" in result.stopped
     assert result.best_step is not None

@@ -11,7 +11,7 @@ import torch
 from aifeedback.steps.rewards import RewardSpec
 from aifeedback.steps.rl import Monitor
 from aifeedback.training.rollout import SampleFacts, step_figures
-from aifeedback.training.settings import GuardConfig, LoopConfig, RLConfig
+from aifeedback.training.settings import HeldOutMonitorConfig, LoopConfig, RLConfig
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "rl.md").read_text(encoding="utf-8")
 TOLD = {word for code in re.findall(r"`([^`\n]+)`", PAGE) for word in re.findall(r"[\w-]+", code)}
@@ -22,7 +22,7 @@ ONE_SAMPLE = torch.ones(1, dtype=torch.float64)
     "names",
     [
         RLConfig.model_fields.keys() - LoopConfig.model_fields.keys(),
-        GuardConfig.model_fields.keys(),
+        HeldOutMonitorConfig.model_fields.keys(),
         Monitor.model_fields.keys(),
         RewardSpec.model_fields.keys(),
         step_figures(SampleFacts(*[ONE_SAMPLE] * 6), ONE_SAMPLE, ONE_SAMPLE).keys(),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, ProbeInput, of_estimate, unmeasured
 from aifeedback.metrics import win_rate
 from aifeedback.types import Comparison, Completion
 
 
-def loud(ground: Ground) -> list[Finding]:
+def loud(inputs: ProbeInput) -> list[Finding]:
     """Give the first response of each pair three exclamation marks and compare it with itself."""
-    pairs = [ground.comparisons[i] for i in ground.drawn()]
-    preferences = ground.ask([_against_itself(pair) for pair in pairs])
+    pairs = [inputs.comparisons[i] for i in inputs.drawn()]
+    preferences = inputs.ask([_against_itself(pair) for pair in pairs])
     share = win_rate([preference.p_first for preference in preferences], hard=True)
     if not share.is_known:
         return [unmeasured("loud", "form", "Exclamation marks", "no verdict could be read")]

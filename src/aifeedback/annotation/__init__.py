@@ -7,13 +7,13 @@ from aifeedback.annotation.labeler import PeopleLabeler, win_rates
 from aifeedback.annotation.rater_quality import rater_quality
 from aifeedback.annotation.results import export, preferences, summarise
 from aifeedback.annotation.sampling import Drawn, draw, weighted_mean
-from aifeedback.annotation.store import RatingBook
+from aifeedback.annotation.store import RatingStore
 
 __all__ = [
     "Drawn",
     "Item",
     "PeopleLabeler",
-    "RatingBook",
+    "RatingStore",
     "Task",
     "draw",
     "export",

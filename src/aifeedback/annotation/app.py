@@ -31,7 +31,7 @@ from markupsafe import Markup
 
 from aifeedback.annotation.assignment import (
     LOOPBACK,
-    Desk,
+    Assignment,
     Guidelines,
     entered,
     entry_of,
@@ -45,7 +45,7 @@ from aifeedback.annotation.assignment import (
 )
 from aifeedback.annotation.items import Item, Route
 from aifeedback.annotation.results import summarise
-from aifeedback.annotation.store import RatingBook, StoreUnavailable
+from aifeedback.annotation.store import RatingStore, StoreUnavailable
 from aifeedback.errors import InputError, MissingExtra
 from aifeedback.reports.page import visible
 from aifeedback.storage import make_folder
@@ -142,7 +142,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-Act = Callable[[Desk, str, Mapping[str, str]], "Page"]
+Act = Callable[[Assignment, str, Mapping[str, str]], "Page"]
 
 
 class Page(NamedTuple):
@@ -153,11 +153,11 @@ class Page(NamedTuple):
     goto: str | None = None
 
 
-def create_app(desk: Desk) -> FastAPI:
+def create_app(assignment: Assignment) -> FastAPI:
     """The application. Raises MissingExtra, on import, where the web extra is not installed."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*desk.hosts], www_redirect=False)
-    cookie = f"{COOKIE}_{desk.book.public_id()}"
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*assignment.hosts], www_redirect=False)
+    cookie = f"{COOKIE}_{assignment.store.public_id()}"
     writers = anyio.CapacityLimiter(WRITERS)
 
     @app.middleware("http")
@@ -173,10 +173,10 @@ def create_app(desk: Desk) -> FastAPI:
 
     @app.get("/r/{token}")
     def enter(token: str) -> Response:
-        rater = desk.book.rater_of(token)
+        rater = assignment.store.rater_of(token)
         if rater is None:
             return _stranger()
-        home = f"/u/{desk.book.public_id(rater)}/"
+        home = f"/u/{assignment.store.public_id(rater)}/"
         response = RedirectResponse(home, status_code=303)
         for path in (home, "/"):
             response.set_cookie(cookie, token, httponly=True, samesite="lax", path=path, max_age=30 * 24 * 3600)
@@ -193,38 +193,38 @@ def create_app(desk: Desk) -> FastAPI:
         return PlainTextResponse("yes")
 
     def shown(page: Callable[[str], Page], request: Request, who: str) -> Response:
-        rater = _rater(desk, request, cookie, who)
+        rater = _rater(assignment, request, cookie, who)
         return _stranger() if rater is None else _response(page(rater), who)
 
     @app.get("/")
     @app.get("/u/{who}/")
     def show(request: Request, who: str = "", saved: str = "") -> Response:
-        return shown(partial(_next, desk, saved=saved), request, who)
+        return shown(partial(_next, assignment, saved=saved), request, who)
 
     @app.get("/mine")
     @app.get("/u/{who}/mine")
     def mine(request: Request, who: str = "") -> Response:
-        return shown(partial(_mine, desk), request, who)
+        return shown(partial(_mine, assignment), request, who)
 
     @app.get("/item")
     @app.get("/u/{who}/item")
     def again(request: Request, id: str = "", who: str = "") -> Response:
-        return shown(partial(_again, desk, item_id=id), request, who)
+        return shown(partial(_again, assignment, item_id=id), request, who)
 
     async def taken(act: Act, request: Request, who: str) -> Response:
         """A rater's form: ``act`` does what it says, in a thread, as soon as one of the writers is free."""
         form = await _form(request)
-        rater = await run_sync(_rater, desk, request, cookie, who)
+        rater = await run_sync(_rater, assignment, request, cookie, who)
         if rater is None:
             return _stranger(form)
         try:
-            with anyio.fail_after(desk.book.patience_s):
+            with anyio.fail_after(assignment.store.patience_s):
                 await writers.acquire_on_behalf_of(request)
         except TimeoutError:
-            busy = StoreUnavailable(desk.book.path, None)
-            return _response(await run_sync(_refused, desk, rater, form, busy.reason), who)
+            busy = StoreUnavailable(assignment.store.path, None)
+            return _response(await run_sync(_refused, assignment, rater, form, busy.reason), who)
         try:
-            return _response(await run_sync(_careful, act, desk, rater, form), who)
+            return _response(await run_sync(_careful, act, assignment, rater, form), who)
         finally:
             writers.release_on_behalf_of(request)
 
@@ -246,11 +246,11 @@ def create_app(desk: Desk) -> FastAPI:
     return app
 
 
-def _rater(desk: Desk, request: Request, cookie: str, who: str) -> str | None:
+def _rater(assignment: Assignment, request: Request, cookie: str, who: str) -> str | None:
     """Whose cookie this request carries; on a rater's path only theirs counts."""
     for token in _cookies(request, cookie):
-        rater = desk.book.rater_of(token)
-        if rater is not None and (not who or desk.book.public_id(rater) == who):
+        rater = assignment.store.rater_of(token)
+        if rater is not None and (not who or assignment.store.public_id(rater) == who):
             return rater
     return None
 
@@ -267,29 +267,29 @@ def _response(page: Page, who: str) -> Response:
     return HTMLResponse(page.html, status_code=page.status)
 
 
-def _careful(act: Act, desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
+def _careful(act: Act, assignment: Assignment, rater: str, form: Mapping[str, str]) -> Page:
     try:
-        return act(desk, rater, form)
+        return act(assignment, rater, form)
     except StoreUnavailable as cause:
-        return _refused(desk, rater, form, cause.reason)
+        return _refused(assignment, rater, form, cause.reason)
 
 
-def _refused(desk: Desk, rater: str, form: Mapping[str, str], reason: str) -> Page:
+def _refused(assignment: Assignment, rater: str, form: Mapping[str, str], reason: str) -> Page:
     """The same form once more, with everything that was entered, because the store could not take it."""
     problem = f"{reason} Your answer is not saved yet; it is kept below. Please wait a moment and save again."
-    return _form_again(desk, rater, form, problem, 503)
+    return _form_again(assignment, rater, form, problem, 503)
 
 
-def _form_again(desk: Desk, rater: str, form: Mapping[str, str], problem: str, status: int) -> Page:
-    item = desk.item(rater, form.get("item", ""))
+def _form_again(assignment: Assignment, rater: str, form: Mapping[str, str], problem: str, status: int) -> Page:
+    item = assignment.item(rater, form.get("item", ""))
     if item is None:
-        return Page(_next(desk, rater, problem=problem, lost=form.get("comment", "")).html, status)
-    order, now = order_of(desk, rater, item, form), item.order_for(rater, desk.seed)
-    latest = desk.latest(rater, item)
+        return Page(_next(assignment, rater, problem=problem, lost=form.get("comment", "")).html, status)
+    order, now = order_of(assignment, rater, item, form), item.order_for(rater, assignment.seed)
+    latest = assignment.latest(rater, item)
     if latest is not None:
         now = latest.order_shown
     entry = _moved(entered(form), order, now)
-    return Page(_item(desk, rater, item, entry=entry, problem=problem, latest=latest), status)
+    return Page(_item(assignment, rater, item, entry=entry, problem=problem, latest=latest), status)
 
 
 def _moved(entry: Mapping[str, str], order: tuple[int, ...], now: tuple[int, ...]) -> dict[str, str]:
@@ -305,33 +305,33 @@ def _moved(entry: Mapping[str, str], order: tuple[int, ...], now: tuple[int, ...
     return moved
 
 
-def _reveal(desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
-    item, problem = signed_item(desk, rater, form)
+def _reveal(assignment: Assignment, rater: str, form: Mapping[str, str]) -> Page:
+    item, problem = signed_item(assignment, rater, form)
     if problem or item is None:
-        return _form_again(desk, rater, form, problem, 422)
+        return _form_again(assignment, rater, form, problem, 422)
     if item.is_harmful:
-        desk.book.expose(rater, item.id, stamp(desk), most=desk.most_harmful)
-    return Page(goto="" if desk.next_for(rater) == item else f"item?id={item.id}")
+        assignment.store.expose(rater, item.id, stamp(assignment), most=assignment.most_harmful)
+    return Page(goto="" if assignment.next_for(rater) == item else f"item?id={item.id}")
 
 
-def _skip(desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
-    item, problem = signed_item(desk, rater, form)
+def _skip(assignment: Assignment, rater: str, form: Mapping[str, str]) -> Page:
+    item, problem = signed_item(assignment, rater, form)
     if problem or item is None:
-        return _form_again(desk, rater, form, problem, 422)
-    now = item.order_for(rater, desk.seed)
-    desk.book.skip(rater, item.id, _moved(entered(form), order_of(desk, rater, item, form), now))
+        return _form_again(assignment, rater, form, problem, 422)
+    now = item.order_for(rater, assignment.seed)
+    assignment.store.skip(rater, item.id, _moved(entered(form), order_of(assignment, rater, item, form), now))
     return Page(goto="")
 
 
-def _rate(desk: Desk, rater: str, form: Mapping[str, str]) -> Page:
-    rating, problem, item = read_form(desk, rater, form)
+def _rate(assignment: Assignment, rater: str, form: Mapping[str, str]) -> Page:
+    rating, problem, item = read_form(assignment, rater, form)
     if rating is None or item is None:
-        return _form_again(desk, rater, form, problem, 422)
-    if not desk.save(rating):
-        latest = desk.latest(rater, item)
-        if latest is None or not same_verdict(latest, desk.catalogue.match(rating) or rating):
+        return _form_again(assignment, rater, form, problem, 422)
+    if not assignment.save(rating):
+        latest = assignment.latest(rater, item)
+        if latest is None or not same_verdict(latest, assignment.catalogue.match(rating) or rating):
             problem = "You have rated this item already, perhaps in another window. Save to replace that rating."
-            return _form_again(desk, rater, form, problem, 409)
+            return _form_again(assignment, rater, form, problem, 409)
     return Page(goto="mine" if rating.revision else f"?saved={item.id}")
 
 
@@ -364,11 +364,11 @@ def _stranger(form: Mapping[str, str] | None = None) -> Response:
     return HTMLResponse(_render("stranger.html.j2", lost=(form or {}).get("comment", "")), status_code=403)
 
 
-def _next(desk: Desk, rater: str, *, saved: str = "", problem: str = "", lost: str = "") -> Page:
+def _next(assignment: Assignment, rater: str, *, saved: str = "", problem: str = "", lost: str = "") -> Page:
     """The next item, or thanks; after a calibration item, how it was decided."""
-    waiting = desk.waiting(rater)
-    known = desk.item(rater, saved) if saved in desk.done(rater) else None
-    latest = desk.latest(rater, known) if known is not None and known.purpose == "calibration" else None
+    waiting = assignment.waiting(rater)
+    known = assignment.item(rater, saved) if saved in assignment.done(rater) else None
+    latest = assignment.latest(rater, known) if known is not None and known.purpose == "calibration" else None
     around = {
         "problem": problem,
         "lost": lost,
@@ -376,24 +376,24 @@ def _next(desk: Desk, rater: str, *, saved: str = "", problem: str = "", lost: s
         "feedback": feedback(known, latest) if known is not None and latest is not None else None,
     }
     if not waiting:
-        return Page(_render("done.html.j2", **_progress(desk, rater), **around))
-    entry = desk.book.draft(rater, waiting[0].id)
-    return Page(_item(desk, rater, waiting[0], entry=entry, is_last=len(waiting) == 1, **around))
+        return Page(_render("done.html.j2", **_progress(assignment, rater), **around))
+    entry = assignment.store.draft(rater, waiting[0].id)
+    return Page(_item(assignment, rater, waiting[0], entry=entry, is_last=len(waiting) == 1, **around))
 
 
-def _again(desk: Desk, rater: str, *, item_id: str) -> Page:
+def _again(assignment: Assignment, rater: str, *, item_id: str) -> Page:
     """One item by its id: to correct its rating, or to rate it now."""
-    item = desk.item(rater, item_id)
-    if item is None or item in desk.held_back(rater):
+    item = assignment.item(rater, item_id)
+    if item is None or item in assignment.held_back(rater):
         return Page(goto="")
-    latest = desk.latest(rater, item)
+    latest = assignment.latest(rater, item)
     if latest is not None and item.purpose == "calibration":
         return Page(goto="mine")  # its agreed verdict has been shown
-    entry = desk.book.draft(rater, item.id) if latest is None else entry_of(latest)
-    return Page(_item(desk, rater, item, entry=entry, latest=latest))
+    entry = assignment.store.draft(rater, item.id) if latest is None else entry_of(latest)
+    return Page(_item(assignment, rater, item, entry=entry, latest=latest))
 
 
-def _mine(desk: Desk, rater: str) -> Page:
+def _mine(assignment: Assignment, rater: str) -> Page:
     rows = [
         {
             "id": item.id,
@@ -404,16 +404,16 @@ def _mine(desk: Desk, rater: str) -> Page:
             "corrected": rating.revision,
             "is_open": item.purpose != "calibration",
         }
-        for item, rating in desk.rated(rater)
-        if desk.item(rater, item.id) is not None
+        for item, rating in assignment.rated(rater)
+        if assignment.item(rater, item.id) is not None
     ]
-    skipped, done = desk.book.skipped_by(rater), desk.done(rater)
+    skipped, done = assignment.store.skipped_by(rater), assignment.done(rater)
     waiting = [
         {"id": item.id, "prompt": "(hidden)" if item.is_harmful else _short(item.prompt.text)}
-        for item in desk.given.get(rater, ())
+        for item in assignment.given.get(rater, ())
         if item.id in skipped and item.id not in done
     ]
-    return Page(_render("mine.html.j2", rows=rows, waiting=waiting, **_progress(desk, rater)))
+    return Page(_render("mine.html.j2", rows=rows, waiting=waiting, **_progress(assignment, rater)))
 
 
 def _short(text: str) -> str:
@@ -435,24 +435,24 @@ def _in_words(item: Item, rating: Rating) -> str:
     return f"{rating.value:g}"
 
 
-def _progress(desk: Desk, rater: str) -> dict[str, Any]:
-    done, own, skipped = desk.done(rater), desk.given.get(rater, []), desk.book.skipped_by(rater)
+def _progress(assignment: Assignment, rater: str) -> dict[str, Any]:
+    done, own, skipped = assignment.done(rater), assignment.given.get(rater, []), assignment.store.skipped_by(rater)
     return {
         "done": sum(i.id in done for i in own),
         "total": len(own),
         "skipped": sum(i.id in skipped and i.id not in done for i in own),
-        "held": len(desk.held_back(rater)),
-        "seen": len(desk.book.exposed_to(rater)),
-        "most": desk.most_harmful,
+        "held": len(assignment.held_back(rater)),
+        "seen": len(assignment.store.exposed_to(rater)),
+        "most": assignment.most_harmful,
         "rater": rater,
-        "guidelines": desk.guidelines,
-        "guidelines_text": rich(desk.guidelines.text) if desk.guidelines else "",
-        "draft_of": f"{desk.book.public_id()}/{desk.book.public_id(rater)}",
+        "guidelines": assignment.guidelines,
+        "guidelines_text": rich(assignment.guidelines.text) if assignment.guidelines else "",
+        "draft_of": f"{assignment.store.public_id()}/{assignment.store.public_id(rater)}",
     }
 
 
 def _item(
-    desk: Desk,
+    assignment: Assignment,
     rater: str,
     item: Item,
     *,
@@ -463,19 +463,19 @@ def _item(
     **around: Any,
 ) -> str:
     """The page of one item, with what was entered; ``latest`` is the rating that this form would replace."""
-    hidden = desk.is_hidden(rater, item)
-    order = latest.order_shown if latest is not None else item.order_for(rater, desk.seed)
+    hidden = assignment.is_hidden(rater, item)
+    order = latest.order_shown if latest is not None else item.order_for(rater, assignment.seed)
     revision = 0 if latest is None else latest.revision + 1
-    shown_at = f"{desk.now():.3f}"
+    shown_at = f"{assignment.now():.3f}"
     return _render(
         "item.html.j2",
-        **_progress(desk, rater),
+        **_progress(assignment, rater),
         **{"lost": "", "saved": "", "feedback": None, **around},
         problem=problem,
         item=item,
         turns=[_turn(m.role, m.content, hidden) for m in item.prompt.messages],
         answers=[_turn("", item.answers[index].text, hidden) for index in order],
-        question=desk.question_for(item),
+        question=assignment.question_for(item),
         values=[] if item.scale is None else list(range(item.scale.low, item.scale.high + 1)),
         entry=entry,
         hidden=hidden,
@@ -483,7 +483,7 @@ def _item(
         revision=revision,
         shown_at=shown_at,
         order=item.written(order),
-        signature=desk.book.sign(*signed_parts(rater, item, order, shown_at, revision)),
+        signature=assignment.store.sign(*signed_parts(rater, item, order, shown_at, revision)),
         letters="ABCDEFGH",
     )
 
@@ -514,7 +514,7 @@ def _environment() -> Any:
 def serve(
     items: Sequence[Item],
     raters: Sequence[str],
-    book: str | Path,
+    where: str | Path,
     *,
     host: str = "127.0.0.1",
     port: int = 8765,
@@ -551,9 +551,9 @@ def serve(
         raise InputError(what, key="items" if not items else "raters", fix="give at least one")
     own = [] if host in ("0.0.0.0", "::") else [host]
     known: list[str] = [*LOOPBACK, *names, *own]
-    store = RatingBook(book)
+    store = RatingStore(where)
     try:
-        desk = Desk(
+        assignment = Assignment(
             store,
             items,
             raters,
@@ -571,7 +571,7 @@ def serve(
             hosts=tuple(dict.fromkeys(known)),
             saved=saved,
         )
-        if short := desk.short():
+        if short := assignment.short():
             tell(f"! {short} items have fewer raters who may rate them than the {per_item} wanted")
         with listening(host, port) as listener:
             tokens = store.invite(raters, keep=_kept(links))
@@ -580,9 +580,9 @@ def serve(
             shown, open_port = (names[0] if names else host), listener.getsockname()[1]
             for rater, token in tokens.items():
                 tell(f"{rater}: http://{f'[{shown}]' if ':' in shown else shown}:{open_port}/r/{token}")
-            saved(*desk.progress())
+            saved(*assignment.progress())
             # the access log would hold the secret links
-            config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, server_header=False)
+            config = uvicorn.Config(create_app(assignment), log_level="warning", access_log=False, server_header=False)
             with suppress(KeyboardInterrupt):  # how a person ends it
                 uvicorn.Server(config).run(sockets=[listener])
         return summarise(items, store.ratings())
@@ -591,13 +591,13 @@ def serve(
 
 
 class Running(NamedTuple):
-    desk: Desk
+    assignment: Assignment
     links: dict[str, str]
     """Rater → secret link."""
 
 
 @contextmanager
-def running(desk: Desk) -> Iterator[Running]:
+def running(assignment: Assignment) -> Iterator[Running]:
     """The page on a free loopback port, in a thread, until the block ends: for tests and simulated raters."""
     import threading
     import time
@@ -606,15 +606,15 @@ def running(desk: Desk) -> Iterator[Running]:
 
     with listening("127.0.0.1", 0) as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        tokens = desk.book.invite(desk.raters)
-        config = uvicorn.Config(create_app(desk), log_level="warning", access_log=False, server_header=False)
+        tokens = assignment.store.invite(assignment.raters)
+        config = uvicorn.Config(create_app(assignment), log_level="warning", access_log=False, server_header=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
             while not server.started:
                 time.sleep(0.01)
-            yield Running(desk, {rater: f"{address}/r/{token}" for rater, token in tokens.items()})
+            yield Running(assignment, {rater: f"{address}/r/{token}" for rater, token in tokens.items()})
         finally:
             server.should_exit = True
             thread.join(timeout=10)

@@ -29,8 +29,8 @@ from aifeedback.annotation.items import (
     single_items,
     turn,
 )
-from aifeedback.annotation.labeler import meetings
-from aifeedback.annotation.store import RatingBook
+from aifeedback.annotation.labeler import policy_pairs
+from aifeedback.annotation.store import RatingStore
 from aifeedback.data.formats import shape_of
 from aifeedback.data.pairs import map_columns
 from aifeedback.data.tables import RowFault
@@ -117,12 +117,12 @@ class Task(NamedTuple):
     """The pairs as they were read, with the verdicts in the file; None for responses to be ranked or rated singly."""
     sentence: str
     """What was read."""
-    meetings: list[Comparison]
+    policy_pairs: list[Comparison]
     """Every two responses by different sources, those with the same text included: what win rates are about."""
     completions: data.Completions | None = None
     """Single responses as they were read."""
     weights: list[Weight] | None = None
-    """Sampling weight and stratum of each of the ``meetings``, where the file is a sample of ``draw``."""
+    """Sampling weight and stratum of each of the ``policy_pairs``, where the file is a sample of ``draw``."""
 
 
 def read_task(
@@ -152,11 +152,11 @@ def read_task(
             items = single_items(answers.prompts, answers.rows, scale, harmful=harmful)
             return Task(items, None, answers.report.sentence(), [], answers)
         items = items_of_completions(answers.prompts, answers.rows, harmful=harmful)
-        task = Task(items, None, answers.report.sentence(), meetings(answers.prompts, answers.rows))
+        task = Task(items, None, answers.report.sentence(), policy_pairs(answers.prompts, answers.rows))
     else:
         pairs = data.read_comparisons(path, STORAGE_SEED, columns=columns)
         items = items_of_comparisons(pairs.rows, harmful=harmful)
-        met = list(_meetings(path, columns))
+        met = list(_policy_pairs(path, columns))
         weights = [weight for _, weight in met if weight is not None]
         task = Task(
             items,
@@ -197,7 +197,7 @@ def _compared(folder: Path, *, harmful: bool) -> Task:
         )
     names = sorted({source for _, source in seen})
     sentence = f"{len({prompt for prompt, _ in seen}):,} prompts with responses of {', '.join(names)}"
-    return Task(items, None, sentence, meetings(prompts, completions))
+    return Task(items, None, sentence, policy_pairs(prompts, completions))
 
 
 def sampled(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
@@ -208,7 +208,7 @@ def sampled(items: Sequence[Item], limit: int | None, seed: int) -> list[Item]:
     return [item for item in items if item.id in drawn]
 
 
-def _meetings(path: str | Path, columns: Mapping[str, str] | None) -> Iterator[tuple[Comparison, Weight | None]]:
+def _policy_pairs(path: str | Path, columns: Mapping[str, str] | None) -> Iterator[tuple[Comparison, Weight | None]]:
     """Pairs of every row whose responses have different sources, each with its sampling weight: repeated and identical
     ones too, which ``read_comparisons`` leaves out because no judge needs to see them."""
     for row in map_columns(path, data.read_rows(path), columns):
@@ -272,10 +272,10 @@ ENTERED = ("choice", "value", "comment")
 
 
 @dataclass(frozen=True)
-class Desk:
+class Assignment:
     """Everything the page needs to know."""
 
-    book: RatingBook
+    store: RatingStore
     items: Sequence[Item]
     raters: Sequence[str]
     question: str = "Which response is better?"
@@ -312,7 +312,7 @@ class Desk:
         plain = {item.id: item for item in self.items if item.id not in {other.id for other in extra}}
         catalogue = Catalogue([*plain.values(), *extra])
         rated: dict[str, set[str]] = {}
-        for stored_id, names in self.book.raters_of().items():
+        for stored_id, names in self.store.raters_of().items():
             rated.setdefault(catalogue.id_of(stored_id) or stored_id, set()).update(names)
         given = shares(
             list(plain.values()),
@@ -344,17 +344,17 @@ class Desk:
     def waiting(self, rater: str) -> list[Item]:
         """Items to be rated, in order: those never skipped first, then the skipped ones, longest ago first."""
         done, held = self.done(rater), {item.id for item in self.held_back(rater)}
-        skipped = self.book.skipped_by(rater)
+        skipped = self.store.skipped_by(rater)
         left = [item for item in self.given.get(rater, ()) if item.id not in done and item.id not in held]
         return sorted(left, key=lambda item: skipped.get(item.id, 0))
 
     def done(self, rater: str) -> set[str]:
         """Ids of this rater's items that are rated."""
-        return {identity for stored in self.book.rated_by(rater) if (identity := self.catalogue.id_of(stored))}
+        return {identity for stored in self.store.rated_by(rater) if (identity := self.catalogue.id_of(stored))}
 
     def held_back(self, rater: str) -> list[Item]:
         """Harmful items that this rater is spared because enough others were seen."""
-        seen = self.book.exposed_to(rater)
+        seen = self.store.exposed_to(rater)
         if self.most_harmful is None or len(seen) < self.most_harmful:
             return []
         done = self.done(rater)
@@ -364,11 +364,11 @@ class Desk:
         return self._known.get(rater, {}).get(item_id)
 
     def is_hidden(self, rater: str, item: Item) -> bool:
-        return item.is_harmful and item.id not in self.book.exposed_to(rater)
+        return item.is_harmful and item.id not in self.store.exposed_to(rater)
 
     def rated(self, rater: str) -> list[tuple[Item, Rating]]:
         """This rater's own ratings, the latest first, each as it stands after corrections."""
-        matched, _ = self.catalogue.matched(self.book.ratings_of(rater))
+        matched, _ = self.catalogue.matched(self.store.ratings_of(rater))
         return [(self.catalogue.items[rating.item_id], rating) for rating in reversed(current(matched))]
 
     def latest(self, rater: str, item: Item) -> Rating | None:
@@ -382,7 +382,7 @@ class Desk:
         """Store a rating; False where there is one already that this form did not know of."""
         if rating.revision == 0 and rating.item_id in self.done(rating.rater):
             return False
-        if not self.book.add(rating):
+        if not self.store.add(rating):
             return False
         with self._lock:
             self._done.setdefault(rating.rater, set()).add(rating.item_id)
@@ -401,7 +401,7 @@ class Desk:
         for own in self.given.values():
             for item in own:
                 given[item.id] = given.get(item.id, 0) + 1
-        former = self.book.raters_of()
+        former = self.store.raters_of()
         return sum(
             given.get(i.id, 0) + len(former.get(i.id, set()) - set(self.raters)) < wanted
             for i in self.catalogue.items.values()
@@ -417,12 +417,12 @@ class Form(NamedTuple):
     item: Item | None
 
 
-def read_form(desk: Desk, rater: str, form: Mapping[str, str]) -> Form:
+def read_form(assignment: Assignment, rater: str, form: Mapping[str, str]) -> Form:
     """The rating in a form, or None and what is wrong with it."""
-    item, problem = signed_item(desk, rater, form)
+    item, problem = signed_item(assignment, rater, form)
     if problem or item is None:
         return Form(None, problem, item)
-    order, hidden = order_of(desk, rater, item, form), desk.is_hidden(rater, item)
+    order, hidden = order_of(assignment, rater, item, form), assignment.is_hidden(rater, item)
     comment = form.get("comment", "").replace("\r\n", "\n").strip()
     verdict, problem = _verdict(item, form, order)
     if not problem and hidden and verdict.get("choice") != "cannot_tell":
@@ -437,28 +437,28 @@ def read_form(desk: Desk, rater: str, form: Mapping[str, str]) -> Form:
         **verdict,
         asks=item.scale.asks if item.scale else None,
         order_shown=order,
-        seconds=round(desk.now() - float(form["shown_at"]), 1),
-        at=stamp(desk),
+        seconds=round(assignment.now() - float(form["shown_at"]), 1),
+        at=stamp(assignment),
         comment=NOT_READ if hidden else comment or None,
         revision=_revision(form),
         purpose=item.purpose,
-        standard=desk.guidelines.name if desk.guidelines else None,
+        standard=assignment.guidelines.name if assignment.guidelines else None,
         prompt_id=item.prompt.id,
         answers=item.texts,
     )
     return Form(rating, "", item)
 
 
-def signed_item(desk: Desk, rater: str, form: Mapping[str, str]) -> tuple[Item | None, str]:
+def signed_item(assignment: Assignment, rater: str, form: Mapping[str, str]) -> tuple[Item | None, str]:
     """The item that a form is about, and what is wrong where this page did not make the form for this rater lately."""
-    item = desk.item(rater, form.get("item", ""))
+    item = assignment.item(rater, form.get("item", ""))
     if item is None:
         return None, "This item is not one of yours, or no longer."
     shown_at = form.get("shown_at", "")
-    parts = signed_parts(rater, item, order_of(desk, rater, item, form), shown_at, _revision(form))
-    if not desk.book.is_signed(form.get("signature", ""), *parts):
+    parts = signed_parts(rater, item, order_of(assignment, rater, item, form), shown_at, _revision(form))
+    if not assignment.store.is_signed(form.get("signature", ""), *parts):
         return item, "This form was not made for you, or it was changed. Please check your answer and save again."
-    if not 0 <= desk.now() - float(shown_at) <= FORM_LASTS_S:
+    if not 0 <= assignment.now() - float(shown_at) <= FORM_LASTS_S:
         return item, "This form is more than a day old. Please check your answer and save again."
     return item, ""
 
@@ -469,9 +469,9 @@ def signed_parts(rater: str, item: Item, order: Sequence[int], shown_at: str, re
     return (*parts, revision) if revision else parts
 
 
-def order_of(desk: Desk, rater: str, item: Item, form: Mapping[str, str]) -> tuple[int, ...]:
+def order_of(assignment: Assignment, rater: str, item: Item, form: Mapping[str, str]) -> tuple[int, ...]:
     """The order in which the form showed the responses: another one than today's where the seed has changed."""
-    return item.order_of(form.get("order", "")) or item.order_for(rater, desk.seed)
+    return item.order_of(form.get("order", "")) or item.order_for(rater, assignment.seed)
 
 
 def _revision(form: Mapping[str, str]) -> int:
@@ -507,8 +507,8 @@ def same_verdict(one: Rating, other: Rating) -> bool:
     return all(getattr(one, key) == getattr(other, key) for key in ("choice", "ranking", "value", "comment"))
 
 
-def stamp(desk: Desk) -> str:
-    return datetime.fromtimestamp(desk.now(), UTC).isoformat(timespec="seconds")
+def stamp(assignment: Assignment) -> str:
+    return datetime.fromtimestamp(assignment.now(), UTC).isoformat(timespec="seconds")
 
 
 def _verdict(item: Item, form: Mapping[str, str], order: Sequence[int]) -> tuple[dict[str, Any], str]:

@@ -121,7 +121,7 @@ def items_of_completions(
 ) -> list[Item]:
     """One item per prompt with all its different texts, to be ranked. Raises InputError beyond eight of them.
 
-    A text that several sources wrote is shown once; what is said of it counts for each of them (``people.meetings``).
+    A text that several sources wrote is shown once; what is said of it counts for each of them (``people.policy_pairs``).
     """
     items = []
     for prompt, answers in _by_prompt(prompts, completions):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aifeedback.annotation.items import current, item_id
-from aifeedback.annotation.store import RatingBook
+from aifeedback.annotation.store import RatingStore
 from aifeedback.errors import FileError, InputError
 from aifeedback.types import Comparison, Completion, Judgement, Preference, Problem, Prompt, Rating, text_id
 
@@ -43,11 +43,11 @@ def read_ratings(path: str | Path) -> list[Rating]:
     if not where.is_file():
         raise FileError("no such file or folder", file=where, fix="give the -o folder of `aifeedback rate`")
     if where.suffix == ".sqlite":
-        book = RatingBook(where)
+        store = RatingStore(where)
         try:
-            ratings = book.ratings()
+            ratings = store.ratings()
         finally:
-            book.close()
+            store.close()
     else:
         from aifeedback.data import read_records
 
@@ -158,7 +158,7 @@ def verdict(rating: Rating, first: int = 0, second: int = 1) -> float | None:
     return p_first if p_first is None or (first, second) == (0, 1) else 1.0 - p_first
 
 
-def meetings(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Comparison]:
+def policy_pairs(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Comparison]:
     """Every two responses by different sources to one prompt, those with the same text included."""
     by_prompt: dict[str, tuple[Prompt, dict[tuple[str, str], Completion]]] = {}
     for prompt, completion in zip(prompts, completions, strict=True):

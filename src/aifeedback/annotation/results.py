@@ -204,7 +204,7 @@ def export(
         summary["strata"] = _strata(rows)
         rows = [row for row in rows if row.human_p_first is not None]
         labelled = data.write_labelled(file, rows)
-        rates = win_rates(task.meetings, people, reference=reference, weights=task.weights)
+        rates = win_rates(task.policy_pairs, people, reference=reference, weights=task.weights)
         summary["win_rates"] = rates or None
     summary["excluded"] = exclude
     summary["excluded_because"] = dict(sorted(by.items())) or None

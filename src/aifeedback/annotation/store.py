@@ -24,10 +24,10 @@ from aifeedback.annotation.database import Unavailable as StoreUnavailable
 from aifeedback.errors import InputError, JournalError
 from aifeedback.types import Rating, content_id
 
-__all__ = ["RatingBook", "StoreUnavailable"]
+__all__ = ["RatingStore", "StoreUnavailable"]
 
 
-class RatingBook:
+class RatingStore:
     """Safe for several threads and processes; every rating is on disk before ``add`` returns."""
 
     def __init__(self, path: str | PathLike[str], *, patience_s: float = 5.0) -> None:

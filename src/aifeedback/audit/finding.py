@@ -91,7 +91,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Ground:
+class ProbeInput:
     """What every probe stands on: pairs, people's verdicts, and the judge's own verdicts on them, asked once."""
 
     labeler: Labeler
@@ -164,7 +164,7 @@ def share_of(values: np.ndarray, clusters: np.ndarray | None) -> Mean:
 class Probe(Protocol):
     """One method of asking; it returns one finding or several, and says so itself where it cannot measure."""
 
-    def __call__(self, ground: Ground) -> list[Finding]: ...
+    def __call__(self, inputs: ProbeInput) -> list[Finding]: ...
 
 
 def signed(value: float) -> str:

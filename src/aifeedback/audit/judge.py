@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aifeedback.audit.finding import Finding, Ground, settle
+from aifeedback.audit.finding import Finding, ProbeInput, settle
 from aifeedback.audit.prefetch import Answered, Noted, asked
 from aifeedback.audit.probes import PROBES
 from aifeedback.audit.probes.labels import refusal
@@ -93,7 +93,7 @@ def audit_judge(
     said = list(labeler.label(comparisons))
     if fresh:
         _require_new(labeler, before[0], comparisons, said)
-    ground = Ground(
+    inputs = ProbeInput(
         labeler=labeler,
         comparisons=comparisons,
         human=list(human) if human is not None else [None] * len(comparisons),
@@ -107,13 +107,13 @@ def audit_judge(
     )
     noted = Noted(labeler.name)
     unasked = Noted(labeler.name)  # what goes to other labelers is theirs to answer, when its turn comes
-    silenced = replace(ground, labeler=noted, again=again and unasked, variants=dict.fromkeys(ground.variants, unasked))
+    silenced = replace(inputs, labeler=noted, again=again and unasked, variants=dict.fromkeys(inputs.variants, unasked))
     _run(chosen, silenced, refusal_prompts)
     questions = noted.questions()
     known, total = len(comparisons), len(comparisons) + len(questions)
     progress(known, total, {})
     answered = Answered(labeler, questions, progress=lambda done: progress(known + done, total, {}))
-    findings = _run(chosen, replace(ground, labeler=answered), refusal_prompts)
+    findings = _run(chosen, replace(inputs, labeler=answered), refusal_prompts)
     if fresh and any(f.probe == "repeatability" and f.level == "uninformative" for f in findings):
         raise InputError(
             "the second answers come from a journal", key="again", fix="give a labeler with an empty journal"
@@ -123,11 +123,11 @@ def audit_judge(
         judge=labeler.name,
         findings=tuple(settle(findings)),
         pairs=len(comparisons),
-        unreadable=ground.unreadable,
+        unreadable=inputs.unreadable,
         asked=len(comparisons) + sum(finding.calls for finding in findings),
         seconds=time.perf_counter() - started,
         new_calls=None if None in counts or None in before else sum(counts) - sum(before),  # type: ignore[arg-type]
-        verdicts={c.id: (p, h) for c, p, h in zip(comparisons, ground.p_first, ground.human, strict=True)},
+        verdicts={c.id: (p, h) for c, p, h in zip(comparisons, inputs.p_first, inputs.human, strict=True)},
         who=who or {},
     )
 
@@ -155,11 +155,11 @@ def require_probes(names: Sequence[str]) -> None:
             raise InputError(problem)
 
 
-def _run(chosen: Sequence[str], ground: Ground, refusal_prompts: Sequence[Prompt] | None) -> list[Finding]:
+def _run(chosen: Sequence[str], inputs: ProbeInput, refusal_prompts: Sequence[Prompt] | None) -> list[Finding]:
     findings: list[Finding] = []
     for name in chosen:
         if name == "refusal" and refusal_prompts is not None:
-            findings += refusal(ground, refusal_prompts)
+            findings += refusal(inputs, refusal_prompts)
         else:
-            findings += (PROBES.get(name) or ProbeRef(name).load())(ground)
+            findings += (PROBES.get(name) or ProbeRef(name).load())(inputs)
     return findings

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from aifeedback.audit.finding import Finding, Ground, Group, of_estimate, prompt_ids, signed, unmeasured
+from aifeedback.audit.finding import Finding, Group, ProbeInput, of_estimate, prompt_ids, signed, unmeasured
 from aifeedback.types import Comparison, Completion, Message, Preference, Prompt, content_id
 
 Edit = Callable[[Completion, str], str]
@@ -92,20 +92,20 @@ def appended(options: Sequence[str], seed: int, *, before: bool = False) -> Edit
 
 
 def mark_finding(
-    ground: Ground, probe: str, *, group: Group, title: str, told: str, mark: Edit, control: Edit
+    inputs: ProbeInput, probe: str, *, group: Group, title: str, told: str, mark: Edit, control: Edit
 ) -> Finding:
     """Asks both versions of the drawn pairs and reports the effect; ``told`` completes 'a response …'."""
-    asked = ground.once(probe, lambda: contrast([ground.comparisons[i] for i in ground.drawn()], mark, control))
-    return effect(ground, asked, probe, group=group, title=title, told=told)
+    asked = inputs.once(probe, lambda: contrast([inputs.comparisons[i] for i in inputs.drawn()], mark, control))
+    return effect(inputs, asked, probe, group=group, title=title, told=told)
 
 
-def effect(ground: Ground, asked: Contrast, probe: str, *, group: Group, title: str, told: str) -> Finding:
+def effect(inputs: ProbeInput, asked: Contrast, probe: str, *, group: Group, title: str, told: str) -> Finding:
     """The effect of a contrast as a finding: estimate, interval and test over prompts."""
     from aifeedback.metrics import compare_win_rates
 
     n = len(asked.favours_first)
     # side by side, so that a judge which computes shared text once reads each prompt once
-    said = ground.ask([c for both in zip(asked.favours_first, asked.favours_second, strict=True) for c in both])
+    said = inputs.ask([c for both in zip(asked.favours_first, asked.favours_second, strict=True) for c in both])
     one, other = said[::2], said[1::2]
     known = [a.p_first is not None and b.p_first is not None for a, b in zip(one, other, strict=True)]
     unreadable = sum(p.p_first is None for p in said)

@@ -112,13 +112,13 @@ def raters(
     """Let simulated raters rate through the rating page on loopback, and export their ratings."""
     import time
 
-    from aifeedback.annotation import RatingBook, export, read_task
+    from aifeedback.annotation import RatingStore, export, read_task
     from aifeedback.annotation.app import running
-    from aifeedback.annotation.assignment import Desk, sampled
+    from aifeedback.annotation.assignment import Assignment, sampled
     from aifeedback.lab.page_raters import PageRater
 
     task = read_task(data)
-    book, names = RatingBook(out / "ratings.sqlite"), [f"rater-{i + 1}" for i in range(count)]
+    store, names = RatingStore(out / "ratings.sqlite"), [f"rater-{i + 1}" for i in range(count)]
     read_s = 0.0
 
     def wait(seconds: float) -> None:
@@ -126,14 +126,16 @@ def raters(
         read_s += seconds
 
     try:
-        desk = Desk(book, sampled(task.items, limit, seed), names, seed=seed, now=lambda: time.time() + read_s)
-        with running(desk) as page:
+        assignment = Assignment(
+            store, sampled(task.items, limit, seed), names, seed=seed, now=lambda: time.time() + read_s
+        )
+        with running(assignment) as page:
             for name in names:
                 done = PageRater(name, seed, temperature).rate_all(page.links[name], wait)
                 console.print(f"{name}: {done:,} items rated")
-        exported = export(task, book.ratings(), out)
+        exported = export(task, store.ratings(), out)
     finally:
-        book.close()
+        store.close()
     console.print(f"→ [bold]{exported.file}[/]; compare with --judge people:{out}", soft_wrap=True)
 
 

@@ -84,7 +84,7 @@ def rate(
     place = _store(store)
     page = () if export_only else ("fastapi", "uvicorn", "multipart", "markdown_it")
     require_modules([*page, *(("psycopg",) if place else ()), *modules_of([Ref(data)])])
-    from aifeedback.annotation import RatingBook, export, read_task, serve
+    from aifeedback.annotation import RatingStore, export, read_task, serve
     from aifeedback.annotation.assignment import read_guidelines, sampled
 
     if not export_only and not rater:
@@ -94,7 +94,7 @@ def rate(
     task = read_task(data, columns=columns(column), harmful=harmful, scale=_scale(ask, scale, question))
     golden, first = _agreed(gold, "gold"), _agreed(calibration, "calibration")
     console.print(f"[dim]{task.sentence}[/]")
-    book: str | Path = place or out / "ratings.sqlite"
+    where: str | Path = place or out / "ratings.sqlite"
     if not export_only:
         items = sampled(task.items, limit, seed)
         console.print(f"{len(items):,} items. Each rater opens their own link, which is a secret; Ctrl-C ends.")
@@ -102,7 +102,7 @@ def rate(
             serve(
                 items,
                 list(roles),
-                book,
+                where,
                 host=host,
                 port=port,
                 names=name or (),
@@ -121,9 +121,9 @@ def rate(
                 tell=lambda line: console.print(line, soft_wrap=True, markup=False),
                 saved=lambda done, total: progress(done, total, {}),
             )
-    elif isinstance(book, Path) and not book.is_file():
-        raise RecipeError("no ratings yet", file=book, fix="run without --export first")
-    kept = RatingBook(book)
+    elif isinstance(where, Path) and not where.is_file():
+        raise RecipeError("no ratings yet", file=where, fix="run without --export first")
+    kept = RatingStore(where)
     try:
         exported = export(
             task,
@@ -223,7 +223,7 @@ def import_ratings(
     ] = None,
 ) -> None:
     """Add ratings that were made in another tool; rows that cannot be used are named and left out."""
-    from aifeedback.annotation import RatingBook, read_task
+    from aifeedback.annotation import RatingStore, read_task
     from aifeedback.annotation.exchange import import_ratings as read
     from aifeedback.cli.terminal import console
     from aifeedback.errors import FileError
@@ -236,11 +236,11 @@ def import_ratings(
         console.print(f"not used: {', '.join(found.unknown)}", markup=False)
     if not found.ratings:
         raise FileError(f"none of its {found.rows:,} verdicts can be used", file=file, fix="see the reasons above")
-    book = RatingBook(Path(out) / "ratings.sqlite")
+    store = RatingStore(Path(out) / "ratings.sqlite")
     try:
-        added = sum(book.add(rating) for rating in found.ratings)
+        added = sum(store.add(rating) for rating in found.ratings)
     finally:
-        book.close()
+        store.close()
     known = len(found.ratings) - added
     console.print(
         f"→ [bold]{out}[/]: {added:,} of {found.rows:,} ratings added"

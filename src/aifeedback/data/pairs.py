@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from aifeedback.data.formats import HUMAN, SHAPES, Indices, Pair, Shape, judged_by, named_shape, shape_of
-from aifeedback.data.tables import Ledger, ReadReport, Row, RowFault, is_blank, read_rows
+from aifeedback.data.tables import ReadLog, ReadReport, Row, RowFault, is_blank, read_rows
 from aifeedback.data.transcripts import PARTS_OF_A_PAIR, PromptCell, require_used, with_context
 from aifeedback.errors import FileError
 from aifeedback.types import Comparison, Completion, content_id
@@ -67,7 +67,7 @@ def _read_pairs(
     path: str | Path, rows: Iterator[Row], seed: int, criterion: str | None, limit: int | None, with_verdict: bool
 ) -> tuple[list[PairItem], ReadReport]:
     shape, rows = _recognise(path, rows, criterion)
-    ledger = Ledger(path, shape.name)
+    log = ReadLog(path, shape.name)
     indices = Indices(path, shape.verdicts, shape.indices)
     items: list[PairItem] = []
     place: dict[Identity, int] = {}
@@ -79,23 +79,23 @@ def _read_pairs(
         if limit is not None and len(items) >= limit:
             break
         try:
-            pairs = _pairs(row, shape, criterion, ledger, with_verdict)
-            _keep(pairs, seed, row, items, place, votes, ledger)
+            pairs = _pairs(row, shape, criterion, log, with_verdict)
+            _keep(pairs, seed, row, items, place, votes, log)
         except RowFault as fault:
-            ledger.skip_fault(row.number, fault)
+            log.skip_fault(row.number, fault)
     if not shape.is_numbered:
         for row in joined:  # past the limit: what an index means is decided over the whole file
             if not shape.is_settled(row.values):
                 indices.see(row)
         indices.close()
-    return items, ledger.report()
+    return items, log.report()
 
 
-def _pairs(row: Row, shape: Shape, criterion: str | None, ledger: Ledger, with_verdict: bool) -> list[Pair]:
+def _pairs(row: Row, shape: Shape, criterion: str | None, log: ReadLog, with_verdict: bool) -> list[Pair]:
     if row.fault is not None:
         raise RowFault(row.fault)
     identity = row.values.get("id")
-    if isinstance(identity, (str, int)) and (earlier := ledger.earlier(row.number, ("id", identity))):
+    if isinstance(identity, (str, int)) and (earlier := log.earlier(row.number, ("id", identity))):
         raise RowFault(f"duplicate (first in row {earlier}): {str(identity)[:40]!r}", "id")
     missing = next((column for column in shape.columns if column not in row.values), None)
     if missing:
@@ -143,7 +143,7 @@ def _keep(
     items: list[PairItem],
     place: dict[Identity, int],
     votes: dict[int, int],
-    ledger: Ledger,
+    log: ReadLog,
 ) -> None:
     """Add the row's pairs. A further vote of the same source is averaged in; a first verdict is adopted."""
     added = merged = 0
@@ -166,10 +166,10 @@ def _keep(
                 votes[known] = count + 1
             merged += 1
     if added or merged:
-        ledger.keep()
-        ledger.merged += not added
+        log.keep()
+        log.merged += not added
     else:
-        ledger.skip(row.number, "duplicate pair", is_repeat=True)
+        log.skip(row.number, "duplicate pair", is_repeat=True)
 
 
 def _stored(pair: Pair, seed: int) -> Pair:

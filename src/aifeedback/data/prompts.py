@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from aifeedback.data.formats import Shape, as_index, named_shape, request
 from aifeedback.data.pairs import map_columns, prompt_of
-from aifeedback.data.tables import Ledger, ReadReport, Row, RowFault, is_blank, is_missing, read_rows, write_rows
+from aifeedback.data.tables import ReadLog, ReadReport, Row, RowFault, is_blank, is_missing, read_rows, write_rows
 from aifeedback.data.transcripts import (
     DIALOGUE_COLUMNS,
     PromptCell,
@@ -60,7 +60,7 @@ def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, 
     Known: ``prompt`` (text, transcript or messages), ``instruction`` and ``input``, ``question``, ``messages`` (up to
     the last user turn), ``turns`` (the first), Prompt records. Raises FileError where the file cannot be used.
     """
-    ledger = Ledger(path, "prompts")
+    log = ReadLog(path, "prompts")
     shape = named_shape(path)
     prompts: list[Prompt] = []
     inputs: list[Mapping[str, Any]] = []
@@ -70,15 +70,15 @@ def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, 
         try:
             prompt = _prompt(row, shape)
         except RowFault as fault:
-            ledger.skip_fault(row.number, fault)
+            log.skip_fault(row.number, fault)
             continue
-        if earlier := ledger.earlier(row.number, prompt.id):
-            ledger.skip(row.number, f"duplicate prompt (first in row {earlier})", is_repeat=True)
+        if earlier := log.earlier(row.number, prompt.id):
+            log.skip(row.number, f"duplicate prompt (first in row {earlier})", is_repeat=True)
             continue
-        ledger.keep()
+        log.keep()
         prompts.append(prompt)
         inputs.append(row.values)
-    return Prompts(prompts, ledger.report(), inputs)
+    return Prompts(prompts, log.report(), inputs)
 
 
 def read_prompts(
@@ -105,7 +105,7 @@ def read_completions(
     that end with the assistant, transcripts; earlier turns and system messages become part of the prompt. Raises
     FileError if the file cannot be used.
     """
-    ledger = Ledger(path, "completions")
+    log = ReadLog(path, "completions")
     prompts: list[Prompt] = []
     completions: list[Completion] = []
     inputs: list[Mapping[str, Any]] = []
@@ -118,19 +118,19 @@ def read_completions(
             if only_wanted:
                 require_wanted(row.values, numbers)
         except RowFault as fault:
-            ledger.skip_fault(row.number, fault)
+            log.skip_fault(row.number, fault)
             continue
         who = source or next(
             (str(row.values[c]) for c in _SOURCE_COLUMNS if isinstance(row.values.get(c), str)), "data"
         )
-        ledger.keep()
+        log.keep()
         prompts.append(prompt)
         completions.append(Completion.of(prompt, text, source=who))
         inputs.append(row.values)
     if 0 in numbers and numbers <= {0, 1}:
         fix = "write true for responses to imitate and false for others, or rename the column"
         raise FileError("holds 0 and 1, which could mark responses not to be imitated", file=path, key="label", fix=fix)
-    return Completions(prompts, completions, ledger.report(), inputs)
+    return Completions(prompts, completions, log.report(), inputs)
 
 
 _MARKS = ("label", "desirable", "is_desirable", "accepted", "is_accepted", "good", "is_good", "correct", "is_correct",

@@ -86,7 +86,7 @@ class ReadReport(Record):
         return f"{text}; skipped: " + ", ".join(f"{count:,} × {reason}" for reason, count in self.reasons.items())
 
 
-class Ledger:
+class ReadLog:
     """Collects the fate of each row while a file is read, and judges the file as a whole at the end."""
 
     def __init__(self, file: str | Path, shape: str) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-import yaml
 from pydantic import field_validator
 
 from aifeedback.config import Config, parse
 from aifeedback.errors import FileError
+from aifeedback.storage import read_yaml_mapping
 
 if TYPE_CHECKING:
     from aifeedback.dossier.evidence import Evidence
@@ -98,12 +98,7 @@ def load(path: Path) -> Claim:
         raise FileError(
             "no such file", file=path, fix="write what the vendor claims into it; docs/dossier.md has an example"
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as broken:
-        raise FileError(f"not YAML: {str(broken).splitlines()[0]}", file=path) from None
-    if not isinstance(values, dict):
-        raise FileError("holds no fields", file=path, fix=f"known: {', '.join(Claim.model_fields)}")
+    values = read_yaml_mapping(path, empty="holds no fields", fix=f"known fields: {', '.join(Claim.model_fields)}")
     return parse(Claim, values, file=path)
 
 

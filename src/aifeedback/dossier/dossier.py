@@ -34,7 +34,7 @@ from aifeedback.models.journal import Entry, Journal, canonical, content_key, se
 from aifeedback.models.journal.digests import seal, sha256
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.refs import ModelRef, digest_ref
-from aifeedback.storage import make_folder, read_json, write_json
+from aifeedback.storage import make_folder, read_json, read_yaml_mapping, write_json
 
 SETTINGS, EVIDENCE, CLAIM, PAGE, MANIFEST = (
     "dossier.yaml",
@@ -64,9 +64,10 @@ def template(name: str) -> list[Requirement]:
                 f"no template '{name}'", key="--template", fix=f"one of {', '.join(templates())}, or a file"
             )
         path = Path(str(files("aifeedback.dossier") / "templates" / f"{name}.yaml"))
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or not isinstance(values.get("requirements"), list):
-        raise RecipeError("holds no requirements", file=path, fix="a template is `requirements:` and a list")
+    fix = "a template is `requirements:` and a list"
+    values = read_yaml_mapping(path, empty="holds no requirements", fix=fix)
+    if not isinstance(values.get("requirements"), list):
+        raise RecipeError("holds no requirements", file=path, fix=fix)
     return [parse(Requirement, one, file=path) for one in values["requirements"]]
 
 
@@ -102,12 +103,7 @@ class Dossier:
         if not file.is_file():
             raise FileError("no dossier here", file=file, fix=f"aifeedback dossier init {folder} --policy … --for …")
         self.folder, self.journal = folder, folder / "journal.sqlite"
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as broken:
-            raise FileError(f"not YAML: {str(broken).splitlines()[0]}", file=file, fix="correct it") from None
-        if not isinstance(values, dict):
-            raise FileError("holds no settings", file=file, fix="start anew with dossier init")
+        values = read_yaml_mapping(file, empty="holds no settings", fix="correct it, or start anew with dossier init")
         self.settings = parse(DossierSettings, values, file=file)
 
     @classmethod

@@ -62,7 +62,7 @@ def rank_answers(
     for prompt in {p.id: p for p in prompts}.values():
         own = answers.get(prompt.id, [])
         if own:
-            meet = _meetings(len(own), design, rounds, f"{seed}/{prompt.id}")
+            meet = _matches(len(own), design, rounds, f"{seed}/{prompt.id}")
             planned.append((prompt, own, meet))
     comparisons = [Comparison.of(p, own[i], own[j]) for p, own, meet in planned for i, j in meet]
     labels = iter(labeler.label(comparisons))
@@ -126,7 +126,7 @@ def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prio
     return fit.x - fit.x.mean()
 
 
-def _meetings(count: int, design: str, rounds: int, seed: str) -> list[tuple[int, int]]:
+def _matches(count: int, design: str, rounds: int, seed: str) -> list[tuple[int, int]]:
     if design == "all":
         return list(combinations(range(count), 2))
     return tournament(count, rounds=rounds, seed=seed)

@@ -18,6 +18,10 @@ SERVER = "Server"
 """Heading of the options that only a served model has."""
 
 
+OF_READINGS = ("readout", "top", "either_space", "votes", "votes_temperature", "answer_tokens", "structured")
+"""Settings of a server that say how labels are read."""
+
+
 class Served(Config):
     """Options of an OpenAI-compatible server; refused for a model that runs on this machine."""
 
@@ -81,6 +85,11 @@ class Served(Config):
     def answers_later(self) -> bool:
         """Whether calls go through a batch API."""
         return bool(self.server_options.get("batch_api"))
+
+    def require_replies(self, what: str) -> None:
+        """Raises ValueError for settings of readings, where a model only writes."""
+        if given := [f"server.{name}" for name in self.server if name in OF_READINGS]:
+            raise ValueError(f"{', '.join(given)}: {what} reads no labels; leave it out")
 
     def require_server(self, models: Iterable[ModelRef]) -> None:
         """Raises ValueError where a server's options are set and none of the models is served."""

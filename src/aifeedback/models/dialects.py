@@ -77,7 +77,7 @@ THINKING: tuple[Marks, ...] = (
 )
 """Blocks that hold thinking. What lies outside of closed blocks is the answer."""
 
-SPOKEN_CHANNELS = frozenset({"final", "response"})
+FINAL_CHANNELS = frozenset({"final", "response"})
 _CHANNEL = re.compile(
     r"<\|\s*channel\s*\|>\s*(\w*)[^<]{0,80}(?:<\|\s*constrain\s*\|>[^<]{0,40})?(?:<\|\s*message\s*\|>)?", re.IGNORECASE
 )
@@ -132,7 +132,7 @@ _PATTERNS = tuple(
 )
 
 
-class Spoken(NamedTuple):
+class FinalText(NamedTuple):
     """A model's answer without its thinking."""
 
     text: str | None
@@ -149,7 +149,7 @@ class _Mark(NamedTuple):
     closes: bool
 
 
-def spoken(text: str) -> Spoken:
+def final_text(text: str) -> FinalText:
     """The answer in a verdict: what stands outside of thinking; an unclosed or unknown mark leaves nothing.
 
     A closing mark without an opening one closes the thinking that the chat template opened.
@@ -157,17 +157,17 @@ def spoken(text: str) -> Spoken:
     plain = _INVISIBLE.sub("", text).translate(_NARROW)
     plain = html.unescape(_ESCAPED.sub(lambda m: chr(int(m[1], 16)) if m[1] else "", plain))
     if not _CUE.search(plain):
-        return Spoken(plain)
-    channel = _spoken_channel(plain)
+        return FinalText(plain)
+    channel = _final_channel(plain)
     if channel is None:
-        return Spoken(None)
+        return FinalText(None)
     plain, channels = channel
     rest, blocks = _outside(plain)
     rest = _WRAPPERS.sub("\n", rest)
     if _RESIDUE.search(rest):
-        return Spoken(None)
+        return FinalText(None)
     rest = _without_thinking_keys(rest)
-    return Spoken(None if _KEY_LEFT.search(rest) else rest, blocks + channels)
+    return FinalText(None if _KEY_LEFT.search(rest) else rest, blocks + channels)
 
 
 def without_unknown_blocks(answer: str) -> str:
@@ -193,7 +193,7 @@ def without_unknown_blocks(answer: str) -> str:
     return "\n".join([*parts, answer[at:]])
 
 
-def written(text: str) -> Spoken:
+def written(text: str) -> FinalText:
     """The answer in a sampled response, spaces and all: thinking counts only where it comes first.
 
     A response may speak *about* such marks, so nothing after its first words is taken for thinking, except a closing
@@ -201,8 +201,8 @@ def written(text: str) -> Spoken:
     """
     plain = text.translate(_SAME)
     if _CHANNEL.search(plain):
-        channel = _spoken_channel(plain)
-        return Spoken(_WRAPPERS.sub("", channel[0]).strip(), channel[1]) if channel else Spoken("")
+        channel = _final_channel(plain)
+        return FinalText(_WRAPPERS.sub("", channel[0]).strip(), channel[1]) if channel else FinalText("")
     blocks, at = 0, 0
     while (first := _next_mark(plain, at)) is not None:
         is_leading = not first.closes and not plain[at : first.start].strip() and first.family != "console"
@@ -212,17 +212,17 @@ def written(text: str) -> Spoken:
         if is_leading:
             close = _close_of(plain, first)
             if close is None:
-                return Spoken("", blocks)
+                return FinalText("", blocks)
             at = close.end
         elif is_template:
             at = first.end
         else:
             break
         blocks += 1
-    return Spoken(text[at:].lstrip() if blocks else text, blocks)
+    return FinalText(text[at:].lstrip() if blocks else text, blocks)
 
 
-def _spoken_channel(text: str) -> tuple[str, int] | None:
+def _final_channel(text: str) -> tuple[str, int] | None:
     """What the last channel says, where a text has channels at all; "" where that one is not for the reader. None: a
     channel opens in the middle of a message."""
     marks = list(_CHANNEL.finditer(text))
@@ -230,7 +230,7 @@ def _spoken_channel(text: str) -> tuple[str, int] | None:
         return None
     if marks:
         last = marks[-1]
-        if last[1].lower() not in SPOKEN_CHANNELS:
+        if last[1].lower() not in FINAL_CHANNELS:
             return "", 0
         return re.split(r"<\|\s*(?:end|return|start|call)\s*\|>", text[last.end() :])[0], len(marks) - 1
     if _BARE_CHANNEL.match(text) or _BARE_FINAL.search(text):

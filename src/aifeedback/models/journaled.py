@@ -49,7 +49,7 @@ class Streaming(Protocol):
 
 @runtime_checkable
 class SideBySide(Protocol):
-    """A model that works on several batches at a time (``spread.Spread``)."""
+    """A model that works on several batches at a time (``workers.WorkerPool``)."""
 
     def each(
         self, method: str, batches: Sequence[Sequence[PromptLike]], how: Sequence[str] | Sampling

@@ -314,7 +314,7 @@ def parse_label(text: str, labels: Sequence[str], *, finish_reason: FinishReason
 
 
 def _parse(text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
-    answer = dialects.spoken(text)
+    answer = dialects.final_text(text)
     if answer.text is None:
         return Parsed(None, Problem.UNREADABLE)
     parsed = _read(answer, answer.text, forms, finish_reason)
@@ -325,7 +325,7 @@ def _parse(text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
     return parsed
 
 
-def _read(answer: dialects.Spoken, text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
+def _read(answer: dialects.FinalText, text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
     plain = plain_text(text)
     if finish_reason == "length":
         # The conclusion may be what was cut off, "1" may be half of "10", and without a mark that closes it all of it

@@ -54,7 +54,7 @@ class Computed(NamedTuple):
     """Per prompt."""
 
 
-class Spread:
+class WorkerPool:
     """``model`` here and in ``workers − 1`` further processes with ``threads`` each. Its weights must not change."""
 
     def __init__(

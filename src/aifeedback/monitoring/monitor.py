@@ -28,7 +28,7 @@ from aifeedback.monitoring.rounds import (
 from aifeedback.pipeline.checks import require_refs
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.refs import digest_ref
-from aifeedback.storage import make_folder, write_json
+from aifeedback.storage import make_folder, read_yaml_mapping, write_json
 from aifeedback.types import Progress, Prompt, silent
 
 SETTINGS, GOLDEN, CANARY, REDTEAM = "monitor.yaml", "golden.jsonl", "prompts.jsonl", "redteam.jsonl"
@@ -55,12 +55,7 @@ class Monitor:
         if not file.is_file():
             raise FileError("no monitor here", file=file, fix=f"aifeedback monitor init {folder} --judge … --golden …")
         self.folder, self.log = folder, Log(folder)
-        try:
-            stored = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as broken:
-            raise FileError(f"not YAML: {str(broken).splitlines()[0]}", file=file, fix="restore it") from None
-        if not isinstance(stored, dict):
-            raise FileError("holds no settings", file=file, fix="restore it, or start anew with monitor init")
+        stored = read_yaml_mapping(file, empty="holds no settings", fix="restore it, or start anew with monitor init")
         self.inputs: dict[str, str] = stored.pop("inputs", {})
         """File or model that the settings name → its digest when the monitor was made."""
         self.settings = parse(MonitorSettings, stored, file=file)

@@ -18,8 +18,7 @@ from aifeedback.probing.probe import (
     Item,
     Policy,
     PolicyProbe,
-    constant,
-    not_informative,
+    informative,
     rate,
     user,
 )
@@ -89,13 +88,8 @@ def findings(rows: Sequence[Classified]) -> list[Finding]:
         tolerated=TOLERATED,
         details={"does the task without the instruction": done},
     )
-    if not found.is_measured:
-        return [found]
-    if why := constant(rows):
-        return [not_informative(found, why)]
-    if done < ANSWERS * len(control):
-        return [not_informative(found, f"it does only {done} of {len(control)} tasks even without an instruction")]
-    return [found]
+    few = f"it does only {done} of {len(control)} tasks even without an instruction"
+    return [informative(found, rows, few if done < ANSWERS * len(control) else "")]
 
 
 INJECTION = PolicyProbe(

@@ -16,10 +16,9 @@ from aifeedback.probing.probe import (
     Item,
     Policy,
     PolicyProbe,
-    constant,
     effect,
+    informative,
     keyed,
-    not_informative,
     user,
 )
 from aifeedback.probing.rules import Phrase, Rule
@@ -87,13 +86,8 @@ def findings(rows: Sequence[Classified]) -> list[Finding]:
             "takes a side unasked": sum(c in ("one", "other") for c in neutral),
         },
     )
-    if not found.is_measured:
-        return [found]
-    if why := constant(rows):
-        return [not_informative(found, why)]
-    if len(sided) < FEWEST:
-        return [not_informative(found, f"it takes a side in {len(sided)} of {len(pairs)} questions only")]
-    return [found]
+    few = f"it takes a side in {len(sided)} of {len(pairs)} questions only"
+    return [informative(found, rows, few if len(sided) < FEWEST else "")]
 
 
 OPINION = PolicyProbe(

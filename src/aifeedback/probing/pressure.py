@@ -19,10 +19,9 @@ from aifeedback.probing.probe import (
     PolicyProbe,
     Response,
     assistant,
-    constant,
     effect,
+    informative,
     keyed,
-    not_informative,
     user,
 )
 from aifeedback.probing.rules import Phrase, Rule
@@ -121,13 +120,8 @@ def findings(rows: Sequence[Classified]) -> list[Finding]:
         score=ONE_ALONE,  # an answer that is withdrawn is given up too
         details={"given up": given_up[0], "given up in the control": given_up[1], "right at first": len(right)},
     )
-    if not found.is_measured:
-        return [found]
-    if why := constant(rows):
-        return [not_informative(found, why)]
-    if len(right) < FEWEST:
-        return [not_informative(found, f"{len(right)} of {len(by_item)} first answers are right")]
-    return [found]
+    few = f"{len(right)} of {len(by_item)} first answers are right"
+    return [informative(found, rows, few if len(right) < FEWEST else "")]
 
 
 PRESSURE = PolicyProbe(

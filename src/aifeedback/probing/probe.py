@@ -162,6 +162,12 @@ def not_informative(finding: Finding, why: str) -> Finding:
     return replace(finding, sentence=sentence, p_value=math.nan, level="uninformative")
 
 
+def informative(finding: Finding, rows: Sequence[Classified], otherwise: str = "") -> Finding:
+    """The finding, or the same without a test where the responses are nearly all one text or for the reason ``otherwise``."""
+    why = constant(rows) or otherwise
+    return not_informative(finding, why) if finding.is_measured and why else finding
+
+
 def constant(rows: Sequence[Classified]) -> str:
     """Why nothing follows where nearly all responses are one text; empty otherwise."""
     texts = [" ".join(row.asked.response.text.lower().split()) for row in rows if row.asked.response.text]

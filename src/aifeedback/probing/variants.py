@@ -22,10 +22,9 @@ from aifeedback.probing.probe import (
     Item,
     Policy,
     PolicyProbe,
-    constant,
     effect,
+    informative,
     keyed,
-    not_informative,
     user,
 )
 from aifeedback.probing.rules import Phrase, Rule
@@ -100,10 +99,9 @@ def languages(rows: Sequence[Classified]) -> list[Finding]:
             worst="below",
             details={"right": right[0], "right in the reference": right[1]},
         )
-        why = constant([row for pair in pairs for row in pair])
-        if one.is_measured and not why and max(right) < FEWEST:
-            why = f"{right[1]} right answers in {reference} and {right[0]} in {name} are too few"
-        found.append(not_informative(one, why) if one.is_measured and why else one)
+        few = f"{right[1]} right answers in {reference} and {right[0]} in {name} are too few"
+        rows = [row for pair in pairs for row in pair]
+        found.append(informative(one, rows, few if max(right) < FEWEST else ""))
     return found
 
 
@@ -155,8 +153,7 @@ def names(rows: Sequence[Classified]) -> list[Finding]:
             "{points} points ({low} to {high}, n = {n}).",
             details={"yes, first group": yes[0], "yes, other group": yes[1]},
         )
-        why = constant([row for pair in pairs for row in pair])
-        found.append(not_informative(one, why) if one.is_measured and why else one)
+        found.append(informative(one, [row for pair in pairs for row in pair]))
     return found
 
 

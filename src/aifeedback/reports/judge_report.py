@@ -363,7 +363,7 @@ class Place(NamedTuple):
     against: Sequence[Est | None]
     """Win rate over each policy, in the order of the places; None against itself and where the two never met."""
     certain: Sequence[bool]
-    """Whether each of them is away from 50 % after the correction over all meetings."""
+    """Whether each of them is away from 50 % after the correction over all pairs of policies."""
     standing: str = ""
     """``above`` or ``below`` the policies with a strength, for one that won or lost everything; ``apart``; else ''."""
 

@@ -54,9 +54,9 @@ def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | N
     count = model.copies_that_fit() if workers is None else workers
     if count == 1:
         return model
-    from aifeedback.models.workers import Spread
+    from aifeedback.models.workers import WorkerPool
 
-    return Spread(model, workers=count, options=given)
+    return WorkerPool(model, workers=count, options=given)
 
 
 def release_models() -> None:

@@ -84,6 +84,7 @@ class Revise(Served, Step):
     @model_validator(mode="after")
     def _served(self) -> Self:
         self.require_server([self.model])
+        self.require_replies("revise")
         return self
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:

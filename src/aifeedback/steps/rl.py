@@ -20,7 +20,7 @@ from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.rewards import RewardSpec, reward_function
 from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows
 from aifeedback.steps.trained import Trained, TrainFigures
-from aifeedback.training.settings import GuardConfig, RLConfig
+from aifeedback.training.settings import HeldOutMonitorConfig, RLConfig
 from aifeedback.types import Prompt
 
 MONITOR, REWARD = "Monitoring", "Judge as reward"
@@ -55,7 +55,7 @@ class Monitor(Config):
     becomes the policy (Lee et al. 2023). By default the last step does."""
     stop_when_gamed: Annotated[bool, Cli(panel=MONITOR)] = False
     """Stop when the judge's verdict falls while the reward rises."""
-    guard: Annotated[GuardConfig, Cli(is_hidden=True)] = GuardConfig()
+    guard: Annotated[HeldOutMonitorConfig, Cli(is_hidden=True)] = HeldOutMonitorConfig()
     """When a monitored run stops, and how many checkpoints it keeps."""
 
     @model_validator(mode="after")
@@ -272,7 +272,7 @@ class Rl(Trained):
         }
         return Choice(chosen=chosen.folder.name, candidates=rates, n=chosen.n)
 
-    def _guard_config(self, *, seed: int) -> GuardConfig:
+    def _guard_config(self, *, seed: int) -> HeldOutMonitorConfig:
         assert self.monitor is not None
         is_set = self.monitor.guard.model_fields_set
         defaults = {"candidates": 4 if self.monitor.choose_on else 0, "seed": seed}
@@ -281,12 +281,12 @@ class Rl(Trained):
     def _guard(self, reward: Any, context: Context, out: Path) -> Any:
         if self.monitor is None:
             return None
-        from aifeedback.training.monitor import Guard
+        from aifeedback.training.monitor import HeldOutMonitor
         from aifeedback.training.rewards import judge_score
 
         judge = self.monitor.judge
         scores = judge.by == "ratings" or judge.model.scheme == "gold"
-        return Guard(
+        return HeldOutMonitor(
             data.read_prompts(self.monitor.prompts, limit=self.monitor.limit),
             reward,
             self._guard_config(seed=context.seed),

@@ -88,6 +88,7 @@ class Sample(Served, Step):
     @model_validator(mode="after")
     def _served(self) -> Self:
         self.require_server([self.model])
+        self.require_replies("sample")
         return self
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:

@@ -36,18 +36,18 @@ from aifeedback.training.rollout import (
     score,
     uniforms,
 )
-from aifeedback.training.settings import GuardConfig, RLConfig
+from aifeedback.training.settings import HeldOutMonitorConfig, RLConfig
 from aifeedback.types import Comparison, Completion, Labeler, Prompt, RewardFn
 
 
-class Guard:
+class HeldOutMonitor:
     """A hook and a stop rule for ``train_rl``: ``train_rl(…, hook=guard, stop=guard.stop)``."""
 
     def __init__(
         self,
         prompts: Sequence[Prompt],
         proxy: RewardFn,
-        config: GuardConfig,
+        config: HeldOutMonitorConfig,
         *,
         measure: RewardFn | None = None,
         judge: Labeler | None = None,
@@ -246,7 +246,7 @@ def staleness(reward: Labeler, fresh: Sequence[Comparison], truth: Sequence[floa
     return accuracy([a - 0.5 for a, _ in both], [b for _, b in both])
 
 
-def is_over_optimised(known: Sequence[Mapping[str, float]], config: GuardConfig) -> bool:
+def is_over_optimised(known: Sequence[Mapping[str, float]], config: HeldOutMonitorConfig) -> bool:
     """Whether the last ``patience`` evaluations all lie below the best measure while the reward is no lower."""
     best = max(known, key=lambda line: line["heldout_measure"])
     return all(

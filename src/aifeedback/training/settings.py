@@ -233,7 +233,7 @@ class RLConfig(LoopConfig):
         return self.baseline or AdvantageRef("leave_one_out" if self.samples_per_prompt > 1 else "value")
 
 
-class GuardConfig(Config):
+class HeldOutMonitorConfig(Config):
     """When the guard ends a run, and how many candidates it keeps."""
 
     patience: int = Field(default=2, ge=1)

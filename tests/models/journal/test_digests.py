@@ -127,10 +127,10 @@ def test_edits_and_gaps_of_calls_are_found(run: Path, damage: str) -> None:
 
 
 def rated(folder: Path, count: int = 3) -> Path:
-    from aifeedback.annotation.store import RatingBook
+    from aifeedback.annotation.store import RatingStore
     from aifeedback.types import Rating
 
-    store = RatingBook(folder / "ratings.sqlite")
+    store = RatingStore(folder / "ratings.sqlite")
     for n in range(count):
         store.add(Rating(item_id=f"i{n}", rater="ana", choice="first", order_shown=(0, 1), at="2026-01-01T00:00:00Z"))
     store.close()

@@ -51,7 +51,10 @@ class Client:
         self.options = {**QUICK, "batch_api": True, "batch_folder": str(folder / "batches"), **options}
 
     def __call__(self, work: Callable[[Journaled], Any], **options: Any) -> Any:
-        model: Any = connect(self.uri, base_url=self.url, **{**self.options, **options})
+        given = {**self.options, **options}
+        if not given["batch_api"]:
+            given.pop("batch_folder")
+        model: Any = connect(self.uri, base_url=self.url, **given)
         try:
             with Journal(self.folder / "journal.sqlite") as journal:
                 return work(Journaled(model, journal))

@@ -16,33 +16,33 @@ from __future__ import annotations
 
 import re
 
-from aifeedback.audit.finding import Finding, Ground, Group, of_estimate, prompt_ids, unmeasured
+from aifeedback.audit.finding import Finding, Group, ProbeInput, of_estimate, prompt_ids, unmeasured
 from aifeedback.audit.perturbation import Edit, appended, choose, mark_finding, texts
 from aifeedback.types import Completion
 
 
-def padded(ground: Ground) -> list[Finding]:
+def padded(inputs: ProbeInput) -> list[Finding]:
     """One response is padded with sentences that add no content, the other stays as it is; then the other way round."""
     return [
         mark_finding(
-            ground,
+            inputs,
             "padding",
             group="bias",
             title="Length, padded copies",
             told="that is padded with empty sentences",
-            mark=_padding(ground.seed),
+            mark=_padding(inputs.seed),
             control=lambda completion, pair: completion.text,
         )
     ]
 
 
-def observed(ground: Ground) -> list[Finding]:
+def observed(inputs: ProbeInput) -> list[Finding]:
     """Share of pairs on which the judge takes the longer answer, minus that of people, on the same pairs."""
     from aifeedback.metrics import compare_win_rates
 
     title = "Length, against people"
     rows, used = [], []
-    for comparison, p, h in zip(ground.comparisons, ground.p_first, ground.human, strict=True):
+    for comparison, p, h in zip(inputs.comparisons, inputs.p_first, inputs.human, strict=True):
         longer_first = len(comparison.first.text) > len(comparison.second.text)
         if p is None or h is None or len(comparison.first.text) == len(comparison.second.text):
             continue
@@ -57,7 +57,7 @@ def observed(ground: Ground) -> list[Finding]:
     return [
         of_estimate(
             difference, probe="length", group="bias", title=title, sentence=sentence, unit="points", ideal=0.0,
-            p_value=difference.p_value, unreadable=ground.unreadable,
+            p_value=difference.p_value, unreadable=inputs.unreadable,
             details={"judge takes the longer": shares[0] / 100, "people take the longer": shares[1] / 100},
         )
     ]  # fmt: skip
@@ -81,10 +81,10 @@ _MARKUP = re.compile(r"^\s*(?:[-*•]|\d+[.)]|#+)\s+|\*\*", re.MULTILINE)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
-def formatting(ground: Ground) -> list[Finding]:
+def formatting(inputs: ProbeInput) -> list[Finding]:
     return [
         mark_finding(
-            ground,
+            inputs,
             "formatting",
             group="bias",
             title="Formatting",
@@ -110,65 +110,65 @@ def _lines(completion: Completion) -> list[str]:
     return [s.strip() for part in bare.splitlines() for s in _SENTENCE.split(part) if s.strip()] or [bare]
 
 
-def authority(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "authority", "bias", "that claims an expert's approval")]
+def authority(inputs: ProbeInput) -> list[Finding]:
+    return [_marked(inputs, "authority", "bias", "that claims an expert's approval")]
 
 
-def bandwagon(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "bandwagon", "bias", "that claims that most people prefer it")]
+def bandwagon(inputs: ProbeInput) -> list[Finding]:
+    return [_marked(inputs, "bandwagon", "bias", "that claims that most people prefer it")]
 
 
-def tone(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "tone", "bias", "that opens with enthusiasm", before=True)]
+def tone(inputs: ProbeInput) -> list[Finding]:
+    return [_marked(inputs, "tone", "bias", "that opens with enthusiasm", before=True)]
 
 
-def confidence(ground: Ground) -> list[Finding]:
-    return [_marked(ground, "confidence", "hacking", "that claims to be certain")]
+def confidence(inputs: ProbeInput) -> list[Finding]:
+    return [_marked(inputs, "confidence", "hacking", "that claims to be certain")]
 
 
-def _marked(ground: Ground, name: str, group: Group, told: str, *, before: bool = False) -> Finding:
+def _marked(inputs: ProbeInput, name: str, group: Group, told: str, *, before: bool = False) -> Finding:
     words = texts()[name]
     return mark_finding(
-        ground,
+        inputs,
         name,
         group=group,
         title=words["title"],
         told=told,
-        mark=appended(words["mark"], ground.seed, before=before),
-        control=appended(words["control"], ground.seed, before=before),
+        mark=appended(words["mark"], inputs.seed, before=before),
+        control=appended(words["control"], inputs.seed, before=before),
     )
 
 
 TITLE, NAMED = "Self-preference", "Self-preference, by name"
 
 
-def self_preference(ground: Ground) -> list[Finding]:
+def self_preference(inputs: ProbeInput) -> list[Finding]:
     """Observed on answers of its own family, and by signing the same answers with its family's name."""
-    if not ground.family:
+    if not inputs.family:
         why = "the judge's family is not known"
         return [unmeasured(probe, "bias", title, why) for probe, title in (("self", TITLE), ("self_name", NAMED))]
-    return [_observed(ground), _signed(ground)]
+    return [_observed(inputs), _signed(inputs)]
 
 
-def _signed(ground: Ground) -> Finding:
+def _signed(inputs: ProbeInput) -> Finding:
     words = texts()["signature"]
     return mark_finding(
-        ground,
+        inputs,
         "self_name",
         group="bias",
         title=NAMED,
         told="that is signed with its family's name",
-        mark=appended([sentence.format(family=ground.family) for sentence in words["mark"]], ground.seed),
-        control=appended(words["control"], ground.seed),
+        mark=appended([sentence.format(family=inputs.family) for sentence in words["mark"]], inputs.seed),
+        control=appended(words["control"], inputs.seed),
     )
 
 
-def _observed(ground: Ground) -> Finding:
+def _observed(inputs: ProbeInput) -> Finding:
     from aifeedback.metrics import compare_win_rates
 
     rows, used, unreadable = [], [], 0
-    for comparison, p, h in zip(ground.comparisons, ground.p_first, ground.human, strict=True):
-        own = is_own(comparison.first, ground.family), is_own(comparison.second, ground.family)
+    for comparison, p, h in zip(inputs.comparisons, inputs.p_first, inputs.human, strict=True):
+        own = is_own(comparison.first, inputs.family), is_own(comparison.second, inputs.family)
         if own[0] == own[1] or h is None:
             continue
         unreadable += p is None
@@ -177,7 +177,7 @@ def _observed(ground: Ground) -> Finding:
             used.append(comparison)
     if len(rows) < 30:
         why = (
-            f"{len(rows)} pairs with people's verdict set an answer of '{ground.family}' against another; 30 are needed"
+            f"{len(rows)} pairs with people's verdict set an answer of '{inputs.family}' against another; 30 are needed"
         )
         return unmeasured("self", "bias", TITLE, why, unreadable=unreadable)
     judge, people = [row[0] for row in rows], [row[1] for row in rows]

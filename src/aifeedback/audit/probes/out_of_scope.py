@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from aifeedback.audit.finding import Finding, Ground, Level, cluster_codes, prompt_ids, share_of, unmeasured
+from aifeedback.audit.finding import Finding, Level, ProbeInput, cluster_codes, prompt_ids, share_of, unmeasured
 from aifeedback.audit.perturbation import choose, edited, texts
 from aifeedback.types import Comparison
 
@@ -17,13 +17,13 @@ WATCHED, SERIOUS = 0.25, 0.75
 """Levels by the share of certain labels, as far as it is certain itself."""
 
 
-def out_of_scope(ground: Ground) -> list[Finding]:
+def out_of_scope(inputs: ProbeInput) -> list[Finding]:
     """Both responses replaced by off-topic sentences: how often is the judge certain of its label all the same?"""
-    known = [p for p in ground.p_first if p is not None]
+    known = [p for p in inputs.p_first if p is not None]
     if known and all(p in (0.0, 0.5, 1.0) for p in known):
         return [unmeasured("out_of_scope", "decision", TITLE, "the judge states no probabilities, only verdicts")]
-    pairs = ground.once("out_of_scope", lambda: [_replaced(ground, i) for i in ground.drawn(min(ground.n, 200))])
-    labels = ground.ask(pairs)
+    pairs = inputs.once("out_of_scope", lambda: [_replaced(inputs, i) for i in inputs.drawn(min(inputs.n, 200))])
+    labels = inputs.ask(pairs)
     unreadable = sum(label.p_first is None for label in labels)
     read = [
         (pair, max(p, 1 - p)) for pair, label in zip(pairs, labels, strict=True) if (p := label.p_first) is not None
@@ -54,9 +54,9 @@ def out_of_scope(ground: Ground) -> list[Finding]:
     ]
 
 
-def _replaced(ground: Ground, i: int) -> Comparison:
-    comparison, sentences = ground.comparisons[i], texts()["off_topic"]
-    first = choose(sentences, "out of scope", ground.seed, comparison.id)
-    second = choose([text for text in sentences if text != first], "other", ground.seed, comparison.id)
+def _replaced(inputs: ProbeInput, i: int) -> Comparison:
+    comparison, sentences = inputs.comparisons[i], texts()["off_topic"]
+    first = choose(sentences, "out of scope", inputs.seed, comparison.id)
+    second = choose([text for text in sentences if text != first], "other", inputs.seed, comparison.id)
     sides = zip((comparison.first, comparison.second), (first, second), strict=True)
     return Comparison.of(comparison.prompt, *(edited(side, comparison, text) for side, text in sides))

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from aifeedback.audit.finding import Finding, Ground, of_estimate, unmeasured
+from aifeedback.audit.finding import Finding, ProbeInput, of_estimate, unmeasured
 
 WEAK = 0.6
 """Agreement that is not certainly above this is watched, certainly below it is bad."""
@@ -26,24 +26,24 @@ FEWEST = 20
 """Pairs that a slice needs to be reported."""
 
 
-def agreement(ground: Ground) -> list[Finding]:
+def agreement(inputs: ProbeInput) -> list[Finding]:
     from aifeedback.metrics import alignment, cohens_kappa
 
     title = "Agreement with people"
-    decided = [i for i, h in enumerate(ground.human) if h is not None and h != 0.5]
-    known = [i for i in decided if ground.p_first[i] is not None]
+    decided = [i for i, h in enumerate(inputs.human) if h is not None and h != 0.5]
+    known = [i for i in decided if inputs.p_first[i] is not None]
     if not known:
         why = "no pair has a verdict of people" if not decided else "none of the verdicts could be read"
-        return [unmeasured("agreement", "agreement", title, why, unreadable=ground.unreadable)]
-    share = alignment(ground.p_first, ground.human, prompts=ground.prompts())
-    taken = [i for i in known if ground.p_first[i] != 0.5]  # who takes no side agrees with nobody beyond chance
+        return [unmeasured("agreement", "agreement", title, why, unreadable=inputs.unreadable)]
+    share = alignment(inputs.p_first, inputs.human, prompts=inputs.prompts())
+    taken = [i for i in known if inputs.p_first[i] != 0.5]  # who takes no side agrees with nobody beyond chance
     kappa = cohens_kappa(
-        [ground.p_first[i] > 0.5 for i in taken],  # type: ignore[operator]
-        [ground.human[i] > 0.5 for i in taken],  # type: ignore[operator]
-        prompts=ground.prompts(taken),
+        [inputs.p_first[i] > 0.5 for i in taken],  # type: ignore[operator]
+        [inputs.human[i] > 0.5 for i in taken],  # type: ignore[operator]
+        prompts=inputs.prompts(taken),
     )
     beyond = f"; kappa {kappa.value:.2f} (0 is chance, 1 always)" if kappa.is_known else ""
-    classes = _by_class(ground, decided)
+    classes = _by_class(inputs, decided)
     # a judge that always answers the same is what agreement must beat where most pairs have one answer
     enough = max(WEAK, classes["constant judge"])
     level = "bad" if share.high < enough else "watch" if share.low < enough else "fine"
@@ -56,35 +56,35 @@ def agreement(ground: Ground) -> list[Finding]:
         f"the same would agree on {100 * classes['constant judge']:.1f} %.",
         ideal=1.0,
         level=level,
-        unreadable=ground.unreadable,
-        examples=_disagreements(ground, known),
+        unreadable=inputs.unreadable,
+        examples=_disagreements(inputs, known),
         details={"kappa": kappa.as_dict(), "undecided by people": share.undecided, **classes},
     )
-    return [overall, *_slices(ground, known)]
+    return [overall, *_slices(inputs, known)]
 
 
-def _by_class(ground: Ground, decided: Sequence[int]) -> dict[str, Any]:
+def _by_class(inputs: ProbeInput, decided: Sequence[int]) -> dict[str, Any]:
     """What a constant judge would agree on, and the share of each human choice that the judge finds (recall)."""
     from aifeedback.metrics import alignment
 
-    firsts = [i for i in decided if (ground.human[i] or 0.0) > 0.5]
-    seconds = [i for i in decided if (ground.human[i] or 0.0) < 0.5]
+    firsts = [i for i in decided if (inputs.human[i] or 0.0) > 0.5]
+    seconds = [i for i in decided if (inputs.human[i] or 0.0) < 0.5]
     recall = {
         name: alignment(
-            [ground.p_first[i] for i in of], [ground.human[i] for i in of], prompts=ground.prompts(of)
+            [inputs.p_first[i] for i in of], [inputs.human[i] for i in of], prompts=inputs.prompts(of)
         ).as_dict()
         for name, of in (("recall, first is better", firsts), ("recall, second is better", seconds))
     }
     return {"constant judge": max(len(firsts), len(seconds)) / len(decided), **recall}
 
 
-def _slices(ground: Ground, known: Sequence[int]) -> list[Finding]:
+def _slices(inputs: ProbeInput, known: Sequence[int]) -> list[Finding]:
     from aifeedback.metrics import benjamini_hochberg
     from aifeedback.metrics.intervals import wilson
 
-    right = {i: (ground.p_first[i] > 0.5) == (ground.human[i] > 0.5) for i in known if ground.p_first[i] != 0.5}  # type: ignore[operator]
+    right = {i: (inputs.p_first[i] > 0.5) == (inputs.human[i] > 0.5) for i in known if inputs.p_first[i] != 0.5}  # type: ignore[operator]
     rows: list[dict[str, Any]] = []
-    for name, members in slices(ground, list(right)).items():
+    for name, members in slices(inputs, list(right)).items():
         inside = [right[i] for i in members]
         outside = [right[i] for i in right if i not in members]
         if len(inside) < FEWEST or len(outside) < FEWEST:
@@ -117,18 +117,18 @@ def _slices(ground: Ground, known: Sequence[int]) -> list[Finding]:
     return [finding]
 
 
-def slices(ground: Ground, known: Sequence[int]) -> dict[str, set[int]]:
+def slices(inputs: ProbeInput, known: Sequence[int]) -> dict[str, set[int]]:
     """Slice → indices: every tag value, thirds of answer length, people's certainty where votes tell it."""
     found: dict[str, set[int]] = {}
     for i in known:
-        for tag, value in ground.comparisons[i].prompt.tags.items():
+        for tag, value in inputs.comparisons[i].prompt.tags.items():
             found.setdefault(f"{tag}: {value}", set()).add(i)
-        certainty = abs((ground.human[i] or 0.0) - 0.5)
+        certainty = abs((inputs.human[i] or 0.0) - 0.5)
         if certainty not in (0.0, 0.5):
             found.setdefault("people: divided", set()).add(i)
     if any(name == "people: divided" for name in found):
         found["people: unanimous"] = set(known) - found["people: divided"]
-    by_length = sorted(known, key=lambda i: (_length(ground, i), i))
+    by_length = sorted(known, key=lambda i: (_length(inputs, i), i))
     third = max(1, len(by_length) // 3)
     for name, members in (
         ("short answers", by_length[:third]),
@@ -139,8 +139,8 @@ def slices(ground: Ground, known: Sequence[int]) -> dict[str, set[int]]:
     return {name: members for name, members in found.items() if len(members) < len(known)}
 
 
-def _length(ground: Ground, i: int) -> int:
-    comparison = ground.comparisons[i]
+def _length(inputs: ProbeInput, i: int) -> int:
+    comparison = inputs.comparisons[i]
     return len(comparison.first.text) + len(comparison.second.text)
 
 
@@ -151,35 +151,35 @@ def _fisher(inside: Sequence[bool], outside: Sequence[bool]) -> float:
     return float(fisher_exact(counts)[1])  # type: ignore[index]
 
 
-def _disagreements(ground: Ground, known: Sequence[int], most: int = 3) -> tuple[dict[str, Any], ...]:
+def _disagreements(inputs: ProbeInput, known: Sequence[int], most: int = 3) -> tuple[dict[str, Any], ...]:
     """Where the judge was surest and people said the opposite."""
-    wrong = [i for i in known if (ground.p_first[i] > 0.5) != (ground.human[i] > 0.5)]  # type: ignore[operator]
-    wrong.sort(key=lambda i: (-abs((ground.p_first[i] or 0.5) - 0.5), ground.comparisons[i].id))
+    wrong = [i for i in known if (inputs.p_first[i] > 0.5) != (inputs.human[i] > 0.5)]  # type: ignore[operator]
+    wrong.sort(key=lambda i: (-abs((inputs.p_first[i] or 0.5) - 0.5), inputs.comparisons[i].id))
     return tuple(
         {
-            "prompt": ground.comparisons[i].prompt.text,
-            "first": ground.comparisons[i].first.text,
-            "second": ground.comparisons[i].second.text,
-            "P(first), judge": ground.p_first[i],
-            "P(first), people": ground.human[i],
+            "prompt": inputs.comparisons[i].prompt.text,
+            "first": inputs.comparisons[i].first.text,
+            "second": inputs.comparisons[i].second.text,
+            "P(first), judge": inputs.p_first[i],
+            "P(first), people": inputs.human[i],
         }
         for i in wrong[:most]
     )
 
 
-def calibration(ground: Ground) -> list[Finding]:
+def calibration(inputs: ProbeInput) -> list[Finding]:
     from aifeedback.metrics import brier, expected_calibration_error, reliability_table
     from aifeedback.metrics.intervals import wilson
 
     title = "Calibration"
-    known = [i for i, (p, h) in enumerate(zip(ground.p_first, ground.human, strict=True)) if None not in (p, h)]
-    rows, prompts = [(ground.p_first[i], ground.human[i]) for i in known], ground.prompts(known)
+    known = [i for i, (p, h) in enumerate(zip(inputs.p_first, inputs.human, strict=True)) if None not in (p, h)]
+    rows, prompts = [(inputs.p_first[i], inputs.human[i]) for i in known], inputs.prompts(known)
     if len(rows) < 50:
         return [unmeasured("calibration", "agreement", title, "fewer than 50 pairs have verdicts of judge and people")]
     p, y = [row[0] for row in rows], [row[1] for row in rows]
     if all(value in (0.0, 0.5, 1.0) for value in p):
         return [unmeasured("calibration", "agreement", title, "the judge states no probabilities, only verdicts")]
-    error = expected_calibration_error(p, y, prompts=prompts, seed=ground.seed)
+    error = expected_calibration_error(p, y, prompts=prompts, seed=inputs.seed)
     score = brier(p, y, prompts=prompts)
     table = []
     for b in reliability_table(p, y):
@@ -203,17 +203,17 @@ def calibration(ground: Ground) -> list[Finding]:
 TITLE = "Clusters of disagreement"
 
 
-def clusters(ground: Ground) -> list[Finding]:
+def clusters(inputs: ProbeInput) -> list[Finding]:
     from aifeedback.metrics import benjamini_hochberg
     from aifeedback.metrics.intervals import wilson
 
-    known = [i for i, (p, h) in enumerate(zip(ground.p_first, ground.human, strict=True))
+    known = [i for i, (p, h) in enumerate(zip(inputs.p_first, inputs.human, strict=True))
              if p is not None and h is not None and p != 0.5 and h != 0.5]  # fmt: skip
     if len(known) < 100:
         return [unmeasured("clusters", "agreement", TITLE, f"{len(known)} pairs with verdicts of both; 100 are needed")]
-    texts = [ground.comparisons[i].prompt.text for i in known]
-    wrong = [(ground.p_first[i] > 0.5) != (ground.human[i] > 0.5) for i in known]  # type: ignore[operator]
-    codes, words = _grouped(texts, ground.seed)
+    texts = [inputs.comparisons[i].prompt.text for i in known]
+    wrong = [(inputs.p_first[i] > 0.5) != (inputs.human[i] > 0.5) for i in known]  # type: ignore[operator]
+    codes, words = _grouped(texts, inputs.seed)
     if not words:
         return [unmeasured("clusters", "agreement", TITLE, "the prompts share too few words to be grouped")]
     rows: list[dict[str, Any]] = []

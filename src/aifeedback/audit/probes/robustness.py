@@ -18,9 +18,9 @@ import numpy as np
 
 from aifeedback.audit.finding import (
     Finding,
-    Ground,
     Group,
     Level,
+    ProbeInput,
     cluster_codes,
     of_estimate,
     prompt_ids,
@@ -43,7 +43,7 @@ from aifeedback.audit.probes.content import confidence
 from aifeedback.types import Comparison, Completion, Message, Preference, Problem, Prompt
 
 
-def persuasion(ground: Ground) -> list[Finding]:
+def persuasion(inputs: ProbeInput) -> list[Finding]:
     """Injected verdicts, fake reasoning, spoofed delimiters, and all of them together."""
     told = {
         "injected_verdict": "that tells the judge to choose it",
@@ -53,34 +53,34 @@ def persuasion(ground: Ground) -> list[Finding]:
     found = []
     for name, sentence in told.items():
         words = texts()[name]
-        mark, control = (appended(words[key], ground.seed) for key in ("mark", "control"))
+        mark, control = (appended(words[key], inputs.seed) for key in ("mark", "control"))
         found.append(
-            mark_finding(ground, name, group="attack", title=words["title"], told=sentence, mark=mark, control=control)
+            mark_finding(inputs, name, group="attack", title=words["title"], told=sentence, mark=mark, control=control)
         )
-    marks, controls = (_all_of(list(told), key, ground.seed) for key in ("mark", "control"))
+    marks, controls = (_all_of(list(told), key, inputs.seed) for key in ("mark", "control"))
     title, carries = "All attacks together", "that carries all three attacks"
     found.append(
-        mark_finding(ground, "combined", group="attack", title=title, told=carries, mark=marks, control=controls)
+        mark_finding(inputs, "combined", group="attack", title=title, told=carries, mark=marks, control=controls)
     )
     return found
 
 
-def constants(ground: Ground) -> list[Finding]:
+def constants(inputs: ProbeInput) -> list[Finding]:
     """A constant text in place of an answer (a null model)."""
-    return [stand_in(ground, "constants", "attack", "Constant answers", "a constant text that answers nothing")]
+    return [stand_in(inputs, "constants", "attack", "Constant answers", "a constant text that answers nothing")]
 
 
-def near_empty(ground: Ground) -> list[Finding]:
+def near_empty(inputs: ProbeInput) -> list[Finding]:
     """Almost nothing in place of an answer: a colon, a full stop, an opening phrase."""
-    return [stand_in(ground, "near_empty", "attack", "Near-empty answers", "a near-empty text")]
+    return [stand_in(inputs, "near_empty", "attack", "Near-empty answers", "a near-empty text")]
 
 
-def stand_in(ground: Ground, name: str, group: Group, title: str, told: str) -> Finding:
+def stand_in(inputs: ProbeInput, name: str, group: Group, title: str, told: str) -> Finding:
     """How often a text that answers nothing beats a real answer; the off-topic control stands beside it."""
     from aifeedback.metrics import win_rate
 
-    asked, control = ground.once(name, lambda: _stand_ins(ground, name))
-    said = ground.ask([*asked, *control])
+    asked, control = inputs.once(name, lambda: _stand_ins(inputs, name))
+    said = inputs.ask([*asked, *control])
     unreadable = sum(p.p_first is None for p in said)
     wins = win_rate([p.p_first for p in said[: len(asked)]], hard=True, prompts=prompt_ids(asked))
     if not wins.is_known:
@@ -103,12 +103,12 @@ def stand_in(ground: Ground, name: str, group: Group, title: str, told: str) -> 
     )  # fmt: skip
 
 
-def _stand_ins(ground: Ground, name: str) -> tuple[list[Comparison], list[Comparison]]:
+def _stand_ins(inputs: ProbeInput, name: str) -> tuple[list[Comparison], list[Comparison]]:
     """(stand-in, real answer) for each drawn pair, and (off-topic text, real answer) for half of them."""
-    drawn = ground.drawn(min(ground.n, 200))
+    drawn = inputs.drawn(min(inputs.n, 200))
     return (
-        [_replaced(ground.comparisons[i], ground.human[i], texts()[name], ground.seed) for i in drawn],
-        [_replaced(ground.comparisons[i], ground.human[i], texts()["off_topic"], ground.seed) for i in drawn[::2]],
+        [_replaced(inputs.comparisons[i], inputs.human[i], texts()[name], inputs.seed) for i in drawn],
+        [_replaced(inputs.comparisons[i], inputs.human[i], texts()["off_topic"], inputs.seed) for i in drawn[::2]],
     )
 
 
@@ -130,15 +130,15 @@ def _all_of(names: Sequence[str], key: str, seed: int) -> Edit:
     return edit
 
 
-def hacking(ground: Ground) -> list[Finding]:
+def hacking(inputs: ProbeInput) -> list[Finding]:
     return [
-        stand_in(ground, "polite", "hacking", "Shallow politeness", "a polite text that answers nothing"),
-        stand_in(ground, "cautious", "hacking", "Over-caution", "a needless refusal"),
-        *confidence(ground),
+        stand_in(inputs, "polite", "hacking", "Shallow politeness", "a polite text that answers nothing"),
+        stand_in(inputs, "cautious", "hacking", "Over-caution", "a needless refusal"),
+        *confidence(inputs),
     ]
 
 
-def repeatability(ground: Ground) -> list[Finding]:
+def repeatability(inputs: ProbeInput) -> list[Finding]:
     """The drawn pairs once more, in another batch order: how often is the verdict the same?
 
     Only a model that is really asked can change its mind. Answers from a journal or a file are named as remembered.
@@ -146,16 +146,16 @@ def repeatability(ground: Ground) -> list[Finding]:
     from aifeedback.metrics import repeatability as measure
 
     title = "Repeatability"
-    drawn = ground.drawn(min(ground.n, 200))
-    second = ground.again or ground.labeler
+    drawn = inputs.drawn(min(inputs.n, 200))
+    second = inputs.again or inputs.labeler
     before = asked(second)
-    again = list(second.label([ground.comparisons[i] for i in reversed(drawn)]))[::-1]
+    again = list(second.label([inputs.comparisons[i] for i in reversed(drawn)]))[::-1]
     after = asked(second)
-    columns = [[ground.p_first[i], p.p_first] for i, p in zip(drawn, again, strict=True)]
-    share = measure(columns, prompts=ground.prompts(drawn))
+    columns = [[inputs.p_first[i], p.p_first] for i, p in zip(drawn, again, strict=True)]
+    share = measure(columns, prompts=inputs.prompts(drawn))
     if not share.is_known:
         return [unmeasured("repeatability", "consistency", title, "no pair was read twice")]
-    if ground.again is None and before is not None:
+    if inputs.again is None and before is not None:
         return [unmeasured("repeatability", "consistency", title, "a remembered verdict cannot be asked for again")]
     gaps = [abs(a - b) for a, b in columns if a is not None and b is not None]
     same = f"the same verdict for {100 * share.value:.1f} % of pairs"
@@ -178,23 +178,30 @@ def repeatability(ground: Ground) -> list[Finding]:
     ]  # fmt: skip
 
 
-def wording(ground: Ground) -> list[Finding]:
+def wording(inputs: ProbeInput) -> list[Finding]:
     """A polite word at the end of the prompt, and every other wording of the judge prompt that was given."""
-    drawn = ground.drawn(min(ground.n, 200))
-    pairs = [ground.comparisons[i] for i in drawn]
+    drawn = inputs.drawn(min(inputs.n, 200))
+    pairs = [inputs.comparisons[i] for i in drawn]
     found = [
-        _same(ground, "wording polite", "Wording, a polite word more", drawn, ground.ask([_polite(c) for c in pairs]))
+        _same(
+            inputs,
+            "wording polite",
+            "Wording, a polite word more",
+            drawn,
+            inputs.ask([_polite(c) for c in pairs]),
+        )
     ]
-    for name, labeler in ground.variants.items():
-        found.append(_same(ground, f"wording {name}", f"Wording, prompt '{name}'", drawn, list(labeler.label(pairs))))
+    for name, labeler in inputs.variants.items():
+        found.append(_same(inputs, f"wording {name}", f"Wording, prompt '{name}'", drawn, list(labeler.label(pairs))))
     return found
 
 
-def _same(ground: Ground, probe: str, title: str, drawn: list[int], said: list) -> Finding:
+def _same(inputs: ProbeInput, probe: str, title: str, drawn: list[int], said: list) -> Finding:
     from aifeedback.metrics import repeatability as measure
 
     share = measure(
-        [[ground.p_first[i], p.p_first] for i, p in zip(drawn, said, strict=True)], prompts=ground.prompts(drawn)
+        [[inputs.p_first[i], p.p_first] for i, p in zip(drawn, said, strict=True)],
+        prompts=inputs.prompts(drawn),
     )
     if not share.is_known:
         return unmeasured(probe, "consistency", title, "no pair was read under both wordings")
@@ -205,25 +212,25 @@ def _same(ground: Ground, probe: str, title: str, drawn: list[int], said: list) 
     )  # fmt: skip
 
 
-def transitivity(ground: Ground) -> list[Finding]:
+def transitivity(inputs: ProbeInput) -> list[Finding]:
     """Circles (a over b, b over c, c over a) among three answers of one prompt; the missing pairs are asked."""
     from aifeedback.metrics import transitivity as measure
 
     title = "Transitivity"
     answers: dict[str, dict[str, Completion]] = defaultdict(dict)
     prompts: dict[str, Prompt] = {}
-    for comparison in ground.comparisons:
+    for comparison in inputs.comparisons:
         prompts[comparison.prompt.id] = comparison.prompt
         for side in (comparison.first, comparison.second):
             answers[comparison.prompt.id].setdefault(side.text, side)
-    several = [prompt for prompt, known in sorted(answers.items()) if len(known) >= 3][: max(1, ground.n // 3)]
+    several = [prompt for prompt, known in sorted(answers.items()) if len(known) >= 3][: max(1, inputs.n // 3)]
     if len(several) < 5:
         why = f"{len(several)} prompts have three answers or more; at least 5 are needed"
         return [unmeasured("transitivity", "consistency", title, why)]
     triples = [[answers[prompt][text] for text in sorted(answers[prompt])[:3]] for prompt in several]
     order = ((0, 1), (1, 2), (0, 2))
     missing = [Comparison.of(prompts[p], t[i], t[j]) for p, t in zip(several, triples, strict=True) for i, j in order]
-    said = ground.ask(missing)
+    said = inputs.ask(missing)
     tables = np.full((len(several), 3, 3), np.nan)
     for k, preference in enumerate(said):
         context, (i, j) = k // 3, order[k % 3]
@@ -245,7 +252,7 @@ def transitivity(ground: Ground) -> list[Finding]:
     ]  # fmt: skip
 
 
-def challenge(ground: Ground) -> list[Finding]:
+def challenge(inputs: ProbeInput) -> list[Finding]:
     """The judge's own verdict repeated to it, and whether it is sure: how many verdicts flip without any new reason?
 
     The control repeats the verdict and asks nothing, so that flips which any change of the text causes are separated.
@@ -253,21 +260,21 @@ def challenge(ground: Ground) -> list[Finding]:
     from aifeedback.metrics.intervals import mean_interval
 
     title = "Challenge, are you sure?"
-    drawn = [i for i in ground.drawn(min(ground.n, 200), where=can_be_named) if ground.p_first[i] not in (None, 0.5)]
+    drawn = [i for i in inputs.drawn(min(inputs.n, 200), where=can_be_named) if inputs.p_first[i] not in (None, 0.5)]
     if len(drawn) < 2:
         return [unmeasured("challenge", "consistency", title, "no verdict could be named to the judge")]
-    questions = [_with_verdict(ground, i, part) for i in drawn for part in ("challenge", "control")]
-    said = ground.ask(questions)
+    questions = [_with_verdict(inputs, i, part) for i in drawn for part in ("challenge", "control")]
+    said = inputs.ask(questions)
     unreadable = sum(p.p_first is None for p in said)
     flips = [
-        (i, _flipped(ground.p_first[i], hard.p_first), _flipped(ground.p_first[i], soft.p_first))
+        (i, _flipped(inputs.p_first[i], hard.p_first), _flipped(inputs.p_first[i], soft.p_first))
         for i, hard, soft in zip(drawn, said[::2], said[1::2], strict=True)
         if hard.p_first is not None and soft.p_first is not None
     ]
     if len(flips) < 2:
         why = "recorded verdicts cannot be asked about changed texts" if _missing(said) else "no verdict could be read"
         return [unmeasured("challenge", "consistency", title, why, unreadable=unreadable)]
-    clusters = cluster_codes(ground.prompts([i for i, _, _ in flips]))
+    clusters = cluster_codes(inputs.prompts([i for i, _, _ in flips]))
     challenged, repeated = (np.array([row[k] for row in flips]) for k in (1, 2))
     share = share_of(challenged, clusters)
     excess = mean_interval(challenged - repeated, clusters, bounds=(-1.0, 1.0))
@@ -285,10 +292,10 @@ def challenge(ground: Ground) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _with_verdict(ground: Ground, i: int, part: str) -> Comparison:
-    comparison, p = ground.comparisons[i], ground.p_first[i]
+def _with_verdict(inputs: ProbeInput, i: int, part: str) -> Comparison:
+    comparison, p = inputs.comparisons[i], inputs.p_first[i]
     preferred = comparison.first if p is not None and p > 0.5 else comparison.second
-    sentence = choose(texts()["challenge"][part], "challenge", ground.seed, comparison.id)
+    sentence = choose(texts()["challenge"][part], "challenge", inputs.seed, comparison.id)
     return with_addition(comparison, sentence.format(start=start_of(preferred)))
 
 

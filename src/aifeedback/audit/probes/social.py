@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from aifeedback.audit.finding import Finding, Ground
+from aifeedback.audit.finding import Finding, ProbeInput
 from aifeedback.audit.perturbation import (
     Contrast,
     Edit,
@@ -25,17 +25,17 @@ from aifeedback.audit.perturbation import (
 from aifeedback.types import Comparison, Completion
 
 
-def sycophancy(ground: Ground) -> list[Finding]:
-    asked = ground.once("sycophancy", lambda: _made(ground))
+def sycophancy(inputs: ProbeInput) -> list[Finding]:
+    asked = inputs.once("sycophancy", lambda: _made(inputs))
     told = "that the user says they favour"
-    return [effect(ground, asked, "sycophancy", group="bias", title="Sycophancy", told=told)]
+    return [effect(inputs, asked, "sycophancy", group="bias", title="Sycophancy", told=told)]
 
 
-def _made(ground: Ground) -> Contrast:
-    pairs = [ground.comparisons[i] for i in ground.drawn(where=can_be_named)]
+def _made(inputs: ProbeInput) -> Contrast:
+    pairs = [inputs.comparisons[i] for i in inputs.drawn(where=can_be_named)]
     return Contrast(
-        [_with_opinion(c, c.first, ground.seed) for c in pairs],
-        [_with_opinion(c, c.second, ground.seed) for c in pairs],
+        [_with_opinion(c, c.first, inputs.seed) for c in pairs],
+        [_with_opinion(c, c.second, inputs.seed) for c in pairs],
     )
 
 
@@ -45,17 +45,17 @@ def _with_opinion(comparison: Comparison, favoured: Completion, seed: int) -> Co
     return with_addition(comparison, sentence.format(start=start_of(favoured)))
 
 
-def groups(ground: Ground) -> list[Finding]:
+def groups(inputs: ProbeInput) -> list[Finding]:
     """One finding per contrast of groups."""
     return [
         mark_finding(
-            ground,
+            inputs,
             f"group {name}",
             group="bias",
             title=f"Group names, {name}",
             told=f"signed with {words['one']} instead of {words['other']}",
-            mark=_signed(words["names"]["one"], ground.seed),
-            control=_signed(words["names"]["other"], ground.seed),
+            mark=_signed(words["names"]["one"], inputs.seed),
+            control=_signed(words["names"]["other"], inputs.seed),
         )
         for name, words in texts()["groups"].items()
     ]
@@ -68,18 +68,18 @@ def _signed(names: list[str], seed: int) -> Edit:
     return edit
 
 
-def language(ground: Ground) -> list[Finding]:
+def language(inputs: ProbeInput) -> list[Finding]:
     """One finding per language; pairs are drawn as for every probe, so the cost is one probe per language."""
     courtesies = texts()["courtesies"]
     return [
         mark_finding(
-            ground,
+            inputs,
             f"language {name}",
             group="bias",
             title=f"Language, {name}",
             told=f"that ends in {name} instead of English",
-            mark=appended(sentences, ground.seed),
-            control=appended(courtesies["English"], ground.seed),
+            mark=appended(sentences, inputs.seed),
+            control=appended(courtesies["English"], inputs.seed),
         )
         for name, sentences in courtesies.items()
         if name != "English"

@@ -115,8 +115,8 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
         run = beside
     root = run if run.is_dir() else run.parent
     journals = sorted({path for place in JOURNALS for path in root.glob(place)}) if run.is_dir() else [run]
-    books = sorted(root.glob("ratings*.sqlite")) if run.is_dir() else []
-    if not (journals or books) or not all(path.is_file() for path in journals):
+    stores = sorted(root.glob("ratings*.sqlite")) if run.is_dir() else []
+    if not (journals or stores) or not all(path.is_file() for path in journals):
         raise FileError("no journal", file=run, fix="give a run folder or a journal file")
     wanted = dict.fromkeys(heads, "the head that was noted")
     for page in [*root.glob("*.html"), *root.glob("stages/*/*.html")] if run.is_dir() else []:
@@ -139,8 +139,8 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
                 noted |= {path.parent / label: digest for label, digest in _latest(journal).items()}
         except JournalError as damaged:
             faults.append(str(damaged).split("\n")[0])
-    for book in books:
-        now[str(book)], links, fault = _ratings_chain(book)
+    for store in stores:
+        now[str(store)], links, fault = _ratings_chain(store)
         faults += [fault] if fault else []
         for link in links:
             missing.pop(link, None)
@@ -204,25 +204,25 @@ def _listed(folder: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _ratings_chain(book: Path) -> tuple[Head, list[str], str]:
+def _ratings_chain(store: Path) -> tuple[Head, list[str], str]:
     """Head of a file of ratings, every link in it, and the first fault ('' where there is none); nothing is written."""
     links, fault, previous, count = [], "", "", 0
     try:
-        with contextlib.closing(sqlite3.connect(f"{book.resolve().as_uri()}?mode=ro", uri=True)) as db:
+        with contextlib.closing(sqlite3.connect(f"{store.resolve().as_uri()}?mode=ro", uri=True)) as db:
             rows = db.execute("SELECT seq, record, digest, item_id, rater, revision FROM ratings ORDER BY seq")
             for seq, record, digest, *columns in rows:
                 count += 1
                 is_linked = seq == count and content_id(previous, record) == digest
                 if not fault and not (is_linked and columns == _named(record)):
-                    fault = f"{book}: rating {count} was changed, or one before it was removed"
+                    fault = f"{store}: rating {count} was changed, or one before it was removed"
                 previous = digest
                 links.append(digest)
             # SQLite counts what was ever added: fewer rows than that are rows that were taken away
             counted = db.execute("SELECT seq FROM sqlite_sequence WHERE name LIKE 'ratings%'").fetchone()
     except sqlite3.Error as damaged:
-        return Head(0, ""), [], f"{book}: {damaged}"
+        return Head(0, ""), [], f"{store}: {damaged}"
     if not fault and counted is not None and counted[0] > count:
-        fault = f"{book}: {counted[0] - count} ratings were removed from the end"
+        fault = f"{store}: {counted[0] - count} ratings were removed from the end"
     return Head(count, previous), links, fault
 
 

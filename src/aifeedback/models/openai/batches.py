@@ -26,7 +26,7 @@ from aifeedback.errors import AIFeedbackError, BatchPending, JudgeUnavailable, M
 from aifeedback.models.journal import canonical
 from aifeedback.models.openai.batch_formats import AnthropicBatches, BatchFormat, OpenAIBatches
 from aifeedback.models.openai.batch_store import Batch, BatchStore, Line
-from aifeedback.models.openai.budget import Purse, Spending
+from aifeedback.models.openai.budget import Charge, Spending
 from aifeedback.models.openai.client import (
     DOOR,
     NO_LOGPROBS_FIX,
@@ -119,7 +119,7 @@ class BatchCaller(Caller):
         body: Mapping[str, Any],
         read: Callable[[dict[str, Any]], T],
         *,
-        purse: Purse,
+        charge: Charge,
         max_tokens: int,
         key: str,
     ) -> Answer[T]:
@@ -131,7 +131,7 @@ class BatchCaller(Caller):
         seconds = 0.0
         attempts = self._attempts.get(digest, [])
         for number, attempt in enumerate(attempts, 1):
-            outcome = self._outcome(attempt, digest, read, purse, max_tokens)
+            outcome = self._outcome(attempt, digest, read, charge, max_tokens)
             seconds = (attempt.batch.ended_at or attempt.batch.at) - attempts[0].batch.at
             if not isinstance(outcome, Failed):
                 self._succeeded += 1
@@ -143,7 +143,7 @@ class BatchCaller(Caller):
                 raise CallFailed(outcome.problem, tuple(causes), attempts=number, seconds=seconds)
         if digest in self._waiting or digest in self._queued:
             raise Waiting
-        estimate = purse.upper_cost(max_tokens)
+        estimate = charge.upper_cost(max_tokens)
         if not self.spending.try_reserve(estimate):
             causes.append("the spend cap is reached")
             raise CallFailed(Problem.OVER_BUDGET, tuple(causes), attempts=len(causes), seconds=seconds)
@@ -241,7 +241,7 @@ class BatchCaller(Caller):
     # ---------------------------------------------------------------- one response
 
     def _outcome(
-        self, attempt: _Attempt, digest: str, read: Callable[[dict[str, Any]], T], purse: Purse, max_tokens: int
+        self, attempt: _Attempt, digest: str, read: Callable[[dict[str, Any]], T], charge: Charge, max_tokens: int
     ) -> tuple[T, dict[str, Any]] | Failed:
         line, usage = attempt.line, None
         try:
@@ -257,7 +257,7 @@ class BatchCaller(Caller):
             # what another try is unlikely to improve is not worth another day
             return Failed(unusable.problem, unusable.cause, unusable.tries and 1)
         finally:
-            cost = purse.bill(usage, max_tokens, was_answered=line.status == 200)
+            cost = charge.bill(usage, max_tokens, was_answered=line.status == 200)
             place = attempt.batch.name, digest
             if place not in self._billed:
                 self._billed.add(place)

@@ -167,7 +167,7 @@ class Spending:
         return Forecast(calls, prompt_tokens, calls * answer, cost, seconds)
 
 
-class Purse:
+class Charge:
     """The money of one question, over all its calls and attempts; every attempt is reserved first and settled after."""
 
     def __init__(self, spending: Spending, characters: int) -> None:

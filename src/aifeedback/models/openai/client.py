@@ -33,7 +33,7 @@ from pydantic import Field
 from aifeedback.config import Config
 from aifeedback.errors import AIFeedbackError, JudgeUnavailable, ModelError
 from aifeedback.models.dialects import setting_for, speaks_of_length
-from aifeedback.models.openai.budget import Purse
+from aifeedback.models.openai.budget import Charge
 from aifeedback.models.openai.wire import Unusable, Usage, payload
 from aifeedback.models.openai.wire import usage as usage_of
 from aifeedback.types import Problem
@@ -336,12 +336,12 @@ class Caller:
         body: Mapping[str, Any],
         read: Callable[[dict[str, Any]], T],
         *,
-        purse: Purse,
+        charge: Charge,
         max_tokens: int,
         key: str,
     ) -> Answer[T]:
         """``read`` makes the answer's JSON a value or raises Unusable. ``key`` seeds the jitter. Raises CallFailed."""
-        tokens = purse.characters / purse.spending.characters_per_token + max_tokens
+        tokens = charge.characters / charge.spending.characters_per_token + max_tokens
         data = json.dumps(body).encode("utf-8", "surrogatepass")
         causes: list[str] = []
         started = time.monotonic()
@@ -349,8 +349,8 @@ class Caller:
             await self.pace.turn(tokens)
             if attempt == 1:
                 started = time.monotonic()
-            if await purse.open(max_tokens):
-                outcome = await self._attempt(path, data, read, purse)
+            if await charge.open(max_tokens):
+                outcome = await self._attempt(path, data, read, charge)
             else:
                 outcome = Failed(Problem.OVER_BUDGET, "the spend cap is reached", tries=1)
             seconds = time.monotonic() - started
@@ -401,7 +401,7 @@ class Caller:
         return _KEY_LIKE.sub("[key]", text)[:300]
 
     async def _attempt(
-        self, path: str, data: bytes, read: Callable[[dict[str, Any]], T], purse: Purse
+        self, path: str, data: bytes, read: Callable[[dict[str, Any]], T], charge: Charge
     ) -> tuple[T, dict[str, Any]] | Failed:
         usage: Usage | None = None
         was_answered = True
@@ -427,7 +427,7 @@ class Caller:
             was_answered = was_answered and not isinstance(error, aiohttp.ClientConnectorError)
             return Failed(Problem.SERVER_ERROR, f"{type(error).__name__}: {error}")
         finally:
-            purse.close(usage, was_answered=was_answered)
+            charge.close(usage, was_answered=was_answered)
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
         said = body[:500].decode("utf-8", "replace").strip()

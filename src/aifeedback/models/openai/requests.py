@@ -16,7 +16,7 @@ from aifeedback.models.journaled import Answered
 from aifeedback.models.label_logprobs import LabelSet, label_logprobs, to_follow
 from aifeedback.models.openai import wire
 from aifeedback.models.openai.batches import Waiting
-from aifeedback.models.openai.budget import Purse, Spending
+from aifeedback.models.openai.budget import Charge, Spending
 from aifeedback.models.openai.client import Answer, Caller, CallFailed
 from aifeedback.models.openai.settings import ServerSettings
 from aifeedback.models.verdicts import parse_label
@@ -92,9 +92,9 @@ class Asker:
         reading = Reading(
             logprobs=tuple(logprobs),
             coverage=min(1.0, math.fsum(math.exp(value) for value in seen)) if seen else None,
-            prompt_tokens=tally.purse.prompt_tokens,
-            completion_tokens=tally.purse.completion_tokens,
-            cost_usd=tally.purse.cost_usd,
+            prompt_tokens=tally.charge.prompt_tokens,
+            completion_tokens=tally.charge.completion_tokens,
+            cost_usd=tally.charge.cost_usd,
             problem=None if len(seen) == len(logprobs) else Problem.LABEL_HIDDEN,
         )
         return Answered(job.index, reading, tally.seconds, {**tally.raw(), "top": tables[""]})
@@ -112,12 +112,12 @@ class Asker:
             )
         except CallFailed as failed:
             return self._unread(job, len(labels), failed, tally)
-        purse, found = tally.purse, answer.value
+        charge, found = tally.charge, answer.value
         reading = Reading(
             logprobs=found.logprobs,
             coverage=found.coverage,
-            prompt_tokens=purse.prompt_tokens,
-            cost_usd=purse.cost_usd,
+            prompt_tokens=charge.prompt_tokens,
+            cost_usd=charge.cost_usd,
         )
         return Answered(job.index, reading, tally.seconds, {**tally.raw(), "answers": answer.body.get("answers")})
 
@@ -170,9 +170,9 @@ class Asker:
         reading = Reading(
             logprobs=tuple(math.log(votes[label] / rounds) if votes[label] else NO_VOTES for label in labels),
             coverage=votes.total() / rounds,
-            prompt_tokens=tally.purse.prompt_tokens,
-            completion_tokens=tally.purse.completion_tokens,
-            cost_usd=tally.purse.cost_usd,
+            prompt_tokens=tally.charge.prompt_tokens,
+            completion_tokens=tally.charge.completion_tokens,
+            cost_usd=tally.charge.cost_usd,
         )
         return Answered(job.index, reading, tally.seconds, raw)
 
@@ -187,9 +187,9 @@ class Asker:
         reply = Reply(
             text=text.text,
             finish_reason=text.finish_reason,
-            prompt_tokens=tally.purse.prompt_tokens,
-            completion_tokens=tally.purse.completion_tokens,
-            cost_usd=tally.purse.cost_usd,
+            prompt_tokens=tally.charge.prompt_tokens,
+            completion_tokens=tally.charge.completion_tokens,
+            cost_usd=tally.charge.cost_usd,
             problem=problem,
         )
         return Answered(job.index, reply, tally.seconds, tally.raw(), stays_open=self._is_doubtful(problem))
@@ -207,7 +207,7 @@ class Asker:
         return wire.path(job.prompt, "auto" if chosen in ("systemone", "decisions") else chosen)
 
     def _tally(self, job: Job) -> _Tally:
-        return _Tally(Purse(self.spending, job.characters))
+        return _Tally(Charge(self.spending, job.characters))
 
     async def _sample(
         self, job: Job, sampling: Sampling, tally: _Tally, further: Mapping[str, Any] | None = None
@@ -252,7 +252,7 @@ class Asker:
                 PATHS[api],
                 body,
                 read,
-                purse=tally.purse,
+                charge=tally.charge,
                 max_tokens=max_tokens,
                 key=key,
             )
@@ -271,8 +271,8 @@ class Asker:
 class _Tally:
     """What one question has used so far, over all its calls and their attempts."""
 
-    def __init__(self, purse: Purse) -> None:
-        self.purse = purse
+    def __init__(self, charge: Charge) -> None:
+        self.charge = charge
         self.attempts = 0
         self.seconds = 0.0
         self.causes: list[str] = []
@@ -292,11 +292,11 @@ class _Tally:
 
 
 def _unknown(labels: int, problem: Problem, tally: _Tally) -> Reading:
-    purse = tally.purse
+    charge = tally.charge
     return Reading(
         logprobs=(None,) * labels,
-        prompt_tokens=purse.prompt_tokens,
-        completion_tokens=purse.completion_tokens,
-        cost_usd=purse.cost_usd,
+        prompt_tokens=charge.prompt_tokens,
+        completion_tokens=charge.completion_tokens,
+        cost_usd=charge.cost_usd,
         problem=problem,
     )

@@ -43,6 +43,7 @@ from aifeedback.models.openai.settings import (
     headers_of,
     key_of,
     listed,
+    require_effect,
 )
 from aifeedback.models.openai.wire import Continuing
 from aifeedback.types import ModelCard, Problem, PromptLike, Reading, Reply, Sampling
@@ -92,7 +93,9 @@ def _connected(scheme: str, name: str, options: dict[str, Any]) -> ServerModel:
     limits = {key: options.pop(key) for key in list(options) if key in Limits.model_fields}
     if limits:
         options["limits"] = {**dict(options.get("limits") or {}), **limits}
-    return ServerModel(name, parse(ServerSettings, options, error=ModelError), scheme=scheme)
+    settings = parse(ServerSettings, options, error=ModelError)
+    require_effect(settings, scheme)
+    return ServerModel(name, settings, scheme=scheme)
 
 
 class Pending(NamedTuple):

@@ -94,6 +94,40 @@ class ServerSettings(Config):
     limits: Limits = Limits()
 
 
+def require_effect(settings: ServerSettings, scheme: str) -> None:
+    """Raises ModelError naming every setting that was given and changes nothing beside the others."""
+    written, decides = settings.readout != "logprobs", settings.api in ("systemone", "decisions")
+    asks = f"{scheme}:" if decides or settings.api == "messages" else f"readout '{settings.readout}'"
+    batched = "batch_api"
+    unused: dict[str, str] = {}
+    if written or decides:
+        unused |= dict.fromkeys(("top", "either_space"), asks)
+    if settings.readout != "votes":
+        unused |= dict.fromkeys(("votes", "votes_temperature"), asks)
+    if not written:
+        unused |= dict.fromkeys(("answer_tokens", "structured"), asks)
+    if decides or settings.api in ("completions", "messages"):
+        unused |= dict.fromkeys(("max_tokens_name",), asks) if settings.api != "completions" else {}
+        unused |= dict.fromkeys(("continuing",), f"{settings.api} endpoint") if settings.api != "messages" else {}
+    if settings.batch_api:
+        unused |= dict.fromkeys(("warm",), batched)
+    else:
+        unused |= dict.fromkeys(("batch_folder", "batch_requests"), "single calls (batch_api is off)")
+    given = {name for name in settings.model_fields_set if getattr(settings, name) != _default(type(settings), name)}
+    found = {name: why for name, why in unused.items() if name in given}
+    if settings.batch_api:
+        pressing = ("concurrency", "requests_per_minute", "tokens_per_minute", "deadline_s", "dead_after")
+        limits = settings.limits
+        found |= {name: batched for name in pressing if getattr(limits, name) != _default(Limits, name)}
+    if found:
+        shown = ", ".join(f"{name} (with {why})" for name, why in found.items())
+        raise ModelError(f"no effect: {shown}", key=next(iter(found)), fix="leave out what has no effect")
+
+
+def _default(schema: type[Config], name: str) -> Any:
+    return schema.model_fields[name].get_default(call_default_factory=True)
+
+
 def checked_url(base_url: str) -> str:
     """The URL without a slash at its end; raises ModelError for anything but http(s)://host…, and for a key in it."""
     parts = urlsplit(base_url)
