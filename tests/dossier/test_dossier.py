@@ -371,3 +371,22 @@ def test_a_signature_that_was_edited_is_refused(here: Path) -> None:
     with sqlite3.connect("release/journal.sqlite") as db:
         db.execute("UPDATE calls SET answer = replace(answer, 'N. N.', 'M. M.') WHERE kind = 'signature'")
     assert call("build", "release").code == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"policy: [", b"\xff\xfe\x00", b"- a\n- b\n", b""], ids=("open", "bytes", "list", "empty")
+)
+@pytest.mark.parametrize("name", ["release/dossier.yaml", "claim.yaml", "own.yaml", "standard.yaml"])
+def test_a_settings_file_that_is_damaged_is_named_with_the_way_out(here: Path, name: str, content: bytes) -> None:
+    assert init().code == 0
+    Path(name).write_bytes(content)
+    again = ("init", "other", "--policy", "openai:p", "--for", "support", "--owner", "N. N.")
+    refused = {
+        "release/dossier.yaml": lambda: call("check", "release"),
+        "claim.yaml": lambda: call(*again, "--claim", "claim.yaml"),
+        "own.yaml": lambda: call(*again, "--template", "own.yaml"),
+        "standard.yaml": lambda: call("add", "release", "standard.yaml"),
+    }[name]()
+    assert refused.code == 2
+    assert Path(name).name in refused.said
+    assert "Traceback" not in refused.said

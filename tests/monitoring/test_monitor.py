@@ -467,3 +467,8 @@ def test_a_folder_that_is_no_monitor_and_one_that_is_already_are_refused(here: P
     assert "holds a monitor already" in init(server).said
     Path("watch/monitor.yaml").write_text("judge: openai:m\ngolden: g\ncadence: 3\n")
     assert "unknown key 'cadence'" in call("monitor", "run", "watch").said
+    for damaged in (b"judge: [", b"\xff\xfe", b"- a\n"):
+        Path("watch/monitor.yaml").write_bytes(damaged)
+        refused = call("monitor", "run", "watch")
+        assert refused.code == 2
+        assert "monitor.yaml" in refused.said

@@ -11,10 +11,10 @@ from aifeedback.errors import AIFeedbackError, FileError
 from aifeedback.models.journal import Journal
 from aifeedback.models.journal.digests import FILE as SEALED
 from aifeedback.models.journal.digests import sha256, verify
-from aifeedback.storage import read_json
+from aifeedback.storage import read_json, read_yaml_mapping
 
 LIVE = "monitor"
-"""Evidence of this kind goes on changing: its chain is checked, its files are not compared with what they were."""
+"""Evidence of this kind keeps changing: its chain is checked, its files are not compared with those added."""
 NOT_LISTED = ("-wal", "-shm", "-journal", ".lock")
 
 
@@ -41,7 +41,7 @@ class Evidence(NamedTuple):
 
 
 def add(path: Path) -> Added:
-    """Record a file or folder, with digests. Raises FileError where it does not exist."""
+    """Record a file or folder, with digests. Raises FileError where it does not exist or cannot be read."""
     if not path.exists():
         raise FileError("no such file or folder", file=path, fix="give a result of aifeedback, or a standards file")
     root = path if path.is_dir() else path.parent
@@ -65,7 +65,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def load(added: Iterable[Added]) -> Evidence:
-    """The evidence as it is now, and what is no longer as it was."""
+    """The evidence as it is now, and what differs from what was added."""
     pieces: list[Piece] = []
     faults: list[str] = []
     for one in added:
@@ -141,6 +141,7 @@ def _figures(folder: Path) -> tuple[Mapping[str, Any], Path]:
 
 def _file(path: Path) -> list[Piece]:
     if path.suffix in (".yaml", ".yml"):
+        read_yaml_mapping(path, empty="holds no standard", fix="run aifeedback standards check on it")
         return [Piece("standard", path, path)]
     if path.name == "audit.json":
         return [Piece("audit", path, audit) for audit in (read_json(path) or {}).get("judges", [])]
