@@ -262,5 +262,5 @@ def test_harmful_items_go_to_volunteers_alone(tmp_path: Path) -> None:
     where = assignment(tmp_path, items, ("anna", "ben"), volunteers=["ben"])
     assert [i.is_harmful for i in where.given["anna"]] == [False] * 3
     assert len(where.given["ben"]) == 6
-    with pytest.raises(InputError, match="'carl' is no rater"):
+    with pytest.raises(InputError, match="'carl' is not a rater"):
         assignment(tmp_path, items, ("anna",), volunteers=["carl"])

@@ -107,7 +107,7 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
         ([], "no rater is named"),
         (["--rater", "anna", "--rater", "anna"], "same name"),
         (["--rater", "anna", "--per-item", "2"], "2 ratings per item"),
-        (["--rater", "anna", "--volunteer", "ben"], "'ben' is no rater"),
+        (["--rater", "anna", "--volunteer", "ben"], "'ben' is not a rater"),
         (["--export"], "no ratings yet"),
     ],
 )

@@ -273,7 +273,7 @@ class Staff(NamedTuple):
         """Raises InputError for a volunteer who is not a rater, and for items that no rater may rate."""
         if self.volunteers and not set(self.volunteers) <= set(self.raters):
             unknown = sorted(set(self.volunteers) - set(self.raters))[0]
-            raise InputError(f"'{unknown}' is no rater", key="volunteers", fix="name volunteers among the raters")
+            raise InputError(f"'{unknown}' is not a rater", key="volunteers", fix="name volunteers among the raters")
         for route in self.routes:
             if not any(route.takes(item) for item in items):
                 raise InputError(

@@ -15,7 +15,7 @@ LEVELS: Mapping[FailOn, tuple[str, ...]] = {"serious": ("bad",), "watch": ("bad"
 def require_audits(audits: Sequence[Mapping[str, Any]], fail_on: FailOn) -> None:
     """``audits`` as ``audit.json`` holds them. Raises GateClosed where a finding is that serious, or nothing was found.
 
-    An audit in which no probe could be measured is no pass.
+    An audit in which no probe could be measured does not pass.
     """
     closed = []
     for audit in audits:
@@ -33,7 +33,7 @@ def requirements(names: Sequence[str]) -> list[Requirement]:
     """Raises RecipeError, before anything is spent, for a name that is none."""
     for name in names:
         if name not in CHECKS:
-            raise RecipeError(f"there is no requirement '{name}'", key="--require", fix=f"one of {', '.join(CHECKS)}")
+            raise RecipeError(f"unknown requirement '{name}'", key="--require", fix=f"one of {', '.join(CHECKS)}")
     return list(dict.fromkeys(names))  # type: ignore[arg-type]
 
 

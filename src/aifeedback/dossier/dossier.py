@@ -206,7 +206,7 @@ class Dossier:
                        file=found.file, waiver=waiver)  # fmt: skip
 
     def _state(self, rows: Sequence[Checked]) -> str:
-        """Monitors go on, so that their digests are no part of it; what was found in them is."""
+        """Monitors go on, so that their digests are not part of it; what was found in them is."""
         evidence = [one.model_dump(exclude={"at"}) for one in self.added if sources.LIVE not in one.kind.split(", ")]
         settings = self.settings.model_dump(mode="json")
         claim = (self.folder / CLAIM).read_text(encoding="utf-8") if (self.folder / CLAIM).is_file() else ""

@@ -36,7 +36,7 @@ def need_of(given: Mapping[str, Any]) -> Need:
     """Raises ValueError for an unknown kind or wrong settings."""
     (kind, settings), *_ = given.items()
     if kind not in KINDS:
-        raise ValueError(f"needs: there is no kind '{kind}'; known: {', '.join(KINDS)}")
+        raise ValueError(f"needs: unknown kind '{kind}'; known: {', '.join(KINDS)}")
     try:
         return parse(KINDS[kind], settings or {}, prefix=f"needs.{kind}.")
     except RecipeError as wrong:

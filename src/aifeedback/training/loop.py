@@ -72,7 +72,7 @@ def lowest_loss(history: Sequence[Mapping[str, float]]) -> int | None:
 NOT_IDENTITY = {"checkpoint_every", "keep_checkpoints", "keep_rollouts", "trackers"}
 """Settings that may change between two starts of one run."""
 LENGTH = ("steps", "epochs")
-"""Settings that say how long a run is: a longer one goes on from where a shorter one ended."""
+"""Settings that say how long a run is; a longer run continues where a shorter one ended."""
 
 
 class TrainResult(Record):
