@@ -324,7 +324,7 @@ def test_every_template_is_readable_and_its_questions_are_sentences(name: str) -
 @pytest.mark.parametrize(
     ("needs", "says"),
     [
-        ({"agreemnt": {"low": 0.7}}, "no kind 'agreemnt'"),
+        ({"agreemnt": {"low": 0.7}}, "unknown kind 'agreemnt'"),
         ({"agreement": {"low": 1.7}}, "needs.agreement.low"),
         ({"agreement": {"low": 0.7, "people": 3}}, "unknown key"),
         ({"slices": {"tag": "language", "values": [], "low": 0.6}}, "values"),
