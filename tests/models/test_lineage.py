@@ -114,6 +114,17 @@ def test_texts_of_a_teacher_count_and_own_samples_do_not(tmp_path: Path) -> None
     assert len(lineage.of_texts(data, [f"hf:{base}"], weights(tmp_path / "another", "another")).trainers) == 1
 
 
+def test_texts_of_the_labs_world_are_nobodys_feedback_and_those_of_its_models_are(tmp_path: Path) -> None:
+    from aifeedback.lab import samples
+    from aifeedback.lab.talk import samples as talk
+
+    sources = [rows[0].completion.source for rows in (samples.demonstrations(1), talk.demonstrations(1))]
+    sources += [samples.comparisons(1)[0].first.source]
+    assert lineage.of_texts(Ref(tmp_path / "texts.jsonl"), sources, None) == lineage.Origin()
+    (teacher,) = lineage.of_texts(Ref(tmp_path / "texts.jsonl"), [*sources, "lab:judge"], None).trainers
+    assert (teacher.uri, teacher.family) == ("lab:judge", "lab-a")
+
+
 @pytest.mark.parametrize(
     "other",
     [

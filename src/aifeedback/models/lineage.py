@@ -267,7 +267,7 @@ def of_labels(path: Ref, judges: Sequence[str]) -> Origin:
 
 
 def of_texts(path: Ref, sources: Sequence[str], base: Path | None) -> Origin:
-    """Models that wrote, or revised, the texts to imitate. The base's own samples carry no feedback of others."""
+    """Models that wrote, or revised, the texts to imitate; the base's own samples and the lab's world are none."""
     file = path.path
     if file is not None and file.is_file() and (why := digests.changed(file)):
         return Origin(unrecorded=(why,))
@@ -278,6 +278,8 @@ def of_texts(path: Ref, sources: Sequence[str], base: Path | None) -> Origin:
         if JudgeRef(ref).scheme not in SCHEMES:
             continue
         folder = _folder(JudgeRef(ref))
+        if JudgeRef(ref).scheme == "lab" and folder is None:
+            continue  # texts of the lab's world, which no model wrote
         is_own = base is not None and folder is not None and weights_digest(folder) == weights_digest(base)
         if is_own and not rest:
             continue

@@ -204,7 +204,7 @@ def _agreement(rows: Mapping[str, EvaluatorIndependence]) -> Claim:
         or (row.agreement is not None and (row.agreement.n or 0) >= FEWEST_AGREEMENT)
     ]
     if known:
-        return Claim(verified=True, reason=f"measured of {_listed(known)}", evaluators=tuple(known))
+        return Claim(verified=True, reason=f"measured for {_listed(known)}", evaluators=tuple(known))
     if not free:
         return Claim(verified=False, reason="no evaluator is independent")
     return Claim(verified=False, reason=f"agreement of {_listed(list(free))} with people is not known; give --audited")
