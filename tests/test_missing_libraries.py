@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -118,3 +119,30 @@ def test_check_lists_missing_libraries_beside_the_other_problems(without: Path) 
 def test_one_and_several_missing_libraries() -> None:
     assert str(MissingExtra("trl", "trl")) == "trl is not installed\n  → pip install 'aifeedback[trl]'"
     assert str(MissingExtra("torch, trl", "local,trl")).startswith("torch, trl are not installed")
+
+
+WITHOUT = """
+import importlib.abc, sys
+
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from aifeedback.cli import main
+sys.argv[1:] = sys.argv[2:]
+main()
+"""
+
+
+def test_commands_of_the_base_installation_import_no_extra(tmp_path: Path) -> None:
+    """In a process of its own: what counts is whatever a command imports on its way."""
+    row = {"first": "Hi.", "second": "Bye.", "label": 1, "p_first": 0.9, "judge": "openai:m"}
+    lines = [json.dumps(row | {"prompt": f"Say {i}."}) for i in range(6)]
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines))
+    extras = ",".join(module for modules in checks.EXTRAS.values() for module in modules)
+    for words in (["evaluate", "--data", "labels.jsonl"], ["draw", "labels.jsonl", "-n", "2", "-o", "drawn.jsonl"]):
+        command = [sys.executable, "-c", WITHOUT, extras, *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr

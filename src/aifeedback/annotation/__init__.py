@@ -1,6 +1,5 @@
-"""The page where people rate: items, the store of ratings, the web page, and the results."""
+"""Human ratings: items, the store of ratings and the results; the page itself is ``annotation.app``, which needs a web server."""
 
-from aifeedback.annotation.app import serve
 from aifeedback.annotation.assignment import Task, read_task
 from aifeedback.annotation.items import Item, items_of_comparisons, items_of_completions
 from aifeedback.annotation.labeler import PeopleLabeler, win_rates
@@ -22,7 +21,6 @@ __all__ = [
     "preferences",
     "rater_quality",
     "read_task",
-    "serve",
     "summarise",
     "weighted_mean",
     "win_rates",

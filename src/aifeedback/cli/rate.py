@@ -84,7 +84,7 @@ def rate(
     place = _store(store)
     page = () if export_only else ("fastapi", "uvicorn", "multipart", "markdown_it")
     require_modules([*page, *(("psycopg",) if place else ()), *modules_of([Ref(data)])])
-    from aifeedback.annotation import RatingStore, export, read_task, serve
+    from aifeedback.annotation import RatingStore, export, read_task
     from aifeedback.annotation.assignment import read_guidelines, sampled
 
     if not export_only and not rater:
@@ -96,6 +96,8 @@ def rate(
     console.print(f"[dim]{task.sentence}[/]")
     where: str | Path = place or out / "ratings.sqlite"
     if not export_only:
+        from aifeedback.annotation.app import serve
+
         items = sampled(task.items, limit, seed)
         console.print(f"{len(items):,} items. Each rater opens their own link, which is a secret; Ctrl-C ends.")
         with progress_line("rated") as progress:
