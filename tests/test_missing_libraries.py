@@ -124,14 +124,15 @@ def test_one_and_several_missing_libraries() -> None:
 WITHOUT = """
 import importlib.abc, sys
 
+MISSING = sys.argv.pop(1).split(",")
+
 class Missing(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in sys.argv[1].split(","):
+        if name.partition(".")[0] in MISSING:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Missing())
 from aifeedback.cli import main
-sys.argv[1:] = sys.argv[2:]
 main()
 """
 
