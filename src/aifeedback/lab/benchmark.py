@@ -40,6 +40,28 @@ def examine_judge(model: Model, *, count: int, seed: int = EXAM_SEED) -> dict[st
     }
 
 
+def examine_pair_judge(model: Model, *, count: int, seed: int = EXAM_SEED) -> dict[str, float]:
+    """Agreement with gold in percent, by preamble, solved examples and chain of thought; position bias of each."""
+    pairs = samples.comparisons(count, split="test", seed=seed)
+    facts = samples.fact_pairs(count, split="test", seed=seed)
+    figures: dict[str, float] = {"n": count, "seed": seed}
+    for preamble in ("base", "detailed"):
+        prompt = JudgePrompt.load(zoo.prompt_file(f"pairs-{preamble}"))
+        for shots, rationale in ((0, None), (1, None), (2, None), (0, Rationale()), (1, Rationale())):
+            judge = JudgeLabeler(model, prompt.with_shots(shots), rationale=rationale)
+            labels = judge.label(pairs)
+            name = f"{preamble}_{shots}{'_cot' if rationale else ''}"
+            figures[f"{name}"] = agreement(pairs, labels)
+            figures[f"{name}_single"] = agreement_single(pairs, labels)
+            figures[f"{name}_same_position"] = same_position(labels)
+    judge = JudgeLabeler(
+        model, JudgePrompt.load(zoo.prompt_file("pairs-detailed")).with_shots(0), rationale=Rationale()
+    )
+    figures["fact_pairs_cot"] = agreement(facts, judge.label(facts))
+    figures["alignment_rating_cot"] = agreement(pairs, rating_judge(model, evidence=True).label(pairs))
+    return figures
+
+
 def examine_policy(model: Model, *, count: int, seed: int = EXAM_SEED) -> dict[str, float]:
     """Mean gold score of greedy summaries, the share of stated facts that is right, and mean length in words."""
     prompts = samples.prompts(count, split="test", seed=seed)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from aifeedback.errors import InputError
-from aifeedback.lab import benchmark, recipes, training, zoo
+from aifeedback.lab import benchmark, instructions, recipes, training, zoo
 from aifeedback.lab.documents import Tree
 from aifeedback.lab.talk import benchmark as talk_benchmark
 from aifeedback.lab.talk import documents as talk_documents
@@ -31,7 +31,26 @@ def _draw_talk(rng: Random, phase: training.Phase) -> Tree:
     return talk_documents.draw_tree(rng, phase.mixture, phase.row_tokens)
 
 
-WORLDS = {"posts": (vocabulary, training.draw_posts), "talk": (talk_vocabulary, _draw_talk)}
+def _draw_pairs(rng: Random, phase: training.Phase) -> Tree:
+    shots = phase.shots
+    if shots is None and not phase.sentences:
+        shots = 0
+    if shots is None:
+        return training.draw_posts(rng, phase)
+    return instructions.draw_tree(rng, phase.mixture, phase.row_tokens, shots, phase.distraction)
+
+
+def _pairs_vocabulary() -> list[str]:
+    own = {word for preamble in instructions.PREAMBLES.values() for word in preamble.split()}
+    posts = vocabulary()
+    return [*posts, *sorted(own.difference(posts))]
+
+
+WORLDS = {
+    "posts": (vocabulary, training.draw_posts),
+    "pairs": (_pairs_vocabulary, _draw_pairs),
+    "talk": (talk_vocabulary, _draw_talk),
+}
 """The words of each world, and what draws its training rows."""
 
 
@@ -61,7 +80,7 @@ def _build(name: str, out: Path, scale: float, exam_count: int, progress: Progre
     recipe = recipes.RECIPES[name]
     words, draw = WORLDS[recipe.world]
     tokenizer = make_tokenizer(words())
-    model = training.make_model(recipe.shape, tokenizer, recipe.seed, family=recipe.family)
+    model = training.make_model(recipe.shape, tokenizer, recipe.seed, family=recipe.family, context=recipe.context)
     if recipe.start is not None:
         start = out / recipe.start
         if not (start / "config.json").is_file():
@@ -97,6 +116,7 @@ def _examine(kind: str, folder: Path, count: int) -> dict[str, Any]:
     examiners = {
         "policy": benchmark.examine_policy,
         "judge": benchmark.examine_judge,
+        "pair-judge": benchmark.examine_pair_judge,
         "talk-policy": talk_benchmark.examine_policy,
         "talk-judge": talk_benchmark.examine_judge,
     }

@@ -137,7 +137,7 @@ def rating_block(rng: random.Random, post: Post) -> Block:
     return make_block(("summary :", 0.0), (text, CONTEXT_WEIGHT), ("rating :", CONTEXT_WEIGHT), (str(rating), 1.0))
 
 
-def _pair(rng: random.Random, post: Post, doubt: float = 0.0) -> tuple[str, str, int]:
+def draw_pair(rng: random.Random, post: Post, doubt: float = 0.0) -> tuple[str, str, int]:
     """Two candidates of different gold quality, and which is better (1 or 2)."""
     for _ in range(100):
         texts = [candidate(rng, post, doubt) for _ in range(2)]
@@ -153,7 +153,7 @@ def _pair(rng: random.Random, post: Post, doubt: float = 0.0) -> tuple[str, str,
 
 def pair_block(rng: random.Random, post: Post) -> Block:
     """Two summaries and the verdict at once."""
-    first, second, better = _pair(rng, post)
+    first, second, better = draw_pair(rng, post)
     return make_block(
         ("summary 1 :", 0.0),
         (first, CONTEXT_WEIGHT),

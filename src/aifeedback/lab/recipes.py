@@ -22,9 +22,11 @@ class Recipe(Config):
     start: str | None = None
     """The model whose weights it continues from; none: random ones."""
     phases: tuple[Phase, ...]
-    exam: Literal["policy", "judge", "talk-policy", "talk-judge"]
-    world: Literal["posts", "talk"] = "posts"
+    exam: Literal["policy", "judge", "pair-judge", "talk-policy", "talk-judge"]
+    world: Literal["posts", "pairs", "talk"] = "posts"
     """The task that it is for."""
+    context: int = 512
+    """Longest text that it can read, in tokens."""
 
 
 XS = Shape(width=64, layers=3, heads=2, inner=176)
@@ -72,6 +74,24 @@ def checking(steps: int) -> tuple[Phase, ...]:
     )  # fmt: skip
 
 
+def comparing(steps: int) -> tuple[Phase, ...]:
+    """``checking``'s first phases, then both summaries of a pair in writing, after preambles and solved examples."""
+    same, fragments, long_fragments, _, _ = checking(steps)
+    return (
+        same,
+        fragments,
+        long_fragments,
+        Phase(
+            name="check pairs", mixture={"evidence": 0.2, "doubtful": 0.2, "drill": 0.1, "copy": 0.1, "checked pair": 0.4},
+            steps=round(0.35 * steps), distraction=0.7,
+        ),
+        Phase(
+            name="prompts", mixture={"checked pair": 0.45, "pair": 0.35, "evidence": 0.15, "copy": 0.05}, shots=2,
+            row_tokens=1024, steps=round(0.25 * steps), matrix_lr=0.01, other_lr=4e-3, decay=0.9,
+        ),
+    )  # fmt: skip
+
+
 TALK_BASE = (
     Phase(name="details", mixture={"facts": 0.8, "reply": 0.2}, steps=300, row_tokens=64, decay=0.2),
     Phase(name="answers", mixture={"facts": 0.3, "reply": 0.7}, steps=500, row_tokens=128),
@@ -112,6 +132,18 @@ RECIPES: dict[str, Recipe] = {
     "judge-m": Recipe(
         about="The judge's recipe at three times its size.",
         family="lab-a", shape=M, seed=0, phases=checking(3200), exam="judge",
+    ),
+    "pairs-l": Recipe(
+        about="Judges pairs after a preamble and solved examples, at once or after a check of both. The policy's size.",
+        family="lab-pairs", shape=S, seed=0, phases=comparing(3200), exam="pair-judge", world="pairs", context=1024,
+    ),
+    "pairs-s": Recipe(
+        about="The judge of pairs at half the policy's size, trained half as long.",
+        family="lab-pairs", shape=XS, seed=0, phases=comparing(1600), exam="pair-judge", world="pairs", context=1024,
+    ),
+    "pairs-xs": Recipe(
+        about="The judge of pairs at half the policy's size, trained an eighth as long as the largest.",
+        family="lab-pairs", shape=XS, seed=0, phases=comparing(400), exam="pair-judge", world="pairs", context=1024,
     ),
     "talk-base": Recipe(
         about="Answers requests in every manner, helpful and harmful. Base of the dialogue policy and reward models.",

@@ -42,6 +42,8 @@ class Phase(Config):
     """Room of a row; a step has as many rows as make 1,024 tokens."""
     sentences: int | None = None
     """Train on fragments of this many sentences instead of whole posts."""
+    shots: int | None = None
+    """Judges of pairs: at most this many solved examples, after a preamble. None: the post comes first."""
     distraction: float = world.DISTRACTION
     """How often a sentence beside the case names another person, thing or day: more of them, more practice."""
     decay: float = 0.35
@@ -67,7 +69,7 @@ class Rows(NamedTuple):
 STEP_TOKENS = 1024
 
 
-def make_model(shape: Shape, tokenizer: Any, seed: int, *, family: str) -> Any:
+def make_model(shape: Shape, tokenizer: Any, seed: int, *, family: str, context: int = 512) -> Any:
     """A LlamaForCausalLM with random weights."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -79,7 +81,7 @@ def make_model(shape: Shape, tokenizer: Any, seed: int, *, family: str) -> Any:
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         num_key_value_heads=shape.heads,
-        max_position_embeddings=512,
+        max_position_embeddings=context,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
