@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from aifeedback.lab import documents, gold, world
-from aifeedback.lab.documents import GIVEN_WEIGHT, KINDS, Block, Tree, fill_tree, make_block
+from aifeedback.lab.documents import CONTEXT_WEIGHT, KINDS, Block, Tree, fill_tree, make_block
 from aifeedback.lab.world import Post
 
 PREAMBLES = {
@@ -70,10 +70,10 @@ def checked_pair_block(rng: random.Random, post: Post) -> Block:
         parts += [(str(number), 0.2), (check, 1.0), ("rating :", 0.2), (str(rating), documents.RATING_WEIGHT)]
     return make_block(
         ("summary 1 :", 0.0),
-        (solved.first, GIVEN_WEIGHT),
-        ("summary 2 :", GIVEN_WEIGHT),
-        (solved.second, GIVEN_WEIGHT),
-        ("check :", GIVEN_WEIGHT),
+        (solved.first, CONTEXT_WEIGHT),
+        ("summary 2 :", CONTEXT_WEIGHT),
+        (solved.second, CONTEXT_WEIGHT),
+        ("check :", CONTEXT_WEIGHT),
         *parts,
         ("preferred summary =", 1.0),
         (str(solved.better), VERDICT_WEIGHT),
