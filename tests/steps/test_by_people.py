@@ -85,7 +85,7 @@ def test_raters_at_the_real_page_give_win_rates_that_contain_golds(tmp_path: Pat
     assert printed.count("30 items rated") == 3
     judges = ["--judge", "gold:lab", "--judge", f"people:{people}", "--judge", "fake:noisy"]
     out = tmp_path / "out"
-    run("compare", *names, *common, *judges, "--slice", "topic", "-o", str(out))
+    run("compare", *names, *common, *judges, "--by", "topic", "-o", str(out))
     found = figures(out)["people"]
     gold = figures(tmp_path / "gold")
     against = {f"{name}_vs_sft": row["win_rate"] for name, row in gold["policies"].items() if name != "sft"}
@@ -190,7 +190,7 @@ def test_few_ratings_and_many_labels_give_a_prediction_powered_rate_by_slice(
     ]
     people = store(tmp_path / "people", verdicts)
     printed = compare(
-        tmp_path, policies, "--judge", "fake:noisy", "--judge", f"people:{people}", "--slice", "topic", out="judged"
+        tmp_path, policies, "--judge", "fake:noisy", "--judge", f"people:{people}", "--by", "topic", out="judged"
     )
     found = figures(tmp_path / "judged")["people"]
     match = found["matches"]["rl_vs_sft"]
@@ -278,7 +278,7 @@ def test_ratings_of_a_drawn_sample_and_labels_of_all_give_one_rate(tmp_path: Pat
     out = rate_as_true(sample, tmp_path / "people")
     run("rate", str(sample), "-o", str(out), "--export")
     printed = run(
-        "evaluate", "--data", str(data), "--people", str(out), "--slice", "locale", "--json", str(tmp_path / "f")
+        "evaluate", "--data", str(data), "--people", str(out), "--by", "locale", "--json", str(tmp_path / "f")
     )
     found = json.loads((tmp_path / "f").read_text())
     match = found["people"]["matches"]["rl_vs_sft"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
@@ -56,6 +57,8 @@ def show_comparison(figures: CompareFigures) -> None:
             console.print(f"[yellow]![/] {note}")
     if figures.people:
         show_people(figures.people)
+    if figures.slices:
+        show_slices(figures.slices.model_dump())
     if figures.safety:
         _safety(figures.safety)
     for name, row in figures.policies.items():
@@ -77,6 +80,34 @@ def show_rejudged(figures: RejudgeFigures) -> None:
     ]
     table(
         "same verdict on the same pairs, %", ("new judge", "earlier judge", "agreement"), rows, text=("earlier judge",)
+    )
+
+
+def show_slices(record: Mapping[str, Any]) -> None:
+    """Win rates in % per slice and combination, with n: grey is too few to test, red is significantly worse."""
+    from aifeedback.reports.coverage import part_of
+
+    styles = {"few": "dim", "worse": "bold red", "fine": "default"}
+    part = part_of(record)
+    for policy in part.policies:
+        for one in policy.tables:
+            rows = [
+                (
+                    head,
+                    *(
+                        "–"
+                        if cell is None or cell.value is None
+                        else f"[{styles[cell.state]}]{100 * cell.value:.0f}{'▼' if cell.state == 'worse' else ''} ({cell.n})[/]"
+                        for cell in cells
+                    ),
+                )
+                for head, cells in one.rows
+            ]
+            table(f"{policy.policy} by {one.title}: win rate in % (n)", (one.title, *one.columns), rows)
+        for text in policy.worse:
+            console.print(f"[red]▼[/] {policy.policy}: {text}", highlight=False)
+    console.print(
+        f"[dim]▼ significantly worse (Holm over all slices); grey: fewer than {part.rows} prompts, not tested[/]"
     )
 
 

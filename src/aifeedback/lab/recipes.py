@@ -142,8 +142,8 @@ RECIPES: dict[str, Recipe] = {
         family="lab-pairs", shape=XS, seed=0, phases=comparing(1600), exam="pair-judge", world="pairs", context=1024,
     ),
     "pairs-xs": Recipe(
-        about="The judge of pairs at half the policy's size, trained an eighth as long as the largest.",
-        family="lab-pairs", shape=XS, seed=0, phases=comparing(400), exam="pair-judge", world="pairs", context=1024,
+        about="The judge of pairs at half the policy's size, trained a quarter as long as the largest.",
+        family="lab-pairs", shape=XS, seed=0, phases=comparing(800), exam="pair-judge", world="pairs", context=1024,
     ),
     "talk-base": Recipe(
         about="Answers requests in every manner, helpful and harmful. Base of the dialogue policy and reward models.",

@@ -67,7 +67,7 @@ if TYPE_CHECKING:
         transitivity,
     )
     from aifeedback.metrics.safety import RefusalRates, harmless_rate, refusal_by_strings, refusal_rates
-    from aifeedback.metrics.slices import Slice, by_slice
+    from aifeedback.metrics.slices import Cell, Sample, Slice, by_slice, coverage
     from aifeedback.metrics.win_rates import (
         Answered,
         Difference,
@@ -145,8 +145,11 @@ _HOME = {
     "harmless_rate": "safety",
     "refusal_by_strings": "safety",
     "refusal_rates": "safety",
+    "Cell": "slices",
+    "Sample": "slices",
     "Slice": "slices",
     "by_slice": "slices",
+    "coverage": "slices",
     "Difference": "win_rates",
     "WinRate": "win_rates",
     "compare_all_win_rates": "win_rates",
@@ -159,6 +162,7 @@ __all__ = [
     "Agreement",
     "Answered",
     "Bin",
+    "Cell",
     "Concordance",
     "Constraints",
     "CostPlan",
@@ -177,6 +181,7 @@ __all__ = [
     "Ranking",
     "RefusalRates",
     "Repeatability",
+    "Sample",
     "SampleSize",
     "Slice",
     "Source",
@@ -198,6 +203,7 @@ __all__ = [
     "compare_win_rates",
     "cost_plan",
     "count_wins",
+    "coverage",
     "expected_calibration_error",
     "fleiss_kappa",
     "harmless_rate",

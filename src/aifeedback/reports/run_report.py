@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aifeedback.reports import figures, wording
+from aifeedback.reports.coverage import coverage_part
 from aifeedback.reports.figures import Curve, Line, Mark, Panel
 from aifeedback.reports.judge_report import ranking_of_run
 from aifeedback.reports.page import render
@@ -63,6 +64,7 @@ def view(story: Story, summary: Mapping[str, Any], *, blur: bool | None = None) 
         "story": story,
         "safety": safety,
         "people": people_part(summary, names=story.names),
+        "coverage": coverage_part(summary),
         "ranking": ranking_of_run(summary),
         "headline": safety.headline if safety and not has_verdict else wording.headline(story),
         "verdicts": {

@@ -93,7 +93,7 @@ class Compared(Protocol):
     @property
     def judges(self) -> Mapping[str, Judging]: ...
     @property
-    def slices(self) -> Sequence[str]: ...
+    def by(self) -> Sequence[str]: ...
     @property
     def length_control(self) -> LengthForm: ...
 
@@ -145,7 +145,7 @@ def measured(
         known = None if match is None else [p.p_first for p in match.preferences]
         name = f"{one}_vs_{other}"
         matches[name] = match_by_people(pairs, said, known, weights=weights, length_control=compare.length_control)
-        slices += slices_by_people(name, compare.slices, pairs, said, known, weights=weights)
+        slices += slices_by_people(name, compare.by, pairs, said, known, weights=weights)
     among = among_raters(people, items_between(completions, prompts))
     return ByPeople.model_validate({"source": source, "judge": judge, **among, "matches": matches, "slices": slices})
 

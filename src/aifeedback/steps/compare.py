@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from aifeedback import data
@@ -32,6 +33,7 @@ from aifeedback.steps.match import ByJudge, Match
 from aifeedback.steps.policies import Responses, responses, sampled
 from aifeedback.steps.safety import AssessorSpec, SafetyStandings, assessor_card, standings
 from aifeedback.steps.sample import BRIEFLY, SamplingSettings
+from aifeedback.steps.slicing import Tags, require_tags
 from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows, Step, at_most
 from aifeedback.steps.verdict import Verdict
 from aifeedback.types import Completion, Preference, Prompt
@@ -56,6 +58,16 @@ class PolicyFigures(Figures):
     kl: float | None = None
     """Mean log-ratio to the reference, nats per response."""
     by_judge: dict[str, ByJudge]
+
+
+class SliceFigures(Figures):
+    """Win rates of one policy against the reference by tags of the prompts (``metrics.slices.Cell``)."""
+
+    dimensions: list[str]
+    rows: int
+    """Fewest prompts of a slice that is tested."""
+    cells: dict[str, list[dict[str, Any]]]
+    """Policy → slices, and the combinations of tags where there are several dimensions."""
 
 
 class Ranking(Figures):
@@ -84,6 +96,7 @@ class CompareFigures(Figures):
     judges: dict[str, JudgeCard]
     examples: list[dict[str, Any]]
     position_by_judge: dict[str, Measured] | None = None
+    slices: SliceFigures | None = None
     safety: SafetyStandings | None = None
     assessors: dict[str, JudgeCard] | None = None
     people: ByPeople | None = None
@@ -144,7 +157,7 @@ class Compare(Served, Step):
     """Held-out prompts."""
     judges: Annotated[
         dict[str, Judging],
-        Cli(flatten=(JudgeSpec,), only=("model", "prompt", "by", "rationale", "constitution", "rubric", "shots")),
+        Cli(flatten=(JudgeSpec,), only=("model", "prompt", "rationale", "constitution", "rubric", "shots")),
     ] = Field(min_length=1)
     """Name → judge or panel, the headline judge first; one whose model is empty is left out."""
     safety: Annotated[dict[str, AssessorSpec], Cli(is_repeated=True, metavar="MODEL")] = Field(default_factory=dict)
@@ -157,10 +170,12 @@ class Compare(Served, Step):
     """Use at most this many prompts."""
     sampling: Annotated[SamplingSettings, BRIEFLY] = SamplingSettings()
     """How responses are drawn."""
+    by: Annotated[Tags, Cli(is_repeated=True, metavar="tag:NAME")] = Field(default_factory=list)
+    """Win rates by a tag of the prompts, too: tag:language. Repeat for combinations. ratings: as --by of label."""
+    slice_rows: int = Field(default=30, ge=2)
+    """Fewest prompts of a slice that is tested; smaller ones are shown in grey."""
     length_control: LengthForm = "ratio"
     """How length is controlled for (docs/metrics.md); ratio is the published form."""
-    slices: Annotated[list[str], Cli(("--slice",), is_repeated=True, metavar="TAG")] = Field(default_factory=list)
-    """Win rates by people (--judge people:DIR) for every value of this tag, too. Repeat for several."""
     tidy: bool = True
     """Remove trailing periods, spaces and line ends before judging (Lee et al. 2023), and report how many."""
 
@@ -187,6 +202,10 @@ class Compare(Served, Step):
         served = {name: given[name] for name in Served.model_fields if name in given}
         assessors = given.get("safety") or []
         judges = given.pop("judges", {})
+        ways = [name for name in given.get("by") or [] if name in ("pairs", "ratings")]
+        given["by"] = [name for name in given.get("by") or [] if name not in ways]
+        if ways:  # a setting of the judges, as in label; a tag of this name is written tag:ratings
+            judges = {**judges, "by": ways[-1]}
         among = [*judges.get("model", []), *assessors, *map(str, policies.values())]
         given["judges"] = judges_from_options(judges, served, among)
         given["safety"] = {model: one_judge(model, None, served, among) for model in assessors}
@@ -213,6 +232,7 @@ class Compare(Served, Step):
         read = data.load_prompts(self.prompts, limit=self.limit)
         found = evidence.origins(self.policies, self.reference)
         held = evidence.held_out(read.rows, found)
+        require_tags(self.by, held.rows, self.prompts)
         drawn = self._draw(held.rows, context)
         self._require_matches({name: given.completions for name, given in drawn.items() if name != AGAIN})
         independence = self.independence(found, held, context)
@@ -280,6 +300,7 @@ class Compare(Served, Step):
                 )
             ],
             position_by_judge=_position(by_evaluator),
+            slices=_slices(matches, self.by, self.slice_rows) if self.by else None,
             safety=standings(completions, prompts, self.safety, self.reference, context) if self.safety else None,
             assessors=assessors or None,
             people=by_people.measured(self, labelers, completions, prompts, judged),
@@ -373,6 +394,24 @@ class Compare(Served, Step):
         summary["stages"]["compare"] |= {**spent._asdict(), "verdict": verdict._asdict() if verdict else None}
         head = {"title": "Comparison of policies", "seed": seed, **spent._asdict()}
         return write_report({**head, **summary}, folder)
+
+
+def _slices(matches: Mapping[str, Match], by: Sequence[str], rows: int) -> SliceFigures:
+    """Hard win rates, as in the headline, per tag and combination of tags."""
+    from aifeedback.metrics.intervals import shared_prompts
+    from aifeedback.metrics.labels import choices
+    from aifeedback.metrics.slices import Sample, coverage
+
+    samples = {
+        name: Sample(
+            choices(np.array([p.p_first for p in match.preferences], dtype=float)),
+            {tag: [dict(pair.prompt.tags).get(tag) for pair in match.pairs] for tag in by},
+            shared_prompts([pair.prompt.id for pair in match.pairs]),
+        )
+        for name, match in matches.items()
+    }
+    cells = {name: [plain(cell) for cell in row] for name, row in coverage(samples, min_rows=rows).items()}
+    return SliceFigures(dimensions=list(by), rows=rows, cells=cells)
 
 
 def _ranking(matches: Mapping[tuple[str, str], Match]) -> Ranking | None:

@@ -16,6 +16,7 @@ from aifeedback.metrics.length import LengthForm
 from aifeedback.refs import JudgeRef, Ref
 from aifeedback.steps import by_people
 from aifeedback.steps.by_people import ByPeople
+from aifeedback.steps.slicing import Tags
 from aifeedback.steps.step import Context, Figures, Measured, Rows, Step
 from aifeedback.steps.verdict import Verdict, on_agreement, on_unknown, with_interval
 from aifeedback.types import Problem
@@ -76,8 +77,8 @@ class Evaluate(Step):
     """A labelled file, or any file with verdicts."""
     people: Annotated[JudgeRef | None, Cli(metavar="DIR")] = None
     """Ratings of some of the pairs (the -o folder of `rate`); they replace human labels of the file."""
-    slices: Annotated[list[str], Cli(("--slice",), is_repeated=True, metavar="TAG")] = Field(default_factory=list)
-    """Win rates by people for every value of this tag, too. Repeat for several."""
+    by: Annotated[Tags, Cli(is_repeated=True, metavar="tag:NAME")] = Field(default_factory=list)
+    """Also give win rates by people by this tag of the prompts, such as tag:language. Repeat for several."""
     reference: str = ""
     """Source that the others are compared with."""
     length_control: LengthForm = "ratio"
@@ -139,7 +140,7 @@ class Evaluate(Step):
             matches[name] = by_people.match_by_people(
                 pairs, human, judge, weights=weights, length_control=self.length_control
             )
-            slices += by_people.slices_by_people(name, self.slices, pairs, human, judge, weights=weights)
+            slices += by_people.slices_by_people(name, self.by, pairs, human, judge, weights=weights)
         items = items_of_comparisons([row.comparison for row in rows])
         return ByPeople.model_validate(
             {
