@@ -134,15 +134,15 @@ RECIPES: dict[str, Recipe] = {
         family="lab-a", shape=M, seed=0, phases=checking(3200), exam="judge",
     ),
     "pairs-l": Recipe(
-        about="Judges pairs after a preamble and solved examples, at once or after a check of both. The policy's size.",
-        family="lab-pairs", shape=S, seed=0, phases=comparing(3200), exam="pair-judge", world="pairs", context=1024,
+        about="Judges pairs after a preamble and solved examples, at once or after a check of both. The largest of three.",
+        family="lab-pairs", shape=M, seed=0, phases=comparing(3200), exam="pair-judge", world="pairs", context=1024,
     ),
     "pairs-s": Recipe(
-        about="The judge of pairs at half the policy's size, trained half as long.",
-        family="lab-pairs", shape=XS, seed=0, phases=comparing(1600), exam="pair-judge", world="pairs", context=1024,
+        about="The judge of pairs at the policy's size.",
+        family="lab-pairs", shape=S, seed=0, phases=comparing(3200), exam="pair-judge", world="pairs", context=1024,
     ),
     "pairs-xs": Recipe(
-        about="The judge of pairs at half the policy's size, trained a quarter as long as the largest.",
+        about="The judge of pairs at half the policy's size, trained a quarter as long.",
         family="lab-pairs", shape=XS, seed=0, phases=comparing(800), exam="pair-judge", world="pairs", context=1024,
     ),
     "talk-base": Recipe(
