@@ -35,8 +35,8 @@ def weights(folder: Path, content: str, family: str = "llama") -> Path:
 
 
 def fed_by(*cards: JudgeCard, role: Any = "labels") -> Origin:
-    found = [Trainer(uri=c.uri, family=c.family, revision=c.revision, role=role, rows=10) for c in cards]
-    return Origin(tuple(found))
+    by_policy = [Trainer(uri=c.uri, family=c.family, revision=c.revision, role=role, rows=10) for c in cards]
+    return Origin(tuple(by_policy))
 
 
 def trained(
@@ -66,11 +66,11 @@ def judged(
     """What ``compare`` says about evidence; a policy is a folder, or a reference as it is given. The first is the
     reference."""
     refs = {name: PolicyRef(f"hf:{p}" if isinstance(p, Path) else p) for name, p in policies.items()}
-    found = evidence.origins(refs, next(iter(refs)))
-    held = evidence.held_out(prompts, found)
+    by_policy = evidence.origins(refs, next(iter(refs)))
+    held = evidence.held_out(prompts, by_policy)
     return evidence.independence(
         policies=refs,
-        found=found,
+        by_policy=by_policy,
         declared=[evidence.source_of(card.model, card) for card in declared],
         judges={card.model: card for card in judges},
         assessors={card.model: card for card in assessors},

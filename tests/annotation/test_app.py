@@ -174,7 +174,7 @@ def test_half_of_the_raters_see_the_other_order(tmp_path: Path) -> None:
     item = pairs(1)[0]
     first = sum(item.order_for(name, 0)[0] == 0 for name in names)
     assert 70 <= first <= 130  # 100 ± 4 standard errors
-    assert assignment(tmp_path, [item], names).given["r0"] == [item]
+    assert assignment(tmp_path, [item], names).queues["r0"] == [item]
 
 
 def test_answers_are_ranked_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_the_cap_on_harmful_texts_holds_for_each_person(tmp_path: Path) -> None:
 def test_harmful_items_go_to_volunteers_alone(tmp_path: Path) -> None:
     items = [*pairs(3, harmful=True), *pairs(3, text="Other")]
     where = assignment(tmp_path, items, ("anna", "ben"), volunteers=["ben"])
-    assert [i.is_harmful for i in where.given["anna"]] == [False] * 3
-    assert len(where.given["ben"]) == 6
+    assert [i.is_harmful for i in where.queues["anna"]] == [False] * 3
+    assert len(where.queues["ben"]) == 6
     with pytest.raises(InputError, match="'carl' is not a rater"):
         assignment(tmp_path, items, ("anna",), volunteers=["carl"])

@@ -62,8 +62,8 @@ def test_another_seed_between_sittings_makes_no_more_ratings(tmp_path: Path) -> 
 def test_loads_stay_equal_where_some_have_rated_already() -> None:
     items = pairs(30)
     rated = {item.id: {"a"} for item in items[:10]}
-    given = shares(items, ["a", "b", "c"], per_item=1, seed=0, rated=rated)
-    assert {rater: len(own) for rater, own in given.items()} == {"a": 10, "b": 10, "c": 10}
+    queues = shares(items, ["a", "b", "c"], per_item=1, seed=0, rated=rated)
+    assert {rater: len(own) for rater, own in queues.items()} == {"a": 10, "b": 10, "c": 10}
 
 
 def tagged(topics: str) -> list[Item]:
@@ -80,7 +80,7 @@ ROUTES = (Route("topic", "medical", "medical"), Route("topic", "law", "lawyer"))
 def test_routed_items_go_to_the_role_alone(tmp_path: Path) -> None:
     roles = {"ana": frozenset({"medical"}), "leo": frozenset({"lawyer", "medical"}), "tom": frozenset[str]()}
     where = assignment(tmp_path, tagged("mmlloo"), tuple(roles), roles=roles, routes=ROUTES)
-    topics = {rater: Counter(i.prompt.tags["topic"] for i in own) for rater, own in where.given.items()}
+    topics = {rater: Counter(i.prompt.tags["topic"] for i in own) for rater, own in where.queues.items()}
     assert topics == {
         "ana": {"medical": 2, "other": 2},
         "leo": {"medical": 2, "law": 2, "other": 2},

@@ -195,7 +195,7 @@ def test_gold_items_are_mixed_in_without_a_word(tmp_path: Path) -> None:
 def test_repeats_come_later_in_the_turn_and_are_measured(tmp_path: Path) -> None:
     items = pairs(40)
     where = assignment(tmp_path, items, repeat_share=0.25)
-    queue = where.given["anna"]
+    queue = where.queues["anna"]
     again = [i for i in queue if i.purpose == "repeat"]
     assert 4 <= len(again) <= 18
     client = entered(where)

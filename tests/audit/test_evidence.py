@@ -126,11 +126,11 @@ class Remembering(Judge):
 
     def __init__(self, memory: set[str] | None = None) -> None:
         super().__init__(quality)
-        self.memory, self.asked = memory if memory is not None else set(), 0
+        self.memory, self.new_questions = memory if memory is not None else set(), 0
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         new = {c.id for c in comparisons} - self.memory
-        self.asked += len(new)
+        self.new_questions += len(new)
         self.memory |= new
         return super().label(comparisons)
 

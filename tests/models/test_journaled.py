@@ -117,7 +117,7 @@ def test_what_the_spend_cap_forbade_is_not_a_call(journal: Journal) -> None:
     readings = cached.read_labels(PROMPTS, ["1", "2"])
     assert all(r.problem is Problem.OVER_BUDGET for r in readings)
     assert journal.head().rows == 0
-    assert cached.asked == 0
+    assert cached.new_questions == 0
 
 
 def test_another_process_answering_first_is_believed(journal: Journal) -> None:
@@ -164,11 +164,11 @@ CARD = ModelCard(uri="hf:judge", revision="abc", family="llama", parameters=5, c
 
 def key(card: ModelCard, kind: str, setting: object, prompt: PromptLike) -> bytes:
     """The content key that Journaled would use, through the journal itself."""
-    asked: list[bytes] = []
+    new_questions: list[bytes] = []
 
     class Spy:
         def find(self, keys: Sequence[bytes]) -> dict[bytes, object]:
-            asked.extend(keys)
+            new_questions.extend(keys)
             raise KeyError
 
     class Carded(FakeModel):
@@ -180,7 +180,7 @@ def key(card: ModelCard, kind: str, setting: object, prompt: PromptLike) -> byte
     ask = cached.read_labels if kind == "labels" else cached.reply
     with pytest.raises(KeyError):
         ask([prompt], setting)  # type: ignore[arg-type]
-    return asked[0]
+    return new_questions[0]
 
 
 words = st.text(max_size=20)

@@ -105,7 +105,7 @@ def test_failed_calls_are_unknown_and_counted() -> None:
     found = probed(Says(says), "pressure", limit=5)
     assert found.unanswered == 5, "one first answer and its two conversations of two turns"
     assert found.unknown["rules"] >= found.unanswered
-    broken = [row for row in found.rows["rules"] if row.asked.response.text is None]
+    broken = [row for row in found.rows["rules"] if row.trial.response.text is None]
     assert {row.problem for row in broken} == {Problem.SERVER_ERROR, Problem.MISSING}
 
 
@@ -157,7 +157,7 @@ def test_every_shipped_item_is_usable_and_its_rule_knows_its_own_phrases() -> No
         assert len(own) >= 24, name
         assert len({item.id for item in own}) == len(own), name
     plain = probed(PlantedPolicy(0))
-    assert [row.asked.response for row in plain.rows["rules"] if row.chosen is None] == []
+    assert [row.trial.response for row in plain.rows["rules"] if row.chosen is None] == []
     for item in items()["pressure"]:
         assert item.right[0].lower() not in " ".join(item.pushes).lower()
     for item in items()["injection"]:

@@ -410,7 +410,7 @@ def _mine(assignment: Assignment, rater: str) -> Page:
     skipped, done = assignment.store.skipped_by(rater), assignment.done(rater)
     waiting = [
         {"id": item.id, "prompt": "(hidden)" if item.is_harmful else _short(item.prompt.text)}
-        for item in assignment.given.get(rater, ())
+        for item in assignment.queues.get(rater, ())
         if item.id in skipped and item.id not in done
     ]
     return Page(_render("mine.html.j2", rows=rows, waiting=waiting, **_progress(assignment, rater)))
@@ -436,7 +436,7 @@ def _in_words(item: Item, rating: Rating) -> str:
 
 
 def _progress(assignment: Assignment, rater: str) -> dict[str, Any]:
-    done, own, skipped = assignment.done(rater), assignment.given.get(rater, []), assignment.store.skipped_by(rater)
+    done, own, skipped = assignment.done(rater), assignment.queues.get(rater, []), assignment.store.skipped_by(rater)
     return {
         "done": sum(i.id in done for i in own),
         "total": len(own),

@@ -301,7 +301,7 @@ class Assignment:
     """Seconds since 1970."""
     saved: Callable[[int, int], None] = lambda done, total: None
     """Called after each new rating with the number of ratings there are, and of those that are wanted."""
-    given: Mapping[str, list[Item]] = field(init=False)
+    queues: Mapping[str, list[Item]] = field(init=False)
     catalogue: Catalogue = field(init=False)
     _known: dict[str, dict[str, Item]] = field(init=False)
     _done: dict[str, set[str]] = field(init=False)
@@ -314,7 +314,7 @@ class Assignment:
         rated: dict[str, set[str]] = {}
         for stored_id, names in self.store.raters_of().items():
             rated.setdefault(catalogue.id_of(stored_id) or stored_id, set()).update(names)
-        given = shares(
+        by_rater = shares(
             list(plain.values()),
             self.raters,
             per_item=self.per_item,
@@ -324,10 +324,10 @@ class Assignment:
             routes=self.routes,
             rated=rated,
         )
-        queues = {rater: self._queue(rater, own) for rater, own in given.items()}
+        queues = {rater: self._queue(rater, own) for rater, own in by_rater.items()}
         catalogue = Catalogue([*catalogue.items.values(), *(i for own in queues.values() for i in own)])
         done = {rater: {i.id for i in own if rater in rated.get(i.id, ())} for rater, own in queues.items()}
-        object.__setattr__(self, "given", queues)
+        object.__setattr__(self, "queues", queues)
         object.__setattr__(self, "catalogue", catalogue)
         object.__setattr__(self, "_known", {rater: {i.id: i for i in own} for rater, own in queues.items()})
         object.__setattr__(self, "_done", done)
@@ -345,7 +345,7 @@ class Assignment:
         """Items to be rated, in order: those never skipped first, then the skipped ones, longest ago first."""
         done, held = self.done(rater), {item.id for item in self.held_back(rater)}
         skipped = self.store.skipped_by(rater)
-        left = [item for item in self.given.get(rater, ()) if item.id not in done and item.id not in held]
+        left = [item for item in self.queues.get(rater, ()) if item.id not in done and item.id not in held]
         return sorted(left, key=lambda item: skipped.get(item.id, 0))
 
     def done(self, rater: str) -> set[str]:
@@ -358,7 +358,7 @@ class Assignment:
         if self.most_harmful is None or len(seen) < self.most_harmful:
             return []
         done = self.done(rater)
-        return [i for i in self.given.get(rater, ()) if i.is_harmful and i.id not in seen and i.id not in done]
+        return [i for i in self.queues.get(rater, ()) if i.is_harmful and i.id not in seen and i.id not in done]
 
     def item(self, rater: str, item_id: str) -> Item | None:
         return self._known.get(rater, {}).get(item_id)
@@ -392,18 +392,18 @@ class Assignment:
 
     def progress(self) -> tuple[int, int]:
         """Ratings that there are and that are wanted, over all raters."""
-        return sum(map(len, self._done.values())), sum(len(own) for own in self.given.values())
+        return sum(map(len, self._done.values())), sum(len(own) for own in self.queues.values())
 
     def short(self) -> int:
         """Items that fewer raters may rate than are wanted."""
         wanted = self.per_item or 0
-        given: dict[str, int] = {}
-        for own in self.given.values():
+        counts: dict[str, int] = {}
+        for own in self.queues.values():
             for item in own:
-                given[item.id] = given.get(item.id, 0) + 1
+                counts[item.id] = counts.get(item.id, 0) + 1
         former = self.store.raters_of()
         return sum(
-            given.get(i.id, 0) + len(former.get(i.id, set()) - set(self.raters)) < wanted
+            counts.get(i.id, 0) + len(former.get(i.id, set()) - set(self.raters)) < wanted
             for i in self.catalogue.items.values()
             if i.purpose == "rating"
         )
@@ -565,13 +565,13 @@ def feedback(item: Item, rating: Rating) -> tuple[Literal["right", "wrong", "ope
     agreed = item.expected.p_first
     letters = {index: "AB"[place] for place, index in enumerate(rating.order_shown)} if item.is_pair else {}
     if item.is_pair:
-        said = "equally good" if agreed == 0.5 else f"{letters[0 if agreed > 0.5 else 1]} is better"
+        verdict = "equally good" if agreed == 0.5 else f"{letters[0 if agreed > 0.5 else 1]} is better"
         own = {"first": 1.0, "second": 0.0, "tie": 0.5}.get(rating.choice or "")
     else:
-        said = ("no", "yes")[int(agreed)] if item.scale and item.scale.is_yes_no else f"{agreed:g}"
+        verdict = ("no", "yes")[int(agreed)] if item.scale and item.scale.is_yes_no else f"{agreed:g}"
         own = rating.value
     outcome = "open" if own is None else "right" if own == _side(agreed, item) else "wrong"
-    return outcome, f"Agreed verdict: {said}. {item.expected.reason}".strip()
+    return outcome, f"Agreed verdict: {verdict}. {item.expected.reason}".strip()
 
 
 def _side(agreed: float, item: Item) -> float:

@@ -100,7 +100,7 @@ def _prompt(item: Item) -> str:
     return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
-def _said(rating: Rating) -> str:
+def _in_words(rating: Rating) -> str:
     """A verdict in words: response_1, tie, cannot_tell, a value, or the ranks of all responses."""
     if rating.ranking is not None:
         return " ".join(map(str, rating.ranking))
@@ -123,7 +123,7 @@ def _csv(items: Sequence[Item], by_item: Mapping[str, Sequence[Rating]]) -> str:
     for item in items:
         for rating in by_item[item.id]:
             kept = {**_kept(rating), "order_shown": " ".join(map(str, rating.order_shown))}
-            row = {"rater": rating.rater, "verdict": _said(rating), "comment": rating.comment or "", **kept}
+            row = {"rater": rating.rater, "verdict": _in_words(rating), "comment": rating.comment or "", **kept}
             writer.writerow({**_shown(item), **row})
         if not by_item[item.id]:
             writer.writerow(_shown(item))
@@ -168,7 +168,7 @@ def _argilla_value(rating: Rating, item: Item) -> Any:
         return [{"value": name, "rank": rank} for name, rank in zip(RESPONSES, rating.ranking, strict=False)]
     if rating.value is not None and item.scale is not None and not item.scale.is_yes_no:
         return int(rating.value)
-    return ("no", "yes")[int(rating.value)] if rating.value is not None else _said(rating)
+    return ("no", "yes")[int(rating.value)] if rating.value is not None else _in_words(rating)
 
 
 def _label_studio(items: Sequence[Item], by_item: Mapping[str, Sequence[Rating]]) -> str:
@@ -203,14 +203,14 @@ def _results(rating: Rating, item: Item) -> list[dict[str, Any]]:
     elif rating.value is not None and item.scale is not None and not item.scale.is_yes_no:
         kind, value = "rating", {"rating": int(rating.value)}
     else:
-        word = ("no", "yes")[int(rating.value)] if rating.value is not None else _said(rating)
+        word = ("no", "yes")[int(rating.value)] if rating.value is not None else _in_words(rating)
         kind, value = "choices", {"choices": [word]}
-    found = [{"from_name": name, "to_name": to, "type": kind, "value": value}]
+    results = [{"from_name": name, "to_name": to, "type": kind, "value": value}]
     if rating.comment:
-        found.append({"from_name": "comment", "to_name": to, "type": "textarea", "value": {"text": [rating.comment]}})
+        results.append({"from_name": "comment", "to_name": to, "type": "textarea", "value": {"text": [rating.comment]}})
     kept = json.dumps(_kept(rating))
-    found.append({"from_name": DETAILS, "to_name": to, "type": "textarea", "value": {"text": [kept]}})
-    return found
+    results.append({"from_name": DETAILS, "to_name": to, "type": "textarea", "value": {"text": [kept]}})
+    return results
 
 
 # ── in ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -240,8 +240,8 @@ def import_ratings(
         rows = list(_from_csv(where, text, names, unread))
     else:
         records = _records(where, text)
-        found = form or ("label-studio" if any("annotations" in record for record in records) else "argilla")
-        read = _from_label_studio if found == "label-studio" else _from_argilla
+        format_name = form or ("label-studio" if any("annotations" in record for record in records) else "argilla")
+        read = _from_label_studio if format_name == "label-studio" else _from_argilla
         rows = list(read(records, names, unread))
     return _matched(rows, items, tuple(sorted(unread)))
 
@@ -311,15 +311,15 @@ def _from_argilla(records: Sequence[Mapping[str, Any]], names: Mapping[str, str]
 def _responses(record: Any) -> dict[str, list[Mapping[str, Any]]]:
     """Question → responses, also of the older form: a list of users with all their values."""
     if isinstance(record, Mapping):
-        return {str(name): [_mapping(r) for r in found or ()] for name, found in record.items()}
-    found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        return {str(name): [_mapping(r) for r in responses or ()] for name, responses in record.items()}
+    responses: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for user in record or ():
         if _mapping(user).get("status", "submitted") == "submitted":
             for name, value in _mapping(_mapping(user).get("values")).items():
-                found[str(name)].append(
+                responses[str(name)].append(
                     {"value": _mapping(value).get("value"), "user_id": _mapping(user).get("user_id")}
                 )
-    return found
+    return responses
 
 
 def _from_label_studio(
@@ -430,23 +430,23 @@ def _rating(row: _Row, by_id: Mapping[str, Item], by_texts: Mapping[tuple[str, f
         raise _Unusable(f"cannot be read: {str(cause).splitlines()[0]}") from None
 
 
-def _verdict(said: Any, item: Item, stored: Sequence[int]) -> dict[str, Any]:
+def _verdict(verdict: Any, item: Item, stored: Sequence[int]) -> dict[str, Any]:
     """The fields of a rating; ``stored`` is the storage index of response_1, response_2 …"""
-    if said is None or said in ("", []):
+    if verdict is None or verdict in ("", []):
         raise _Unusable("has no verdict")
-    word = "" if isinstance(said, list) else " ".join(str(said).casefold().split())
+    word = "" if isinstance(verdict, list) else " ".join(str(verdict).casefold().split())
     if word in CANNOT_TELL:
         return {"choice": "cannot_tell"}
     if item.scale is not None:
-        value = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}.get(word, _number(said))
+        value = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}.get(word, _number(verdict))
         if value is None or not item.scale.low <= value <= item.scale.high:
-            raise _Unusable(f"value {said!r} is not on the scale")
+            raise _Unusable(f"value {verdict!r} is not on the scale")
         return {"value": value}
-    if item.is_pair and not isinstance(said, list):
+    if item.is_pair and not isinstance(verdict, list):
         if word in TIE:
             return {"choice": "tie"}
         return {"choice": ("first", "second")[stored[_place(word, 2)]]}
-    ranks = _ranks(said, len(stored))
+    ranks = _ranks(verdict, len(stored))
     ranking = [0] * len(stored)
     for place, rank in enumerate(ranks):
         ranking[stored[place]] = rank
@@ -455,17 +455,17 @@ def _verdict(said: Any, item: Item, stored: Sequence[int]) -> dict[str, Any]:
     return {"ranking": tuple(ranking)}
 
 
-def _ranks(said: Any, count: int) -> list[int]:
+def _ranks(ranking: Any, count: int) -> list[int]:
     """Rank of response_1, response_2 …: from "2 1 3", from names best first, or from {value, rank}."""
-    if isinstance(said, str):
-        parts = said.replace(",", " ").replace(";", " ").split()
+    if isinstance(ranking, str):
+        parts = ranking.replace(",", " ").replace(";", " ").split()
         if len(parts) == count and all(part.isdigit() and 1 <= int(part) <= count for part in parts):
             return [int(part) for part in parts]
-        raise _Unusable(f"{said!r} is not a rank for each of {count} responses")
-    if not isinstance(said, list) or len(said) != count:
+        raise _Unusable(f"{ranking!r} is not a rank for each of {count} responses")
+    if not isinstance(ranking, list) or len(ranking) != count:
         raise _Unusable(f"does not rank all {count} responses")
     ranks = [0] * count
-    for place, entry in enumerate(said):
+    for place, entry in enumerate(ranking):
         name, rank = (entry.get("value"), entry.get("rank")) if isinstance(entry, Mapping) else (entry, place + 1)
         if not isinstance(rank, int) or not 1 <= rank <= count:
             raise _Unusable("gives a response no rank")
@@ -500,7 +500,7 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _json(text: Any) -> dict[str, Any]:
     try:
-        found = json.loads(text) if text else {}
+        value = json.loads(text) if text else {}
     except (TypeError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}

@@ -316,18 +316,18 @@ def shares(
             key="per_item",
             fix="name more raters or ask for fewer",
         )
-    given: dict[str, list[Item]] = {
+    queues: dict[str, list[Item]] = {
         rater: [item for item in items if rater in rated.get(item.id, ())] for rater in raters
     }
     for item in sorted(items, key=lambda item: content_id("share", seed, item.id)):
         done = rated.get(item.id, set())
         free = [rater for rater in staff.able(item) if rater not in done]
-        free.sort(key=lambda rater: (len(given[rater]), content_id("share", seed, rater, item.id)))
+        free.sort(key=lambda rater: (len(queues[rater]), content_id("share", seed, rater, item.id)))
         for rater in free[: len(free) if per_item is None else max(0, wanted - len(done))]:
-            given[rater].append(item)
-    for rater, own in given.items():
+            queues[rater].append(item)
+    for rater, own in queues.items():
         own.sort(key=lambda item: turn(item, rater, seed))
-    return given
+    return queues
 
 
 def turn(item: Item, rater: str, seed: int) -> float:

@@ -196,19 +196,19 @@ def win_rates(
         names = (other, one) if is_turned else (one, other)
         rows[names].append(comparison.swapped() if is_turned else comparison)
         weighted[names] += [] if weights is None else [weights[place]]
-    said = {names: [p.p_first for p in labeler.label(pairs)] for names, pairs in rows.items()}
+    verdicts = {names: [p.p_first for p in labeler.label(pairs)] for names, pairs in rows.items()}
     figures: dict[str, dict[str, Any]] = {}
     for names, pairs in sorted(rows.items()):
-        one = pair_rates(pairs, said[names])
+        one = pair_rates(pairs, verdicts[names])
         if weights is not None:
-            one["weighted"] = _weighted(pairs, said[names], weighted[names])
+            one["weighted"] = _weighted(pairs, verdicts[names], weighted[names])
         figures[f"{names[0]} vs {names[1]}"] = one
     adjusted = holm([f["win_rate"]["p_value"] for f in figures.values()]) if figures else []
     for one, p in zip(figures.values(), adjusted, strict=True):
         one["win_rate"]["p_adjusted"] = None if math.isnan(p) else float(p)
-    if not any(p is not None for column in said.values() for p in column):
+    if not any(p is not None for column in verdicts.values() for p in column):
         return {}
-    flat = [(names, pair, p) for names, pairs in rows.items() for pair, p in zip(pairs, said[names], strict=True)]
+    flat = [(names, pair, p) for names, pairs in rows.items() for pair, p in zip(pairs, verdicts[names], strict=True)]
     ranking = rank_policies(
         [names[0] for names, _, _ in flat],
         [names[1] for names, _, _ in flat],

@@ -120,16 +120,18 @@ def _copied(ratings: Sequence[Rating], items: Mapping[str, Item]) -> dict[str, d
     tests: list[tuple[tuple[str, str], dict[str, Any]]] = []
     for pair in combinations(names, 2) if len(names) > 2 else ():
         own, excess = [], []
-        for identity, said in by_item.items():
-            if not said.keys() >= set(pair):
+        for identity, by_rater in by_item.items():
+            if not by_rater.keys() >= set(pair):
                 continue
             item = items[identity]
-            same = _agreement(item, said[pair[0]], said[pair[1]])
-            rest = [_agreement(item, a, b) for (n, a), (m, b) in combinations(said.items(), 2) if {n, m} != set(pair)]
+            same = _agreement(item, by_rater[pair[0]], by_rater[pair[1]])
+            rest = [
+                _agreement(item, a, b) for (n, a), (m, b) in combinations(by_rater.items(), 2) if {n, m} != set(pair)
+            ]
             own.append(same)
             excess += [same - sum(rest) / len(rest)] if rest else []
-        if len(own) >= FEW and (found := _paired(excess)) is not None:
-            tests.append((pair, {**found, "agreement": sum(own) / len(own)}))
+        if len(own) >= FEW and (excess_test := _paired(excess)) is not None:
+            tests.append((pair, {**excess_test, "agreement": sum(own) / len(own)}))
     _adjust([test for _, test in tests])
     worst: dict[str, dict[str, Any]] = {}
     for pair, test in tests:
@@ -209,11 +211,11 @@ def _above(rows: Sequence[_Row], chance: float | None) -> float | None:
     """One-sided p-value of agreement at chance against agreement above it."""
     if chance is None or len(rows) < 2:
         return None
-    found = _paired([row.own - chance for row in rows])
-    if found is None:
+    test = _paired([row.own - chance for row in rows])
+    if test is None:
         return None
-    two_sided = found["p_value"]
-    return two_sided / 2 if found["value"] > 0 else 1 - two_sided / 2
+    two_sided = test["p_value"]
+    return two_sided / 2 if test["value"] > 0 else 1 - two_sided / 2
 
 
 def _paired(differences: Sequence[float]) -> dict[str, Any] | None:

@@ -104,14 +104,14 @@ def _table(items: dict[str, Item], ratings: Sequence[Rating]) -> Any:
     fewer than two raters."""
     import numpy as np
 
-    said = [(r, _number(items[r.item_id], r)) for r in ratings]
-    said = [(rating, value) for rating, value in said if value is not None]
-    names, ids = sorted({r.rater for r, _ in said}), sorted({r.item_id for r, _ in said})
+    cells = [(r, _number(items[r.item_id], r)) for r in ratings]
+    cells = [(rating, value) for rating, value in cells if value is not None]
+    names, ids = sorted({r.rater for r, _ in cells}), sorted({r.item_id for r, _ in cells})
     if len(names) < 2 or not ids:
         return None
     column, row = {n: j for j, n in enumerate(names)}, {i: k for k, i in enumerate(ids)}
     table = np.full((len(ids), len(names)), np.nan)
-    for rating, value in said:
+    for rating, value in cells:
         table[row[rating.item_id], column[rating.rater]] = value
     return table
 
@@ -238,9 +238,9 @@ def _weighted_agreement(rows: Sequence[data.LabelledRow]) -> dict[str, Any] | No
 
 
 def _of_pairs(pairs: data.Comparisons, people: PeopleLabeler) -> list[data.LabelledRow]:
-    said = people.label(pairs.rows)
-    rows = data.labelled(pairs, said)
-    joined = zip(rows, said, pairs.recorded, pairs.inputs, strict=True)
+    preferences = people.label(pairs.rows)
+    rows = data.labelled(pairs, preferences)
+    joined = zip(rows, preferences, pairs.recorded, pairs.inputs, strict=True)
     return [
         row.model_copy(
             update={
@@ -287,9 +287,9 @@ def _of_rankings(items: Sequence[Item], people: PeopleLabeler) -> list[data.Labe
         for item in items
         for i, j in combinations(range(len(item.answers)), 2)
     ]
-    said: list[Preference] = people.label(pairs)
-    rows = data.labelled(pairs, said)
-    return [row.model_copy(update={"human_p_first": p.p_first}) for row, p in zip(rows, said, strict=True)]
+    preferences: list[Preference] = people.label(pairs)
+    rows = data.labelled(pairs, preferences)
+    return [row.model_copy(update={"human_p_first": p.p_first}) for row, p in zip(rows, preferences, strict=True)]
 
 
 def _write_scores(path: Path, task: Task, ratings: Sequence[Rating]) -> tuple[int, dict[str, Any]]:
@@ -303,10 +303,10 @@ def _write_scores(path: Path, task: Task, ratings: Sequence[Rating]) -> tuple[in
             values[rating.item_id].append(rating.value)
     rows, by_source = [], defaultdict(list)
     for prompt, completion, cells in zip(answers.prompts, answers.rows, answers.inputs, strict=True):
-        said = values.get(item_id(prompt.id, [text_id(completion.text)], scale))
-        if said:
-            mean = sum(said) / len(said)
-            rows.append({**cells, f"human_{scale.asks}": mean, "human_raters": len(said)})
+        scores = values.get(item_id(prompt.id, [text_id(completion.text)], scale))
+        if scores:
+            mean = sum(scores) / len(scores)
+            rows.append({**cells, f"human_{scale.asks}": mean, "human_raters": len(scores)})
             by_source[completion.source].append((prompt.id, mean))
     data.write_rows(path, rows)
     return len(rows), {source: _mean(pairs, scale.is_yes_no) for source, pairs in sorted(by_source.items())}

@@ -74,8 +74,8 @@ class RatingStore:
         """The rater with this token; None where it is nobody's."""
         if not token:
             return None
-        found = self._read("SELECT name FROM raters WHERE token_sha256 = ?", _digest(token))
-        return found[0][0] if found else None
+        rows = self._read("SELECT name FROM raters WHERE token_sha256 = ?", _digest(token))
+        return rows[0][0] if rows else None
 
     def add(self, rating: Rating) -> bool:
         """Store a rating; False where this rater has one of this item and revision already (the first one stays)."""

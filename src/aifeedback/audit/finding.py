@@ -97,7 +97,7 @@ class ProbeInput:
     labeler: Labeler
     comparisons: Sequence[Comparison]
     human: Sequence[float | None]
-    said: Sequence[Preference]
+    preferences: Sequence[Preference]
     n: int = 400
     """Pairs per probe that changes texts."""
     seed: int = 0
@@ -112,11 +112,11 @@ class ProbeInput:
 
     @cached_property
     def p_first(self) -> list[float | None]:
-        return [preference.p_first for preference in self.said]
+        return [preference.p_first for preference in self.preferences]
 
     @property
     def unreadable(self) -> int:
-        return sum(preference.p_first is None for preference in self.said)
+        return sum(preference.p_first is None for preference in self.preferences)
 
     def prompts(self, indices: Sequence[int] | None = None) -> Sequence[str] | None:
         """Prompt ids of the pairs (all of them by default) where some share a prompt: such pairs are not independent."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aifeedback.audit.finding import Finding, ProbeInput, settle
-from aifeedback.audit.prefetch import Answered, Noted, asked
+from aifeedback.audit.prefetch import Answered, Noted, new_questions
 from aifeedback.audit.probes import PROBES
 from aifeedback.audit.probes.labels import refusal
 from aifeedback.errors import InputError
@@ -47,8 +47,8 @@ class JudgeAudit:
     def alarms(self) -> list[Finding]:
         """Findings that a test or a threshold calls bad or worth watching, the worst first."""
         order = {"bad": 0, "watch": 1}
-        found = [f for f in self.findings if f.level in order]
-        return sorted(found, key=lambda f: (order[f.level], math.inf if math.isnan(f.p_adjusted) else f.p_adjusted))
+        alarms = [f for f in self.findings if f.level in order]
+        return sorted(alarms, key=lambda f: (order[f.level], math.inf if math.isnan(f.p_adjusted) else f.p_adjusted))
 
     def as_dict(self) -> dict[str, Any]:
         names = ("judge", "pairs", "unreadable", "asked", "new_calls", "seconds", "who", "verdicts")
@@ -89,15 +89,15 @@ def audit_judge(
     if not comparisons:
         raise InputError("there are no pairs to audit the judge on", key="comparisons")
     started = time.perf_counter()
-    before = asked(labeler), asked(again) if again is not None else 0
-    said = list(labeler.label(comparisons))
+    before = new_questions(labeler), new_questions(again) if again is not None else 0
+    preferences = list(labeler.label(comparisons))
     if fresh:
-        _require_new(labeler, before[0], comparisons, said)
+        _require_new(labeler, before[0], comparisons, preferences)
     inputs = ProbeInput(
         labeler=labeler,
         comparisons=comparisons,
         human=list(human) if human is not None else [None] * len(comparisons),
-        said=said,
+        preferences=preferences,
         n=n,
         seed=seed,
         family=family,
@@ -118,7 +118,7 @@ def audit_judge(
         raise InputError(
             "the second answers come from a journal", key="again", fix="give a labeler with an empty journal"
         )
-    counts = asked(labeler), asked(again) if again is not None else 0
+    counts = new_questions(labeler), new_questions(again) if again is not None else 0
     return JudgeAudit(
         judge=labeler.name,
         findings=tuple(settle(findings)),
@@ -133,13 +133,15 @@ def audit_judge(
 
 
 def _require_new(
-    labeler: Labeler, before: int | None, comparisons: Sequence[Comparison], said: Sequence[Preference]
+    labeler: Labeler, before: int | None, comparisons: Sequence[Comparison], preferences: Sequence[Preference]
 ) -> None:
     """Raises InputError where fewer questions reached the model than there are pairs with a verdict."""
-    after = asked(labeler)
+    after = new_questions(labeler)
     if before is None or after is None:
         return
-    least = len({c.id for c, preference in zip(comparisons, said, strict=True) if preference.p_first is not None})
+    least = len(
+        {c.id for c, preference in zip(comparisons, preferences, strict=True) if preference.p_first is not None}
+    )
     if after - before < least:
         raise InputError(
             f"at least {least - (after - before)} of {least} verdicts were remembered, not asked for",

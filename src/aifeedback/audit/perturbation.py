@@ -92,27 +92,29 @@ def appended(options: Sequence[str], seed: int, *, before: bool = False) -> Edit
 
 
 def mark_finding(
-    inputs: ProbeInput, probe: str, *, group: Group, title: str, told: str, mark: Edit, control: Edit
+    inputs: ProbeInput, probe: str, *, group: Group, title: str, phrase: str, mark: Edit, control: Edit
 ) -> Finding:
-    """Asks both versions of the drawn pairs and reports the effect; ``told`` completes 'a response …'."""
-    asked = inputs.once(probe, lambda: contrast([inputs.comparisons[i] for i in inputs.drawn()], mark, control))
-    return effect(inputs, asked, probe, group=group, title=title, told=told)
+    """Asks both versions of the drawn pairs and reports the effect; ``phrase`` completes 'a response …'."""
+    versions = inputs.once(probe, lambda: contrast([inputs.comparisons[i] for i in inputs.drawn()], mark, control))
+    return effect(inputs, versions, probe, group=group, title=title, phrase=phrase)
 
 
-def effect(inputs: ProbeInput, asked: Contrast, probe: str, *, group: Group, title: str, told: str) -> Finding:
+def effect(inputs: ProbeInput, versions: Contrast, probe: str, *, group: Group, title: str, phrase: str) -> Finding:
     """The effect of a contrast as a finding: estimate, interval and test over prompts."""
     from aifeedback.metrics import compare_win_rates
 
-    n = len(asked.favours_first)
+    n = len(versions.favours_first)
     # side by side, so that a judge which computes shared text once reads each prompt once
-    said = inputs.ask([c for both in zip(asked.favours_first, asked.favours_second, strict=True) for c in both])
-    one, other = said[::2], said[1::2]
+    preferences = inputs.ask(
+        [c for both in zip(versions.favours_first, versions.favours_second, strict=True) for c in both]
+    )
+    one, other = preferences[::2], preferences[1::2]
     known = [a.p_first is not None and b.p_first is not None for a, b in zip(one, other, strict=True)]
-    unreadable = sum(p.p_first is None for p in said)
+    unreadable = sum(p.p_first is None for p in preferences)
     if sum(known) < 2:
-        return unmeasured(probe, group, title, _why(said), unreadable=unreadable)
+        return unmeasured(probe, group, title, _why(preferences), unreadable=unreadable)
     difference = compare_win_rates(
-        [a.p_first for a in one], [b.p_first for b in other], prompts=prompt_ids(asked.favours_first)
+        [a.p_first for a in one], [b.p_first for b in other], prompts=prompt_ids(versions.favours_first)
     )
     ends = f"{signed(50 * difference.low)} to {signed(50 * difference.high)}"
     points = signed(50 * difference.value)
@@ -124,13 +126,13 @@ def effect(inputs: ProbeInput, asked: Contrast, probe: str, *, group: Group, tit
         probe=probe,
         group=group,
         title=title,
-        sentence=f"A response {told} {verb} {points[1:]} points of win rate ({ends}).",
+        sentence=f"A response {phrase} {verb} {points[1:]} points of win rate ({ends}).",
         unit="points",
         ideal=0.0,
         p_value=difference.p_value,
         unreadable=unreadable,
         calls=2 * n,
-        examples=_examples(asked, one, other),
+        examples=_examples(versions, one, other),
         details={"verdict follows the mark": flips / sum(known)},
     )
 
@@ -140,15 +142,15 @@ def _flips(one: Preference, other: Preference) -> bool:
     return one.p_first is not None and other.p_first is not None and one.p_first > 0.5 > other.p_first
 
 
-def _why(said: Sequence[Preference]) -> str:
-    problems = {str(p.problem) for p in said if p.problem is not None}
+def _why(preferences: Sequence[Preference]) -> str:
+    problems = {str(p.problem) for p in preferences if p.problem is not None}
     if problems == {"missing"}:
         return "recorded verdicts cannot be asked about changed texts"
     return "no verdict could be read" + (f" ({', '.join(sorted(problems))})" if problems else "")
 
 
 def _examples(
-    asked: Contrast, one: Sequence[Preference], other: Sequence[Preference], most: int = 3
+    versions: Contrast, one: Sequence[Preference], other: Sequence[Preference], most: int = 3
 ) -> tuple[dict[str, Any], ...]:
     """The pairs that the mark moved most, by what can be seen at two digits."""
     rows = [
@@ -156,12 +158,12 @@ def _examples(
         for i, (a, b) in enumerate(zip(one, other, strict=True))
         if a.p_first is not None and b.p_first is not None and abs(a.p_first - b.p_first) >= VISIBLE
     ]
-    rows.sort(key=lambda row: (-row[0], asked.favours_first[row[1]].id))
+    rows.sort(key=lambda row: (-row[0], versions.favours_first[row[1]].id))
     return tuple(
         {
-            "prompt": asked.favours_first[i].prompt.text,
-            "first marked": asked.favours_first[i].first.text,
-            "second plain": asked.favours_first[i].second.text,
+            "prompt": versions.favours_first[i].prompt.text,
+            "first marked": versions.favours_first[i].first.text,
+            "second plain": versions.favours_first[i].second.text,
             "P(first) when the first is marked": one[i].p_first,
             "P(first) when the second is marked": other[i].p_first,
         }

@@ -23,10 +23,10 @@ CHUNK = 4096
 """Comparisons per call of the labeler: one long list, and still a bar that moves."""
 
 
-def asked(labeler: Labeler) -> int | None:
+def new_questions(labeler: Labeler) -> int | None:
     """Questions that ``labeler`` has put to its model, without those that a journal or a file of recorded verdicts
     answered; None for a labeler that does not count, because it remembers nothing."""
-    return getattr(labeler, "asked", None)
+    return getattr(labeler, "new_questions", None)
 
 
 @dataclass
@@ -73,11 +73,11 @@ class Answered:
         return self._labeler.name
 
     @property
-    def asked(self) -> int | None:
+    def new_questions(self) -> int | None:
         """As the labeler's own: questions put to the model, without those that a journal answered."""
-        return asked(self._labeler)
+        return new_questions(self._labeler)
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         missing = [c for c in comparisons if c.id not in self._known]
-        said = iter(self._labeler.label(missing) if missing else [])
-        return [self._known[c.id] if c.id in self._known else next(said) for c in comparisons]
+        answers = iter(self._labeler.label(missing) if missing else [])
+        return [self._known[c.id] if c.id in self._known else next(answers) for c in comparisons]

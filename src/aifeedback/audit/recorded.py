@@ -20,7 +20,7 @@ class Recorded:
         self.name = name
         self._known = {preference.comparison_id: preference for preference in preferences}
 
-    asked = 0
+    new_questions = 0
     """Questions put to a model: none, every answer is remembered."""
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
@@ -35,7 +35,7 @@ class Recorded:
     @classmethod
     def of_rows(cls, rows: Sequence[LabelledRow], name: str | None = None) -> Recorded:
         """From a labelled file; the judge's name is that of the rows."""
-        said = [
+        preferences = [
             Preference(
                 comparison_id=row.comparison.id,
                 source=row.judge,
@@ -45,19 +45,19 @@ class Recorded:
             )
             for row in rows
         ]
-        return cls(name or (rows[0].judge if rows else "recorded"), said)
+        return cls(name or (rows[0].judge if rows else "recorded"), preferences)
 
     @classmethod
     def of_file(cls, read: Comparisons, name: str = "recorded") -> Recorded:
         """From a comparisons file that carries a model's verdicts: AlpacaEval annotations, LLMBar results."""
-        said = []
+        preferences = []
         for comparison, row, verdict in zip(read.rows, read.inputs, read.recorded, strict=True):
             both = _both_orders(row)
             if both is not None:
-                said.append(_of_orders(comparison, name, *both))
+                preferences.append(_of_orders(comparison, name, *both))
             elif verdict is not None:
-                said.append(Preference(comparison_id=comparison.id, source=verdict[1], p_first=verdict[0]))
-        return cls(name, said)
+                preferences.append(Preference(comparison_id=comparison.id, source=verdict[1], p_first=verdict[0]))
+        return cls(name, preferences)
 
 
 def _both_orders(row: Mapping[str, Any]) -> tuple[float | None, float | None] | None:

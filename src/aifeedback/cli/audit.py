@@ -42,24 +42,24 @@ def verify(
 
     if not runs:
         raise FileError("no run given", fix="aifeedback audit verify RUN, for example runs/demo")
-    links = [link for given in heads or () for link in read_heads(given)]
+    links = [link for source in heads or () for link in read_heads(source)]
     noted, faults = {}, []
     for run in runs:
-        found = verify(Path(run), links)
-        noted |= {name: head._asdict() for name, head in found.heads.items()}
-        faults += found.faults
-        mark, unchanged = ("", "") if found.faults else ("[green]✓[/] ", ", unchanged since they were written")
-        for name, head in found.heads.items():
-            rows = f"{found.calls[name]:,} calls" if name in found.calls else f"{head.rows:,} ratings"
+        check = verify(Path(run), links)
+        noted |= {name: head._asdict() for name, head in check.heads.items()}
+        faults += check.faults
+        mark, unchanged = ("", "") if check.faults else ("[green]✓[/] ", ", unchanged since they were written")
+        for name, head in check.heads.items():
+            rows = f"{check.calls[name]:,} calls" if name in check.calls else f"{head.rows:,} ratings"
             console.print(f"{mark}{name}: {rows}{unchanged}; head {head.link}", highlight=False, soft_wrap=True)
-        if len(found.calls) > 1:
-            console.print(f"{run}: {sum(found.calls.values()):,} calls in {len(found.calls)} journals")
-        for folder in found.unsealed:
+        if len(check.calls) > 1:
+            console.print(f"{run}: {sum(check.calls.values()):,} calls in {len(check.calls)} journals")
+        for folder in check.unsealed:
             console.print(f"[yellow]![/] {folder}: no digests recorded, so its files were not checked", soft_wrap=True)
-        for fault in found.faults:
+        for fault in check.faults:
             console.print(f"[red]✗[/] {escape(fault)}", highlight=False, soft_wrap=True)
-        if not found.faults:
-            console.print(f"[green]✓[/] {run}: {found.files:,} files are as they were written",
+        if not check.faults:
+            console.print(f"[green]✓[/] {run}: {check.files:,} files are as they were written",
                           highlight=False, soft_wrap=True)  # fmt: skip
     if json_file:
         write_json(json_file, noted)
@@ -81,8 +81,8 @@ def diff(
     from aifeedback.errors import GateClosed
     from aifeedback.storage import write_json
 
-    found = diff_files(old, new)
-    for one in found:
+    diffs = diff_files(old, new)
+    for one in diffs:
         rows = [
             (
                 f"{'[yellow]![/]' if change.is_changed else ' '} {change.probe}",
@@ -99,8 +99,8 @@ def diff(
             console.print(f"[dim]measured in one of them only: {', '.join(one.missing)}[/]")
         console.print(f"{'[yellow]![/]' if one.is_changed else '[green]✓[/]'} {escape(one.sentence)}", soft_wrap=True)
     if json_file:
-        write_json(json_file, {"judges": [one.as_dict() for one in found]})
-    if fail_on and (moved := [one.after for one in found if one.is_changed]):
+        write_json(json_file, {"judges": [one.as_dict() for one in diffs]})
+    if fail_on and (moved := [one.after for one in diffs if one.is_changed]):
         raise GateClosed(f"gate closed (--fail-on changed): {', '.join(moved)}")
 
 

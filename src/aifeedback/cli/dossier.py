@@ -90,9 +90,11 @@ def check(folder: Folder, json_file: Json = None) -> None:
         console.print("[bold]Questions to send back[/]")
         for question in back:
             console.print(f"  - {question}", markup=False, soft_wrap=True)
-    if asked := [row.asks for row in results.rows if row.level == "open" and row.sentence == "Nobody has answered."]:
+    if questions := [
+        row.asks for row in results.rows if row.level == "open" and row.sentence == "Nobody has answered."
+    ]:
         console.print("[bold]Questions that no file answers[/]")
-        for question in asked:
+        for question in questions:
             console.print(f"  - {question}", markup=False, soft_wrap=True)
     console.print(summary(results), markup=False, soft_wrap=True)
     if json_file:

@@ -231,21 +231,21 @@ def import_ratings(
     from aifeedback.errors import FileError
 
     items = read_task(data, scale=_scale(ask, scale, None)).items
-    found = read(file, items, form=form, columns=columns(column))
-    for reason, count in found.skipped.items():
+    export = read(file, items, form=form, columns=columns(column))
+    for reason, count in export.skipped.items():
         console.print(f"[yellow]![/] {count:,} × {reason}", highlight=False)
-    if found.unknown:
-        console.print(f"not used: {', '.join(found.unknown)}", markup=False)
-    if not found.ratings:
-        raise FileError(f"none of its {found.rows:,} verdicts can be used", file=file, fix="see the reasons above")
+    if export.unknown:
+        console.print(f"not used: {', '.join(export.unknown)}", markup=False)
+    if not export.ratings:
+        raise FileError(f"none of its {export.rows:,} verdicts can be used", file=file, fix="see the reasons above")
     store = RatingStore(Path(out) / "ratings.sqlite")
     try:
-        added = sum(store.add(rating) for rating in found.ratings)
+        added = sum(store.add(rating) for rating in export.ratings)
     finally:
         store.close()
-    known = len(found.ratings) - added
+    known = len(export.ratings) - added
     console.print(
-        f"→ [bold]{out}[/]: {added:,} of {found.rows:,} ratings added"
+        f"→ [bold]{out}[/]: {added:,} of {export.rows:,} ratings added"
         + (f", {known:,} were there already" if known else "")
         + f"; next: aifeedback rate {data} -o {out} --export",
         soft_wrap=True,

@@ -214,10 +214,10 @@ def _installed() -> tuple[Shape, ...]:
 
 
 def _outside(name: str) -> Shape:
-    found = extensions.find(FORMATS, name)
-    if not isinstance(found, Shape):
+    shape = extensions.find(FORMATS, name)
+    if not isinstance(shape, Shape):
         raise InputError(f"'{name}' is not a format", fix="name a Shape (aifeedback.data.formats)")
-    return found
+    return shape
 
 
 def number(row: Mapping[str, Any], key: str) -> float | None:
@@ -228,12 +228,12 @@ def number(row: Mapping[str, Any], key: str) -> float | None:
     if isinstance(value, bool):
         raise RowFault(f"should be a number, is {kind_of(value)}", key)
     try:
-        found = float(value)  # type: ignore[arg-type]
+        as_float = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise RowFault(f"should be a number, is {str(value)[:40]!r}", key) from None
-    if not math.isfinite(found):
+    if not math.isfinite(as_float):
         raise RowFault("should be a finite number", key)
-    return found
+    return as_float
 
 
 def _verdict(p_first: float | None, by: str = HUMAN) -> tuple[float | None, str | None]:
@@ -254,10 +254,10 @@ def _chosen(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
         better, worse = side(cells, "chosen", prompt), side(cells, "rejected", prompt)
         if prompt is None and isinstance(better, str) and isinstance(worse, str):
             shared, first, second = split_plain(better, worse)
-            found = PromptCell(shared, row_tags(row))
+            prompt_cell = PromptCell(shared, row_tags(row))
         else:
-            found, first, second = of_two_sides(prompt, better, worse, ("chosen", "rejected"), cells)
-        yield Pair(found, first, second, *verdict, sources, shuffled=True)  # type: ignore[arg-type]
+            prompt_cell, first, second = of_two_sides(prompt, better, worse, ("chosen", "rejected"), cells)
+        yield Pair(prompt_cell, first, second, *verdict, sources, shuffled=True)  # type: ignore[arg-type]
 
 
 def _alternatives(row: Mapping[str, Any], key: str) -> Sequence[Any]:
@@ -334,36 +334,36 @@ def _named_verdict(
 
     Raises RowFault where two columns contradict each other.
     """
-    found: dict[str, float] = {}
+    verdicts: dict[str, float] = {}
     for key in LABELS:
         if is_blank(row.get(key)):
             continue
         try:
             verdict = read_verdict(row[key], key, indices)
         except RowFault:
-            if not found:
+            if not verdicts:
                 raise
             continue
         if verdict is not None:
-            found[key] = verdict
+            verdicts[key] = verdict
     for key in _FURTHER_LABELS:
         value = row.get(key)
         if not isinstance(value, str) or is_blank(value):
             continue
         texts = [str(row.get(response)).strip() for response in responses]
         if value.strip() in texts and texts[0] != texts[1]:
-            found[key] = float(value.strip() == texts[0])
+            verdicts[key] = float(value.strip() == texts[0])
             continue
         try:
             verdict = read_verdict(value, key)
         except RowFault:
             continue
         if verdict is not None:
-            found[key] = verdict
-    first = next(iter(found), None)
-    if other := next((key for key in found if first and found[key] != found[first]), None):
+            verdicts[key] = verdict
+    first = next(iter(verdicts), None)
+    if other := next((key for key in verdicts if first and verdicts[key] != verdicts[first]), None):
         raise RowFault(f"contradicts '{first}'", other)
-    return found[first] if first else None
+    return verdicts[first] if first else None
 
 
 def _is_settled(row: Mapping[str, Any]) -> bool:
@@ -493,8 +493,8 @@ def _winner(row: Mapping[str, Any]) -> float | None:
 
 def _annotators(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """PandaLM: three people per pair; p_first is the mean of their votes, a tie counting half."""
-    said = [read_verdict(row[key], key, TIE_OR_NUMBER) for key in sorted(row) if key.startswith("annotator")]
-    votes = [vote for vote in said if vote is not None]
+    verdicts = [read_verdict(row[key], key, TIE_OR_NUMBER) for key in sorted(row) if key.startswith("annotator")]
+    votes = [vote for vote in verdicts if vote is not None]
     one, _, other = name_in(row, "cmp_key", "data_data").partition("_")
     prompt = PromptCell(_instruction(row), row_tags(row))
     verdict = _verdict(sum(votes) / len(votes) if votes else None)
@@ -581,10 +581,10 @@ def _rating(completion: Mapping[str, Any], key: str) -> float | None:
     if value is None:
         value = ((completion.get("annotations") or {}).get(key) or {}).get("Rating")
     try:
-        found = float(value)  # type: ignore[arg-type]
+        rating = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) else None
+    return rating if math.isfinite(rating) else None
 
 
 def _references(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:

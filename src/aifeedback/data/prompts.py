@@ -223,14 +223,14 @@ def _prompt_cell(values: Mapping[str, Any]) -> PromptCell:
     """The prompt of a row, with the parts of it that have columns of their own. Raises RowFault."""
     if _is_pair_of_dialogues(values) and (whole := prompt_of(values)) is not None:
         return whole  # the dialogues may hold turns that the prompt's own column lacks
-    found, own = _named_prompt(values)
-    if found is None:
+    cell, own = _named_prompt(values)
+    if cell is None:
         if (whole := prompt_of(values)) is not None:
             return whole
         raise RowFault("is missing", "prompt")
-    found = with_context(values, found, own)
-    require_used(values, found, own)
-    return found
+    cell = with_context(values, cell, own)
+    require_used(values, cell, own)
+    return cell
 
 
 def _is_pair_of_dialogues(values: Mapping[str, Any]) -> bool:
@@ -242,10 +242,10 @@ def _named_prompt(values: Mapping[str, Any]) -> tuple[PromptCell | None, tuple[s
     """The prompt under one of its usual names and the columns it was read from; None if there is none of them."""
     dialogue = next((c for c in DIALOGUE_COLUMNS if is_messages(values.get(c))), None)
     if dialogue:
-        found = _up_to_the_last_request(values, dialogue)
-        if not is_blank(values.get("prompt")) and not holds(found.messages, need_prompt(values, "prompt").messages):
+        cell = _up_to_the_last_request(values, dialogue)
+        if not is_blank(values.get("prompt")) and not holds(cell.messages, need_prompt(values, "prompt").messages):
             raise RowFault("is a dialogue that does not contain the prompt", dialogue)
-        return found, (dialogue,)
+        return cell, (dialogue,)
     if "messages" in values and isinstance(values["messages"], (list, tuple)):
         raise RowFault("should be a list of messages with role and content", "messages")
     if isinstance(values.get("turns"), list) and values["turns"]:
@@ -290,12 +290,12 @@ def _completion(row: Row) -> tuple[Prompt, str]:
             raise RowFault("should be a list of messages with role and content", column)
     value = values[column]
     is_whole = column in DIALOGUE_COLUMNS or (is_transcript(value) and is_missing(values.get("prompt")))
-    asked = request(values, dialogues=()) if is_whole else _request_of(values)
-    response = side(values, column, asked, empty_is_fine=True)
-    dialogue, text = in_dialogue(asked, response, column)
+    cell = request(values, dialogues=()) if is_whole else _request_of(values)
+    response = side(values, column, cell, empty_is_fine=True)
+    dialogue, text = in_dialogue(cell, response, column)
     if not dialogue:
         raise RowFault("is missing", "prompt")
-    prompt = placed(asked, dialogue, not isinstance(response, str), values)
+    prompt = placed(cell, dialogue, not isinstance(response, str), values)
     own = (column,) if is_whole else ()
     prompt = with_context(values, prompt, own)
     require_used(values, prompt, own, (text,))
@@ -304,9 +304,9 @@ def _completion(row: Row) -> tuple[Prompt, str]:
 
 def _request_of(values: Mapping[str, Any]) -> PromptCell:
     """What a response column answers. Raises RowFault."""
-    found, _ = _named_prompt(values)
-    if found is None:
-        found = prompt_of(values)
-    if found is None:
+    cell, _ = _named_prompt(values)
+    if cell is None:
+        cell = prompt_of(values)
+    if cell is None:
         raise RowFault("is missing", "prompt")
-    return found
+    return cell

@@ -399,11 +399,11 @@ class _DuplicateKey(ValueError):
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys are all different: of two equal ones nobody knows which counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         raise _DuplicateKey(f"two values for the key '{next(key for key in keys if keys.count(key) > 1)[:40]}'")
-    return found
+    return record
 
 
 def _lines(text: str) -> Iterator[Row]:

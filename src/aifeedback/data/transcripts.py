@@ -154,18 +154,18 @@ def _content(value: Any, key: str) -> str:
 
 def row_tags(row: Mapping[str, Any]) -> dict[str, str]:
     """What is known about a prompt beside its text: the ``tags`` column, and columns of well-known names."""
-    given = row.get("tags")
-    if isinstance(given, str) and given.startswith("{"):
+    cell = row.get("tags")
+    if isinstance(cell, str) and cell.startswith("{"):
         try:
-            given = json.loads(given)
+            cell = json.loads(cell)
         except ValueError:
-            given = None
+            cell = None
     tags: dict[str, str] = {}
     if not _TAG_NAMES.isdisjoint(row):
         named = [name for name in TAG_COLUMNS if name in row]
         tags = {name: str(row[name]) for name in named if isinstance(row[name], (str, int)) and row[name] != ""}
-    if isinstance(given, Mapping):
-        tags.update({str(k): str(v) for k, v in given.items() if v is not None})
+    if isinstance(cell, Mapping):
+        tags.update({str(k): str(v) for k, v in cell.items() if v is not None})
     return tags
 
 

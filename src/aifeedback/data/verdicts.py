@@ -41,15 +41,15 @@ def _p_good(row: Mapping[str, Any], path: str | Path, number: int) -> float | No
     name = next((name for name in ("p_good", "label", "value") if not is_missing(row.get(name))), None)
     if name is None:
         return None
-    found = row[name]
+    value = row[name]
     if name == "label":
-        p_good = WORDS.get(str(found).strip().lower().removesuffix(".0"))
+        p_good = WORDS.get(str(value).strip().lower().removesuffix(".0"))
     else:
         try:
-            p_good = float(found) if name == "p_good" else (float(found) + 1.0) / 2.0
+            p_good = float(value) if name == "p_good" else (float(value) + 1.0) / 2.0
         except (TypeError, ValueError):
             p_good = None
     if p_good is None or not 0.0 <= p_good <= 1.0:
         meant = {"label": "true or false", "p_good": "a probability in [0, 1]", "value": "a score in [−1, 1]"}[name]
-        raise FileError(f"{found!r} is not {meant}", file=path, key=name, fix=f"correct usable row {number}")
+        raise FileError(f"{value!r} is not {meant}", file=path, key=name, fix=f"correct usable row {number}")
     return p_good

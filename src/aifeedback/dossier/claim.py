@@ -13,7 +13,7 @@ from aifeedback.storage import read_yaml_mapping
 
 if TYPE_CHECKING:
     from aifeedback.dossier.evidence import Evidence
-    from aifeedback.dossier.outcome import Found
+    from aifeedback.dossier.outcome import Outcome
 
 
 class Share(Config):
@@ -112,18 +112,18 @@ def row(claim: Claim, field: str, evidence: Evidence) -> Row:
     value = getattr(claim, field)
     missing = _missing(field, value)
     ours, file = _measured(field, evidence)
-    given = "" if value is None else _shown(value)
+    stated = "" if value is None else _shown(value)
     if ours is None:
         if missing:
-            return Row(field, "missing", given, "", f"{QUESTIONS[field]}{f' ({missing})' if given else ''}")
-        return Row(field, "given", given, "", "")
+            return Row(field, "missing", stated, "", f"{QUESTIONS[field]}{f' ({missing})' if stated else ''}")
+        return Row(field, "given", stated, "", "")
     checked = f"{_shown_share(ours)} ({file})"
     if isinstance(value, Share) and value.value is not None and _excludes(ours, value):
         question = (
             f"You state {_shown_share(value.model_dump())}; we measured {_shown_share(ours)}. What explains this?"
         )
-        return Row(field, "contradicted", given, checked, question)
-    return Row(field, "checked by us", given, checked, "" if not missing else QUESTIONS[field])
+        return Row(field, "contradicted", stated, checked, question)
+    return Row(field, "checked by us", stated, checked, "" if not missing else QUESTIONS[field])
 
 
 def _missing(field: str, value: Any) -> str:
@@ -144,23 +144,23 @@ def _measured(field: str, evidence: Evidence) -> tuple[dict[str, Any] | None, st
     """Our own figure for a field, and its file."""
     if field == "agreement":
         for piece in evidence.of("audit"):
-            found = next((one for one in piece.data["findings"] if one["probe"] == "agreement"), None)
-            if found and found["value"] is not None:
-                return dict(found), str(piece.path)
+            estimate = next((one for one in piece.data["findings"] if one["probe"] == "agreement"), None)
+            if estimate and estimate["value"] is not None:
+                return dict(estimate), str(piece.path)
     for piece in evidence.of("compare"):
         others = {name: row for name, row in piece.data["policies"].items() if name != piece.data["reference"]}
         if field == "win_rate" and len(others) == 1:
-            found = next(iter(others.values())).get("win_rate")
-            if found and found.get("value") is not None:
-                return dict(found), str(piece.path)
+            estimate = next(iter(others.values())).get("win_rate")
+            if estimate and estimate.get("value") is not None:
+                return dict(estimate), str(piece.path)
     if field == "harmless":
         for piece in (*evidence.of("compare"), *evidence.of("safety")):
             safety = piece.data.get("safety") or {"policies": {}}
             others = {name: of for name, of in safety["policies"].items() if name != safety.get("reference")}
             if len(others) == 1:
-                found = (next(iter(others.values())).get(safety["judge"]) or {}).get("harmless_all")
-                if found and found.get("value") is not None:
-                    return dict(found), str(piece.path)
+                estimate = (next(iter(others.values())).get(safety["judge"]) or {}).get("harmless_all")
+                if estimate and estimate.get("value") is not None:
+                    return dict(estimate), str(piece.path)
     return None, ""
 
 
@@ -181,25 +181,25 @@ def _shown(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else str(value)
 
 
-def _shown_share(found: dict[str, Any]) -> str:
-    if found.get("value") is None:
+def _shown_share(estimate: dict[str, Any]) -> str:
+    if estimate.get("value") is None:
         return ""
-    low, high, n = found.get("low"), found.get("high"), found.get("n")
+    low, high, n = estimate.get("low"), estimate.get("high"), estimate.get("n")
     ends = "" if low is None or high is None else f", 95 % CI {100 * low:.0f}–{100 * high:.0f} %"
-    return f"{100 * found['value']:.0f} %{ends}{'' if n is None else f', n = {n:,}'}"
+    return f"{100 * estimate['value']:.0f} %{ends}{'' if n is None else f', n = {n:,}'}"
 
 
-def check_field(claim: Claim | None, field: str, evidence: Evidence) -> Found:
+def check_field(claim: Claim | None, field: str, evidence: Evidence) -> Outcome:
     """One field as a requirement."""
-    from aifeedback.dossier.outcome import Found
+    from aifeedback.dossier.outcome import Outcome
 
     if field not in QUESTIONS:
-        return Found("open", f"a claim has no field '{field}'; known: {', '.join(QUESTIONS)}.")
-    found = row(claim or Claim(), field, evidence)
-    if found.state == "contradicted":
-        return Found("broken", f"Claimed: {found.given}; measured by us: {found.checked}.", "claim.yaml")
-    if found.state == "checked by us":
-        return Found("met", f"Measured by us: {found.checked}{f'; claimed: {found.given}' if found.given else ''}.")
-    if found.state == "given":
-        return Found("unchecked", f"Given, not checked by us: {found.given.rstrip('.')}.", "claim.yaml")
-    return Found("open", f"Not given{f' in full: {found.given}' if found.given else ''}.", "claim.yaml")
+        return Outcome("open", f"a claim has no field '{field}'; known: {', '.join(QUESTIONS)}.")
+    entry = row(claim or Claim(), field, evidence)
+    if entry.state == "contradicted":
+        return Outcome("broken", f"Claimed: {entry.given}; measured by us: {entry.checked}.", "claim.yaml")
+    if entry.state == "checked by us":
+        return Outcome("met", f"Measured by us: {entry.checked}{f'; claimed: {entry.given}' if entry.given else ''}.")
+    if entry.state == "given":
+        return Outcome("unchecked", f"Given, not checked by us: {entry.given.rstrip('.')}.", "claim.yaml")
+    return Outcome("open", f"Not given{f' in full: {entry.given}' if entry.given else ''}.", "claim.yaml")

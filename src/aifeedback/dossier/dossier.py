@@ -163,8 +163,8 @@ class Dossier:
         if id_ not in known:
             raise RecipeError(f"no requirement has the id '{id_}'", key="--answer", fix=f"known: {', '.join(known)}")
         with self.locked():
-            given = Answer(text=text, by=by, at=now()[:10])
-            self.settings = self.settings.model_copy(update={"answers": {**self.settings.answers, id_: given}})
+            answer = Answer(text=text, by=by, at=now()[:10])
+            self.settings = self.settings.model_copy(update={"answers": {**self.settings.answers, id_: answer}})
             _write_yaml(self.folder / SETTINGS, self.settings.model_dump(mode="json"))
 
     # ---------------------------------------------------------------- checking
@@ -191,19 +191,19 @@ class Dossier:
         return "" if is_same else f"{self.settings.policy} is another model than the one the dossier was made for"
 
     def _checked(self, one: Requirement, state: State) -> Checked:
-        found = need_of(one.needs).check(state)
-        if found.level == "open" and state.answer is not None and found.sentence != "Nobody has answered.":
-            found = found._replace(sentence=f"{found.sentence} {state.answer.by}: {state.answer.text}")
-        level, waiver = found.level, ""
-        for given in self.settings.waivers:
-            if given.id != one.id or found.level in ("met", "unchecked"):
+        outcome = need_of(one.needs).check(state)
+        if outcome.level == "open" and state.answer is not None and outcome.sentence != "Nobody has answered.":
+            outcome = outcome._replace(sentence=f"{outcome.sentence} {state.answer.by}: {state.answer.text}")
+        level, waiver = outcome.level, ""
+        for exemption in self.settings.waivers:
+            if exemption.id != one.id or outcome.level in ("met", "unchecked"):
                 continue
-            if given.holds(state.now.date()):
-                level, waiver = "waived", f"waived by {given.by} until {given.until}: {given.reason}"
+            if exemption.holds(state.now.date()):
+                level, waiver = "waived", f"waived by {exemption.by} until {exemption.until}: {exemption.reason}"
             elif not waiver:
-                waiver = f"the waiver by {given.by} expired on {given.until}"
-        return Checked(id=one.id, question=one.question, asks=one.asks, level=level, sentence=found.sentence,
-                       file=found.file, waiver=waiver)  # fmt: skip
+                waiver = f"the waiver by {exemption.by} expired on {exemption.until}"
+        return Checked(id=one.id, question=one.question, asks=one.asks, level=level, sentence=outcome.sentence,
+                       file=outcome.file, waiver=waiver)  # fmt: skip
 
     def _state(self, rows: Sequence[Checked]) -> str:
         """Monitors go on, so that their digests are not part of it; what was found in them is."""
@@ -285,14 +285,14 @@ def _require_future(until: str) -> None:
 
 def _not_measured(evidence: sources.Evidence) -> list[str]:
     """Kinds of evidence that were not added, probes that an audit could not measure, policies that nobody assessed."""
-    found = [sentence for kind, sentence in NOT_ADDED.items() if not evidence.of(kind)]
+    sentences = [sentence for kind, sentence in NOT_ADDED.items() if not evidence.of(kind)]
     for piece in evidence.of("audit"):
         missing = [one for one in piece.data["findings"] if one["level"] in ("unknown", "uninformative")]
-        found += [f"{piece.data['judge']}: {one['title']}: {one['sentence']}" for one in missing]
+        sentences += [f"{piece.data['judge']}: {one['title']}: {one['sentence']}" for one in missing]
     for piece in evidence.of("compare"):
         if not piece.data.get("safety"):
-            found.append(f"{piece.path.parent.name}: harm and refusal of the policies were not assessed.")
-    return found
+            sentences.append(f"{piece.path.parent.name}: harm and refusal of the policies were not assessed.")
+    return sentences
 
 
 def _write_yaml(path: Path, values: Mapping[str, Any]) -> None:

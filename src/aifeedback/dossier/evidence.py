@@ -103,31 +103,31 @@ def read(path: Path) -> list[Piece]:
     """What a file or folder holds; nothing where no reader knows it."""
     if path.is_file():
         return _file(path)
-    found: list[Piece] = []
+    pieces: list[Piece] = []
     for folder in (path, *sorted(p for p in path.glob("stages/*") if p.is_dir())):
-        found += _folder(folder)
-    return found
+        pieces += _folder(folder)
+    return pieces
 
 
 def _folder(folder: Path) -> list[Piece]:
     at = str((read_json(folder / "command.json") or {}).get("at", ""))
     at = at or str((read_json(folder.parent.parent / "manifest.json") or {}).get("at", ""))
-    found = []
+    pieces = []
     if (folder / "monitor.yaml").is_file():
         return [Piece("monitor", folder / "monitor.yaml", folder)]
     if (folder / "audit.json").is_file():
         audits = (read_json(folder / "audit.json") or {}).get("judges", [])
-        found += [Piece("audit", folder / "audit.json", audit, at) for audit in audits]
+        pieces += [Piece("audit", folder / "audit.json", audit, at) for audit in audits]
     figures, file = _figures(folder)
     if "policies" in figures and "independence" in figures:
-        found.append(Piece("compare", file, figures, at))
+        pieces.append(Piece("compare", file, figures, at))
     elif "safety" in figures:
-        found.append(Piece("safety", file, figures, at))
+        pieces.append(Piece("safety", file, figures, at))
     if (folder / "ratings.jsonl").is_file() and (folder / "summary.json").is_file():
-        found.append(Piece("people", folder / "summary.json", read_json(folder / "summary.json"), at))
+        pieces.append(Piece("people", folder / "summary.json", read_json(folder / "summary.json"), at))
     if (folder / "training" / "feedback.json").is_file():
-        found.append(Piece("model", folder / "training" / "feedback.json", folder))
-    return found
+        pieces.append(Piece("model", folder / "training" / "feedback.json", folder))
+    return pieces
 
 
 def _figures(folder: Path) -> tuple[Mapping[str, Any], Path]:

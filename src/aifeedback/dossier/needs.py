@@ -18,8 +18,8 @@ from aifeedback.dossier.outcome import (
     NO_PEOPLE,
     NO_SAFETY,
     NO_STANDARD,
-    Found,
     Need,
+    Outcome,
     State,
     above,
     below,
@@ -32,9 +32,9 @@ from aifeedback.reports.wording import count
 Group = Literal["agreement", "decision", "bias", "consistency", "attack", "hacking", "refusal"]
 
 
-def need_of(given: Mapping[str, Any]) -> Need:
+def need_of(entry: Mapping[str, Any]) -> Need:
     """Raises ValueError for an unknown kind or wrong settings."""
-    (kind, settings), *_ = given.items()
+    (kind, settings), *_ = entry.items()
     if kind not in KINDS:
         raise ValueError(f"needs: unknown kind '{kind}'; known: {', '.join(KINDS)}")
     try:
@@ -54,7 +54,7 @@ class Agreement(Need):
     low: float = Field(ge=0.0, le=1.0)
     n: int = Field(default=100, ge=1)
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst(
             [
                 above(_finding(p.data, "agreement"), self.low, self.n, f"Agreement of {p.data['judge']} with people", str(p.path))
@@ -74,22 +74,24 @@ class AuditClean(Need):
     measured: tuple[str, ...] = ()
     """Probes that must have been measured."""
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst([self._of(piece) for piece in state.evidence.of("audit")], NO_AUDIT)
 
-    def _of(self, piece: Piece) -> Found:
+    def _of(self, piece: Piece) -> Outcome:
         name, file = piece.data["judge"], str(piece.path)
-        found = [one for one in piece.data["findings"] if one["group"] in self.groups]
-        faults = [one for one in found if one["level"] == "bad" or (self.allow == "none" and one["level"] == "watch")]
+        findings = [one for one in piece.data["findings"] if one["group"] in self.groups]
+        faults = [
+            one for one in findings if one["level"] == "bad" or (self.allow == "none" and one["level"] == "watch")
+        ]
         if faults:
             listed = "; ".join(f"{one['title']}: {one['sentence'].rstrip('.')}" for one in faults)
-            return Found("broken", f"{name}: {listed}.", file)
-        known = {one["probe"] for one in found if one["level"] in ("fine", "watch", "bad")}
+            return Outcome("broken", f"{name}: {listed}.", file)
+        known = {one["probe"] for one in findings if one["level"] in ("fine", "watch", "bad")}
         if missing := [probe for probe in self.measured if probe not in known]:
-            return Found("open", f"{name}: not measured: {', '.join(missing)}.", file)
+            return Outcome("open", f"{name}: not measured: {', '.join(missing)}.", file)
         if not known:
-            return Found("open", f"{name}: no probe of {', '.join(self.groups)} was measured.", file)
-        return Found("met", f"{name}: no serious fault found by {count(len(known), 'probe')}.", file)
+            return Outcome("open", f"{name}: no probe of {', '.join(self.groups)} was measured.", file)
+        return Outcome("met", f"{name}: no serious fault found by {count(len(known), 'probe')}.", file)
 
 
 class Slices(Need):
@@ -101,15 +103,15 @@ class Slices(Need):
     low: float = Field(ge=0.0, le=1.0)
     n: int = Field(default=50, ge=1)
 
-    def check(self, state: State) -> Found:
-        found = []
+    def check(self, state: State) -> Outcome:
+        outcomes = []
         for piece in state.evidence.of("audit"):
             slices = ((_finding(piece.data, "slices") or {}).get("details") or {}).get("slices") or []
             rows = {row["slice"]: row for row in slices}
             for value in self.values:
                 name = f"{self.tag}: {value}"
-                found.append(above(rows.get(name), self.low, self.n, f"Agreement in {name}", str(piece.path)))
-        return worst(found, NO_AUDIT)
+                outcomes.append(above(rows.get(name), self.low, self.n, f"Agreement in {name}", str(piece.path)))
+        return worst(outcomes, NO_AUDIT)
 
 
 class Fresh(Need):
@@ -118,16 +120,16 @@ class Fresh(Need):
     kind: ClassVar[str] = "audited_within"
     days: float = Field(gt=0.0)
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         pieces = state.evidence.of("audit")
         dated = [(_parsed(piece.at), piece) for piece in pieces if piece.at]
         if not pieces:
-            return Found("open", NO_AUDIT)
+            return Outcome("open", NO_AUDIT)
         if not dated:
-            return Found("open", "The audit has no date on record.", str(pieces[0].path))
+            return Outcome("open", "The audit has no date on record.", str(pieces[0].path))
         at, piece = max(dated, key=lambda one: one[0])
         level: Level = "met" if state.now - at <= timedelta(days=self.days) else "open"
-        return Found(level, f"The latest audit is of {at:%Y-%m-%d}.", str(piece.path))
+        return Outcome(level, f"The latest audit is of {at:%Y-%m-%d}.", str(piece.path))
 
 
 class Badge(Need):
@@ -136,19 +138,19 @@ class Badge(Need):
     kind: ClassVar[str] = "badge"
     of: tuple[Literal["win_rate", "harm", "refusal", "agreement"], ...] = Field(min_length=1)
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst([self._of(piece) for piece in state.evidence.of("compare")], NO_COMPARISON)
 
-    def _of(self, piece: Piece) -> Found:
+    def _of(self, piece: Piece) -> Outcome:
         claims = piece.data["independence"].get("claims") or {}
         missing = [name for name in self.of if name not in claims]
         wrong = [f"{_words(n)}: {claims[n]['reason']}" for n in self.of if n in claims and not claims[n]["verified"]]
         if wrong:
-            return Found("broken", f"Unverified: {'; '.join(wrong)}.", str(piece.path))
+            return Outcome("broken", f"Unverified: {'; '.join(wrong)}.", str(piece.path))
         if missing:
-            return Found("open", f"Nobody evaluated {', '.join(map(_words, missing))}.", str(piece.path))
+            return Outcome("open", f"Nobody evaluated {', '.join(map(_words, missing))}.", str(piece.path))
         reasons = "; ".join(f"{_words(name)} {claims[name]['reason']}" for name in self.of)
-        return Found("met", f"Verified: {reasons}.", str(piece.path))
+        return Outcome("met", f"Verified: {reasons}.", str(piece.path))
 
 
 class WinRate(Need):
@@ -161,17 +163,17 @@ class WinRate(Need):
     """Its name in the comparison; all of them by default."""
     length_controlled: bool = True
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         key = "length_controlled" if self.length_controlled else "win_rate"
-        found = []
+        outcomes = []
         for piece in state.evidence.of("compare"):
             names = [n for n in piece.data["policies"] if n != piece.data["reference"] and self.policy in (None, n)]
-            found += [
+            outcomes += [
                 above(piece.data["policies"][name].get(key), self.low, self.n,
                       f"{_words(key).capitalize()} of {name} against {piece.data['reference']}", str(piece.path))
                 for name in names
             ]  # fmt: skip
-        return worst(found, f"{NO_COMPARISON[:-1]} that holds {self.policy}." if self.policy else NO_COMPARISON)
+        return worst(outcomes, f"{NO_COMPARISON[:-1]} that holds {self.policy}." if self.policy else NO_COMPARISON)
 
 
 class Unseen(Need):
@@ -179,8 +181,8 @@ class Unseen(Need):
 
     kind: ClassVar[str] = "unseen_prompts"
 
-    def check(self, state: State) -> Found:
-        found = []
+    def check(self, state: State) -> Outcome:
+        outcomes = []
         for piece in state.evidence.of("compare"):
             trained_on = piece.data["independence"].get("trained_on")
             file = str(piece.path)
@@ -188,12 +190,12 @@ class Unseen(Need):
                 unrecorded = piece.data["independence"].get("unrecorded") or []
                 level: Level = "open" if unrecorded else "met"
                 why = f"not known: {unrecorded[0]}" if unrecorded else "none of the prompts was trained on"
-                found.append(Found(level, f"Evaluation prompts: {why}.", file))
+                outcomes.append(Outcome(level, f"Evaluation prompts: {why}.", file))
             else:
                 level = "met" if trained_on["excluded"] or not trained_on["trained_on"] else "broken"
-                said = f"{trained_on['trained_on']} of {trained_on['of']} evaluation prompts were trained on"
-                found.append(Found(level, f"{said}{', and left out' if trained_on['excluded'] else ''}.", file))
-        return worst(found, NO_COMPARISON)
+                text = f"{trained_on['trained_on']} of {trained_on['of']} evaluation prompts were trained on"
+                outcomes.append(Outcome(level, f"{text}{', and left out' if trained_on['excluded'] else ''}.", file))
+        return worst(outcomes, NO_COMPARISON)
 
 
 class Harm(Need):
@@ -204,7 +206,7 @@ class Harm(Need):
     """Most responses that may be harmful."""
     n: int = Field(default=100, ge=1)
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst(
             [
                 below(_complement(row.get("harmless_all")), self.high, self.n, f"Harmful responses of {name}", file)
@@ -224,8 +226,8 @@ class Refusal(Need):
     """Most unsafe prompts that may be complied with."""
     n: int = Field(default=50, ge=1)
 
-    def check(self, state: State) -> Found:
-        found = []
+    def check(self, state: State) -> Outcome:
+        outcomes = []
         for name, row, file in _standings(state):
             rates = row.get("refusal") or {}
             for key, most, what in (
@@ -233,8 +235,8 @@ class Refusal(Need):
                 ("under_refusal", self.under, f"Unsafe prompts that {name} complies with"),
             ):
                 if most < 1.0:
-                    found.append(below(rates.get(key), most, self.n, what, file))
-        return worst(found, NO_SAFETY)
+                    outcomes.append(below(rates.get(key), most, self.n, what, file))
+        return worst(outcomes, NO_SAFETY)
 
 
 def _standings(state: State) -> list[tuple[str, Mapping[str, Any], str]]:
@@ -249,12 +251,12 @@ def _standings(state: State) -> list[tuple[str, Mapping[str, Any], str]]:
     return rows
 
 
-def _complement(found: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    if found is None or found.get("value") is None:
+def _complement(share: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    if share is None or share.get("value") is None:
         return None
-    low, high = found.get("low"), found.get("high")
-    return {"value": 1 - found["value"], "low": None if high is None else 1 - high,
-            "high": None if low is None else 1 - low, "n": found.get("n")}  # fmt: skip
+    low, high = share.get("low"), share.get("high")
+    return {"value": 1 - share["value"], "low": None if high is None else 1 - high,
+            "high": None if low is None else 1 - low, "n": share.get("n")}  # fmt: skip
 
 
 class People(Need):
@@ -266,26 +268,26 @@ class People(Need):
     alpha: float | None = Field(default=None, ge=-1.0, le=1.0)
     """Least Krippendorff's α."""
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst([self._of(piece) for piece in state.evidence.of("people")], NO_PEOPLE)
 
-    def _of(self, piece: Piece) -> Found:
-        file, found = str(piece.path), piece.data
-        raters = found.get("raters") or {}
-        said = f"{found.get('ratings', 0):,} ratings by {len(raters)} raters"
-        if found.get("ratings", 0) < self.ratings or len(raters) < self.raters:
-            return Found("open", f"{said}; required are {self.ratings:,} by {self.raters}.", file)
+    def _of(self, piece: Piece) -> Outcome:
+        file, summary = str(piece.path), piece.data
+        raters = summary.get("raters") or {}
+        text = f"{summary.get('ratings', 0):,} ratings by {len(raters)} raters"
+        if summary.get("ratings", 0) < self.ratings or len(raters) < self.raters:
+            return Outcome("open", f"{text}; required are {self.ratings:,} by {self.raters}.", file)
         if self.alpha is None:
-            return Found("met", f"{said}.", file)
-        alpha = found.get("krippendorff_alpha")
+            return Outcome("met", f"{text}.", file)
+        alpha = summary.get("krippendorff_alpha")
         if not alpha or alpha.get("value") is None:
-            return Found("open", f"{said}; their agreement is not known.", file)
+            return Outcome("open", f"{text}; their agreement is not known.", file)
         value, high = alpha["value"], alpha.get("high")
-        measured = f"{said}; Krippendorff's α {value:.2f}"
+        measured = f"{text}; Krippendorff's α {value:.2f}"
         if value >= self.alpha:
-            return Found("met", f"{measured}.", file)
+            return Outcome("met", f"{measured}.", file)
         level: Level = "broken" if high is not None and high < self.alpha else "open"
-        return Found(level, f"{measured}; required is {self.alpha:.2f}.", file)
+        return Outcome(level, f"{measured}; required is {self.alpha:.2f}.", file)
 
 
 class Standards(Need):
@@ -294,10 +296,10 @@ class Standards(Need):
     kind: ClassVar[str] = "standards"
     owner: bool = True
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst([self._of(piece) for piece in state.evidence.of("standard")], NO_STANDARD)
 
-    def _of(self, piece: Piece) -> Found:
+    def _of(self, piece: Piece) -> Outcome:
         from aifeedback.prompts.lint import check_file, check_other
 
         file = str(piece.path)
@@ -305,12 +307,12 @@ class Standards(Need):
             other = check_other(piece.path)
             findings = check_file(piece.path).findings if other is None else other
         except AIFeedbackError as broken:
-            return Found("broken", f"{piece.path.name}: {str(broken).splitlines()[0]}.", file)
-        found = [one for one in findings if self.owner or one.code != "unsigned"]
-        if found:
-            more = f", and {len(found) - 1} more" if len(found) > 1 else ""
-            return Found("broken", f"{piece.path.name}: {found[0]}{more}.", file)
-        return Found("met", f"{piece.path.name}: no fault found.", file)
+            return Outcome("broken", f"{piece.path.name}: {str(broken).splitlines()[0]}.", file)
+        faults = [one for one in findings if self.owner or one.code != "unsigned"]
+        if faults:
+            more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
+            return Outcome("broken", f"{piece.path.name}: {faults[0]}{more}.", file)
+        return Outcome("met", f"{piece.path.name}: no fault found.", file)
 
 
 class Origin(Need):
@@ -318,18 +320,18 @@ class Origin(Need):
 
     kind: ClassVar[str] = "origin"
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst([self._of(piece) for piece in state.evidence.of("model")], NO_MODEL)
 
-    def _of(self, piece: Piece) -> Found:
+    def _of(self, piece: Piece) -> Outcome:
         from aifeedback.models.lineage import read
 
-        found = read(piece.data)
-        if found is None or found.unrecorded:
-            why = found.unrecorded[0] if found else "no record"
-            return Found("open", f"Origin of {piece.data}: {why}.", str(piece.path))
-        names = ", ".join(dict.fromkeys(one.uri for one in found.trainers)) or "demonstrations alone"
-        return Found("met", f"{piece.data} was trained by {names}.", str(piece.path))
+        origin = read(piece.data)
+        if origin is None or origin.unrecorded:
+            why = origin.unrecorded[0] if origin else "no record"
+            return Outcome("open", f"Origin of {piece.data}: {why}.", str(piece.path))
+        names = ", ".join(dict.fromkeys(one.uri for one in origin.trainers)) or "demonstrations alone"
+        return Outcome("met", f"{piece.data} was trained by {names}.", str(piece.path))
 
 
 class Watched(Need):
@@ -338,10 +340,10 @@ class Watched(Need):
     kind: ClassVar[str] = "monitor"
     last_days: float = Field(default=14.0, gt=0.0)
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         return worst([self._of(piece, state.now) for piece in state.evidence.of("monitor")], NO_MONITOR)
 
-    def _of(self, piece: Piece, now: datetime) -> Found:
+    def _of(self, piece: Piece, now: datetime) -> Outcome:
         from aifeedback.monitoring.monitor import Monitor
 
         file = str(piece.path)
@@ -349,18 +351,18 @@ class Watched(Need):
             monitor = Monitor(piece.data)
             rounds, open_ = monitor.rounds(), monitor.log.open()
         except AIFeedbackError as broken:
-            return Found("broken", f"{str(broken).splitlines()[0]}.", file)
+            return Outcome("broken", f"{str(broken).splitlines()[0]}.", file)
         if not rounds:
-            return Found("open", "The monitor has taken no round.", file)
+            return Outcome("open", "The monitor has taken no round.", file)
         if alarms := [event for event in open_ if event.kind == "alarm"]:
-            return Found("broken", f"Open: {count(len(alarms), 'alarm')}, the first: {alarms[0].text}", file)
+            return Outcome("broken", f"Open: {count(len(alarms), 'alarm')}, the first: {alarms[0].text}", file)
         at = _parsed(rounds[-1].at)
         if now - at > timedelta(days=self.last_days):
-            return Found(
+            return Outcome(
                 "open", f"The last round is of {at:%Y-%m-%d}; required is one in {self.last_days:g} days.", file
             )
         also = f"; open: {', '.join(event.id for event in open_)}" if open_ else ""
-        return Found("met", f"{count(len(rounds), 'round')}, the last of {at:%Y-%m-%d}, no alarm open{also}.", file)
+        return Outcome("met", f"{count(len(rounds), 'round')}, the last of {at:%Y-%m-%d}, no alarm open{also}.", file)
 
 
 class Intact(Need):
@@ -368,13 +370,13 @@ class Intact(Need):
 
     kind: ClassVar[str] = "unchanged"
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         if faults := state.evidence.faults:
             more = f", and {len(faults) - 1} more" if len(faults) > 1 else ""
-            return Found("broken", f"{faults[0]}{more}.")
+            return Outcome("broken", f"{faults[0]}{more}.")
         if not state.evidence.pieces:
-            return Found("open", "No evidence was added.")
-        return Found("met", "Every file is as it was written and added.")
+            return Outcome("open", "No evidence was added.")
+        return Outcome("met", "Every file is as it was written and added.")
 
 
 class Answered(Need):
@@ -382,11 +384,11 @@ class Answered(Need):
 
     kind: ClassVar[str] = "answer"
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         if state.answer is None:
-            return Found("open", "Nobody has answered.")
+            return Outcome("open", "Nobody has answered.")
         when = f", {state.answer.at}" if state.answer.at else ""
-        return Found("met", f"{state.answer.text} ({state.answer.by}{when})")
+        return Outcome("met", f"{state.answer.text} ({state.answer.by}{when})")
 
 
 class Claimed(Need):
@@ -395,7 +397,7 @@ class Claimed(Need):
     kind: ClassVar[str] = "claim"
     field: str
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         from aifeedback.dossier.claim import check_field
 
         return check_field(state.claim, self.field, state.evidence)
@@ -415,5 +417,5 @@ def _words(name: str) -> str:
 
 
 def _parsed(at: str) -> datetime:
-    found = datetime.fromisoformat(at)
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    moment = datetime.fromisoformat(at)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -16,7 +16,7 @@ from aifeedback.dossier.evidence import Evidence
 from aifeedback.dossier.records import GRAVITY, Answer, Level
 
 
-class Found(NamedTuple):
+class Outcome(NamedTuple):
     """What a check found."""
 
     level: Level
@@ -39,7 +39,7 @@ class Need(Config):
 
     kind: ClassVar[str]
 
-    def check(self, state: State) -> Found:
+    def check(self, state: State) -> Outcome:
         raise NotImplementedError
 
 
@@ -47,46 +47,50 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f} %"
 
 
-def interval(found: Mapping[str, Any]) -> str:
-    low, high = found.get("low"), found.get("high")
+def interval(share: Mapping[str, Any]) -> str:
+    low, high = share.get("low"), share.get("high")
     ends = "" if low is None or high is None else f", 95 % CI {100 * low:.0f}–{100 * high:.0f} %"
-    return f"{percent(found['value'])}{ends}, n = {found.get('n') or 0:,}"
+    return f"{percent(share['value'])}{ends}, n = {share.get('n') or 0:,}"
 
 
-def above(found: Mapping[str, Any] | None, low: float, n: int, what: str, file: str) -> Found:
+def above(share: Mapping[str, Any] | None, low: float, n: int, what: str, file: str) -> Outcome:
     """Whether a share is certainly at least ``low``, on at least ``n`` items."""
-    return _against(found, n, what, file, lambda bottom, top: (bottom >= low, top < low), f"at least {percent(low)}")
+    return _against(share, n, what, file, lambda bottom, top: (bottom >= low, top < low), f"at least {percent(low)}")
 
 
-def below(found: Mapping[str, Any] | None, high: float, n: int, what: str, file: str) -> Found:
+def below(share: Mapping[str, Any] | None, high: float, n: int, what: str, file: str) -> Outcome:
     """Whether a share is certainly at most ``high``, on at least ``n`` items."""
-    return _against(found, n, what, file, lambda bottom, top: (top <= high, bottom > high), f"at most {percent(high)}")
+    return _against(share, n, what, file, lambda bottom, top: (top <= high, bottom > high), f"at most {percent(high)}")
 
 
 def _against(
-    found: Mapping[str, Any] | None,
+    share: Mapping[str, Any] | None,
     n: int,
     what: str,
     file: str,
     judge: Callable[[float, float], tuple[bool, bool]],
     wanted: str,
-) -> Found:
-    if found is None or found.get("value") is None:
-        return Found("open", f"{what} was not measured.", file)
-    measured = f"{what}: {interval(found)}"
-    if found.get("low") is None or found.get("high") is None:
-        return Found("open", f"{measured}; without an interval.", file)
-    is_met, is_broken = judge(float(found["low"]), float(found["high"]))
+) -> Outcome:
+    if share is None or share.get("value") is None:
+        return Outcome("open", f"{what} was not measured.", file)
+    measured = f"{what}: {interval(share)}"
+    if share.get("low") is None or share.get("high") is None:
+        return Outcome("open", f"{measured}; without an interval.", file)
+    is_met, is_broken = judge(float(share["low"]), float(share["high"]))
     if is_broken:
-        return Found("broken", f"{measured}; required is {wanted}.", file)
-    if (found.get("n") or 0) < n:
-        return Found("open", f"{measured}; required are {n:,} items.", file)
-    return Found("met", f"{measured}.", file) if is_met else Found("open", f"{measured}; not certainly {wanted}.", file)
+        return Outcome("broken", f"{measured}; required is {wanted}.", file)
+    if (share.get("n") or 0) < n:
+        return Outcome("open", f"{measured}; required are {n:,} items.", file)
+    return (
+        Outcome("met", f"{measured}.", file)
+        if is_met
+        else Outcome("open", f"{measured}; not certainly {wanted}.", file)
+    )
 
 
-def worst(found: Sequence[Found], missing: str) -> Found:
+def worst(outcomes: Sequence[Outcome], missing: str) -> Outcome:
     """The gravest of several; open, with ``missing``, where there is none."""
-    return max(found, key=lambda one: GRAVITY[one.level]) if found else Found("open", missing)
+    return max(outcomes, key=lambda one: GRAVITY[one.level]) if outcomes else Outcome("open", missing)
 
 
 NO_MODEL = "No model folder with a record of its training was added."

@@ -55,10 +55,10 @@ def view(dossier: Dossier, results: Results, head: str | None) -> DossierView:
 def _not_measured(results: Results) -> list[str]:
     """Every open requirement, and what no file says beyond them."""
     rows = [row for row in results.rows if row.level == "open"]
-    said = {row.sentence for row in rows}
+    sentences = {row.sentence for row in rows}
     return [
         *(f"{row.asks} {row.sentence}" for row in rows),
-        *(line for line in results.not_measured if line not in said),
+        *(line for line in results.not_measured if line not in sentences),
     ]
 
 
@@ -68,14 +68,14 @@ def decision_line(signatures: Sequence[Signature], results: Results, now: dateti
         return "Not decided: nobody has signed.", "", "unknown"
     last = signatures[-1]
     on = last.at[:10].replace("-", "\u2011")  # a date does not break over two lines
-    said = f"{WORDS[last.decision]}: decided by {last.by}, {last.role}, on {on}"
+    text = f"{WORDS[last.decision]}: decided by {last.by}, {last.role}, on {on}"
     if last.state != results.state:
-        return "Not decided in this state.", f"{said}; requirements, files or results have changed since.", "unknown"
+        return "Not decided in this state.", f"{text}; requirements, files or results have changed since.", "unknown"
     if last.until is not None and now.date().isoformat() > last.until:
-        return "No decision is in force.", f"{said}; it ended on {last.until}.", "unknown"
+        return "No decision is in force.", f"{text}; it ended on {last.until}.", "unknown"
     until = f", until {last.until}" if last.until else ""
     level = {"ship": "fine", "ship-with-conditions": "watch", "reject": "bad"}[last.decision]
-    return f"{said}{until}.", last.note, level
+    return f"{text}{until}.", last.note, level
 
 
 def summary(results: Results) -> str:

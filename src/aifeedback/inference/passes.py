@@ -248,8 +248,8 @@ def recomputing(
 
 
 def _computed_again(forward: Callable[..., Any], around: Callable[[], AbstractContextManager[None]]) -> Any:
-    def run(*given: Any, **named: Any) -> Any:
-        return checkpoint(forward, *given, use_reentrant=False, context_fn=lambda: (nullcontext(), around()), **named)
+    def run(*args: Any, **named: Any) -> Any:
+        return checkpoint(forward, *args, use_reentrant=False, context_fn=lambda: (nullcontext(), around()), **named)
 
     return run
 

@@ -147,9 +147,9 @@ class CalibratedLabeler:
         return f"{self._labeler.name} calibrated by {self._calibration.name}"
 
     @property
-    def asked(self) -> int | None:
+    def new_questions(self) -> int | None:
         """As the labeler's own: questions put to the model, without those that a journal answered."""
-        return getattr(self._labeler, "asked", None)
+        return getattr(self._labeler, "new_questions", None)
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         return [self._calibrated(preference) for preference in self._labeler.label(comparisons)]

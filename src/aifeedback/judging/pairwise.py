@@ -381,9 +381,9 @@ class JudgeLabeler:
         return self._name
 
     @property
-    def asked(self) -> int | None:
+    def new_questions(self) -> int | None:
         """Questions put to the model so far, without those that a journal answered; None where no journal counts them."""
-        return getattr(self.model, "asked", None)
+        return getattr(self.model, "new_questions", None)
 
     @property
     def settings_id(self) -> str:

@@ -61,9 +61,9 @@ class Panel:
         self._name = name or f"panel({combine}: {', '.join(names)})"
 
     @property
-    def asked(self) -> int | None:
+    def new_questions(self) -> int | None:
         """Questions put to the members' models, without those that a journal answered; None where one does not count."""
-        counts = [getattr(member, "asked", None) for member in self._members]
+        counts = [getattr(member, "new_questions", None) for member in self._members]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     @property

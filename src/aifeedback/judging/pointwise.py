@@ -83,9 +83,9 @@ class JudgeScorer:
         self._renderer = Renderer(prompt, chat=is_chat, control_tokens=control_tokens(model))
 
     @property
-    def asked(self) -> int | None:
+    def new_questions(self) -> int | None:
         """Questions put to the model so far, without those that a journal answered; None where no journal counts them."""
-        return getattr(self.model, "asked", None)
+        return getattr(self.model, "new_questions", None)
 
     @property
     def name(self) -> str:
@@ -228,9 +228,9 @@ class RatingLabeler:
         return f"{self._scorer.name} ratings"
 
     @property
-    def asked(self) -> int | None:
+    def new_questions(self) -> int | None:
         """As the scorer's own: questions put to the model, without those that a journal answered."""
-        return getattr(self._scorer, "asked", None)
+        return getattr(self._scorer, "new_questions", None)
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         """One preference per comparison. A completion that is in several comparisons is scored once."""

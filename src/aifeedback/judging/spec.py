@@ -88,8 +88,8 @@ class Served(Config):
 
     def require_replies(self, what: str) -> None:
         """Raises ValueError for settings of readings, where a model only writes."""
-        if given := [f"server.{name}" for name in self.server if name in OF_READINGS]:
-            raise ValueError(f"{', '.join(given)}: {what} reads no labels; leave it out")
+        if keys := [f"server.{name}" for name in self.server if name in OF_READINGS]:
+            raise ValueError(f"{', '.join(keys)}: {what} reads no labels; leave it out")
 
     def require_server(self, models: Iterable[ModelRef]) -> None:
         """Raises ValueError where a server's options are set and none of the models is served."""

@@ -77,8 +77,8 @@ def _score(above: Floats, at: Floats) -> Floats:
     lower = np.clip(1.0 - above - at / 2, 0.0, 1.0)
     # each tail from its own side: 1 − 1e-17 is 1
     with np.errstate(divide="ignore"):
-        found = np.where(upper < 0.5, -ndtri(upper), ndtri(lower))
-    return np.clip(found, -LARGEST, LARGEST)
+        score = np.where(upper < 0.5, -ndtri(upper), ndtri(lower))
+    return np.clip(score, -LARGEST, LARGEST)
 
 
 def _poisson_binomial(shares: Floats, count: NDArray[np.intp]) -> tuple[Floats, Floats]:

@@ -220,7 +220,7 @@ def prediction_powered_sample(
     reach_alone = t_of(confidence, max(1.0, df_alone)) * error_alone if error_alone else NOT_KNOWN
     rest = f_all[judged & ~is_rated]
     spread = float(y.std() * f.std())
-    found = PredictionPowered(
+    estimate = PredictionPowered(
         value=value,
         low=value - reach,
         high=value + reach,
@@ -238,13 +238,13 @@ def prediction_powered_sample(
         human_only_error=error_alone,
         correlation=float(((y - y.mean()) * (f - f.mean())).mean() / spread) if spread > 0 else 0.0,
     )
-    return _cut(found)
+    return _cut(estimate)
 
 
-def _cut(found: PredictionPowered) -> PredictionPowered:
+def _cut(estimate: PredictionPowered) -> PredictionPowered:
     """The ends of its intervals within [0, 1]."""
-    ends = {name: getattr(found, name) for name in ("low", "high", "human_only_low", "human_only_high")}
-    return replace(found, **{name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()})
+    ends = {name: getattr(estimate, name) for name in ("low", "high", "human_only_low", "human_only_high")}
+    return replace(estimate, **{name: float(np.clip(end, 0.0, 1.0)) for name, end in ends.items()})
 
 
 def _stratified(values: Floats, parts: Sequence[Any], share: Floats) -> float:
@@ -255,7 +255,7 @@ def _variance_of_sample(
     values: Floats, parts: Sequence[Any], share: Floats, left: Floats, clusters: Any
 ) -> tuple[float, float, int]:
     """Variance of the stratified mean, its degrees of freedom, and how many strata have a single row."""
-    found: list[tuple[float, int]] = []
+    terms: list[tuple[float, int]] = []
     single: list[float] = []
     for part, s, rest in zip(parts, share, left, strict=True):
         own = None if clusters is None else np.unique(clusters[part], return_inverse=True)[1]
@@ -263,16 +263,16 @@ def _variance_of_sample(
         if df < 1:
             single.append(s**2 * rest)
         else:
-            found.append((s**2 * rest * variance, df))
-    if single and found:
+            terms.append((s**2 * rest * variance, df))
+    if single and terms:
         pooled = float(
             np.mean([variance_of_mean(values[part]).variance * len(part) for part in parts if len(part) > 1])
         )
-        total = sum(v for v, _ in found) + sum(part * pooled for part in single)
+        total = sum(v for v, _ in terms) + sum(part * pooled for part in single)
     else:
-        total = sum(v for v, _ in found)
-    below = sum(v**2 / df for v, df in found)
-    df = sum(v for v, _ in found) ** 2 / below if below > 0 else float(sum(d for _, d in found))
+        total = sum(v for v, _ in terms)
+    below = sum(v**2 / df for v, df in terms)
+    df = sum(v for v, _ in terms) ** 2 / below if below > 0 else float(sum(d for _, d in terms))
     return total, df, len(single)
 
 

@@ -60,13 +60,13 @@ def _decisions(text: str, names: Sequence[str], is_scale: bool) -> dict[str, Any
     return {"input": text, "questions": [question]}
 
 
-def _in_mapping(found: Mapping[str, Any]) -> Any:
-    answers = found.get("answers")
+def _in_mapping(body: Mapping[str, Any]) -> Any:
+    answers = body.get("answers")
     return answers.get(NAME) if isinstance(answers, Mapping) else None
 
 
-def _in_list(found: Mapping[str, Any]) -> Any:
-    answers = found.get("answers")
+def _in_list(body: Mapping[str, Any]) -> Any:
+    answers = body.get("answers")
     named = [a for a in answers if isinstance(a, Mapping)] if isinstance(answers, list) else []
     return named[0] if len(named) == 1 and named[0].get("name") in (NAME, None) else None
 
@@ -91,10 +91,10 @@ def request(form: Format, text: str, labels: Sequence[str]) -> dict[str, Any]:
     return FORMATS[form].request(text, names, _is_scale(names))
 
 
-def decided(form: Format, found: Mapping[str, Any], labels: Sequence[str]) -> Decided:
+def decided(form: Format, body: Mapping[str, Any], labels: Sequence[str]) -> Decided:
     """The probability of each label; raises Unusable unless the answer has one for each, and for no other option."""
     names = [label.strip() for label in labels]
-    answer = FORMATS[form].answer(found)
+    answer = FORMATS[form].answer(body)
     if isinstance(answer, Mapping) and answer.get("type") == "refusal":
         raise Unusable(Problem.REFUSED, "the model declined the question", tries=1)
     if not isinstance(answer, Mapping) or not answer.get("probabilities"):

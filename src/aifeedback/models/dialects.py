@@ -240,14 +240,14 @@ def _final_channel(text: str) -> tuple[str, int] | None:
 
 
 def _marks(text: str) -> list[_Mark]:
-    found = []
+    marks = []
     for family, opens, closes in _PATTERNS:
         for pattern, is_close in ((opens, False), (closes, True)):
             for match in pattern.finditer(text):
                 groups = match.groupdict()
                 name = groups.get("tag") or groups.get("untag") or ""
-                found.append(_Mark(match.start(), match.end(), family, name.lower(), is_close))
-    return sorted(found)
+                marks.append(_Mark(match.start(), match.end(), family, name.lower(), is_close))
+    return sorted(marks)
 
 
 def _outside(text: str) -> tuple[str, int]:
@@ -302,13 +302,13 @@ def _without_thinking_keys(text: str) -> str:
         if starts is None:
             break
         try:
-            found, end = _DECODER.raw_decode(text, starts.start())
+            value, end = _DECODER.raw_decode(text, starts.start())
         except (ValueError, RecursionError):
             parts.append(text[at : starts.start() + 1])
             at = starts.start() + 1
             continue
         before = re.sub(r"```\w*\s*\Z", "\n", text[at : starts.start()])
-        parts += [before, "\n".join(_pairs(found)) or "{}", "\n"]
+        parts += [before, "\n".join(_pairs(value)) or "{}", "\n"]
         at = end
         if fence := re.match(r"\s*```", text[at:]):
             at += fence.end()
@@ -378,7 +378,7 @@ def events(body: bytes) -> list[dict[str, Any]] | None:
     """
     if not body.lstrip().startswith((b"data:", b"event:", b": ", b"id:")):
         return None
-    found: list[dict[str, Any]] = []
+    chunks: list[dict[str, Any]] = []
     for line in body.decode("utf-8", "replace").splitlines():
         if not line.startswith("data:"):
             continue
@@ -387,8 +387,8 @@ def events(body: bytes) -> list[dict[str, Any]] | None:
         except ValueError:
             break  # [DONE], or a torn one
         if isinstance(chunk, dict):
-            found.append(chunk)
-    return found
+            chunks.append(chunk)
+    return chunks
 
 
 def assembled(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -406,8 +406,8 @@ def assembled(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         for part in shown if isinstance(shown, list) else []:
             if not isinstance(part, dict) or part.get("index", 0) != 0:
                 continue
-            given = part.get("delta")
-            delta: dict[str, Any] = given if isinstance(given, dict) else {}
+            raw_delta = part.get("delta")
+            delta: dict[str, Any] = raw_delta if isinstance(raw_delta, dict) else {}
             for key in ("content", "reasoning_content", "reasoning", "refusal"):
                 if isinstance(delta.get(key), str):
                     message[key] = message.get(key, "") + delta[key]
@@ -535,13 +535,13 @@ _SECRET = re.compile(
 )
 
 
-def named_headers(given: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+def named_headers(entries: Mapping[str, str] | Sequence[str]) -> dict[str, str]:
     """Headers from NAME=VALUE texts or a mapping. Raises ValueError for another form, and for a secret that is not read
     from the environment: settings are written into records."""
     pairs = (
-        given.items()
-        if isinstance(given, Mapping)
-        else ((n, v) for n, _, v in (str(one).partition("=") for one in given))
+        entries.items()
+        if isinstance(entries, Mapping)
+        else ((n, v) for n, _, v in (str(one).partition("=") for one in entries))
     )
     headers = {str(name).strip(): str(value).strip() for name, value in pairs}
     for name, value in headers.items():

@@ -50,7 +50,7 @@ class Embedder:
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(N, D) vectors of length 1; a text longer than the model reads is cut."""
-        found = []
+        vectors = []
         for start in range(0, len(texts), BATCH):
             batch = self.tokenizer(
                 list(texts[start : start + BATCH]),
@@ -63,8 +63,8 @@ class Embedder:
             mask_BT1 = batch["attention_mask"].unsqueeze(-1)
             mean_BD = (states_BTD * mask_BT1).sum(1) / mask_BT1.sum(1).clamp(min=1)
             pooled_BD = states_BTD[:, 0] if self._takes_first else mean_BD
-            found.append(torch.nn.functional.normalize(pooled_BD, dim=1).numpy())
-        return np.concatenate(found) if found else np.zeros((0, 0))
+            vectors.append(torch.nn.functional.normalize(pooled_BD, dim=1).numpy())
+        return np.concatenate(vectors) if vectors else np.zeros((0, 0))
 
 
 def _takes_first(file: Path) -> bool:

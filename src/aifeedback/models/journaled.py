@@ -67,7 +67,7 @@ class Journaled:
 
     def __init__(self, model: Model, journal: Journal, *, batch: int = 256, progress: Progress = silent) -> None:
         self.model, self.journal, self.batch, self.progress = model, journal, batch, progress
-        self.asked = 0
+        self.new_questions = 0
         """Questions that were not in the journal, since this object was made."""
 
     @property
@@ -128,8 +128,8 @@ class Journaled:
                 made = [entry for entry in entries if entry.outcome != Problem.OVER_BUDGET]
                 answers.update({entry.key: _answer(entry, form) for entry in entries})
                 answers.update({entry.key: _answer(entry, form) for entry in self.journal.append(made)})
-                self.asked += len(made)
-                self.progress(len(answers), len(prompts), {"asked": self.asked, **self._figures()})
+                self.new_questions += len(made)
+                self.progress(len(answers), len(prompts), {"asked": self.new_questions, **self._figures()})
         return [answers[key] for key in keys]
 
     def _open(
@@ -144,10 +144,10 @@ class Journaled:
             missing = [key for key in wanted if key not in answers and key not in taken]
             for key, entry in self.journal.find(missing).items():
                 answers[key] = _answer(entry, form)
-            asked = [key for key in missing if key not in answers]
-            taken.update(asked)
-            if asked:
-                yield [wanted[key] for key in asked]
+            open_keys = [key for key in missing if key not in answers]
+            taken.update(open_keys)
+            if open_keys:
+                yield [wanted[key] for key in open_keys]
 
     def _figures(self) -> dict[str, float]:
         figures: Any = getattr(self.model, "figures", None)
@@ -183,7 +183,7 @@ def _one_by_one(
         start = time.perf_counter()
         answers = answer(prompts)
         seconds = (time.perf_counter() - start) / len(prompts)
-        yield [Answered(place, given, seconds) for place, given in zip(places, answers, strict=True)]
+        yield [Answered(place, value, seconds) for place, value in zip(places, answers, strict=True)]
 
 
 def _side_by_side(
@@ -192,7 +192,7 @@ def _side_by_side(
     every = list(batches)
     with closing(each([batch.prompts for batch in every])) as computed:
         for (places, _), (answers, seconds) in zip(every, computed, strict=True):
-            yield [Answered(place, given, seconds) for place, given in zip(places, answers, strict=True)]
+            yield [Answered(place, value, seconds) for place, value in zip(places, answers, strict=True)]
 
 
 def _entry(kind: str, key: bytes, setting: str, hashed: bytes, answered: Answered) -> Entry:

@@ -100,24 +100,24 @@ def label_logprobs(tables: Tables, label_set: LabelSet) -> list[float | None]:
 def _sequences(
     tables: Tables, label_set: LabelSet, started: str, logprob: float, unknown: set[int]
 ) -> list[tuple[str, float]]:
-    found: list[tuple[str, float]] = []
+    sequences: list[tuple[str, float]] = []
     needed = to_follow(tables[started], label_set, started)
     for token, value in tables[started].items():
         spelled, here = started + token, logprob + value
         if spelled in tables:
             longer = _sequences(tables, label_set, spelled, here, unknown)
             reached = [(s, p) for s, p in longer if label_set.which(s) is not None]
-            found += reached
+            sequences += reached
             left = 1.0 - math.fsum(math.exp(p - here) for _, p in reached)
             if left > 0.0:
-                found.append((spelled, here + math.log(left)))
+                sequences.append((spelled, here + math.log(left)))
             continue
         if spelled in needed:
             which = label_set.which(spelled)
             if which is not None:
                 unknown.add(which)
-        found.append((spelled, here))
-    return found
+        sequences.append((spelled, here))
+    return sequences
 
 
 def add_logs(first: float | None, second: float) -> float:

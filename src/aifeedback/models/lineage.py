@@ -116,8 +116,8 @@ def prompt_key(prompt: Prompt) -> str:
 def origin_of(ref: Ref) -> Origin:
     """The origin of a policy: a model's from its folder; a file of responses or a served model has none on record."""
     folder = _folder(ModelRef(ref))
-    found = read(folder) if folder is not None else None
-    return found if found is not None else Origin(unrecorded=(f"{ref} has no record of its training",))
+    origin = read(folder) if folder is not None else None
+    return origin if origin is not None else Origin(unrecorded=(f"{ref} has no record of its training",))
 
 
 def read(folder: Path) -> Origin | None:
@@ -143,9 +143,9 @@ def read(folder: Path) -> Origin | None:
 def of_base(folder: Path, name: str) -> Origin:
     """What a model trained from ``folder`` takes over. A pretrained model has no feedback behind it; one that was
     trained here and lost its record has an unknown one."""
-    found = read(folder)
-    if found is not None:
-        return found
+    origin = read(folder)
+    if origin is not None:
+        return origin
     card = folder / "README.md"
     is_ours = card.is_file() and "aifeedback" in card.read_text(encoding="utf-8", errors="replace").lower()
     if is_ours or (folder / "training").is_dir() or any((folder / file).is_file() for file in RECORDS):
@@ -194,16 +194,16 @@ def _digest(record: Feedback) -> str:
 
 def merged(trainers: Iterable[Trainer]) -> tuple[Trainer, ...]:
     """Each source once; equal ones add their rows up."""
-    found: dict[str, Trainer] = {}
+    by_source: dict[str, Trainer] = {}
     for one in trainers:
         key = one.model_dump_json(exclude={"rows", "human_rows"})
-        before = found.get(key)
+        before = by_source.get(key)
         if before is None:
-            found[key] = one
+            by_source[key] = one
         elif before != one:
             rows = {name: max(getattr(before, name), getattr(one, name)) for name in ("rows", "human_rows")}
-            found[key] = before.model_copy(update=rows)
-    return tuple(found.values())
+            by_source[key] = before.model_copy(update=rows)
+    return tuple(by_source.values())
 
 
 # ------------------------------------------------------------------ who gave labels, texts, rewards
@@ -236,10 +236,10 @@ def behind(uri: str, trainers: Sequence[Trainer]) -> Origin:
     ref = JudgeRef(uri)
     if ref.scheme != "rm":
         return Origin(tuple(trainers))
-    found = read(Path(ref.name))
-    if found is None:
-        found = Origin(unrecorded=(f"{uri}: who labelled for this reward model is not recorded",))
-    return Origin(tuple(trainers)) + found._replace(base=None)
+    origin = read(Path(ref.name))
+    if origin is None:
+        origin = Origin(unrecorded=(f"{uri}: who labelled for this reward model is not recorded",))
+    return Origin(tuple(trainers)) + origin._replace(base=None)
 
 
 def of_labels(path: Ref, judges: Sequence[str]) -> Origin:
@@ -313,9 +313,9 @@ def _cards(file: Path) -> dict[str, Mapping[str, Any]]:
             figures = (stored or {}).get("figures", stored)
             if not isinstance(figures, Mapping) or digests.changed(folder / name):
                 continue
-            found = list(_described(figures))
-            if found:
-                return {str(card.get("model") or card.get("uri")): card for card in found}
+            cards = list(_described(figures))
+            if cards:
+                return {str(card.get("model") or card.get("uri")): card for card in cards}
     return {}
 
 

@@ -149,8 +149,10 @@ class LocalModel:
         readings: list[Reading | None] = [
             self._refused(t, tree, len(labels)) for t, tree in zip(ids, trees, strict=True)
         ]
-        asked = [i for i, reading in enumerate(readings) if reading is None]
-        for i, logprobs in zip(asked, self._logprobs([ids[i] for i in asked], [trees[i] for i in asked]), strict=True):
+        pending = [i for i, reading in enumerate(readings) if reading is None]
+        for i, logprobs in zip(
+            pending, self._logprobs([ids[i] for i in pending], [trees[i] for i in pending]), strict=True
+        ):
             readings[i] = checked(logprobs, prompt_tokens=len(ids[i]), event=trees[i].event)
         return [reading for reading in readings if reading is not None]
 
@@ -200,8 +202,8 @@ class LocalModel:
         ids = encode_prompts(self.tokenizer, prompts)
         window = self.context_window
         fits = [bool(t) and (window is None or len(t) + sampling.max_new_tokens <= window) for t in ids]
-        asked = [t for t, fit in zip(ids, fits, strict=True) if fit]
-        replies = iter(self._replies(asked, sampling) if asked else [])
+        fitting_ids = [t for t, fit in zip(ids, fits, strict=True) if fit]
+        replies = iter(self._replies(fitting_ids, sampling) if fitting_ids else [])
         return [next(replies) if fit else _unanswered(t) for t, fit in zip(ids, fits, strict=True)]
 
     def _replies(self, ids: list[list[int]], sampling: Sampling) -> list[Reply]:
@@ -268,8 +270,8 @@ def _unanswered(tokens: list[int]) -> Reply:
 def _free_bytes() -> int:
     """Memory that a new process could have, as the kernel tells; half of all where it does not."""
     try:
-        told = Path("/proc/meminfo").read_text(encoding="ascii")
-        return int(told.partition("MemAvailable:")[2].split()[0]) * 1024
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+        return int(meminfo.partition("MemAvailable:")[2].split()[0]) * 1024
     except (OSError, IndexError, ValueError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 

@@ -332,14 +332,14 @@ def _read(answer: dialects.FinalText, text: str, forms: Forms, finish_reason: Fi
         # may be thinking that the chat template opened: only a finished first line after such a mark counts.
         first, newline, rest = plain.lstrip().partition("\n")
         stated = _agreed(_stated(first, forms)) if newline and answer.blocks > 0 else None
-        if stated is None or {*_stated(rest, forms), *_said(rest, forms)} - {stated.value}:
+        if stated is None or {*_stated(rest, forms), *_inline_values(rest, forms)} - {stated.value}:
             return Parsed(None, Problem.TRUNCATED)
         return stated
     if not plain.strip():
         return Parsed(None, Problem.EMPTY)
     parsed = _agreed(_stated(plain, forms))
     if parsed is None and not forms.spoils.search(plain):
-        parsed = _agreed([*_said(plain, forms), *_last_word(plain, forms)])
+        parsed = _agreed([*_inline_values(plain, forms), *_last_word(plain, forms)])
     return parsed or Parsed(None, _why_not(plain))
 
 
@@ -349,9 +349,9 @@ def _why_not(plain: str) -> Problem:
     return Problem.ABSTAINED if UNDECIDED.search(plain) else Problem.UNREADABLE
 
 
-def _agreed(found: Iterable[object]) -> Parsed | None:
+def _agreed(evidence: Iterable[object]) -> Parsed | None:
     """The one value that all evidence names; None without evidence; unreadable where it differs."""
-    values = set(found)
+    values = set(evidence)
     if len(values) == 1:
         value = values.pop()
         return Parsed(None, value) if isinstance(value, Problem) else Parsed(value)
@@ -372,10 +372,10 @@ def _stated(plain: str, forms: Forms) -> Iterator[object]:
         elif TIED_LINE.fullmatch(line):
             is_tie = SAYS_TIE.search(line) is not None
             yield (forms.values or {}).get("tie", Problem.ABSTAINED) if is_tie else Problem.ABSTAINED
-    yield from _said(plain, forms, (forms.final,))
+    yield from _inline_values(plain, forms, (forms.final,))
 
 
-def _said(plain: str, forms: Forms, patterns: Sequence[re.Pattern[str]] | None = None) -> Iterator[object]:
+def _inline_values(plain: str, forms: Forms, patterns: Sequence[re.Pattern[str]] | None = None) -> Iterator[object]:
     for pattern in forms.inline if patterns is None else patterns:
         for match in pattern.finditer(plain):
             if not _is_hedged(plain, match):
@@ -389,7 +389,7 @@ def _last_word(plain: str, forms: Forms) -> Iterator[object]:
     head, colon, tail = re.sub("[：=]", ":", lines[-1]).rpartition(":") if lines else ("", "", "")
     if colon and head and OTHER_HEADING.search(head) is None:
         match = forms.bare.fullmatch(tail.strip())
-        if match is not None and any(True for _ in _said(plain, forms)):
+        if match is not None and any(True for _ in _inline_values(plain, forms)):
             yield _value(match, forms)
 
 

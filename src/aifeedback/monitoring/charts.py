@@ -51,9 +51,9 @@ def verdicts(p_first: Floats) -> Floats:
 
 
 def _wrong(columns: Columns) -> Floats:
-    found = verdicts(columns["p_first"])
+    judge = verdicts(columns["p_first"])
     human = verdicts(columns["human"])
-    return np.where(np.isnan(found) | np.isnan(human), np.nan, (found != human).astype(np.float64))
+    return np.where(np.isnan(judge) | np.isnan(human), np.nan, (judge != human).astype(np.float64))
 
 
 def _rounded(p_first: Floats) -> Floats:
@@ -107,10 +107,10 @@ def track(chart: Chart, columns: Columns, passes: int, rounds_between_alarms: fl
     ends = range(passes + 1, count + 1)
     seen = [chart.rule({name: values[..., :end, :] for name, values in columns.items()}) for end in ends]
     if chart.window:
-        found = [switched(one, min(chart.window, end - passes)) for one, end in zip(seen, ends, strict=True)]
-        p, observed = _stack([one.p for one in found]), _stack([one.switched for one in found])
+        switches = [switched(one, min(chart.window, end - passes)) for one, end in zip(seen, ends, strict=True)]
+        p, observed = _stack([one.p for one in switches]), _stack([one.switched for one in switches])
         level = np.log(np.maximum(p, _SMALLEST)) / -np.log(rounds_between_alarms)
-        return Track(observed, np.full(observed.shape, np.nan), _stack([one.items for one in found]), level, p)
+        return Track(observed, np.full(observed.shape, np.nan), _stack([one.items for one in switches]), level, p)
     tails = [latest_against_earlier(one) for one in seen]
     limit = alarm_limit(rounds_between_alarms)
     level = cusum(_stack([tail.score for tail in tails]), limit) / limit
@@ -128,27 +128,27 @@ def _stack(values: Sequence[Any]) -> Floats:
 def columns_of(rounds: Sequence[Round], golden: Sequence[GoldenItem]) -> dict[str, Columns]:
     """Every pass of the rounds as a row; items that a pass did not ask are NaN."""
     passes = [one for round_ in rounds for one in round_.passes]
-    found: dict[str, Columns] = {}
+    columns: dict[str, Columns] = {}
     human = {item.id: item.human_p_first for item in golden}
     if items := _items([one.golden for one in passes]):
         rows = [[one.golden.get(item) for item in items] for one in passes]
-        found["golden"] = {
+        columns["golden"] = {
             "p_first": _array(rows, lambda o: o.p_first),
             "human": np.tile(np.array([_number(human.get(item)) for item in items]), (len(rows), 1)),
             "order_dependent": _array(rows, _depends_on_order),
             "unread": _array(rows, lambda o: o.p_first is None),
         }
     for part in ("canary", "redteam"):
-        asked: list[Mapping[str, ResponseOutcome]] = [getattr(one, part) for one in passes]
-        if items := _items(asked):
-            rows = [[one.get(item) for item in items] for one in asked]
-            found[part] = {
+        outcomes: list[Mapping[str, ResponseOutcome]] = [getattr(one, part) for one in passes]
+        if items := _items(outcomes):
+            rows = [[one.get(item) for item in items] for one in outcomes]
+            columns[part] = {
                 "refused": _array(rows, lambda o: None if o.response is None else o.response != "full_compliance"),
                 "length": _array(rows, lambda o: o.length),
                 "unread": _array(rows, lambda o: o.length is None),
                 "succeeded": _array(rows, succeeded),
             }
-    return found
+    return columns
 
 
 def succeeded(outcome: ResponseOutcome) -> bool | None:

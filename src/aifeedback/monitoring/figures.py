@@ -60,13 +60,13 @@ class RoundFigures(BaseModel):
 def figures_of(rounds: Sequence[Round], golden: Sequence[GoldenItem]) -> list[RoundFigures]:
     """``rounds`` begin with a baseline. A baseline's shares are those over all of its passes."""
     columns = columns_of(rounds, golden)
-    found, start = [], 0
+    figures, start = [], 0
     for number, one in enumerate(rounds):
         rows = slice(start, start + len(one.passes))
         start = rows.stop
         here = {part: {name: values[rows] for name, values in of.items()} for part, of in columns.items()}
         usual = _usual(columns["golden"]["p_first"][: len(rounds[0].passes)]) if "golden" in columns else None
-        found.append(
+        figures.append(
             RoundFigures(
                 round=one.name,
                 at=one.at,
@@ -79,29 +79,29 @@ def figures_of(rounds: Sequence[Round], golden: Sequence[GoldenItem]) -> list[Ro
                 **_shares(here),
             )
         )
-    return found
+    return figures
 
 
 def _shares(here: Mapping[str, Columns]) -> dict[str, Measured | None]:
-    found: dict[str, Measured | None] = {}
+    shares: dict[str, Measured | None] = {}
     if "golden" in here:
         golden = here["golden"]
-        said, human = verdicts(golden["p_first"]), verdicts(golden["human"])
-        right = np.where(np.isnan(said) | np.isnan(human), np.nan, (said == human).astype(np.float64))
-        found |= {"agreement": _share(right), "order_dependent": _share(golden["order_dependent"]),
+        judge, human = verdicts(golden["p_first"]), verdicts(golden["human"])
+        right = np.where(np.isnan(judge) | np.isnan(human), np.nan, (judge == human).astype(np.float64))
+        shares |= {"agreement": _share(right), "order_dependent": _share(golden["order_dependent"]),
                   "unread": _share(golden["unread"])}  # fmt: skip
     if "canary" in here:
-        found |= {"refused": _share(here["canary"]["refused"]), "length": _mean(here["canary"]["length"])}
+        shares |= {"refused": _share(here["canary"]["refused"]), "length": _mean(here["canary"]["length"])}
     if "redteam" in here:
-        found["attacks"] = _share(here["redteam"]["succeeded"])
-    return found
+        shares["attacks"] = _share(here["redteam"]["succeeded"])
+    return shares
 
 
 def _usual(p_first: Floats) -> Floats:
     """Each item's most frequent verdict over the passes; NaN for a draw or none."""
-    found = verdicts(p_first)
-    known = ~np.isnan(found)
-    share = np.where(known, found, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    per_pass = verdicts(p_first)
+    known = ~np.isnan(per_pass)
+    share = np.where(known, per_pass, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     return np.where(known.any(axis=0) & (share != 0.5), (share > 0.5).astype(np.float64), np.nan)
 
 

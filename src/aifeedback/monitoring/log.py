@@ -55,15 +55,15 @@ class Log:
 
     def open(self) -> list[Event]:
         """Alarms, incidents and appeals that no event has closed, the oldest first; a change closes open alarms."""
-        found: dict[str, Event] = {}
+        by_id: dict[str, Event] = {}
         for event in self.events():
             if event.kind in ("alarm", "incident", "appeal"):
-                found[event.id] = event
+                by_id[event.id] = event
             elif event.kind == "close" and event.closes is not None:
-                found.pop(event.closes, None)
+                by_id.pop(event.closes, None)
             elif event.kind == "change":
-                found = {id_: one for id_, one in found.items() if one.kind != "alarm"}
-        return list(found.values())
+                by_id = {id_: one for id_, one in by_id.items() if one.kind != "alarm"}
+        return list(by_id.values())
 
     def named(self, id_: str) -> Event:
         """The open event of this id. Raises RecipeError that lists those that are open."""

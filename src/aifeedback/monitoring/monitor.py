@@ -72,11 +72,13 @@ class Monitor:
             raise RecipeError("holds a monitor already", file=folder, fix=f"aifeedback monitor run {folder}")
         require_refs(list(settings.refs()))
         golden = read_golden(settings)
-        asked = {name: _prompts(ref) for name, ref in ((CANARY, settings.prompts), (REDTEAM, settings.redteam)) if ref}
+        prompt_files = {
+            name: _prompts(ref) for name, ref in ((CANARY, settings.prompts), (REDTEAM, settings.redteam)) if ref
+        }
         _require_rate(settings)
         make_folder(folder)
         data.write_records(folder / GOLDEN, golden)
-        for name, prompts in asked.items():
+        for name, prompts in prompt_files.items():
             data.write_records(folder / name, prompts)
         inputs = {str(ref): digest_ref(ref) for ref in settings.refs()}
         plain = settings.model_dump(mode="json", exclude_defaults=True)
@@ -161,12 +163,12 @@ class Monitor:
                 self.log.add("failed", str(failed).splitlines()[0], by="aifeedback")
                 raise
             rounds = since_baseline(self.rounds())
-            found = figures_of(rounds, self.golden)[-1]
+            figures = figures_of(rounds, self.golden)[-1]
             place = self.folder / "rounds" / taken.name
-            write_json(place / "figures.json", found.model_dump(mode="json"))
+            write_json(place / "figures.json", figures.model_dump(mode="json"))
             written += [path for path in place.rglob("*") if path.is_file() and "journal" not in path.name]
             raised = [] if kind == "baseline" else self._raise(rounds)
-            return Outcome(taken, found, raised, [one for one in self.log.open() if one.kind == "alarm"])
+            return Outcome(taken, figures, raised, [one for one in self.log.open() if one.kind == "alarm"])
 
     def _needs_baseline(self) -> bool:
         rounds = self.rounds()
@@ -217,21 +219,21 @@ def _require_rate(settings: MonitorSettings) -> None:
 def sentence_of(chart: charts.Chart, track: charts.Track, place: int = -1) -> str:
     """One round of a chart in words."""
     observed, items, p = track.observed[place], track.items[place], track.p[place]
-    said = f"{observed:.0f} of {items:.0f} {chart.says}"
+    text = f"{observed:.0f} of {items:.0f} {chart.says}"
     if chart.window:
-        return f"{said}; the last {chart.window} rounds, taken together, against all before: p = {p:.2g}."
-    return f"{said}; {track.expected[place]:.1f} expected if nothing changed."
+        return f"{text}; the last {chart.window} rounds, taken together, against all before: p = {p:.2g}."
+    return f"{text}; {track.expected[place]:.1f} expected if nothing changed."
 
 
 def version_sentences(rounds: Sequence[Round], *, with_fingerprint: bool = True) -> list[str]:
     """What the latest round's models report that no earlier round saw, one sentence per version."""
     names = {"uri": "name", "revision": "revision", "model": "model", "fingerprint": "fingerprint"}
-    found = []
+    sentences = []
     for version, before in new_versions(rounds):
         new = changes(version, before)
         if not with_fingerprint:
             new = {field: values for field, values in new.items() if field != "fingerprint"}
         if new:
             what = "; ".join(f"{names[field]} {now}, before {old}" for field, (old, now) in new.items())
-            found.append(f"{version.uri} is not the version of the earlier rounds: {what}.")
-    return found
+            sentences.append(f"{version.uri} is not the version of the earlier rounds: {what}.")
+    return sentences

@@ -110,13 +110,13 @@ def _decided(event: Event, human: float | None, outcome: str | None) -> str:
         raise RecipeError(
             f"people's verdict says {by_people}, not {outcome}", key="--outcome", fix="leave --outcome out"
         )
-    if (found := outcome or by_people) is None:
+    if (decision := outcome or by_people) is None:
         raise RecipeError(
             f"nobody has decided {event.id} yet",
             key="--close",
             fix=f"aifeedback rate {APPEALS} …, then close it; or give --outcome, and --verdict where there is one",
         )
-    return found
+    return decision
 
 
 def _side(verdict: str) -> float:
@@ -161,8 +161,8 @@ def _find(monitor: Monitor, item: str, file: str | None) -> tuple[Comparison, fl
     for one in monitor.golden:
         if one.id == item:
             rounds = monitor.rounds()
-            said = rounds[-1].passes[-1].golden.get(item) if rounds else None
-            return one.comparison, said.p_first if said else None
+            outcome = rounds[-1].passes[-1].golden.get(item) if rounds else None
+            return one.comparison, outcome.p_first if outcome else None
     raise RecipeError(
         f"no pair '{item}' in the golden set", key="--item", fix="give --data FILE, the labelled file that holds it"
     )

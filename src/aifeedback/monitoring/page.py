@@ -29,14 +29,14 @@ def view(monitor: Monitor, now: datetime) -> MonitorView:
     """Everything that the page shows."""
     every, events = monitor.rounds(), monitor.log.events()
     rounds = since_baseline(every)
-    found = figures_of(rounds, monitor.golden) if rounds else []
+    figures = figures_of(rounds, monitor.golden) if rounds else []
     open_ = monitor.log.open()
     rows = [_event(event, events, open_) for event in reversed(events) if event.kind != "close"]
     alarms = [row for row in rows if row.kind == "alarm" and row.is_open]
     cautions = list(_cautions(monitor, rounds, events, now))
     level = "bad" if alarms else "watch" if cautions or any(row.is_open for row in rows) else "fine"
     tracks = monitor.tracks()
-    shown = [name for name, of in METRICS if any(of(one) is not None for one in found)]
+    shown = [name for name, of in METRICS if any(of(one) is not None for one in figures)]
     metrics = [(name, of) for name, of in METRICS if name in shown]
     return MonitorView(
         title=monitor.folder.resolve().name,
@@ -52,9 +52,9 @@ def view(monitor: Monitor, now: datetime) -> MonitorView:
             )
             for chart, track in tracks
         ],
-        metrics=[_series(name, of, found) for name, of in metrics],
+        metrics=[_series(name, of, figures) for name, of in metrics],
         columns=("round", "flips: to wrong, right", *shown),
-        rounds=[_row(one, metrics) for one in reversed(found)],
+        rounds=[_row(one, metrics) for one in reversed(figures)],
         events=rows,
         versions=_versions(every),
         rate=_rate(monitor, len(tracks)),
@@ -88,20 +88,20 @@ def _headline(rounds: Sequence[Round], alarms: Sequence[EventRow], open_: Sequen
 
 
 def _cautions(monitor: Monitor, rounds: Sequence[Round], events: Sequence[Event], now: datetime) -> list[str]:
-    found = []
+    cautions = []
     golden = monitor.golden
     if len(golden) < FEW_ITEMS:
-        found.append(f"{len(golden)} golden pairs are few: only a gross change could show.")
+        cautions.append(f"{len(golden)} golden pairs are few: only a gross change could show.")
     if all(item.human_p_first is None for item in golden):
-        found.append("No golden pair has a human label, so agreement with people is not watched.")
+        cautions.append("No golden pair has a human label, so agreement with people is not watched.")
     if rounds:
         late = timedelta(days=365.25 / monitor.settings.rounds_per_year) * LATE
         if now - datetime.fromisoformat(rounds[-1].at) > late:
-            found.append(f"The last round is of {rounds[-1].at[:10]}: a round is overdue.")
+            cautions.append(f"The last round is of {rounds[-1].at[:10]}: a round is overdue.")
         failed = [event for event in events if event.kind == "failed" and event.at >= rounds[-1].at]
         if failed:
-            found.append(f"{count(len(failed), 'round')} failed since: {failed[-1].text}")
-    return found
+            cautions.append(f"{count(len(failed), 'round')} failed since: {failed[-1].text}")
+    return cautions
 
 
 def _facts(monitor: Monitor, rounds: Sequence[Round]) -> list[Fact]:
@@ -136,8 +136,8 @@ def _event(event: Event, events: Sequence[Event], open_: Sequence[Event]) -> Eve
                     state, is_open)  # fmt: skip
 
 
-def _series(name: str, of: Callable[[RoundFigures], Measured | None], found: Sequence[RoundFigures]) -> Series:
-    rows = [of(one) for one in found]
+def _series(name: str, of: Callable[[RoundFigures], Measured | None], figures: Sequence[RoundFigures]) -> Series:
+    rows = [of(one) for one in figures]
     values, lows, highs = ([getattr(row, field) if row else None for row in rows] for field in ("value", "low", "high"))
     return Series(name, values, lows, highs)
 
@@ -150,10 +150,10 @@ def _row(one: RoundFigures, metrics: Sequence[tuple[str, Callable[[RoundFigures]
     return [one.at[:16].replace("T", " "), flips, *(_cell(name, of(one)) for name, of in metrics)]
 
 
-def _cell(name: str, found: Measured | None) -> str:
-    if found is None or found.value is None:
+def _cell(name: str, metric: Measured | None) -> str:
+    if metric is None or metric.value is None:
         return "–"
-    return f"{found.value:,.0f}" if name.startswith("length") else f"{100 * found.value:.1f} %"
+    return f"{metric.value:,.0f}" if name.startswith("length") else f"{100 * metric.value:.1f} %"
 
 
 def _versions(rounds: Sequence[Round]) -> list[tuple[str, str, str]]:

@@ -61,8 +61,8 @@ class MonitorSettings(Config):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.policy is None and (given := [n for n in ("prompts", "redteam", "assessor") if getattr(self, n)]):
-            raise ValueError(f"{', '.join(given)}: nobody answers these without a policy")
+        if self.policy is None and (keys := [n for n in ("prompts", "redteam", "assessor") if getattr(self, n)]):
+            raise ValueError(f"{', '.join(keys)}: nobody answers these without a policy")
         if self.policy is not None and not (self.prompts or self.redteam):
             raise ValueError("policy: needs prompts or redteam, the requests that it shall answer")
         return self

@@ -127,19 +127,19 @@ def _answers(
 ) -> dict[str, ResponseOutcome]:
     assert settings.policy is not None
     sampling = settings.sampling.at(settings.seed)
-    given = responses(part, settings.policy, prompts, context, sampling=sampling, server=settings.policy_server)
-    pairs = [(p, c) for p, c in zip(prompts, given.completions, strict=True) if c is not None]
-    found = {prompt.id: ResponseOutcome(problem="missing") for prompt in prompts}
+    answers = responses(part, settings.policy, prompts, context, sampling=sampling, server=settings.policy_server)
+    pairs = [(p, c) for p, c in zip(prompts, answers.completions, strict=True) if c is not None]
+    outcomes = {prompt.id: ResponseOutcome(problem="missing") for prompt in prompts}
     if settings.assessor is None:
         assessed = [(None, refusal_by_strings(c.text)) for _, c in pairs]
     else:
-        asked = assessor(_without_rating(settings.assessor), context).assess(
+        assessments = assessor(_without_rating(settings.assessor), context).assess(
             [p for p, _ in pairs], [c for _, c in pairs]
         )
-        assessed = [(one.is_harmless, one.response) for one in asked]
+        assessed = [(one.is_harmless, one.response) for one in assessments]
     for (prompt, completion), (is_harmless, response) in zip(pairs, assessed, strict=True):
-        found[prompt.id] = ResponseOutcome(length=len(completion.text), response=response, is_harmless=is_harmless)
-    return found
+        outcomes[prompt.id] = ResponseOutcome(length=len(completion.text), response=response, is_harmless=is_harmless)
+    return outcomes
 
 
 def _without_rating(spec: AssessorSpec) -> AssessorSpec:
@@ -147,11 +147,11 @@ def _without_rating(spec: AssessorSpec) -> AssessorSpec:
 
 
 def _versions(journal: Journal) -> list[Version]:
-    found: dict[Version, None] = {}
+    versions: dict[Version, None] = {}
     for row in journal.rows():
         card = json.loads(row.entry.setting).get("card") or {}
         raw = json.loads(row.entry.raw) if row.entry.raw else {}
-        found[
+        versions[
             Version(
                 uri=str(card.get("uri", "")),
                 revision=str(card.get("revision", "")),
@@ -159,7 +159,7 @@ def _versions(journal: Journal) -> list[Version]:
                 fingerprint=str(raw.get("fingerprint", "")),
             )
         ] = None
-    return list(found)
+    return list(versions)
 
 
 def read_rounds(folder: Path) -> list[Round]:
@@ -188,10 +188,10 @@ def new_versions(rounds: Sequence[Round]) -> list[tuple[Version, list[Version]]]
 
 def changes(new: Version, before: Sequence[Version]) -> Mapping[str, tuple[str, str]]:
     """What is new about a version: field → (values before, value now)."""
-    found = {}
+    by_field = {}
     for field in ("uri", "revision", "model", "fingerprint"):
         old = sorted({getattr(one, field) for one in before} - {""})
         now = getattr(new, field)
         if now not in old and (now or old):
-            found[field] = (", ".join(old) or "nothing", now or "nothing")
-    return found
+            by_field[field] = (", ".join(old) or "nothing", now or "nothing")
+    return by_field

@@ -18,8 +18,8 @@ WAIT_S, ATTEMPTS = 10.0, 3
 def address(url: str) -> str:
     """The URL with $NAME read from the environment. Raises RecipeError for an unset name or another scheme than HTTP."""
 
-    def value(found: re.Match[str]) -> str:
-        name = found[1] or found[2]
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
         if name not in os.environ:
             raise RecipeError(f"${name} is not set", key="--webhook", fix=f"export {name}=…")
         return os.environ[name]

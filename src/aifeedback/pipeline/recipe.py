@@ -216,8 +216,8 @@ def _stages(
             if not values.pop("when", True):
                 continue
             schema = step_class(entry.kind)
-            given = merge(nest(overrides.get(entry.family, {})), nest(overrides.get(entry.id, {})))
-            step = schema.model_validate(merge(values, given))
+            changes = merge(nest(overrides.get(entry.family, {})), nest(overrides.get(entry.id, {})))
+            step = schema.model_validate(merge(values, changes))
         except KeyError as unknown:
             problems.append(f"{entry.where}: {unknown.args[0]}")
         except InputError as unusable:

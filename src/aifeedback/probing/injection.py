@@ -13,11 +13,11 @@ from pydantic import model_validator
 from aifeedback.audit.finding import Finding
 from aifeedback.probing.probe import (
     ANSWERS,
-    Asked,
     Classified,
     Item,
     Policy,
     PolicyProbe,
+    Trial,
     informative,
     rate,
     user,
@@ -63,22 +63,22 @@ class InjectionItem(Item):
         return self.prompt.replace("{document}", document)
 
 
-def ask(items: Sequence[InjectionItem], policy: Policy) -> list[Asked]:
+def ask(items: Sequence[InjectionItem], policy: Policy) -> list[Trial]:
     questions = [(item, way) for item in items for way in ("injected", "control")]
-    asked: list[Asked] = []
+    trials: list[Trial] = []
     for draw in range(policy.draws):
         responses = policy.ask([(user(item.text(way)),) for item, way in questions], draw)
-        asked += [
-            Asked(item.id, item.cluster, way, draw, response, item.rule, item.described, item.topic)
+        trials += [
+            Trial(item.id, item.cluster, way, draw, response, item.rule, item.described, item.topic)
             for (item, way), response in zip(questions, responses, strict=True)
         ]
-    return asked
+    return trials
 
 
 def findings(rows: Sequence[Classified]) -> list[Finding]:
-    injected, control = ([row for row in rows if row.asked.way == way] for way in ("injected", "control"))
+    injected, control = ([row for row in rows if row.trial.way == way] for way in ("injected", "control"))
     done = sum(row.chosen == "other" for row in control)
-    found = rate(
+    finding = rate(
         injected,
         "one",
         probe="injection",
@@ -89,7 +89,7 @@ def findings(rows: Sequence[Classified]) -> list[Finding]:
         details={"does the task without the instruction": done},
     )
     few = f"it does only {done} of {len(control)} tasks even without an instruction"
-    return [informative(found, rows, few if done < ANSWERS * len(control) else "")]
+    return [informative(finding, rows, few if done < ANSWERS * len(control) else "")]
 
 
 INJECTION = PolicyProbe(

@@ -37,7 +37,7 @@ def shipped_items(probe: PolicyProbe) -> list[Item]:
 def read_items(path: str | Path, probes: Mapping[str, PolicyProbe]) -> Items:
     """Raises FileError where the file cannot be read or holds no usable row. Rows of other known probes are kept too."""
     file = Path(path)
-    found: dict[str, dict[str, Item]] = {}
+    by_probe: dict[str, dict[str, Item]] = {}
     skipped: Counter[str] = Counter()
     first: dict[str, int] = {}
     rows = 0
@@ -47,14 +47,14 @@ def read_items(path: str | Path, probes: Mapping[str, PolicyProbe]) -> Items:
         if isinstance(item, str):
             skipped[item] += 1
             first.setdefault(item, number)
-        elif item.id in found.get(item.probe, {}):
+        elif item.id in by_probe.get(item.probe, {}):
             skipped["duplicate item"] += 1
         else:
-            found.setdefault(item.probe, {})[item.id] = item
-    if not found:
+            by_probe.setdefault(item.probe, {})[item.id] = item
+    if not by_probe:
         why = next((f"{reason} (first in row {first[reason]})" for reason in first), "the file is empty")
         raise FileError(f"no usable item: {why}", file=file, fix=FIX)
-    return Items({probe: list(items.values()) for probe, items in found.items()}, rows, dict(skipped))
+    return Items({probe: list(items.values()) for probe, items in by_probe.items()}, rows, dict(skipped))
 
 
 def _item(row: Any, probes: Mapping[str, PolicyProbe]) -> Item | str:

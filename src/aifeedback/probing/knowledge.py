@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from aifeedback.audit.finding import Finding
 from aifeedback.probing.probe import (
     ANSWERS,
-    Asked,
     Classified,
     Item,
     Policy,
     PolicyProbe,
+    Trial,
     constant,
     not_informative,
     rate,
@@ -48,12 +48,12 @@ class KnowledgeItem(Item):
     """Phrases of a response that says that it cannot know."""
 
 
-def ask(items: Sequence[KnowledgeItem], policy: Policy) -> list[Asked]:
-    asked: list[Asked] = []
+def ask(items: Sequence[KnowledgeItem], policy: Policy) -> list[Trial]:
+    trials: list[Trial] = []
     for draw in range(policy.draws):
         responses = policy.ask([(user(item.prompt),) for item in items], draw)
-        asked += [
-            Asked(
+        trials += [
+            Trial(
                 item.id, item.cluster, "knowable" if item.knowable else "unknowable", draw, response,
                 # "I cannot know, perhaps 5 or 6" admits it: an admission decides
                 Rule(one=item.admits, other=item.asserts, one_decides=True),
@@ -63,11 +63,11 @@ def ask(items: Sequence[KnowledgeItem], policy: Policy) -> list[Asked]:
             )
             for item, response in zip(items, responses, strict=True)
         ]  # fmt: skip
-    return asked
+    return trials
 
 
 def findings(rows: Sequence[Classified]) -> list[Finding]:
-    unknowable, knowable = ([row for row in rows if row.asked.way == way] for way in ("unknowable", "knowable"))
+    unknowable, knowable = ([row for row in rows if row.trial.way == way] for way in ("unknowable", "knowable"))
     made_up = rate(
         unknowable,
         "other",

@@ -41,10 +41,10 @@ class Item(Record):
     def _named(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        given = dict(values)
-        given["id"] = str(given.get("id") or content_id("item", given))
-        given["cluster"] = str(given.get("cluster") or given["id"])
-        return given
+        fields = dict(values)
+        fields["id"] = str(fields.get("id") or content_id("item", fields))
+        fields["cluster"] = str(fields.get("cluster") or fields["id"])
+        return fields
 
 
 class Response(NamedTuple):
@@ -56,7 +56,7 @@ class Response(NamedTuple):
     call_id: str | None = None
 
 
-class Asked(NamedTuple):
+class Trial(NamedTuple):
     """One response that is to be classified."""
 
     item: str
@@ -72,7 +72,7 @@ class Asked(NamedTuple):
 
 
 class Classified(NamedTuple):
-    asked: Asked
+    trial: Trial
     chosen: Class | None
     problem: Problem | None
     """Why the class is unknown."""
@@ -132,7 +132,7 @@ class PolicyProbe(NamedTuple):
     """What one, other and neither mean, for readers."""
     calls: Callable[[Any], int]
     """Calls of the policy per item and draw."""
-    ask: Callable[[Sequence[Any], Policy], list[Asked]]
+    ask: Callable[[Sequence[Any], Policy], list[Trial]]
     findings: Callable[[Sequence[Classified]], list[Finding]]
 
 
@@ -144,10 +144,10 @@ SCORES: Mapping[Class, float] = {"one": 1.0, "other": 0.0, "neither": 0.5}
 
 def keyed(rows: Sequence[Classified]) -> dict[tuple[str, int], dict[str, Classified]]:
     """(item, draw) → way → its response."""
-    found: dict[tuple[str, int], dict[str, Classified]] = {}
+    by_key: dict[tuple[str, int], dict[str, Classified]] = {}
     for row in rows:
-        found.setdefault((row.asked.item, row.asked.draw), {})[row.asked.way] = row
-    return found
+        by_key.setdefault((row.trial.item, row.trial.draw), {})[row.trial.way] = row
+    return by_key
 
 
 def unknown(rows: Sequence[Classified]) -> int:
@@ -170,7 +170,7 @@ def informative(finding: Finding, rows: Sequence[Classified], otherwise: str = "
 
 def constant(rows: Sequence[Classified]) -> str:
     """Why nothing follows where nearly all responses are one text; empty otherwise."""
-    texts = [" ".join(row.asked.response.text.lower().split()) for row in rows if row.asked.response.text]
+    texts = [" ".join(row.trial.response.text.lower().split()) for row in rows if row.trial.response.text]
     if not texts:
         return "the policy answered nothing"
     text, often = Counter(texts).most_common(1)[0]
@@ -200,7 +200,7 @@ def rate(
         why = "no response could be classified" if rows else "the lists hold no such item"
         return Finding(probe, group, title, f"Not measured: {why}.", unreadable=missing)
     values = np.array([float(row.chosen == hit) for row in known])
-    clusters = codes([row.asked.cluster for row in known])
+    clusters = codes([row.trial.cluster for row in known])
     share: Mean = _share(values, clusters)
     text = sentence.format(share=f"{100 * share.value:.0f} %", hits=int(values.sum()), n=len(known))
     return Finding(
@@ -232,7 +232,7 @@ def effect(
     if len(known) < 2:
         return Finding(probe, group, title, "Not measured: no item was classified both ways.", unreadable=missing)
     gaps = np.array([score[a.chosen] - score[b.chosen] for a, b in known])  # type: ignore[index]
-    clusters = codes([a.asked.cluster for a, _ in known])
+    clusters = codes([a.trial.cluster for a, _ in known])
     mean = mean_interval(gaps, clusters, bounds=(-1.0, 1.0))
     sign = 1 if worst == "above" else -1
     moved = sorted(zip(gaps * sign, known, strict=True), key=lambda row: -row[0])
@@ -263,18 +263,18 @@ def codes(ids: Sequence[str]) -> Any:
 
 def examples(rows: Sequence[Classified], *, sensitive: bool = False) -> tuple[dict[str, Any], ...]:
     """The first three, as conversation and response."""
-    shown = [{"conversation": _conversation(row), "response": row.asked.response.text} for row in rows[:3]]
+    shown = [{"conversation": _conversation(row), "response": row.trial.response.text} for row in rows[:3]]
     return tuple({**one, "sensitive": True} if sensitive else one for one in shown)
 
 
 def _both(a: Classified, b: Classified) -> dict[str, Any]:
     return {
         "conversation": _conversation(a),
-        "response": a.asked.response.text,
+        "response": a.trial.response.text,
         "the other way of asking": _conversation(b),
-        "its response": b.asked.response.text,
+        "its response": b.trial.response.text,
     }
 
 
 def _conversation(row: Classified) -> str:
-    return Prompt.of(list(row.asked.response.messages)).text
+    return Prompt.of(list(row.trial.response.messages)).text

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from aifeedback.judging.safety import JudgeClassifier
 from aifeedback.metrics.intervals import Estimate
-from aifeedback.probing.probe import Asked, Classified
+from aifeedback.probing.probe import Classified, Trial
 from aifeedback.probing.rules import Class
 from aifeedback.prompts.judge_prompt import JudgePrompt
 from aifeedback.types import Completion, Model, Problem, Progress, Prompt, silent
@@ -23,7 +23,7 @@ class Classifier(Protocol):
     @property
     def name(self) -> str: ...
 
-    def classify(self, asked: Sequence[Asked]) -> list[Classified]:
+    def classify(self, trials: Sequence[Trial]) -> list[Classified]:
         """One class or problem per response, in order."""
         ...
 
@@ -33,12 +33,12 @@ class Rules:
 
     name = "rules"
 
-    def classify(self, asked: Sequence[Asked]) -> list[Classified]:
+    def classify(self, trials: Sequence[Trial]) -> list[Classified]:
         return [
             Classified(one, None, one.response.problem or Problem.MISSING)
             if one.response.text is None
             else Classified(one, *one.rule.classify(one.response.text))
-            for one in asked
+            for one in trials
         ]
 
 
@@ -52,28 +52,28 @@ class Judge:
     def name(self) -> str:
         return self._classifier.name
 
-    def classify(self, asked: Sequence[Asked]) -> list[Classified]:
-        known = [one for one in asked if one.response.text is not None]
+    def classify(self, trials: Sequence[Trial]) -> list[Classified]:
+        known = [one for one in trials if one.response.text is not None]
         prompts = [described(one) for one in known]
         completions = [
             Completion.of(prompt, one.response.text or "", source="policy")
             for prompt, one in zip(prompts, known, strict=True)
         ]
         read = iter(self._classifier.classify(prompts, completions))
-        found: list[Classified] = []
-        for one in asked:
+        rows: list[Classified] = []
+        for one in trials:
             if one.response.text is None:
-                found.append(Classified(one, None, one.response.problem or Problem.MISSING))
+                rows.append(Classified(one, None, one.response.problem or Problem.MISSING))
                 continue
             result = next(read)
-            found.append(Classified(one, NAMED.get(result.chosen or ""), result.problem))
-        return found
+            rows.append(Classified(one, NAMED.get(result.chosen or ""), result.problem))
+        return rows
 
 
-def described(asked: Asked) -> Prompt:
+def described(trial: Trial) -> Prompt:
     """What the judge reads as the request: the conversation, and the three descriptions."""
-    conversation = Prompt.of(list(asked.response.messages)).text
-    meanings = "\n".join(f"{number}. {text}" for number, text in enumerate(asked.described, start=1))
+    conversation = Prompt.of(list(trial.response.messages)).text
+    meanings = "\n".join(f"{number}. {text}" for number, text in enumerate(trial.described, start=1))
     return Prompt.of(f"{conversation}\n\nDescriptions:\n{meanings}")
 
 
@@ -90,7 +90,7 @@ def agreement(one: Sequence[Classified], other: Sequence[Classified]) -> Agreeme
 
     columns = [[_number(a.chosen), _number(b.chosen)] for a, b in zip(one, other, strict=True)]
     known_once = sum((a.chosen is None) != (b.chosen is None) for a, b in zip(one, other, strict=True))
-    return Agreement(repeatability(columns, prompts=[row.asked.cluster for row in one]), known_once)
+    return Agreement(repeatability(columns, prompts=[row.trial.cluster for row in one]), known_once)
 
 
 def _number(chosen: Class | None) -> float | None:

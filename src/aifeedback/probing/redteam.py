@@ -15,11 +15,11 @@ from aifeedback.metrics.safety import OPENING, REFUSES
 from aifeedback.probing.lists import shipped_attacks
 from aifeedback.probing.probe import (
     ANSWERS,
-    Asked,
     Classified,
     Item,
     Policy,
     PolicyProbe,
+    Trial,
     not_informative,
     rate,
     user,
@@ -62,21 +62,21 @@ class RedTeamItem(Item):
     """Names of shipped attacks to put around the request; all of them by default, none in a red-team file."""
 
 
-def ask(items: Sequence[RedTeamItem], policy: Policy) -> list[Asked]:
+def ask(items: Sequence[RedTeamItem], policy: Policy) -> list[Trial]:
     attacks = shipped_attacks()
     questions = [
         (item, way, attacks[way].replace("{request}", item.prompt) if way in attacks else item.prompt)
         for item in items
         for way in ways_of(item)
     ]
-    asked: list[Asked] = []
+    trials: list[Trial] = []
     for draw in range(policy.draws):
         responses = policy.ask([(user(text),) for _, _, text in questions], draw)
-        asked += [
-            Asked(item.id, item.cluster, way, draw, response, RULE, DESCRIBED, item.topic)
+        trials += [
+            Trial(item.id, item.cluster, way, draw, response, RULE, DESCRIBED, item.topic)
             for (item, way, _), response in zip(questions, responses, strict=True)
         ]
-    return asked
+    return trials
 
 
 def ways_of(item: RedTeamItem) -> Sequence[str]:
@@ -87,14 +87,14 @@ def ways_of(item: RedTeamItem) -> Sequence[str]:
 
 
 def findings(rows: Sequence[Classified]) -> list[Finding]:
-    harmful = [row for row in rows if row.asked.way != "harmless"]
-    harmless = [row for row in rows if row.asked.way == "harmless"]
-    ways = list(dict.fromkeys(row.asked.way for row in harmful))
+    harmful = [row for row in rows if row.trial.way != "harmless"]
+    harmless = [row for row in rows if row.trial.way == "harmless"]
+    ways = list(dict.fromkeys(row.trial.way for row in harmful))
     succeeded = [_attacks(harmful, "attacks", "Red team, all attacks", "of all attacks")] if harmful else []
     if len(ways) > 1:
         succeeded += [
             _attacks(
-                [row for row in harmful if row.asked.way == way],
+                [row for row in harmful if row.trial.way == way],
                 f"attack {way}",
                 f"Attack, {way}",
                 f"of attacks ({way})",
@@ -128,7 +128,7 @@ def is_related(row: Classified) -> bool:
     """Whether a response takes up any word of its request: one that is about nothing complies with nothing."""
     request, response = (
         {word[:4] for word in re.findall(r"\w{4,}", text.lower())} - _COMMON
-        for text in (row.asked.response.messages[-1].content, row.asked.response.text or "")
+        for text in (row.trial.response.messages[-1].content, row.trial.response.text or "")
     )
     return bool(request & response)
 
@@ -136,7 +136,7 @@ def is_related(row: Classified) -> bool:
 def _attacks(rows: Sequence[Classified], probe: str, title: str, which: str) -> Finding:
     from dataclasses import replace
 
-    found = rate(
+    finding = rate(
         rows,
         "one",
         probe=probe,
@@ -145,7 +145,7 @@ def _attacks(rows: Sequence[Classified], probe: str, title: str, which: str) -> 
         sentence=f"{{share}} {which} succeed ({{hits}} of {{n}}).",
         tolerated=SUCCEEDS,
     )
-    return replace(found, examples=tuple({**example, "sensitive": True} for example in found.examples))
+    return replace(finding, examples=tuple({**example, "sensitive": True} for example in finding.examples))
 
 
 REDTEAM = PolicyProbe(

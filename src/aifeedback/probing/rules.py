@@ -64,7 +64,7 @@ class Rule(Record):
         read = " ".join(text.replace("’", "'").split())[: self.opening]
         if not read:
             return None, Problem.EMPTY
-        one, other, neither = (_found(phrases, read) for phrases in (self.one, self.other, self.neither))
+        one, other, neither = (_occurrence(phrases, read) for phrases in (self.one, self.other, self.neither))
         if self.unless_mentioned and one.is_there and _only_mentioned(self.one, read):
             return None, Problem.UNREADABLE
         if self.one_decides and one.is_there:
@@ -86,7 +86,7 @@ class _Occurrence(Record):
     """It occurs, but only after a negation."""
 
 
-def _found(phrases: tuple[str, ...], text: str) -> _Occurrence:
+def _occurrence(phrases: tuple[str, ...], text: str) -> _Occurrence:
     negated = False
     for phrase in phrases:
         for match in pattern(phrase).finditer(text):

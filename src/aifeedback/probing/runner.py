@@ -9,7 +9,7 @@ from typing import Any
 
 from aifeedback.audit.finding import Finding, settle
 from aifeedback.metrics.intervals import plain
-from aifeedback.probing.probe import Asked, Classified, Item, Policy, PolicyProbe
+from aifeedback.probing.probe import Classified, Item, Policy, PolicyProbe, Trial
 from aifeedback.probing.reading import Classifier, Rules, agreement
 from aifeedback.types import Model, Progress, Sampling, silent
 
@@ -45,13 +45,13 @@ class PolicyProbes:
 
     def alarms(self) -> list[Finding]:
         order = {"bad": 0, "watch": 1}
-        found = [finding for finding in self.main if finding.level in order]
-        return sorted(found, key=lambda f: (order[f.level], -abs(f.value)))
+        alarms = [finding for finding in self.main if finding.level in order]
+        return sorted(alarms, key=lambda f: (order[f.level], -abs(f.value)))
 
     def as_dict(self) -> dict[str, Any]:
         names = ("policy", "headline", "responses", "unanswered", "unknown", "agreement", "calls", "seconds", "who")
         values = {name: plain(getattr(self, name)) for name in names}
-        return {**values, "findings": {by: [f.as_dict() for f in found] for by, found in self.findings.items()}}
+        return {**values, "findings": {by: [f.as_dict() for f in findings] for by, findings in self.findings.items()}}
 
 
 def probe_policy(
@@ -73,15 +73,15 @@ def probe_policy(
     """
     started = time.perf_counter()
     policy = Policy(model, sampling or Sampling(temperature=0.0), draws, seed)
-    asked: list[tuple[str, Asked]] = []
+    trials: list[tuple[str, Trial]] = []
     expected = draws * sum(probes[key].calls(item) for key, rows in items.items() for item in rows)
     policy.progress = lambda done, total, figures: progress(done, total or expected, figures)
     for key, rows in items.items():
-        asked += [(key, one) for one in probes[key].ask(rows, policy)]
-    everything = [one for _, one in asked]
+        trials += [(key, one) for one in probes[key].ask(rows, policy)]
+    everything = [one for _, one in trials]
     classifiers: list[Classifier] = [Rules(), *([judge] if judge is not None else [])]
     classified = {one.name: one.classify(everything) for one in classifiers}
-    findings = {by: tuple(settle(_findings(rows, asked, items, probes))) for by, rows in classified.items()}
+    findings = {by: tuple(settle(_findings(rows, trials, items, probes))) for by, rows in classified.items()}
     both = None
     if judge is not None:
         share = agreement(classified["rules"], classified[judge.name])
@@ -103,12 +103,12 @@ def probe_policy(
 
 def _findings(
     rows: Sequence[Classified],
-    asked: Sequence[tuple[str, Asked]],
+    trials: Sequence[tuple[str, Trial]],
     items: Mapping[str, Sequence[Item]],
     probes: Mapping[str, PolicyProbe],
 ) -> list[Finding]:
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for key in items:
-        own = [row for row, (probe, _) in zip(rows, asked, strict=True) if probe == key]
-        found += probes[key].findings(own) if own else []
-    return found
+        own = [row for row, (probe, _) in zip(rows, trials, strict=True) if probe == key]
+        findings += probes[key].findings(own) if own else []
+    return findings

@@ -17,11 +17,11 @@ from aifeedback.audit.finding import FEWEST, Finding
 from aifeedback.audit.perturbation import texts
 from aifeedback.probing.probe import (
     ONE_ALONE,
-    Asked,
     Classified,
     Item,
     Policy,
     PolicyProbe,
+    Trial,
     effect,
     informative,
     keyed,
@@ -62,13 +62,13 @@ class NamesItem(Item):
         return self
 
 
-def ask_languages(items: Sequence[LanguageItem], policy: Policy) -> list[Asked]:
+def ask_languages(items: Sequence[LanguageItem], policy: Policy) -> list[Trial]:
     questions = [(item, language, text) for item in items for language, text in item.prompts.items()]
-    asked: list[Asked] = []
+    trials: list[Trial] = []
     for draw in range(policy.draws):
         responses = policy.ask([(user(text),) for _, _, text in questions], draw)
-        asked += [
-            Asked(
+        trials += [
+            Trial(
                 item.id, item.cluster, language, draw, response,
                 Rule(one=item.right, other=item.wrong, otherwise=None if item.wrong else "other"),
                 (f"It gives the answer {item.right[0]}, in any language.", "It gives another answer.", "It gives no answer."),
@@ -76,18 +76,18 @@ def ask_languages(items: Sequence[LanguageItem], policy: Policy) -> list[Asked]:
             )
             for (item, language, _), response in zip(questions, responses, strict=True)
         ]  # fmt: skip
-    return asked
+    return trials
 
 
 def languages(rows: Sequence[Classified]) -> list[Finding]:
     by_item = list(keyed(rows).values())
     references = {next(iter(ways)) for ways in by_item}
     names = list(dict.fromkeys(way for ways in by_item for way in ways if way not in references))
-    found = []
+    findings = []
     for name in names:
         pairs = [(ways[name], next(iter(ways.values()))) for ways in by_item if name in ways]
         right = [sum(pair[side].chosen == "one" for pair in pairs) for side in (0, 1)]
-        reference = pairs[0][1].asked.way
+        reference = pairs[0][1].trial.way
         one = effect(
             pairs,
             probe=f"language {name}",
@@ -101,11 +101,11 @@ def languages(rows: Sequence[Classified]) -> list[Finding]:
         )
         few = f"{right[1]} right answers in {reference} and {right[0]} in {name} are too few"
         rows = [row for pair in pairs for row in pair]
-        found.append(informative(one, rows, few if max(right) < FEWEST else ""))
-    return found
+        findings.append(informative(one, rows, few if max(right) < FEWEST else ""))
+    return findings
 
 
-def ask_names(items: Sequence[NamesItem], policy: Policy) -> list[Asked]:
+def ask_names(items: Sequence[NamesItem], policy: Policy) -> list[Trial]:
     questions = [
         (item, f"{contrast}/{number}/{side}", item.prompt.replace("{name}", name))
         for item in items
@@ -114,17 +114,17 @@ def ask_names(items: Sequence[NamesItem], policy: Policy) -> list[Asked]:
         for side in ("one", "other")
         for name in [_name(words["names"][side], item, contrast, number)]
     ]
-    asked: list[Asked] = []
+    trials: list[Trial] = []
     for draw in range(policy.draws):
         responses = policy.ask([(user(text),) for _, _, text in questions], draw)
-        asked += [
-            Asked(
+        trials += [
+            Trial(
                 item.id, item.cluster, way, draw, response, Rule(one=item.yes, other=item.no, opening=80),
                 ("It says yes.", "It says no.", "It says neither yes nor no."), item.topic,
             )
             for (item, way, _), response in zip(questions, responses, strict=True)
         ]  # fmt: skip
-    return asked
+    return trials
 
 
 def _name(names: Sequence[str], item: NamesItem, contrast: str, number: int) -> str:
@@ -135,7 +135,7 @@ def _name(names: Sequence[str], item: NamesItem, contrast: str, number: int) -> 
 
 def names(rows: Sequence[Classified]) -> list[Finding]:
     by_item = list(keyed(rows).values())
-    found = []
+    findings = []
     for contrast, words in texts()["groups"].items():
         pairs = [
             (ways[f"{contrast}/{number}/one"], ways[f"{contrast}/{number}/other"])
@@ -153,8 +153,8 @@ def names(rows: Sequence[Classified]) -> list[Finding]:
             "{points} points ({low} to {high}, n = {n}).",
             details={"yes, first group": yes[0], "yes, other group": yes[1]},
         )
-        found.append(informative(one, [row for pair in pairs for row in pair]))
-    return found
+        findings.append(informative(one, [row for pair in pairs for row in pair]))
+    return findings
 
 
 LANGUAGE = PolicyProbe(

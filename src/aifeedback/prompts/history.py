@@ -63,7 +63,7 @@ def log_of(path: Path) -> Path:
 
 def read_log(path: Path) -> list[Logged]:
     """The log beside a standards file, the oldest first. Raises StandardsError for a line that is not as it was written."""
-    file, found, before = log_of(path), [], ""
+    file, entries, before = log_of(path), [], ""
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines() if file.is_file() else (), start=1):
         try:
             one = Logged.model_validate_json(line)
@@ -73,9 +73,9 @@ def read_log(path: Path) -> list[Logged]:
             raise StandardsError(
                 f"line {number} was changed, or the one before it was removed", file=file, fix="restore it from a copy"
             )
-        found.append(one)
+        entries.append(one)
         before = one.link
-    return found
+    return entries
 
 
 def append(path: Path, *, version: str, digest: str, by: str, why: str, answers: str = "", flips: Any = None) -> Logged:

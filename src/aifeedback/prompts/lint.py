@@ -90,27 +90,29 @@ def check_other(path: Path) -> list[Finding] | None:
 def lint_rubric(rubric: Rubric) -> list[Finding]:
     """Findings in the order of the criteria, then of the whole."""
     rules: Any = (_vague, _compare_wording, _template_marks, _too_much)
-    found = [finding for criterion in rubric.criteria for rule in rules for finding in rule(criterion)]
-    return [*found, *_same_texts(rubric.criteria), *_unsigned(rubric)]
+    findings = [finding for criterion in rubric.criteria for rule in rules for finding in rule(criterion)]
+    return [*findings, *_same_texts(rubric.criteria), *_unsigned(rubric)]
 
 
 def lint_prompt(prompt: JudgePrompt) -> list[Finding]:
     """Its exemplars are its test cases: what they teach beyond what is meant."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     choices = [
         e for e in prompt.exemplars if prompt.task == "pairwise" and e.first is not None and e.second is not None
     ]
     if prompt.labels and not prompt.exemplars:
-        found.append(Finding("no-tests", "exemplars", "no exemplar shows what it means", "add solved examples"))
+        findings.append(Finding("no-tests", "exemplars", "no exemplar shows what it means", "add solved examples"))
     labels = [e.label for e in prompt.exemplars]
     if len(labels) >= 3 and len(set(labels)) == 1:
         fix = "add examples with other labels"
-        found.append(Finding("one-label", "exemplars", f"every exemplar has the label {labels[0]!r}", fix))
+        findings.append(Finding("one-label", "exemplars", f"every exemplar has the label {labels[0]!r}", fix))
     lengths = [(len(e.first or ""), len(e.second or ""), e.label == prompt.labels[0]) for e in choices]
     better = [(one, other) if is_first else (other, one) for one, other, is_first in lengths]
     if len(better) >= 3 and all(one > other for one, other in better):
         message = "in every exemplar the better response is the longer one"
-        found.append(Finding("length-tells", "exemplars", message, "add a case where the shorter response is better"))
+        findings.append(
+            Finding("length-tells", "exemplars", message, "add a case where the shorter response is better")
+        )
     wants: dict[tuple[str, ...], str] = {}
     for number, e in enumerate(prompt.exemplars, start=1):
         shown = tuple(
@@ -120,11 +122,11 @@ def lint_prompt(prompt: JudgePrompt) -> list[Finding]:
         against = wants.get(shown, e.label) != e.label or (bool(choices) and wants.get(mirrored) == e.label)
         if against:
             message = f"exemplar {number} has the opposite label of an equal one"
-            found.append(Finding("conflict", "exemplars", message, "decide which holds, and remove the other"))
+            findings.append(Finding("conflict", "exemplars", message, "decide which holds, and remove the other"))
         wants.setdefault(shown, e.label)
     if not prompt.owner.strip():
-        found.append(Finding("unsigned", "owner", "nobody can be asked about it", "name the owner"))
-    return found
+        findings.append(Finding("unsigned", "owner", "nobody can be asked about it", "name the owner"))
+    return findings
 
 
 def check_values(values: Mapping[str, Any]) -> Checked:

@@ -70,8 +70,8 @@ def people_part(summary: Mapping[str, Any], *, names: Mapping[str, str] | None =
     reference = next((str(r) for s in stages if (r := mapping(mapping(s).get("figures")).get("reference"))), "")
     if not record.get("matches"):
         return None
-    found = [_match(str(name), mapping(row), reference) for name, row in record["matches"].items()]
-    matches = [match for match in found if match.people is not None]
+    all_matches = [_match(str(name), mapping(row), reference) for name, row in record["matches"].items()]
+    matches = [match for match in all_matches if match.people is not None]
     judge = str((names or {}).get(record.get("judge", ""), record.get("judge", "")))
     raters = [_rater(str(name), mapping(row)) for name, row in mapping(record.get("raters")).items()]
     agreement = [

@@ -120,16 +120,16 @@ def answer(results: Sequence[PolicyProbes], group: str) -> str:
     """The first sentence of a section."""
     parts = []
     for result in results:
-        found = [finding for finding in result.main if finding.group == group]
-        raised = [finding for finding in result.alarms() if finding in found]
-        silent = [finding for finding in found if finding.level in ("uninformative", "unknown")]
+        findings = [finding for finding in result.main if finding.group == group]
+        raised = [finding for finding in result.alarms() if finding in findings]
+        silent = [finding for finding in findings if finding.level in ("uninformative", "unknown")]
         if raised:
             text = listed([f"{_titled(finding)} {MARKS[finding.level]}" for finding in raised])
-        elif len(silent) == len(found):
-            text = "not known" if found else "not measured"
+        elif len(silent) == len(findings):
+            text = "not known" if findings else "not measured"
         else:
-            text = f"no significant fault in {count(len(found) - len(silent), 'finding')}"
-        if silent and len(silent) < len(found):
+            text = f"no significant fault in {count(len(findings) - len(silent), 'finding')}"
+        if silent and len(silent) < len(findings):
             text += f"; {count(len(silent), 'finding')} not informative"
         parts.append(f"{result.policy}: {text}")
     return ". ".join(parts) + "."
@@ -155,10 +155,10 @@ def table(
 
 def tolerated(rows: Sequence[tuple[str, Finding | None, Finding | None]]) -> str:
     """What a share is tested against; zero for effects."""
-    found = next((finding for _, finding, _ in rows if finding is not None and finding.is_measured), None)
-    if found is None:
+    first = next((finding for _, finding, _ in rows if finding is not None and finding.is_measured), None)
+    if first is None:
         return "–"
-    share = found.details.get("tolerated")
+    share = first.details.get("tolerated")
     return "no effect" if share is None else f"≤ {100 * share:g} %"
 
 
@@ -176,15 +176,15 @@ def record(results: Sequence[PolicyProbes], folder: Path | None) -> list[Fact]:
 
 
 def _agreement(result: PolicyProbes) -> str:
-    found = result.agreement
-    if found is None:
+    share = result.agreement
+    if share is None:
         return ""
-    if found.get("value") is None:
+    if share.get("value") is None:
         return "no response was classified by both"
-    ends = f"{100 * found['low']:.0f}–{100 * found['high']:.0f} %"
+    ends = f"{100 * share['low']:.0f}–{100 * share['high']:.0f} %"
     return (
-        f"{100 * found['value']:.0f} % (95 % CI {ends}, n = {found['n']:,}); "
-        f"{found['only_one']:,} responses were classified by one of them only"
+        f"{100 * share['value']:.0f} % (95 % CI {ends}, n = {share['n']:,}); "
+        f"{share['only_one']:,} responses were classified by one of them only"
     )
 
 

@@ -271,11 +271,11 @@ def watch(story: Story) -> list[Caution]:
 
 
 def _of_independence(story: Story) -> list[Caution]:
-    found = [Caution("bad", story.trained_on, 19)] if story.trained_on else []
+    cautions = [Caution("bad", story.trained_on, 19)] if story.trained_on else []
     if story.independence.is_verified or not story.policies:
-        return found
+        return cautions
     text = f"Unverified: {independence_reason(story)}. Let people, or a model of another family, judge a sample."
-    return [*found, Caution("bad", text, 20)]
+    return [*cautions, Caution("bad", text, 20)]
 
 
 def _of_policies(story: Story) -> list[Caution]:

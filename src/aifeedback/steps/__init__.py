@@ -45,8 +45,8 @@ def step_class(kind: str) -> type[Step]:
     if kind in STEPS:
         module, _, name = STEPS[kind].partition(":")
         return getattr(import_module(f"aifeedback.steps.{module}"), name)
-    if (found := find("aifeedback.steps", kind)) is None:
+    if (plugin := find("aifeedback.steps", kind)) is None:
         raise KeyError(f"no step '{kind}'; known: {', '.join((*STEPS, *registered('aifeedback.steps')))}")
-    if not (isinstance(found, type) and issubclass(found, Step)):
+    if not (isinstance(plugin, type) and issubclass(plugin, Step)):
         raise InputError(f"'{kind}' is not a step", fix="name a subclass of Step (aifeedback.steps.step)")
-    return found
+    return plugin

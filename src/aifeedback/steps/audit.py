@@ -86,15 +86,15 @@ class Audit(Step):
     """Ask every question anew, into new journals: remembered answers say nothing about the judge of today."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Audit:
-        how = dict(given.get("judges", {}))
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Audit:
+        how = dict(settings.get("judges", {}))
         models, prompts = how.pop("model", []), how.pop("prompt", None) or [None]
         judges = {
             (model if len(prompts) == 1 else f"{model} {prompt}"): one_judge(model, prompt, how, models)
             for model in models
             for prompt in prompts
         }
-        return super().from_options({**given, "judges": judges}, chosen)
+        return super().from_options({**settings, "judges": judges}, chosen)
 
     @property
     def asks_anew(self) -> bool:

@@ -102,20 +102,20 @@ def labelers(
     judges: Mapping[str, Judging], prompts: Sequence[Prompt], drawn: Mapping[str, Responses], context: Context
 ) -> dict[str, PeopleLabeler]:
     """The judges that are ratings of people. Raises FileError, before any judgement, where they rated none of it."""
-    found: dict[str, PeopleLabeler] = {}
+    by_judge: dict[str, PeopleLabeler] = {}
     for judge, spec in judges.items():
         if isinstance(spec, PanelSpec) or spec.calibration or spec.model.scheme != "people":
             continue
         if isinstance(labeler := connect.labeler(spec, context), PeopleLabeler):
-            found[judge] = labeler
-    for labeler in found.values():
-        for given in drawn.values():
-            _also_as_sampled(labeler, given)
-        own = [given.completions for given in drawn.values()]
+            by_judge[judge] = labeler
+    for labeler in by_judge.values():
+        for sample in drawn.values():
+            _also_as_sampled(labeler, sample)
+        own = [sample.completions for sample in drawn.values()]
         _require_ratings(
             labeler, [pair for one, other in combinations(own, 2) for pair in pairs_of(prompts, one, other)]
         )
-    return found
+    return by_judge
 
 
 def measured(
@@ -140,12 +140,12 @@ def measured(
     slices: list[SliceByPeople] = []
     for one, other in [(name, compare.reference) for name in names] + list(combinations(names, 2)):
         pairs = pairs_of(prompts, completions[one], completions[other])
-        said = [p.p_first for p in people.label(pairs)]
+        verdicts = [p.p_first for p in people.label(pairs)]
         match = judged.get((one, other, judge))
         known = None if match is None else [p.p_first for p in match.preferences]
         name = f"{one}_vs_{other}"
-        matches[name] = match_by_people(pairs, said, known, weights=weights, length_control=compare.length_control)
-        slices += slices_by_people(name, compare.by, pairs, said, known, weights=weights)
+        matches[name] = match_by_people(pairs, verdicts, known, weights=weights, length_control=compare.length_control)
+        slices += slices_by_people(name, compare.by, pairs, verdicts, known, weights=weights)
     among = among_raters(people, items_between(completions, prompts))
     return ByPeople.model_validate({"source": source, "judge": judge, **among, "matches": matches, "slices": slices})
 
@@ -158,9 +158,9 @@ def _folder(people: PeopleLabeler) -> str:
     return people.name.removeprefix("people:")
 
 
-def _also_as_sampled(people: PeopleLabeler, given: Responses) -> None:
+def _also_as_sampled(people: PeopleLabeler, responses: Responses) -> None:
     """Make ratings of a response as it was sampled count for the same response with its trailing symbols removed."""
-    for tidied, own in zip(given.completions, given.untouched, strict=True):
+    for tidied, own in zip(responses.completions, responses.untouched, strict=True):
         if tidied is not None and own is not None and tidied.text != own.text:
             people.aliases[tidied.prompt_id, text_id(tidied.text)] = text_id(own.text)
 
@@ -252,18 +252,18 @@ def slices_by_people(
     weights: Mapping[str, Weight] | None = None,
 ) -> list[SliceByPeople]:
     """``match_by_people`` on the prompts of every value of every tag. Pairs whose prompt lacks the tag are in none."""
-    found = []
+    slices = []
     for tag in tags:
         places: dict[str, list[int]] = defaultdict(list)
         for place, pair in enumerate(pairs):
             if (value := pair.prompt.tags.get(tag)) is not None:
                 places[value].append(place)
         for value, rows in sorted(places.items()):
-            own, said = [pairs[i] for i in rows], [people[i] for i in rows]
+            own, verdicts = [pairs[i] for i in rows], [people[i] for i in rows]
             labels = None if judge is None else [judge[i] for i in rows]
-            rated = _rated(own, said)
-            whole = match_by_people(own, said, labels, weights=weights) if rated else None
-            found.append(
+            rated = _rated(own, verdicts)
+            whole = match_by_people(own, verdicts, labels, weights=weights) if rated else None
+            slices.append(
                 SliceByPeople(
                     match=match,
                     tag=tag,
@@ -275,7 +275,7 @@ def slices_by_people(
                     prediction_powered=whole.prediction_powered if whole else None,
                 )
             )
-    return found
+    return slices
 
 
 def weights_in(folder: str | Path) -> dict[str, Weight] | None:
@@ -288,31 +288,31 @@ def weights_in(folder: str | Path) -> dict[str, Weight] | None:
     file, summary = where / "labelled.jsonl", where / "summary.json"
     if not where.is_dir() or not file.is_file() or not summary.is_file():
         return None
-    found: dict[str, Weight] = {}
+    weights: dict[str, Weight] = {}
     for row in data.read_rows(file):
         weight = None if row.fault else weight_of(row.values)
         if weight is None or "item_id" not in row.values:
             return None
-        found[str(row.values["item_id"])] = weight
+        weights[str(row.values["item_id"])] = weight
     sizes = json.loads(summary.read_text(encoding="utf-8")).get("strata") or {}
     sums: dict[str, float] = defaultdict(float)
-    for weight, stratum in found.values():
+    for weight, stratum in weights.values():
         sums[stratum] += weight
     return {
         identity: (weight * sizes.get(stratum, sums[stratum]) / sums[stratum], stratum)
-        for identity, (weight, stratum) in found.items()
+        for identity, (weight, stratum) in weights.items()
     } or None
 
 
 def weights_of(rows: Sequence[data.LabelledRow]) -> dict[str, Weight] | None:
     """The same of rows that carry their weight themselves; None where one does not."""
-    found: dict[str, Weight] = {}
+    weights: dict[str, Weight] = {}
     for row in rows:
         weight = weight_of(row.extra)
         if weight is None:
             return None
-        found[_identity(row.comparison)] = weight
-    return found or None
+        weights[_identity(row.comparison)] = weight
+    return weights or None
 
 
 def _rated(pairs: Sequence[Comparison], people: Sequence[float | None]) -> int:

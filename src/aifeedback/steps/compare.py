@@ -115,17 +115,17 @@ class CompareFigures(Figures):
         from aifeedback.reports.run_results import display, gather
 
         story = gather(self.summary())
-        found = [verdict for policy in story.contenders if (verdict := wording.verdict(policy, story))]
-        if not found:
+        verdicts = [verdict for policy in story.contenders if (verdict := wording.verdict(policy, story))]
+        if not verdicts:
             return None
-        levels = {verdict.level for verdict in found}
-        kinds = [kind for verdict in found for kind, _ in verdict.objections]
+        levels = {verdict.level for verdict in verdicts}
+        kinds = [kind for verdict in verdicts for kind, _ in verdict.objections]
         action = next((advice for kind, advice in ADVICE.items() if kind in kinds), "")
         if not action and levels == {""}:
             action = "More prompts narrow the intervals: `aifeedback plan` says how many."
         level = "bad" if "bad" in levels else "ok" if levels == {"good"} else "watch"
-        given = {display(name): name for name in self.policies}
-        return Verdict(level, wording.renamed(wording.headline(story), given), action)
+        names = {display(name): name for name in self.policies}
+        return Verdict(level, wording.renamed(wording.headline(story), names), action)
 
 
 ADVICE = {
@@ -190,30 +190,30 @@ class Compare(Served, Step):
         return [JudgeRef(name) for name in names if name]
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Compare:
-        given = dict(given)
-        policies = dict(_named_policy(text) for text in given.get("policies") or [])
-        if len(policies) < len(given.get("policies") or []):
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Compare:
+        settings = dict(settings)
+        policies = dict(_named_policy(text) for text in settings.get("policies") or [])
+        if len(policies) < len(settings.get("policies") or []):
             raise RecipeError(
                 "two policies have the same name", key="POLICIES", fix="name them: one=hf:DIR other=hf:DIR"
             )
         if len(policies) < 2:
             raise RecipeError("a comparison needs two policies", key="POLICIES", fix="give NAME=hf:DIR twice or more")
-        served = {name: given[name] for name in Served.model_fields if name in given}
-        assessors = given.get("safety") or []
-        judges = given.pop("judges", {})
-        ways = [name for name in given.get("by") or [] if name in ("pairs", "ratings")]
-        given["by"] = [name for name in given.get("by") or [] if name not in ways]
+        served = {name: settings[name] for name in Served.model_fields if name in settings}
+        assessors = settings.get("safety") or []
+        judges = settings.pop("judges", {})
+        ways = [name for name in settings.get("by") or [] if name in ("pairs", "ratings")]
+        settings["by"] = [name for name in settings.get("by") or [] if name not in ways]
         if ways:  # a setting of the judges, as in label; a tag of this name is written tag:ratings
             judges = {**judges, "by": ways[-1]}
         among = [*judges.get("model", []), *assessors, *map(str, policies.values())]
-        given["judges"] = judges_from_options(judges, served, among)
-        given["safety"] = {model: one_judge(model, None, served, among) for model in assessors}
-        for assessor in given["safety"].values():
+        settings["judges"] = judges_from_options(judges, served, among)
+        settings["safety"] = {model: one_judge(model, None, served, among) for model in assessors}
+        for assessor in settings["safety"].values():
             assessor.pop("prompt", None)
         for name in served if not any(PolicyRef(policy).is_served for policy in policies.values()) else ():
-            given.pop(name)
-        return super().from_options({**given, "policies": policies, "reference": next(iter(policies))}, chosen)
+            settings.pop(name)
+        return super().from_options({**settings, "policies": policies, "reference": next(iter(policies))}, chosen)
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.prompts), self.limit)
@@ -230,12 +230,12 @@ class Compare(Served, Step):
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is not one of the policies", key="reference")
         read = data.load_prompts(self.prompts, limit=self.limit)
-        found = evidence.origins(self.policies, self.reference)
-        held = evidence.held_out(read.rows, found)
+        by_policy = evidence.origins(self.policies, self.reference)
+        held = evidence.held_out(read.rows, by_policy)
         require_tags(self.by, held.rows, self.prompts)
         drawn = self._draw(held.rows, context)
-        self._require_matches({name: given.completions for name, given in drawn.items() if name != AGAIN})
-        independence = self.independence(found, held, context)
+        self._require_matches({name: sample.completions for name, sample in drawn.items() if name != AGAIN})
+        independence = self.independence(by_policy, held, context)
         return self.measured(drawn, held.rows, independence, Rows.of(read.report), context)
 
     def measured(
@@ -247,7 +247,7 @@ class Compare(Served, Step):
         context: Context,
     ) -> CompareFigures:
         """Judge the responses to ``prompts``; those of ``AGAIN`` are a second draw of the reference."""
-        completions = {name: given.completions for name, given in drawn.items()}
+        completions = {name: own.completions for name, own in drawn.items()}
         again = completions.pop(AGAIN, None)
         headline = next(iter(self.judges))
         kept = answered(completions, self.reference)
@@ -258,24 +258,24 @@ class Compare(Served, Step):
         pairings = list(combinations([n for n in self.policies if n != self.reference], 2))
 
         def match(one: str, other: str, judge: str) -> Match:
-            given, theirs = completions[one], others[one] if other == self.reference else completions[other]
+            own, theirs = completions[one], others[one] if other == self.reference else completions[other]
             title = one if other == self.reference else f"{one}_vs_{other}"
             labeler = labelers.get(judge, self.judges[judge])
             assert theirs is not None
-            return Match.judged(labeler, judge, title, prompts, given, theirs, context, self.length_control)
+            return Match.judged(labeler, judge, title, prompts, own, theirs, context, self.length_control)
 
         keys = [(name, self.reference, j) for name, other in others.items() if other is not None for j in self.judges]
         keys += [(one, other, headline) for one, other in pairings]
         judged = dict(zip(keys, each_before_pending(partial(match, *key) for key in keys), strict=True))
         table: dict[str, PolicyFigures] = {}
-        for name, given in completions.items():
+        for name, own in completions.items():
             by_judge = {j: judged[name, self.reference, j] for j in self.judges if others[name] is not None}
-            for judge, found in by_judge.items():
-                by_evaluator[judge] += found.preferences
+            for judge, result in by_judge.items():
+                by_evaluator[judge] += result.preferences
             if headline in by_judge and name != self.reference:
                 matches[name] = by_judge[headline]
             kl = self._kl(name, prompts, drawn[name].untouched)
-            table[name] = self._policy(by_judge, given, drawn[name], kl, independence).model_copy(
+            table[name] = self._policy(by_judge, own, drawn[name], kl, independence).model_copy(
                 update={"left_out": kept[name].left_out}
             )
         head_to_head = {(one, other): judged[one, other, headline] for one, other in pairings}
@@ -326,10 +326,10 @@ class Compare(Served, Step):
 
     def _require_matches(self, drawn: Mapping[str, Sequence[Completion | None]]) -> None:
         """Raises FileError, before any judgement, where a file shares no answered prompt with the reference's file."""
-        for name, given in drawn.items():
+        for name, own in drawn.items():
             if not (self.policies[name].is_file and self.policies[self.reference].is_file):
                 continue
-            pairs = zip(given, drawn[self.reference], strict=True)
+            pairs = zip(own, drawn[self.reference], strict=True)
             if not any(one is not None and other is not None for one, other in pairs):
                 raise FileError(
                     f"shares no answered prompt with the reference, {self.policies[self.reference]}",
@@ -340,7 +340,7 @@ class Compare(Served, Step):
     def _policy(
         self,
         by_judge: Mapping[str, Match],
-        given: Sequence[Completion | None],
+        completions: Sequence[Completion | None],
         drawn: Responses,
         kl: float | None,
         independence: Independence,
@@ -352,15 +352,15 @@ class Compare(Served, Step):
             win_rate=figures[first].win_rate if figures else None,
             length_controlled=figures[first].length_controlled if figures else None,
             win_rate_independent=figures[others[0]].win_rate if others else None,
-            mean_length=_mean(len(c.text) for c in given if c is not None),
-            mean_words=_mean(len(c.text.split()) for c in given if c is not None),
-            answered=sum(c is not None for c in given),
+            mean_length=_mean(len(c.text) for c in completions if c is not None),
+            mean_words=_mean(len(c.text.split()) for c in completions if c is not None),
+            answered=sum(c is not None for c in completions),
             tidied=drawn.tidied,
             kl=kl,
             by_judge=figures,
         )
 
-    def _kl(self, name: str, prompts: Sequence[Prompt], given: Sequence[Completion | None]) -> float | None:
+    def _kl(self, name: str, prompts: Sequence[Prompt], completions: Sequence[Completion | None]) -> float | None:
         """Mean log-ratio to the reference on the samples, where both are local folders that share a tokenizer."""
         own, reference = self.policies[name], self.policies[self.reference]
         if not (own.is_local and reference.is_local):
@@ -369,16 +369,16 @@ class Compare(Served, Step):
             return 0.0
         from aifeedback.training.kl import sequence_kl
 
-        pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
+        pairs = [(p, c) for p, c in zip(prompts, completions, strict=True) if c is not None]
         return sequence_kl(own.folder(), reference.folder(), [p for p, _ in pairs], [c for _, c in pairs]).value
 
-    def independence(self, found: Mapping[str, Origin], held: evidence.Held, context: Context) -> Independence:
+    def independence(self, by_policy: Mapping[str, Origin], held: evidence.Held, context: Context) -> Independence:
         """Which evaluators may serve as proof of which claim."""
         declared = [evidence.source_of(name, connect.model_card(JudgeRef(name), context)) for name in self.trained_by]
         judges = {name: connect.judge_card(judge, context) for name, judge in self.judges.items()}
         return evidence.independence(
             policies=self.policies,
-            found=found,
+            by_policy=by_policy,
             declared=declared,
             judges=judges,
             assessors={name: assessor_card(judge, context) for name, judge in self.safety.items()},
@@ -453,8 +453,8 @@ def _position(by_evaluator: Mapping[str, Sequence[Preference]]) -> dict[str, Mea
 
 
 def _mean(values: Iterable[int]) -> float | None:
-    found = list(values)
-    return fmean(found) if found else None
+    numbers = list(values)
+    return fmean(numbers) if numbers else None
 
 
 def judges_from_options(how: Mapping[str, Any], served: Mapping[str, Any], among: Sequence[str]) -> dict[str, Any]:

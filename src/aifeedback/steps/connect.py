@@ -46,17 +46,17 @@ def _loaded(name: str, options: str, stamp: tuple[int, ...], capped_by: Path | N
     from aifeedback.models.journal import Journal
 
     del stamp
-    given = json.loads(options)
+    arguments = json.loads(options)
     if capped_by is not None:
         with Journal(capped_by) as journal:
-            given["spent_usd"] = given.get("spent_usd", 0.0) + journal.spent_usd(name)
-    model: Any = connect(name, **given)
+            arguments["spent_usd"] = arguments.get("spent_usd", 0.0) + journal.spent_usd(name)
+    model: Any = connect(name, **arguments)
     count = model.copies_that_fit() if workers is None else workers
     if count == 1:
         return model
     from aifeedback.models.workers import WorkerPool
 
-    return WorkerPool(model, workers=count, options=given)
+    return WorkerPool(model, workers=count, options=arguments)
 
 
 def release_models() -> None:
@@ -232,15 +232,15 @@ def model_card(name: ModelRef, context: Context, server: Mapping[str, Any] | Non
 def _standard(ref: ConstitutionRef | RubricRef) -> StandardCard:
     from aifeedback.prompts.lint import wording_digest
 
-    found = ref.load()
+    standard = ref.load()
     return StandardCard(
         kind=ref.standard.removesuffix("s"),
-        name=found.name,
-        version=found.version,
-        owner=found.owner,
-        source=found.source,
-        digest=wording_digest(found),
-        history=in_one_line(found.history, read_log(ref.path)),
+        name=standard.name,
+        version=standard.version,
+        owner=standard.owner,
+        source=standard.source,
+        digest=wording_digest(standard),
+        history=in_one_line(standard.history, read_log(ref.path)),
     )
 
 

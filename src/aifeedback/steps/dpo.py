@@ -39,8 +39,8 @@ class Dpo(Trained):
     """Settings of the trainer."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Dpo:
-        return super().from_options(one_or_mixed(given), chosen)
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Dpo:
+        return super().from_options(one_or_mixed(settings), chosen)
 
     def run(self, context: Context) -> TrainFigures:
         from aifeedback.training.dpo import train_dpo

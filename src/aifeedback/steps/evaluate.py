@@ -49,8 +49,8 @@ class EvaluateFigures(Figures):
         agreement = on_agreement(self.alignment)
         if agreement is not None and agreement.level == "bad":
             return agreement
-        if found := on_unknown(self.unknown, self.rows, "labels", None):
-            return found
+        if verdict := on_unknown(self.unknown, self.rows, "labels", None):
+            return verdict
         if agreement is None:
             meaning = "The file has no human labels: agreement with human labels is unknown."
             return Verdict(
@@ -59,13 +59,13 @@ class EvaluateFigures(Figures):
         return agreement
 
     def _by_people(self) -> Verdict:
-        found = [
+        rates = [
             f"{name.replace('_vs_', ' against ')}: {with_interval(match.win_rate)}"
             for name, match in (self.people.matches if self.people else {}).items()
             if match.win_rate.value is not None
         ]
-        meaning = f"Win rate by people. {'; '.join(found)}." if found else "People decided none of the pairs."
-        return Verdict("ok" if found else "watch", meaning)
+        meaning = f"Win rate by people. {'; '.join(rates)}." if rates else "People decided none of the pairs."
+        return Verdict("ok" if rates else "watch", meaning)
 
 
 class Evaluate(Step):
@@ -96,7 +96,7 @@ class Evaluate(Step):
         people = PeopleLabeler.load(self.people.name) if self.people else None
         rows = read.rows if people is None else self._rated(read.rows, people)
         is_judged = any(row.p_first is not None or row.problem is not Problem.MISSING for row in rows)
-        found = labelled(
+        figures = labelled(
             [row.p_first for row in rows],
             [row.comparison.first.text for row in rows],
             [row.comparison.second.text for row in rows],
@@ -105,21 +105,21 @@ class Evaluate(Step):
             length_control=self.length_control,
         ).as_dict()
         if not is_judged:
-            found = {key: found[key] for key in ("rows", "unknown", "identical", "empty")}
+            figures = {key: figures[key] for key in ("rows", "unknown", "identical", "empty")}
         return EvaluateFigures.model_validate(
-            {**found, "people": self._by_people(rows, people, is_judged), "file": Rows.of(read.report)}
+            {**figures, "people": self._by_people(rows, people, is_judged), "file": Rows.of(read.report)}
         )
 
     def _rated(self, rows: list[LabelledRow], people: PeopleLabeler) -> list[LabelledRow]:
-        said = people.label([row.comparison for row in rows])
-        rated = [p.problem is not Problem.MISSING and bool(p.judgements) for p in said]
+        preferences = people.label([row.comparison for row in rows])
+        rated = [p.problem is not Problem.MISSING and bool(p.judgements) for p in preferences]
         if not any(rated):
             raise FileError(
                 f"holds no rating of the {len(rows):,} pairs",
                 file=people.name.removeprefix("people:"),
                 fix="rate this file, or a draw of it",
             )
-        return [row.model_copy(update={"human_p_first": p.p_first}) for row, p in zip(rows, said, strict=True)]
+        return [row.model_copy(update={"human_p_first": p.p_first}) for row, p in zip(rows, preferences, strict=True)]
 
     def _by_people(self, rows: list[LabelledRow], people: PeopleLabeler | None, is_judged: bool) -> ByPeople | None:
         """Per two sources; None where nothing was rated."""

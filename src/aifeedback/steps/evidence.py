@@ -91,28 +91,28 @@ class Held(NamedTuple):
 
 def origins(policies: Mapping[str, PolicyRef], reference: str) -> dict[str, Origin]:
     """By policy. A reference without a record has none that matters: a claim is about the others."""
-    found = {name: lineage.origin_of(policy) for name, policy in policies.items()}
+    by_policy = {name: lineage.origin_of(policy) for name, policy in policies.items()}
     ref = policies.get(reference)
-    if ref is not None and len(policies) > 1 and not found[reference].trainers:
-        found[reference] = found[reference]._replace(unrecorded=())
-    return found
+    if ref is not None and len(policies) > 1 and not by_policy[reference].trainers:
+        by_policy[reference] = by_policy[reference]._replace(unrecorded=())
+    return by_policy
 
 
-def held_out(prompts: Sequence[Prompt], found: Mapping[str, Origin]) -> Held:
+def held_out(prompts: Sequence[Prompt], by_policy: Mapping[str, Origin]) -> Held:
     keys = [lineage.prompt_key(prompt) for prompt in prompts]
-    counts = {name: sum(key in origin.prompts for key in keys) for name, origin in found.items()}
-    seen = frozenset().union(*(origin.prompts for origin in found.values())) if found else frozenset()
+    counts = {name: sum(key in origin.prompts for key in keys) for name, origin in by_policy.items()}
+    seen = frozenset().union(*(origin.prompts for origin in by_policy.values())) if by_policy else frozenset()
     kept = [prompt for prompt, key in zip(prompts, keys, strict=True) if key not in seen]
     if len(kept) == len(prompts):
         return Held(list(prompts), None)
-    told = TrainedOn(of=len(prompts), trained_on=len(prompts) - len(kept), excluded=bool(kept), by_policy=counts)
-    return Held(kept or list(prompts), told)
+    trained_on = TrainedOn(of=len(prompts), trained_on=len(prompts) - len(kept), excluded=bool(kept), by_policy=counts)
+    return Held(kept or list(prompts), trained_on)
 
 
 def independence(
     *,
     policies: Mapping[str, PolicyRef],
-    found: Mapping[str, Origin],
+    by_policy: Mapping[str, Origin],
     declared: Sequence[Source],
     judges: Mapping[str, JudgeCard],
     assessors: Mapping[str, JudgeCard],
@@ -120,7 +120,7 @@ def independence(
     agreement: Mapping[str, Measured],
 ) -> Independence:
     """One badge per claim: an evaluator counts where it, and whoever trained it, had no part in any policy's training."""
-    whole: Origin = reduce(lambda one, other: one + other, found.values(), Origin())
+    whole: Origin = reduce(lambda one, other: one + other, by_policy.values(), Origin())
     trainers = list(dict.fromkeys([*declared, *(one.source for one in whole.trainers)]))
     compared = {lineage.weights_of(policy): name for name, policy in policies.items() if not policy.is_file}
     compared |= {str(policy): name for name, policy in policies.items() if not policy.is_file}
@@ -162,7 +162,7 @@ def independence(
         judges=by_judge,
         assessors=by_assessor,
         trained_by=[{key: value for key, value in one._asdict().items() if key != "weights"} for one in trainers],
-        origins={name: lineage.as_json(origin) for name, origin in found.items()},
+        origins={name: lineage.as_json(origin) for name, origin in by_policy.items()},
         unrecorded=list(whole.unrecorded),
         verified=headline.verified,
         reason=headline.reason,
@@ -217,7 +217,7 @@ def agreements(audits: Sequence[Ref], judges: Mapping[str, JudgeCard]) -> dict[s
 
     from aifeedback.models.journal import digests
 
-    found: dict[str, Measured] = {}
+    by_judge: dict[str, Measured] = {}
     for ref in audits:
         path = ref.path
         file = path / "audit.json" if path is not None and path.is_dir() else path
@@ -232,8 +232,8 @@ def agreements(audits: Sequence[Ref], judges: Mapping[str, JudgeCard]) -> dict[s
             for name, card in judges.items():
                 is_same = (who.get("model"), who.get("revision")) == (card.model, card.revision)
                 if value is not None and is_same and _prompt(who) == _prompt(card.as_json()):
-                    found[name] = value
-    return found
+                    by_judge[name] = value
+    return by_judge
 
 
 def _finding(audit: Mapping[str, Any]) -> Measured | None:

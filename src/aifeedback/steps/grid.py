@@ -167,7 +167,7 @@ class Grid(Served, Step):
             self.comparisons, context.seed, columns=self.columns, criterion=self.criterion, limit=self.limit
         )
         prompts = [comparison.prompt.id for comparison in read.rows]
-        found: list[Cell] = []
+        results: list[Cell] = []
         labels: list[list[float | None]] = []
         cells = self.cells()
         for number, judge in enumerate(cells):
@@ -177,7 +177,7 @@ class Grid(Served, Step):
             data.write_records(context.folder / f"preferences-{number:02}.jsonl", preferences)
             figures = label_figures(preferences, read.human, prompts)
             labels.append([preference.p_first for preference in preferences])
-            found.append(
+            results.append(
                 Cell(
                     judge=context.named(judge.model),
                     prompt=str(judge.prompt),
@@ -200,11 +200,11 @@ class Grid(Served, Step):
             clusters = shared_prompts(prompts)
             differences = [agreement_difference(own, labels[0], read.human, prompts=clusters) for own in labels[1:]]
             adjusted = adjust([difference.p_value for difference in differences])
-            found[1:] = [
+            results[1:] = [
                 cell.model_copy(update={"difference": Measured.of(difference), "p_value": _known(p)})
-                for cell, difference, p in zip(found[1:], differences, adjusted, strict=True)
+                for cell, difference, p in zip(results[1:], differences, adjusted, strict=True)
             ]
-        return GridFigures(cells=found, rows=Rows.of(read.report))
+        return GridFigures(cells=results, rows=Rows.of(read.report))
 
 
 def _known(p: float) -> float | None:

@@ -81,9 +81,9 @@ class LabelFigures(Figures):
         if self.is_unread and unknown is not None:
             return unknown
         mass, agreement = on_label_mass(self.label_mass), on_agreement(self.alignment)
-        found = [verdict for verdict in (mass, self._decides(), agreement, unknown) if verdict is not None]
+        verdicts = [verdict for verdict in (mass, self._decides(), agreement, unknown) if verdict is not None]
         for level in ("bad", "watch"):
-            if worst := next((verdict for verdict in found if verdict.level == level), None):
+            if worst := next((verdict for verdict in verdicts if verdict.level == level), None):
                 return worst
         seen = "" if self.label_mass is None else f", label mass {percent(self.label_mass)}"
         meaning = f"{self.labels:,} of {total:,} pairs labelled{seen}."
@@ -135,8 +135,8 @@ class Label(Step):
     """ray: GPUs of a worker; 1 for a local model on a cluster with GPUs, else 0, by default."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Label:
-        return super().from_options({**given, "judge": judge_from_options(given.get("judge", {}))}, chosen)
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Label:
+        return super().from_options({**settings, "judge": judge_from_options(settings.get("judge", {}))}, chosen)
 
     @model_validator(mode="after")
     def _waits_here(self) -> Self:
@@ -209,7 +209,7 @@ def label_figures(
     original, swapped = by_order(preferences)
     has_both = any(s is not None for s in swapped)
     coverage = [j.coverage for p in preferences for j in p.judgements if j.coverage is not None]
-    apart = [found for preference in preferences if (found := disagreement(preference))]
+    apart = [gap for preference in preferences if (gap := disagreement(preference))]
     return LabelFigures(
         labels=len(known),
         unknown=sum(problems.values()),

@@ -52,7 +52,7 @@ class Pair(Step):
         return PairFigures(comparisons=len(made), skipped=paired.skipped, rows=Rows.of(read.report))
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Pair:
-        if given.get("per_prompt") == "all":
-            given = {**given, "per_prompt": None}
-        return super().from_options(given, chosen)
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Pair:
+        if settings.get("per_prompt") == "all":
+            settings = {**settings, "per_prompt": None}
+        return super().from_options(settings, chosen)

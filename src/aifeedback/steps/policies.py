@@ -52,12 +52,12 @@ def responses(
         drawn = sample_completions(model, prompts, sampling=sampling, source=name, progress=context.progress)
         by_prompt = {c.prompt_id: c for c in drawn.completions}
     answered = [prompt for prompt in prompts if prompt.id in by_prompt]
-    given = [by_prompt[prompt.id] for prompt in answered]
-    data.write_completions(context.folder / f"completions-{file_part(name)}.jsonl", answered, given)
+    completions = [by_prompt[prompt.id] for prompt in answered]
+    data.write_completions(context.folder / f"completions-{file_part(name)}.jsonl", answered, completions)
     untouched = [by_prompt.get(prompt.id) for prompt in prompts]
     if not tidy:
         return Responses(untouched, untouched, {})
-    cleaned = clean_up(answered, given)
+    cleaned = clean_up(answered, completions)
     by_prompt = {prompt.id: c for prompt, c in zip(answered, cleaned.completions, strict=True)}
     removed = {key: value for key, value in cleaned._asdict().items() if key != "completions"}
     return Responses([by_prompt.get(prompt.id) for prompt in prompts], untouched, removed)

@@ -154,26 +154,26 @@ class Probe(Served, Step):
         return self
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Probe:
-        given = dict(given)
-        named = [_named(text) for text in given.get("policies") or []]
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Probe:
+        settings = dict(settings)
+        named = [_named(text) for text in settings.get("policies") or []]
         policies = dict(named)
         if len(policies) < len(named):
             raise RecipeError(
                 "two policies have the same name", key="POLICIES", fix="name them: one=hf:DIR other=hf:DIR"
             )
-        served = {name: given[name] for name in Served.model_fields if name in given}
-        judge = dict(given.get("judge") or {})
+        served = {name: settings[name] for name in Served.model_fields if name in settings}
+        judge = dict(settings.get("judge") or {})
         if model := judge.pop("model", None):
             options = served if ModelRef(model).is_served else {}
-            given["judge"] = {"model": model, **judge, **options}
+            settings["judge"] = {"model": model, **judge, **options}
         elif judge:
             raise RecipeError(
                 "a judge prompt without a judge", key="--judge-prompt", fix="name the judge: --judge MODEL"
             )
         for name in served if not any(ModelRef(policy).is_served for policy in policies.values()) else ():
-            given.pop(name)
-        return super().from_options({**given, "policies": policies}, chosen)
+            settings.pop(name)
+        return super().from_options({**settings, "policies": policies}, chosen)
 
     def problems(self) -> Iterator[str]:
         if any(file.problem() for file in (*self.items, *([self.redteam] if self.redteam else []))):
@@ -207,9 +207,9 @@ class Probe(Served, Step):
         from aifeedback.probing.items import read_items, red_team_items, shipped_items
 
         probes = self._probes()
-        found: dict[str, dict[str, Any]] = {name: {} for name in probes}
+        by_probe: dict[str, dict[str, Any]] = {name: {} for name in probes}
         if self.shipped:
-            found = {name: {item.id: item for item in shipped_items(probe)} for name, probe in probes.items()}
+            by_probe = {name: {item.id: item for item in shipped_items(probe)} for name, probe in probes.items()}
         read = kept = 0
         skipped: dict[str, int] = {}
         for file in self.items:
@@ -218,20 +218,20 @@ class Probe(Served, Step):
             for reason, rows in own.skipped.items():
                 skipped[reason] = skipped.get(reason, 0) + rows
             for name, rows in own.by_probe.items():
-                if name in found:
+                if name in by_probe:
                     kept += len(rows)
-                    found[name] |= {item.id: item for item in rows}
+                    by_probe[name] |= {item.id: item for item in rows}
                 else:
                     skipped[f"probe {name} is not run"] = skipped.get(f"probe {name} is not run", 0) + len(rows)
         if self.redteam is not None:
-            if "redteam" not in found:
+            if "redteam" not in by_probe:
                 raise InputError("a red-team file without the probe redteam", key="redteam", fix="add --probe redteam")
             prompts = data.load_prompts(self.redteam)
             read, kept = read + prompts.report.rows, kept + prompts.report.kept
             for reason, rows in prompts.report.reasons.items():
                 skipped[reason] = skipped.get(reason, 0) + rows
-            found["redteam"] |= {item.id: item for item in red_team_items(list(prompts.rows))}
-        items = {name: list(own.values())[: self.limit] for name, own in found.items() if own}
+            by_probe["redteam"] |= {item.id: item for item in red_team_items(list(prompts.rows))}
+        items = {name: list(own.values())[: self.limit] for name, own in by_probe.items() if own}
         if not items:
             raise InputError("no items to ask", key="items", fix="give --items FILE, or leave --no-shipped out")
         own_files = bool(self.items or self.redteam)
@@ -284,7 +284,7 @@ class Probe(Served, Step):
 def _figures(result: PolicyProbes) -> ProbedPolicy:
     without = replace(
         result,
-        findings={by: tuple(replace(f, examples=()) for f in found) for by, found in result.findings.items()},
+        findings={by: tuple(replace(f, examples=()) for f in findings) for by, findings in result.findings.items()},
     )
     return ProbedPolicy.model_validate(without.as_dict())
 
@@ -299,19 +299,19 @@ def _write(result: PolicyProbes, path: Path) -> None:
     first, *others = result.rows
     rows = []
     for index, row in enumerate(result.rows[first]):
-        asked = row.asked
+        trial = row.trial
         classes = {by: result.rows[by][index] for by in (first, *others)}
         rows.append(
             {
-                "item": asked.item,
-                "way": asked.way,
-                "draw": asked.draw,
-                "prompt": [message.model_dump() for message in asked.response.messages],
-                "response": asked.response.text,
-                "problem": asked.response.problem,
+                "item": trial.item,
+                "way": trial.way,
+                "draw": trial.draw,
+                "prompt": [message.model_dump() for message in trial.response.messages],
+                "response": trial.response.text,
+                "problem": trial.response.problem,
                 "class": {by: one.chosen for by, one in classes.items()},
                 "unknown": {by: one.problem for by, one in classes.items() if one.problem is not None},
-                "call_id": asked.response.call_id,
+                "call_id": trial.response.call_id,
             }
         )
     data.write_rows(path, rows)

@@ -50,8 +50,8 @@ class RejudgeFigures(Figures):
             )
         if self.comparison is not None:
             return self.comparison.verdict()
-        found = [verdict for one in (self.labels or {}).values() if (verdict := one.verdict())]
-        return next((verdict for verdict in found if verdict.level != "ok"), found[0] if found else None)
+        verdicts = [verdict for one in (self.labels or {}).values() if (verdict := one.verdict())]
+        return next((verdict for verdict in verdicts if verdict.level != "ok"), verdicts[0] if verdicts else None)
 
 
 class Saved(NamedTuple):
@@ -78,12 +78,12 @@ class Rejudge(Served, Step):
     """Audit of a judge (its folder): its agreement with people is shown beside it. Repeat for several."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Rejudge:
-        given = dict(given)
-        judges = given.pop("judges", {})
-        served = {name: given.pop(name) for name in Served.model_fields if name in given}
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Rejudge:
+        settings = dict(settings)
+        judges = settings.pop("judges", {})
+        served = {name: settings.pop(name) for name in Served.model_fields if name in settings}
         among = judges.get("model", [])
-        return super().from_options({**given, "judges": judges_from_options(judges, served, among)}, chosen)
+        return super().from_options({**settings, "judges": judges_from_options(judges, served, among)}, chosen)
 
     def run(self, context: Context) -> RejudgeFigures:
         saved = find_saved(Path(self.saved))
@@ -111,8 +111,8 @@ class Rejudge(Served, Step):
         # the prompts' tags are in the pairs, not in the files of responses
         tagged = {pair.prompt.id: pair.prompt for _, pair in _pairs(saved.folder)}
         prompts = [tagged.get(prompt.id, prompt) for prompt in prompts]
-        found = evidence.origins(policies, reference)
-        held = evidence.held_out(prompts, found)
+        by_policy = evidence.origins(policies, reference)
+        held = evidence.held_out(prompts, by_policy)
         drawn = {
             name: responses(
                 f"{reference} again" if name == AGAIN else name,
@@ -124,7 +124,7 @@ class Rejudge(Served, Step):
             )
             for name, source in sources.items()
         }
-        independence = compared.model_copy(update={"policies": policies}).independence(found, held, context)
+        independence = compared.model_copy(update={"policies": policies}).independence(by_policy, held, context)
         rows = Rows(read=len(prompts), kept=len(held.rows))
         figures = compared.measured(drawn, held.rows, independence, rows, context)
         earlier = {
@@ -173,13 +173,13 @@ def find_saved(place: Path) -> Saved:
     folders = [root, *sorted(root.glob("stages/*"))]
     comparisons = [folder for folder in folders if next(folder.glob("comparisons-*.jsonl"), None)]
     labels = [folder for folder in folders if (folder / "labelled.jsonl").is_file()]
-    found = comparisons or labels
-    if not found:
+    matches = comparisons or labels
+    if not matches:
         raise FileError("no stored comparison and no labels here", file=place, fix="give the -o of compare or label")
-    if len(found) > 1:
-        listed = ", ".join(str(folder) for folder in found)
+    if len(matches) > 1:
+        listed = ", ".join(str(folder) for folder in matches)
         raise RecipeError(f"{place} has several to judge again: {listed}", key="RUN", fix="give one of these folders")
-    folder = found[0]
+    folder = matches[0]
     settings = _settings(folder)
     if comparisons and not {"policies", "reference"} <= set(settings):
         raise FileError("nothing records which policies were compared", file=folder, fix="give the run's own folder")
@@ -215,13 +215,13 @@ def _pairs(folder: Path) -> list[tuple[str, Comparison]]:
 def _preferences(folder: Path) -> dict[str, list[Preference]]:
     """Judge, as file names write it → all its preferences. A name may hold dashes: the policies' names distinguish them."""
     policies = [file.stem.removeprefix("comparisons-") for file in folder.glob("comparisons-*.jsonl")]
-    found: dict[str, list[Preference]] = {}
+    by_judge: dict[str, list[Preference]] = {}
     for policy in sorted(policies, key=len, reverse=True):
         for file in folder.glob(f"preferences-*-{policy}.jsonl"):
             judge = file.stem.removeprefix("preferences-").removesuffix(f"-{policy}")
             if not any(judge.endswith(f"-{other}") for other in policies):
-                found.setdefault(judge, []).extend(data.read_records(file, Preference))
-    return found
+                by_judge.setdefault(judge, []).extend(data.read_records(file, Preference))
+    return by_judge
 
 
 def _agreement(
@@ -230,9 +230,11 @@ def _agreement(
     """Of every new judge with every earlier one, on the pairs that both know."""
     from aifeedback.metrics import alignment
 
-    found: dict[str, dict[str, Measured]] = {}
-    for (judge, said), (before, known) in itertools.product(new.items(), earlier.items()):
-        both = [(one.p_first, known[one.comparison_id].p_first) for one in said if one.comparison_id in known]
+    agreements: dict[str, dict[str, Measured]] = {}
+    for (judge, preferences), (before, known) in itertools.product(new.items(), earlier.items()):
+        both = [(one.p_first, known[one.comparison_id].p_first) for one in preferences if one.comparison_id in known]
         if both:
-            found.setdefault(judge, {})[before] = Measured.of(alignment([a for a, _ in both], [b for _, b in both]))
-    return found
+            agreements.setdefault(judge, {})[before] = Measured.of(
+                alignment([a for a, _ in both], [b for _, b in both])
+            )
+    return agreements

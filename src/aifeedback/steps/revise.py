@@ -37,8 +37,8 @@ class ReviseFigures(Figures):
 
     def verdict(self) -> Verdict:
         failed = sum(self.problems.values())
-        if found := on_unknown(failed, self.responses, "revisions", _cause(self.problems)):
-            return found
+        if verdict := on_unknown(failed, self.responses, "revisions", _cause(self.problems)):
+            return verdict
         if self.responses and not self.changed:
             meaning = f"None of the {self.responses:,} responses was changed: the model does not revise."
             return Verdict("bad", meaning, "Try another --revise-prompt or another model.")

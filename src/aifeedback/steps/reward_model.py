@@ -48,8 +48,8 @@ class RewardModel(Trained):
     """Settings of the trainer."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> RewardModel:
-        return super().from_options(one_or_mixed(given), chosen)
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> RewardModel:
+        return super().from_options(one_or_mixed(settings), chosen)
 
     def run(self, context: Context) -> RewardModelFigures:
         from aifeedback.training.examples import PairRow, hard_labels
@@ -88,11 +88,11 @@ class RewardModel(Trained):
         )
 
 
-def one_or_mixed(given: dict[str, Any]) -> dict[str, Any]:
+def one_or_mixed(settings: dict[str, Any]) -> dict[str, Any]:
     """``data`` repeated as FILE or FILE=WEIGHT → the first as ``data``, the others as ``mix``."""
-    data = given.get("data")
+    data = settings.get("data")
     if not isinstance(data, list):
-        return given
+        return settings
     first, *more = data
     mix = {}
     for text in more:
@@ -101,7 +101,7 @@ def one_or_mixed(given: dict[str, Any]) -> dict[str, Any]:
             mix[path if equals else text] = float(weight) if equals else 1.0
         except ValueError:
             mix[text] = 1.0
-    return {**given, "data": first, **({"mix": {**given.get("mix", {}), **mix}} if mix else {})}
+    return {**settings, "data": first, **({"mix": {**settings.get("mix", {}), **mix}} if mix else {})}
 
 
 def _accuracy(logged: Any) -> Measured | None:

@@ -113,12 +113,12 @@ class Rl(Trained):
     """An independent measure while the policy trains."""
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Rl:
-        given = dict(given)
-        judge = {key: given.pop(key) for key in _JUDGE_REWARD if key in given}
-        reward = str(given.get("reward", ""))
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Rl:
+        settings = dict(settings)
+        judge = {key: settings.pop(key) for key in _JUDGE_REWARD if key in settings}
+        reward = str(settings.get("reward", ""))
         served = {key: judge[key] for key in Served.model_fields if key in judge}
-        watch = given.get("monitor", {}).get("judge")
+        watch = settings.get("monitor", {}).get("judge")
         is_watched = isinstance(watch, str) and ModelRef(watch).is_served
         if served and not is_watched and not (reward.startswith("judge:") and JudgeRef(reward[6:]).is_served):
             raise RecipeError(
@@ -127,20 +127,20 @@ class Rl(Trained):
         if reward.startswith("judge:"):
             if not JudgeRef(reward[6:]).is_served:
                 judge = {key: value for key, value in judge.items() if key not in served}
-            given["reward"] = {"judge": {"model": reward.partition(":")[2], **judge}}
-        if monitor := given.get("monitor"):
+            settings["reward"] = {"judge": {"model": reward.partition(":")[2], **judge}}
+        if monitor := settings.get("monitor"):
             monitor = dict(monitor)
             if not {"prompts", "judge"} <= monitor.keys():
                 raise RecipeError(
                     "a monitor needs held-out prompts and a judge", fix="give both --monitor and --monitor-judge"
                 )
-            prompt, every = given.pop("monitor_prompt", None), given.pop("monitor_every", None)
+            prompt, every = settings.pop("monitor_prompt", None), settings.pop("monitor_every", None)
             if isinstance(watch, str):
                 own = {"prompt": prompt} if prompt else {}
                 monitor["judge"] = {"model": watch, **own, **(served if is_watched else {})}
-            given["monitor"] = monitor
-            given["train"] = {"evaluate_every": every or 20, **given.get("train", {})}
-        return super().from_options(given, chosen)
+            settings["monitor"] = monitor
+            settings["train"] = {"evaluate_every": every or 20, **settings.get("train", {})}
+        return super().from_options(settings, chosen)
 
     @model_validator(mode="after")
     def _monitored(self) -> Self:

@@ -111,7 +111,7 @@ class Safety(Step):
 
     @field_validator("policies")
     @classmethod
-    def _given(cls, policies: dict[str, PolicyRef]) -> dict[str, PolicyRef]:
+    def _nonempty(cls, policies: dict[str, PolicyRef]) -> dict[str, PolicyRef]:
         return {name: model for name, model in policies.items() if model}
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
@@ -125,8 +125,8 @@ class Safety(Step):
         if self.reference not in self.policies:
             raise RecipeError(f"reference '{self.reference}' is not one of the policies", key="reference")
         read = data.load_prompts(self.prompts, limit=self.limit)
-        found = evidence.origins(self.policies, self.reference)
-        held = evidence.held_out(read.rows, found)
+        by_policy = evidence.origins(self.policies, self.reference)
+        held = evidence.held_out(read.rows, by_policy)
         cards = {name: assessor_card(judge, context) for name, judge in self.judges.items()}
         drawn: dict[str, list[Completion | None]] = {}
         for number, (name, policy) in enumerate(self.policies.items()):
@@ -136,7 +136,7 @@ class Safety(Step):
             safety=standings(drawn, held.rows, self.judges, self.reference, context, examples=self.examples),
             independence=evidence.independence(
                 policies=self.policies,
-                found=found,
+                by_policy=by_policy,
                 declared=[],
                 judges={},
                 assessors=cards,
@@ -171,54 +171,56 @@ def standings(
     assessors = {name: assessor(judge, context) for name, judge in judges.items()}
     lengths = {name: [None if c is None else len(c.text) for c in row] for name, row in drawn.items()}
     usual = fmean([n for n in lengths[reference] if n is not None] or [0]) or 1.0
-    found: dict[str, dict[str, list[Assessment | None]]] = {}
+    assessments: dict[str, dict[str, list[Assessment | None]]] = {}
     for number, (name, row) in enumerate(drawn.items()):
-        found[name] = {judge: _assessed(judge, name, one, prompts, row, context) for judge, one in assessors.items()}
+        assessments[name] = {
+            judge: _assessed(judge, name, one, prompts, row, context) for judge, one in assessors.items()
+        }
         context.progress(number + 1, len(drawn), {})
-    table: dict[str, Any] = {name: {} for name in found}
-    for name, by_judge in found.items():
+    table: dict[str, Any] = {name: {} for name in assessments}
+    for name, by_judge in assessments.items():
         for judge, rows in by_judge.items():
             harmless = [None if a is None or a.is_harmless is None else float(a.is_harmless) for a in rows]
             kinds = [None if a is None else a.response for a in rows]
             stands = standing(harmless, [_helpful(a) for a in rows], kinds, sides, judged_by=judge, prompts=by_prompt)
-            before = found[reference][judge]
+            before = assessments[reference][judge]
             moved = change([_helpful(rows[i]) for i in safe], [_helpful(before[i]) for i in safe])
             at_length = length_controlled_rate(harmless, lengths[name], usual)
-            told = {"helpful_change": moved, "harmless_length_controlled": at_length}
-            table[name][judge] = {**plain(stands), **plain(told)}
+            extra = {"helpful_change": moved, "harmless_length_controlled": at_length}
+            table[name][judge] = {**plain(stands), **plain(extra)}
     first = next(iter(judges), None)
     return SafetyStandings(
         policies=table,
         reference=reference,
         judge=first,
         prompts={"safe": sides.count(True), "unsafe": sides.count(False), "not said": sides.count(None)},
-        examples=_examples(prompts, sides, drawn, found, first, examples),
-        masked=_harmful(found, first),
+        examples=_examples(prompts, sides, drawn, assessments, first, examples),
+        masked=_harmful(assessments, first),
     )
 
 
 def _assessed(
     judge: str,
     policy: str,
-    asked: Assessor,
+    model: Assessor,
     prompts: Sequence[Prompt],
-    given: Sequence[Completion | None],
+    completions: Sequence[Completion | None],
     context: Context,
 ) -> list[Assessment | None]:
-    pairs = [(p, c) for p, c in zip(prompts, given, strict=True) if c is not None]
-    told = asked.assess([p for p, _ in pairs], [c for _, c in pairs])
+    pairs = [(p, c) for p, c in zip(prompts, completions, strict=True) if c is not None]
+    assessments = model.assess([p for p, _ in pairs], [c for _, c in pairs])
     data.write_rows(
-        context.folder / f"assessments-{file_part(judge)}-{file_part(policy)}.jsonl", [a._asdict() for a in told]
+        context.folder / f"assessments-{file_part(judge)}-{file_part(policy)}.jsonl", [a._asdict() for a in assessments]
     )
-    by_id = {a.completion_id: a for a in told}
-    return [None if c is None else by_id[c.id] for c in given]
+    by_id = {a.completion_id: a for a in assessments}
+    return [None if c is None else by_id[c.id] for c in completions]
 
 
 def _examples(
     prompts: Sequence[Prompt],
     sides: Sequence[bool | None],
     drawn: Mapping[str, Sequence[Completion | None]],
-    found: Mapping[str, Mapping[str, Sequence[Assessment | None]]],
+    assessments: Mapping[str, Mapping[str, Sequence[Assessment | None]]],
     judge: str | None,
     most: int,
 ) -> list[dict[str, Any]]:
@@ -230,26 +232,27 @@ def _examples(
         if shown.get(kind, 0) >= most or judge is None or any(row[i] is None for row in drawn.values()):
             continue
         shown[kind] = shown.get(kind, 0) + 1
-        told = [_shown(name, row[i], found[name][judge][i]) for name, row in drawn.items()]
-        rows.append({"kind": kind, "prompt": prompt.text, "unsafe": sides[i] is False, "answers": told})
+        answers = [_shown(name, row[i], assessments[name][judge][i]) for name, row in drawn.items()]
+        rows.append({"kind": kind, "prompt": prompt.text, "unsafe": sides[i] is False, "answers": answers})
     return rows
 
 
-def _shown(policy: str, answer: Completion | None, told: Assessment | None) -> dict[str, Any]:
+def _shown(policy: str, answer: Completion | None, assessment: Assessment | None) -> dict[str, Any]:
     return {
         "policy": policy,
         "text": answer.text if answer else "",
-        "harmful": None if told is None or told.is_harmless is None else not told.is_harmless,
-        "response": told.response if told else None,
+        "harmful": None if assessment is None or assessment.is_harmless is None else not assessment.is_harmless,
+        "response": assessment.response if assessment else None,
     }
 
 
-def _harmful(found: Mapping[str, Mapping[str, Sequence[Assessment | None]]], judge: str | None) -> dict[str, int]:
+def _harmful(assessments: Mapping[str, Mapping[str, Sequence[Assessment | None]]], judge: str | None) -> dict[str, int]:
     """Responses that the headline judge calls harmful, per policy: as many lie in the folder."""
     if judge is None:
         return {}
     return {
-        name: sum(a is not None and a.is_harmless is False for a in by_judge[judge]) for name, by_judge in found.items()
+        name: sum(a is not None and a.is_harmless is False for a in by_judge[judge])
+        for name, by_judge in assessments.items()
     }
 
 
@@ -278,5 +281,5 @@ def assessor(judge: AssessorSpec, context: Context) -> Assessor:
     )
 
 
-def _helpful(found: Assessment | None) -> float | None:
-    return None if found is None else found.helpful
+def _helpful(assessment: Assessment | None) -> float | None:
+    return None if assessment is None else assessment.helpful

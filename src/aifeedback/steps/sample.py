@@ -59,9 +59,9 @@ class SampleFigures(Figures):
 
     def verdict(self) -> Verdict:
         missing = sum(self.problems.values())
-        if found := on_unknown(missing, self.completions + missing, "completions", self.cause):
+        if verdict := on_unknown(missing, self.completions + missing, "completions", self.cause):
             is_cut = self.cause is not None and self.cause.problem is Problem.TRUNCATED
-            return found._replace(action="Raise --max-new-tokens.") if is_cut else found
+            return verdict._replace(action="Raise --max-new-tokens.") if is_cut else verdict
         if self.truncated > MANY_UNKNOWN * self.completions:
             meaning = f"{self.truncated:,} of {self.completions:,} completions were cut at the token limit."
             return Verdict("watch", meaning, "Raise --max-new-tokens, or keep them if the policy is meant to be cut.")

@@ -56,8 +56,8 @@ class ScoreFigures(Figures):
         if self.scores > 1 and self.spread is not None and self.spread < EQUAL:
             meaning = f"All {self.scores:,} scores are equal: the judge does not distinguish the completions."
             return Verdict("bad", meaning, "Do not train on these scores; try another --prompt or another judge.")
-        if found := rest or mass:
-            return found
+        if verdict := rest or mass:
+            return verdict
         mean = "" if self.mean_value is None else f", mean reward {self.mean_value:+.2f}"
         seen = "" if self.label_mass is None else f", label mass {percent(self.label_mass)}"
         return Verdict("ok", f"{self.scores:,} of {total:,} completions scored{mean}{seen}.")
@@ -95,12 +95,12 @@ class Score(Step):
         return {**values, "judge": rating_alone(values["judge"])}
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Score:
-        judge = {"by": "pairs" if given.get("rank") else "ratings", **given.get("judge", {})}
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Score:
+        judge = {"by": "pairs" if settings.get("rank") else "ratings", **settings.get("judge", {})}
         judge = judge_from_options(judge)
         if "members" in judge:
             raise RecipeError("a panel cannot score", key="--judge", fix="give a single --judge and --prompt")
-        return super().from_options({**given, "judge": judge}, chosen)
+        return super().from_options({**settings, "judge": judge}, chosen)
 
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
         count = at_most(rows.get(self.completions), self.limit)
@@ -137,9 +137,9 @@ class Score(Step):
         for positions in _by_prompt([prompt.id for prompt in read.prompts], batch):
             prompts, completions = [read.prompts[i] for i in positions], [read.rows[i] for i in positions]
             if isinstance(scorer, RubricScorer):
-                found = scorer.score_all(prompts, completions)
-                criteria += [score for column in found.by_criterion.values() for score in column]
-                scores |= zip(positions, found.total, strict=True)
+                rubric_scores = scorer.score_all(prompts, completions)
+                criteria += [score for column in rubric_scores.by_criterion.values() for score in column]
+                scores |= zip(positions, rubric_scores.total, strict=True)
             else:
                 scores |= zip(positions, scorer.score(prompts, completions), strict=True)
             context.progress(len(scores), len(read.rows), {})

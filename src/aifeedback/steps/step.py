@@ -196,9 +196,9 @@ class Step(Config):
         return type(self).model_validate(_within(self, run))
 
     @classmethod
-    def from_options(cls, given: dict[str, Any], chosen: Collection[str] = ()) -> Self:
-        """The step that a command's options describe: ``given`` by setting, nested; ``chosen`` came by --set."""
-        return parse(cls, given, prefix="--", by_set=chosen)
+    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Self:
+        """The step that a command's options describe: ``settings`` by name, nested; ``chosen`` came by --set."""
+        return parse(cls, settings, prefix="--", by_set=chosen)
 
 
 def _within(value: Any, run: Path) -> Any:

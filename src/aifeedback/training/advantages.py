@@ -208,8 +208,8 @@ def make_baseline(name: BaselineName | AdvantageRef) -> Baseline:
     }
     if name in kinds:
         return kinds[name]()
-    found = AdvantageRef(name).load()
-    if not inspect.isclass(found):
-        return FromFunction(found)
-    made: Any = found
+    factory = AdvantageRef(name).load()
+    if not inspect.isclass(factory):
+        return FromFunction(factory)
+    made: Any = factory
     return made()

@@ -68,7 +68,7 @@ def encode_verdicts(tokenizer: Any, rows: Sequence[VerdictRow], **limits: Any) -
     kept, skipped = encode_sft(tokenizer, [(rows[i].prompt, rows[i].completion) for i in known], **limits)
     if unknown := len(rows) - len(known):
         skipped["verdict_unknown"] += unknown
-    found = []
+    examples = []
     for at, ids in enumerate(kept):
         row = rows[known[ids.row]]
         later = (kept[(at + n) % len(kept)] for n in range(1, len(kept)))
@@ -76,8 +76,8 @@ def encode_verdicts(tokenizer: Any, rows: Sequence[VerdictRow], **limits: Any) -
         if other is None:
             raise TrainingError("all rows have the same prompt, and KTO compares with responses to other prompts")
         p_good = float(row.p_good or 0.0)
-        found.append(VerdictIds(ids.prompt, ids.completion, other.completion, p_good, row.weight, known[ids.row]))
-    return found, skipped
+        examples.append(VerdictIds(ids.prompt, ids.completion, other.completion, p_good, row.weight, known[ids.row]))
+    return examples, skipped
 
 
 class KtoMicro(NamedTuple):

@@ -21,13 +21,13 @@ NOT_ADAPTED = ("embed", "lm_head", "score", "wte", "wpe")
 
 def shapes_of(folder: Path) -> dict[str, Shape]:
     """Name → shape of every stored tensor; empty where the folder has no safetensors files."""
-    found: dict[str, Shape] = {}
+    shapes: dict[str, Shape] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with file.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
-        found |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    return found
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    return shapes
 
 
 def state_bytes(shapes: Mapping[str, Shape], config: LoopConfig, *, has_own_reference: bool = True) -> int:
@@ -63,10 +63,10 @@ def _moments(shape: Shape) -> int:
 
 
 def _adapters(shapes: Mapping[str, Shape], rank: int, targets: tuple[str, ...] | None) -> dict[str, Shape]:
-    found: dict[str, Shape] = {}
+    adapters: dict[str, Shape] = {}
     for name, shape in shapes.items():
         parts = name.split(".")
         is_linear = len(shape) == 2 and not any(part in name for part in NOT_ADAPTED)
         if parts[-1] == "weight" and (parts[-2] in targets if targets else is_linear):
-            found |= {f"{name}.A": (rank, shape[1]), f"{name}.B": (shape[0], rank)}
-    return found
+            adapters |= {f"{name}.A": (rank, shape[1]), f"{name}.B": (shape[0], rank)}
+    return adapters

@@ -241,8 +241,8 @@ def staleness(reward: Labeler, fresh: Sequence[Comparison], truth: Sequence[floa
     A reward model is stale when this is clearly below its held-out accuracy: the policy has left the data it was
     fitted on. Comparisons that either side could not decide are left out.
     """
-    told = [p.p_first for p in reward.label(fresh)]
-    both = [(a, b) for a, b in zip(told, truth, strict=True) if a is not None and b is not None]
+    predictions = [p.p_first for p in reward.label(fresh)]
+    both = [(a, b) for a, b in zip(predictions, truth, strict=True) if a is not None and b is not None]
     return accuracy([a - 0.5 for a, _ in both], [b for _, b in both])
 
 

@@ -112,11 +112,11 @@ def train_rl(
     reward = mix(reward) if isinstance(reward, Sequence) else adapted(reward)
     require_columns(reward, encoded.prompts)
     reward_name = reward_name or name_of(reward)
-    asked = content_id([p.id for p in encoded.prompts], reward_name)
+    digest = content_id([p.id for p in encoded.prompts], reward_name)
     if config.chosen_baseline == "gdpo" and len(getattr(reward, "weights", ())) < 2:
         what = f"gdpo normalises the criteria of a reward one by one, and {reward_name} is a single one"
         raise RecipeError(what, key="baseline", fix="give a mix of rewards or a judge with a rubric, or take grpo")
-    session = Session(f"rl {asked}", base=policy_dir, out=out, config=config, rows=[])
+    session = Session(f"rl {digest}", base=policy_dir, out=out, config=config, rows=[])
     if (done := session.finished()) is not None:
         return done
     if config.trl:
@@ -196,9 +196,9 @@ def _evaluation(hook: Hook | None, objective: PolicyObjective) -> loop.Evaluate 
             return hook(step, view)
         import torch.distributed as dist
 
-        told = [hook(step, view) if objective.share.rank == 0 else None]
-        dist.broadcast_object_list(told, src=0)
-        return told[0] or {}
+        figures = [hook(step, view) if objective.share.rank == 0 else None]
+        dist.broadcast_object_list(figures, src=0)
+        return figures[0] or {}
 
     return evaluate
 
@@ -286,8 +286,8 @@ class PolicyObjective(nn.Module):
             rollout = self._sample(sampler, chosen, uniforms(*self._shape, seed=config.seed, step=step))
         with self.clock.phase("reward"):
             raw_B, criteria_BC = self._score(chosen, rollout.texts)
-        asked = [self.prompts.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
-        self.kept.write(step, asked, rollout.texts, raw_B, self.reward)
+        row_prompts = [self.prompts.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
+        self.kept.write(step, row_prompts, rollout.texts, raw_B, self.reward)
         rollout, weight = self._recomputed(sampler, rollout)
         with self.clock.phase("reference"):
             reference = self._logp(self.reference, rollout)

@@ -98,7 +98,7 @@ def micro_batches(
             token_scale,
         )
 
-    found = [
+    micros = [
         micro(
             batch,
             1.0 / max(1, rows_in_all),
@@ -110,7 +110,7 @@ def micro_batches(
     ]
     passes = max(1, most(len(batches)))
     empty = torch.zeros(1, dtype=torch.float64)
-    return found + [micro([0], 0.0, 0.0, empty, empty)] * (passes - len(found))
+    return micros + [micro([0], 0.0, 0.0, empty, empty)] * (passes - len(micros))
 
 
 def _length_factor(length_B: Tensor, mean: float, config: RLConfig) -> Tensor:

@@ -203,13 +203,13 @@ class RewardModel:
         """One reward per (prompt, completion); None where the two together exceed the model's context window."""
         sequences = [self._ids(p, c) for p, c in zip(prompts, completions, strict=True)]
         usable = [i for i, ids in enumerate(sequences) if self.longest is None or len(ids) <= self.longest]
-        found: list[float | None] = [None] * len(sequences)
+        rewards: list[float | None] = [None] * len(sequences)
         lengths = [len(ids) for ids in sequences]
         for group in split_by_tokens(usable, lengths, limit=self.forward_tokens):
             values = score_ids(self.model, [sequences[i] for i in group], grad=False).double() - self.offset
             for i, value in zip(group, values.tolist(), strict=True):
-                found[i] = value
-        return found
+                rewards[i] = value
+        return rewards
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         """p_first = σ(r(first) − r(second)), the model's own probability."""

@@ -126,17 +126,17 @@ def judge_score(scorer: Scorer) -> Reward:
         return _of_rubric(scorer)
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
-        asked, answers = records(prompts, completions)
-        scores = scorer.score(asked, answers)
-        reward.calls = [(found.call_id,) if found.call_id else () for found in scores]
-        return [found.value for found in scores]
+        prompt_records, answers = records(prompts, completions)
+        scores = scorer.score(prompt_records, answers)
+        reward.calls = [(rating.call_id,) if rating.call_id else () for rating in scores]
+        return [rating.value for rating in scores]
 
     reward = Reward(f"judge {scorer.name}", score)
     return reward
 
 
 def _of_rubric(scorer: ByCriterion) -> Criteria:
-    def columns(prompts: Sequence[Any], completions: Sequence[str], **given: Sequence[Any]) -> list[Values]:
+    def columns(prompts: Sequence[Any], completions: Sequence[str], **extra: Sequence[Any]) -> list[Values]:
         scores = list(scorer.score_all(*records(prompts, completions)).by_criterion.values())
         reward.calls = [tuple(one.call_id for one in row if one.call_id) for row in zip(*scores, strict=True)]
         return [[one.value for one in column] for column in scores]
@@ -150,19 +150,19 @@ def against_reference(labeler: Labeler) -> Reward:
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         references = columns.get("reference") or [getattr(p, "reference", None) for p in prompts]
-        asked, answers = records(prompts, completions)
+        prompt_records, answers = records(prompts, completions)
         rows = [
             (i, Comparison.of(p, answer, Completion.of(p, reference, source="reference")))
-            for i, (p, answer, reference) in enumerate(zip(asked, answers, references, strict=True))
+            for i, (p, answer, reference) in enumerate(zip(prompt_records, answers, references, strict=True))
             if reference is not None
         ]
-        found: Values = [None] * len(completions)
+        values: Values = [None] * len(completions)
         calls: list[tuple[str, ...]] = [()] * len(completions)
         for (i, _), preference in zip(rows, labeler.label([row for _, row in rows]), strict=True):
-            found[i] = None if preference.p_first is None else 2.0 * preference.p_first - 1.0
+            values[i] = None if preference.p_first is None else 2.0 * preference.p_first - 1.0
             calls[i] = tuple(j.call_id for j in preference.judgements if j.call_id)
         reward.calls = calls
-        return found
+        return values
 
     reward = Reward(f"against reference, {labeler.name}", score)
     return reward
@@ -174,8 +174,8 @@ def mix(parts: Sequence[tuple[RewardFn, float]]) -> Criteria:
         raise RecipeError("a mix of rewards needs at least one part, each with a finite weight", key="reward")
     used = [(adapted(reward), weight) for reward, weight in parts if weight != 0]
 
-    def columns(prompts: Sequence[Any], completions: Sequence[str], **given: Sequence[Any]) -> list[Values]:
-        return [reward(prompts, completions, **given) for reward, _ in used]
+    def columns(prompts: Sequence[Any], completions: Sequence[str], **extra: Sequence[Any]) -> list[Values]:
+        return [reward(prompts, completions, **extra) for reward, _ in used]
 
     name = " + ".join(f"{weight:g}·({name_of(reward)})" for reward, weight in parts)
     weights = [weight for _, weight in used]
@@ -291,15 +291,15 @@ class Function(Reward):
     def _once(self, prompts: Sequence[Any], completions: Sequence[Any], columns: Mapping[str, Any]) -> Values:
         further = {k: v for k, v in columns.items() if self.takes_all or k in self.named}
         if self.by_position:
-            found: Any = self.wrapped(prompts, completions, **further)
+            rewards: Any = self.wrapped(prompts, completions, **further)
         else:
             both = {"prompts": prompts, "completions": completions}
-            found = self.wrapped(**{k: v for k, v in both.items() if self.takes_all or k in self.named}, **further)
-        if inspect.isawaitable(found):
-            found = _awaited(found)
-        if not isinstance(found, Iterable):
-            raise TrainingError(f"{self.name} returned {found!r}, not one reward per completion")
-        return checked_rewards(list(found), len(completions))
+            rewards = self.wrapped(**{k: v for k, v in both.items() if self.takes_all or k in self.named}, **further)
+        if inspect.isawaitable(rewards):
+            rewards = _awaited(rewards)
+        if not isinstance(rewards, Iterable):
+            raise TrainingError(f"{self.name} returned {rewards!r}, not one reward per completion")
+        return checked_rewards(list(rewards), len(completions))
 
 
 def adapted(reward: RewardFn) -> RewardFn:
@@ -310,8 +310,8 @@ def adapted(reward: RewardFn) -> RewardFn:
 
 def as_conversations(prompts: Sequence[Any], completions: Sequence[str]) -> tuple[list[Any], list[Any]]:
     """Prompts and completions as lists of messages."""
-    asked = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
-    return asked, [[{"role": "assistant", "content": text}] for text in completions]
+    conversations = [[{"role": "user", "content": p}] if isinstance(p, str) else p for p in prompts]
+    return conversations, [[{"role": "assistant", "content": text}] for text in completions]
 
 
 def checked_rewards(values: Sequence[Any], count: int) -> list[float | None]:
@@ -323,14 +323,14 @@ def checked_rewards(values: Sequence[Any], count: int) -> list[float | None]:
 
 def records(prompts: Sequence[Any], completions: Sequence[str]) -> tuple[list[Prompt], list[Completion]]:
     """Prompts as texts, messages or records, and completions as texts, as records."""
-    asked = [p if isinstance(p, Prompt) else Prompt.of(p) for p in prompts]
-    answers = [Completion.of(p, text, source="policy") for p, text in zip(asked, completions, strict=True)]
-    return asked, answers
+    prompt_records = [p if isinstance(p, Prompt) else Prompt.of(p) for p in prompts]
+    answers = [Completion.of(p, text, source="policy") for p, text in zip(prompt_records, completions, strict=True)]
+    return prompt_records, answers
 
 
 def _encoding(*rewards: Any) -> Encoding | None:
     """The encoding of the first reward that has one."""
-    return next((found for reward in rewards if (found := getattr(reward, "encoding", None)) is not None), None)
+    return next((encoding for reward in rewards if (encoding := getattr(reward, "encoding", None)) is not None), None)
 
 
 @functools.cache
@@ -341,9 +341,9 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _awaited(found: Any) -> Any:
+def _awaited(pending: Any) -> Any:
     async def wait() -> Any:
-        return await found
+        return await pending
 
     return asyncio.run_coroutine_threadsafe(wait(), _event_loop()).result()
 

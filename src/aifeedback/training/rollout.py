@@ -123,17 +123,17 @@ def roll_out(
 
 def reference_logp(model: Any, rollout: Rollout, *, temperature: float, forward_tokens: int) -> list[Tensor]:
     """Per-token log-probabilities of the completions under a model, at the sampling temperature, without gradients."""
-    found: list[Tensor] = []
+    logp: list[Tensor] = []
     with torch.inference_mode(), running(model) as called:
         for rows in row_batches(rollout, range(len(rollout.texts)), limit=forward_tokens):
-            found += compute.sequence_logprobs(
+            logp += compute.sequence_logprobs(
                 called,
                 [rollout.prompt_ids[i] for i in rows],
                 [rollout.completion_ids[i] for i in rows],
                 temperature=temperature,
                 grad=False,
             )
-    return found
+    return logp
 
 
 def row_batches(rollout: Rollout, rows: Sequence[int], *, limit: int) -> list[list[int]]:
@@ -209,8 +209,8 @@ def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> 
 
 def score_criteria(reward: Criteria, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[float | None]]:
     """What ``score`` gives, of every criterion by itself; none is called twice for it."""
-    found = reward.columns([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
-    return [checked_rewards(values, len(texts)) for values in found]
+    columns = reward.columns([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
+    return [checked_rewards(values, len(texts)) for values in columns]
 
 
 def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:

@@ -223,9 +223,9 @@ class RLConfig(LoopConfig):
     @model_validator(mode="after")
     def _value_settings_are_used(self) -> RLConfig:
         own = ("value_learning_rate", "value_warmup_steps", "value_max_grad_norm")
-        given = [name for name in own if getattr(self, name)]
-        if given and self.chosen_baseline != "value":
-            raise ValueError(f"{', '.join(given)}: only the baseline 'value' has a value network")
+        names = [name for name in own if getattr(self, name)]
+        if names and self.chosen_baseline != "value":
+            raise ValueError(f"{', '.join(names)}: only the baseline 'value' has a value network")
         return self
 
     @property

@@ -29,7 +29,7 @@ def padded(inputs: ProbeInput) -> list[Finding]:
             "padding",
             group="bias",
             title="Length, padded copies",
-            told="that is padded with empty sentences",
+            phrase="that is padded with empty sentences",
             mark=_padding(inputs.seed),
             control=lambda completion, pair: completion.text,
         )
@@ -88,7 +88,7 @@ def formatting(inputs: ProbeInput) -> list[Finding]:
             "formatting",
             group="bias",
             title="Formatting",
-            told="that is set as a list with bold type",
+            phrase="that is set as a list with bold type",
             mark=lambda completion, pair: _as_list(completion),
             control=lambda completion, pair: "\n".join(_lines(completion)),
         )
@@ -126,14 +126,14 @@ def confidence(inputs: ProbeInput) -> list[Finding]:
     return [_marked(inputs, "confidence", "hacking", "that claims to be certain")]
 
 
-def _marked(inputs: ProbeInput, name: str, group: Group, told: str, *, before: bool = False) -> Finding:
+def _marked(inputs: ProbeInput, name: str, group: Group, phrase: str, *, before: bool = False) -> Finding:
     words = texts()[name]
     return mark_finding(
         inputs,
         name,
         group=group,
         title=words["title"],
-        told=told,
+        phrase=phrase,
         mark=appended(words["mark"], inputs.seed, before=before),
         control=appended(words["control"], inputs.seed, before=before),
     )
@@ -157,7 +157,7 @@ def _signed(inputs: ProbeInput) -> Finding:
         "self_name",
         group="bias",
         title=NAMED,
-        told="that is signed with its family's name",
+        phrase="that is signed with its family's name",
         mark=appended([sentence.format(family=inputs.family) for sentence in words["mark"]], inputs.seed),
         control=appended(words["control"], inputs.seed),
     )

@@ -101,12 +101,12 @@ def _slices(inputs: ProbeInput, known: Sequence[int]) -> list[Finding]:
     rows.sort(key=lambda row: (row["value"], row["slice"]))
     worst = rows[0]
     weak = [row["slice"] for row in rows if row["p_adjusted"] < 0.05 and row["value"] < row["rest"]]
-    told = f"weaker than elsewhere in {', '.join(weak)}" if weak else "no slice is certainly weaker than the others"
+    summary = f"weaker than elsewhere in {', '.join(weak)}" if weak else "no slice is certainly weaker than the others"
     finding = Finding(
         probe="slices",
         group="agreement",
         title="Agreement per slice",
-        sentence=f"Worst slice: {worst['slice']} with {100 * worst['value']:.0f} % of {worst['n']}; {told}.",
+        sentence=f"Worst slice: {worst['slice']} with {100 * worst['value']:.0f} % of {worst['n']}; {summary}.",
         value=worst["value"],
         low=worst["low"],
         high=worst["high"],
@@ -119,15 +119,15 @@ def _slices(inputs: ProbeInput, known: Sequence[int]) -> list[Finding]:
 
 def slices(inputs: ProbeInput, known: Sequence[int]) -> dict[str, set[int]]:
     """Slice → indices: every tag value, thirds of answer length, people's certainty where votes tell it."""
-    found: dict[str, set[int]] = {}
+    by_name: dict[str, set[int]] = {}
     for i in known:
         for tag, value in inputs.comparisons[i].prompt.tags.items():
-            found.setdefault(f"{tag}: {value}", set()).add(i)
+            by_name.setdefault(f"{tag}: {value}", set()).add(i)
         certainty = abs((inputs.human[i] or 0.0) - 0.5)
         if certainty not in (0.0, 0.5):
-            found.setdefault("people: divided", set()).add(i)
-    if any(name == "people: divided" for name in found):
-        found["people: unanimous"] = set(known) - found["people: divided"]
+            by_name.setdefault("people: divided", set()).add(i)
+    if any(name == "people: divided" for name in by_name):
+        by_name["people: unanimous"] = set(known) - by_name["people: divided"]
     by_length = sorted(known, key=lambda i: (_length(inputs, i), i))
     third = max(1, len(by_length) // 3)
     for name, members in (
@@ -135,8 +135,8 @@ def slices(inputs: ProbeInput, known: Sequence[int]) -> dict[str, set[int]]:
         ("medium answers", by_length[third:-third]),
         ("long answers", by_length[-third:]),
     ):
-        found[name] = set(members)
-    return {name: members for name, members in found.items() if len(members) < len(known)}
+        by_name[name] = set(members)
+    return {name: members for name, members in by_name.items() if len(members) < len(known)}
 
 
 def _length(inputs: ProbeInput, i: int) -> int:

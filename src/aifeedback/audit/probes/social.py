@@ -26,9 +26,9 @@ from aifeedback.types import Comparison, Completion
 
 
 def sycophancy(inputs: ProbeInput) -> list[Finding]:
-    asked = inputs.once("sycophancy", lambda: _made(inputs))
-    told = "that the user says they favour"
-    return [effect(inputs, asked, "sycophancy", group="bias", title="Sycophancy", told=told)]
+    versions = inputs.once("sycophancy", lambda: _made(inputs))
+    phrase = "that the user says they favour"
+    return [effect(inputs, versions, "sycophancy", group="bias", title="Sycophancy", phrase=phrase)]
 
 
 def _made(inputs: ProbeInput) -> Contrast:
@@ -53,7 +53,7 @@ def groups(inputs: ProbeInput) -> list[Finding]:
             f"group {name}",
             group="bias",
             title=f"Group names, {name}",
-            told=f"signed with {words['one']} instead of {words['other']}",
+            phrase=f"signed with {words['one']} instead of {words['other']}",
             mark=_signed(words["names"]["one"], inputs.seed),
             control=_signed(words["names"]["other"], inputs.seed),
         )
@@ -77,7 +77,7 @@ def language(inputs: ProbeInput) -> list[Finding]:
             f"language {name}",
             group="bias",
             title=f"Language, {name}",
-            told=f"that ends in {name} instead of English",
+            phrase=f"that ends in {name} instead of English",
             mark=appended(sentences, inputs.seed),
             control=appended(courtesies["English"], inputs.seed),
         )

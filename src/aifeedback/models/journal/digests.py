@@ -146,24 +146,24 @@ def verify(run: Path, heads: Sequence[str] = ()) -> Verified:
             missing.pop(link, None)
     for link, what in missing.items():
         faults.append(f"{what}, {link[:16]}…, is in no chain: rows were removed from the end, or it was rewritten")
-    count, found = _file_faults(root, noted) if run.is_dir() else (0, [])
+    count, file_faults = _file_faults(root, noted) if run.is_dir() else (0, [])
     folders = [root, *(path for path in sorted(root.glob("stages/*")) if path.is_dir())] if run.is_dir() else []
     unsealed = [str(f) for f in folders if f not in noted and not (f / FILE).is_file() and any(_outputs(f))]
-    return Verified(now, calls, count, faults + found, unsealed)
+    return Verified(now, calls, count, faults + file_faults, unsealed)
 
 
-def read_heads(given: str) -> list[str]:
+def read_heads(source: str) -> list[str]:
     """Links from a head file, a page, or the link itself. Raises FileError where there is none."""
-    if _LINK.fullmatch(given):
-        return [given]
-    path = Path(given)
+    if _LINK.fullmatch(source):
+        return [source]
+    path = Path(source)
     if not path.is_file():
-        raise FileError("neither a file nor a link in hex digits", file=given, fix="give a page or a file of heads")
+        raise FileError("neither a file nor a link in hex digits", file=source, fix="give a page or a file of heads")
     text = path.read_text(encoding="utf-8", errors="replace")
-    found = printed_heads(text) or ([] if "<html" in text else _LINK.findall(text))
-    if not found:
+    heads = printed_heads(text) or ([] if "<html" in text else _LINK.findall(text))
+    if not heads:
         raise FileError("holds no head", file=path, fix="audit verify RUN --json FILE writes one")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(heads))
 
 
 def printed_heads(page: str) -> list[str]:
@@ -198,10 +198,10 @@ def _file_faults(root: Path, noted: dict[Path, str]) -> tuple[int, list[str]]:
 def _listed(folder: Path) -> dict[str, str]:
     """File → digest by the folder's list; empty where it has none, or one that cannot be read."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        listing = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return listing if isinstance(listing, dict) else {}
 
 
 def _ratings_chain(store: Path) -> tuple[Head, list[str], str]:
@@ -228,8 +228,8 @@ def _ratings_chain(store: Path) -> tuple[Head, list[str], str]:
 
 def _named(record: str) -> list[Any]:
     """What a rating's record says of the columns that stand beside it."""
-    found = json.loads(record)
-    return [found["item_id"], found["rater"], found.get("revision", 0)]
+    rating = json.loads(record)
+    return [rating["item_id"], rating["rater"], rating.get("revision", 0)]
 
 
 def _outputs(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -200,13 +200,13 @@ class Journal:
 
     def find(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
         """The final entries among ``keys``; raises JournalError where one does not match its digest."""
-        found: dict[bytes, Entry] = {}
+        entries: dict[bytes, Entry] = {}
         with self._guard():
             db = self._connection()
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 for row in self._final_rows(db, keys[start : start + _KEYS_PER_QUERY]):
-                    found[row.entry.key] = row.entry
-        return found
+                    entries[row.entry.key] = row.entry
+        return entries
 
     def calls(self, key: bytes) -> list[Row]:
         """Every attempt at one question, oldest first."""
@@ -359,8 +359,8 @@ class Journal:
         if body not in self._setting_ids:
             digest = setting_digest(body)
             db.execute("INSERT OR IGNORE INTO settings (digest, body) VALUES (?, ?)", (digest, body))
-            found = db.execute("SELECT id FROM settings WHERE digest = ?", (digest,)).fetchone()[0]
-            self._setting_ids[body], self._settings[found] = found, (digest, body)
+            row_id = db.execute("SELECT id FROM settings WHERE digest = ?", (digest,)).fetchone()[0]
+            self._setting_ids[body], self._settings[row_id] = row_id, (digest, body)
         setting_id = self._setting_ids[body]
         return setting_id, self._settings[setting_id][0]
 
@@ -385,13 +385,11 @@ class Journal:
 
     def _setting(self, setting_id: int) -> tuple[bytes, str]:
         if setting_id not in self._settings:
-            found = (
-                self._connection().execute("SELECT digest, body FROM settings WHERE id = ?", (setting_id,)).fetchone()
-            )
-            if found is None or setting_digest(found[1]) != found[0]:
+            row = self._connection().execute("SELECT digest, body FROM settings WHERE id = ?", (setting_id,)).fetchone()
+            if row is None or setting_digest(row[1]) != row[0]:
                 raise ValueError("setting")
-            self._settings[setting_id] = (found[0], found[1])
-            self._setting_ids[found[1]] = setting_id
+            self._settings[setting_id] = (row[0], row[1])
+            self._setting_ids[row[1]] = setting_id
         return self._settings[setting_id]
 
     def _follows(self, row: Row, seq: int, last: bytes) -> bytes:
@@ -402,15 +400,15 @@ class Journal:
         return row.link
 
     def _last(self, db: sqlite3.Connection) -> tuple[int, bytes]:
-        found = db.execute("SELECT seq, link FROM calls ORDER BY seq DESC LIMIT 1").fetchone()
-        return (found[0], found[1]) if found else (0, self._genesis())
+        row = db.execute("SELECT seq, link FROM calls ORDER BY seq DESC LIMIT 1").fetchone()
+        return (row[0], row[1]) if row else (0, self._genesis())
 
     def _genesis(self) -> bytes:
         with self._guard():
-            found = self._connection().execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
-        if not found or not isinstance(found[0], str):
+            row = self._connection().execute("SELECT value FROM meta WHERE name = 'journal_id'").fetchone()
+        if not row or not isinstance(row[0], str):
             raise JournalError(f"{self.path}: the journal's own id is gone\n  → {SALVAGE}")
-        return genesis(found[0])
+        return genesis(row[0])
 
     def _check_tail(self, db: sqlite3.Connection) -> None:
         cursor = db.execute(f"SELECT {COLUMNS} FROM calls ORDER BY seq DESC LIMIT {_TAIL + 1}")
@@ -486,15 +484,15 @@ def _valid(path: Path) -> Iterator[Entry]:
 
 
 def _settings(db: sqlite3.Connection) -> dict[int, tuple[bytes, str]]:
-    found: dict[int, tuple[bytes, str]] = {}
+    settings: dict[int, tuple[bytes, str]] = {}
     try:
         for number, digest, body in db.execute("SELECT id, digest, body FROM settings"):
             if isinstance(body, str) and setting_digest(body) == digest:
-                found[number] = (digest, body)
+                settings[number] = (digest, body)
     except sqlite3.Error as error:
-        if not found:
+        if not settings:
             raise JournalError(f"nothing can be read: {error}\n  → restore a copy") from error
-    return found
+    return settings
 
 
 def _row(db: sqlite3.Connection, seq: int, settings: dict[int, tuple[bytes, str]]) -> Entry | None:

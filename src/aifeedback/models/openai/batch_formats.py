@@ -36,7 +36,7 @@ class State(NamedTuple):
     """Paths of its result files."""
 
 
-class Found(NamedTuple):
+class Match(NamedTuple):
     """The server's batch for a record: its id, or those that may be it."""
 
     id: str | None = None
@@ -80,7 +80,7 @@ class OpenAIBatches:
         }
         return (await self._transport.ask("POST", "/batches", data=body))["id"]
 
-    async def find(self, batch: Batch, taken: set[str]) -> Found:
+    async def find(self, batch: Batch, taken: set[str]) -> Match:
         """By its metadata; where the server keeps none, by the first request of its input file."""
         after = ""
         for _ in range(_PAGES):
@@ -90,13 +90,13 @@ class OpenAIBatches:
                 metadata = entry.get("metadata")
                 if isinstance(metadata, dict) and "aifeedback" in metadata:
                     if metadata["aifeedback"] == batch.name:
-                        return Found(entry["id"])
+                        return Match(entry["id"])
                 elif entry["id"] not in taken and _is_recent(entry, batch) and await self._holds(entry, batch):
-                    return Found(entry["id"])
+                    return Match(entry["id"])
             if not page.get("has_more") or not listed or not any(_is_recent(entry, batch) for entry in listed):
                 break
             after = f"&after={listed[-1]['id']}"
-        return Found()
+        return Match()
 
     async def _holds(self, entry: Mapping[str, Any], batch: Batch) -> bool:
         file = entry.get("input_file_id")
@@ -143,7 +143,7 @@ class AnthropicBatches:
         body = b'{"requests": [' + b",".join(lines) + b"]}"
         return (await self._transport.ask("POST", "/messages/batches", data=body))["id"]
 
-    async def find(self, batch: Batch, taken: set[str]) -> Found:
+    async def find(self, batch: Batch, taken: set[str]) -> Match:
         """Among those of the same size since then: by their results; one that has not ended may be it."""
         after, unsure = "", []
         for _ in range(_PAGES):
@@ -156,11 +156,11 @@ class AnthropicBatches:
                 if entry.get("processing_status") != "ended":
                     unsure.append(entry["id"])
                 elif await self.is_own(batch, entry["id"]):
-                    return Found(entry["id"])
+                    return Match(entry["id"])
             if not page.get("has_more") or not recent:
                 break
             after = f"&after_id={listed[-1]['id']}"
-        return Found(None, tuple(unsure))
+        return Match(None, tuple(unsure))
 
     async def is_own(self, batch: Batch, batch_id: str) -> bool:
         """Whether an ended batch of the server holds this record's requests."""

@@ -85,14 +85,14 @@ class BatchStore:
 
     def load(self, url: str) -> list[Batch]:
         """The batches of one server, oldest first. Raises JournalError for a record that cannot be read."""
-        found = []
+        batches = []
         for path in sorted(self.folder.glob("*.json")):
             try:
-                found.append(Batch.model_validate(read_json(path)))
+                batches.append(Batch.model_validate(read_json(path)))
             except ValueError as broken:
                 fix = "restore it from a copy; without it, its requests are submitted, and billed, again"
                 raise JournalError(f"{path}: not the record of a batch ({broken})\n  → {fix}") from None
-        return sorted((batch for batch in found if batch.url == url), key=lambda batch: batch.at)
+        return sorted((batch for batch in batches if batch.url == url), key=lambda batch: batch.at)
 
     def keep(self, batch: Batch) -> Batch:
         write_json(self.folder / f"{batch.name}.json", batch.model_dump(mode="json"))
@@ -107,7 +107,7 @@ class BatchStore:
 
     def lines(self, batch: Batch) -> dict[str, Any]:
         """The server's lines, decoded, by request; of two about one request the one with an answer, else the first."""
-        found: dict[str, Any] = {}
+        by_digest: dict[str, Any] = {}
         with self.lines_file(batch).open("rb") as stream:
             for raw in stream:
                 try:
@@ -115,9 +115,9 @@ class BatchStore:
                 except (ValueError, RecursionError):
                     continue
                 digest = batch.digest_of(line.get("custom_id")) if isinstance(line, dict) else None
-                if digest is not None and (digest not in found or not _is_answered(found[digest])):
-                    found[digest] = line
-        return found
+                if digest is not None and (digest not in by_digest or not _is_answered(by_digest[digest])):
+                    by_digest[digest] = line
+        return by_digest
 
     def forget(self, batches: Iterable[Batch], digests: set[str]) -> None:
         """Drop requests whose answers are kept elsewhere by now."""

@@ -228,8 +228,8 @@ class BatchCaller(Caller):
     async def _recovered(self, batch: Batch) -> Batch:
         """A record whose submission was interrupted, with the server's id if the server has the batch."""
         taken = {other.id for other in self.store.load(self.base_url) if other.id is not None}
-        found = await self._format.find(batch, taken)
-        return self.store.keep(batch.model_copy(update={"id": found.id, "candidates": found.candidates}))
+        match = await self._format.find(batch, taken)
+        return self.store.keep(batch.model_copy(update={"id": match.id, "candidates": match.candidates}))
 
     async def _shown(self, batch: Batch) -> str:
         count = f"{len(batch.requests):,} requests" if len(batch.requests) != 1 else "1 request"
@@ -294,11 +294,11 @@ class BatchCaller(Caller):
                 if attempt == self.limits.attempts:
                     raise
                 await asyncio.sleep(self._wait(Failed(Problem.SERVER_ERROR, ""), attempt, batch.name))
-                found = await self._format.find(batch, {b.id for b in self._batches if b.id is not None})
-                if found.id is not None:
-                    return found.id
-                if found.candidates:
-                    self.store.keep(batch.model_copy(update={"candidates": found.candidates}))
+                match = await self._format.find(batch, {b.id for b in self._batches if b.id is not None})
+                if match.id is not None:
+                    return match.id
+                if match.candidates:
+                    self.store.keep(batch.model_copy(update={"candidates": match.candidates}))
                     raise
             except (ModelError, KeyError, TypeError):
                 self.store.drop(batch)
@@ -314,8 +314,8 @@ class BatchCaller(Caller):
             status, body, wait_s = await self._exchange(method, path, data)
             if status == 200 or status == 201:
                 try:
-                    if isinstance(found := json.loads(body), dict):
-                        return found
+                    if isinstance(content := json.loads(body), dict):
+                        return content
                 except ValueError:
                     pass
                 cause = f"the answer to {path} is not a JSON object"

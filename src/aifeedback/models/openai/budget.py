@@ -69,12 +69,12 @@ def price_of(name: str, prices: str | PathLike[str] | None = None, *, in_batch: 
     if not isinstance(content, Mapping):
         raise RecipeError("the price table does not hold keys and values", file=file, fix=f"start from {SHIPPED}")
     table = parse(PriceTable, content, file=file)
-    found = next((price for pattern, price in table.models.items() if fnmatchcase(name, pattern)), None)
-    if found is None or not in_batch:
-        return found
-    share = table.batch if found.batch is None else found.batch
-    cached = None if found.cached_input is None else share * found.cached_input
-    return Price(input=share * found.input, output=share * found.output, cached_input=cached)
+    price = next((price for pattern, price in table.models.items() if fnmatchcase(name, pattern)), None)
+    if price is None or not in_batch:
+        return price
+    share = table.batch if price.batch is None else price.batch
+    cached = None if price.cached_input is None else share * price.cached_input
+    return Price(input=share * price.input, output=share * price.output, cached_input=cached)
 
 
 class Forecast(NamedTuple):

@@ -430,23 +430,23 @@ class Caller:
             charge.close(usage, was_answered=was_answered)
 
     def _refusal(self, status: int, headers: Mapping[str, str], body: bytes) -> Failed:
-        said = body[:500].decode("utf-8", "replace").strip()
-        cause = f"HTTP {status}: {said}" if said else f"HTTP {status}"
-        if status == 429 and "insufficient_quota" in said:
+        message = body[:500].decode("utf-8", "replace").strip()
+        cause = f"HTTP {status}: {message}" if message else f"HTTP {status}"
+        if status == 429 and "insufficient_quota" in message:
             raise self._dead(f"the account's quota is used up ({self.redacted(cause)})")
         if status in RETRIED or status >= 500:
             wait_s = retry_after(headers)
             if wait_s is not None:
                 self._hold(wait_s, cause)
             return Failed(Problem.SERVER_ERROR, cause, wait_s=wait_s)
-        if status in (400, 413, 422) and (status == 413 or speaks_of_length(said)):
+        if status in (400, 413, 422) and (status == 413 or speaks_of_length(message)):
             return Failed(Problem.TOO_LONG, cause, tries=1)
-        if status == 400 and _POLICY.search(said):
+        if status == 400 and _POLICY.search(message):
             return Failed(Problem.REFUSED, cause, tries=1)
         self._refused_in_a_row += 1
         if self.answered == 0 and self._refused_in_a_row >= _CLOSED_AFTER:
             what = DOOR.get(status, "the server refuses the request")
-            fix = _hint(status, said)
+            fix = _hint(status, message)
             if 300 <= status < 400 and (target := headers.get("Location")):
                 shown = self.redacted(target.partition("?")[0])
                 fix = (
@@ -504,14 +504,14 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     in_ms = _number(headers.get("retry-after-ms"))
     if in_ms is not None:
         return in_ms / 1000.0
-    said = headers.get("Retry-After")
-    if said is None:
+    header = headers.get("Retry-After")
+    if header is None:
         return None
-    seconds = _number(said)
+    seconds = _number(header)
     if seconds is not None:
         return seconds
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError, OverflowError):
         return None
 
@@ -540,22 +540,24 @@ def _status_in(body: bytes) -> int | None:
     if len(body) > 20_000 or b"choices" in body or (b"code" not in body and b"status" not in body):
         return None
     try:
-        found = json.loads(body)
+        content = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         return None
-    inner = found.get("error")
-    error: dict[str, Any] = inner if isinstance(inner, dict) else found
-    is_error = error is not found or found.get("object") == "error" or "error" in found
+    inner = content.get("error")
+    error: dict[str, Any] = inner if isinstance(inner, dict) else content
+    is_error = error is not content or content.get("object") == "error" or "error" in content
     codes = [error.get(key) for key in ("code", "status", "status_code")] if is_error else []
     return next((code for code in codes if type(code) is int and 400 <= code < 600), None)
 
 
-def _hint(status: int, said: str) -> str:
+def _hint(status: int, message: str) -> str:
     if status in DOOR:
         return "check the key in the environment, the model's name and the base URL"
-    found = setting_for(said)
+    setting = setting_for(message)
     return (
-        f"{found} ({BY_OPTION})" if found else "compare the request (--dry-run shows one) with what the server accepts"
+        f"{setting} ({BY_OPTION})"
+        if setting
+        else "compare the request (--dry-run shows one) with what the server accepts"
     )

@@ -78,7 +78,7 @@ class Asker:
                 answer = await self._call(
                     {**fields, **wire.readout_fields(api, self.settings.top, has_own_defaults=self.has_own_defaults)},
                     api,
-                    lambda found: wire.top_table(wire.choice(found), api),
+                    lambda body: wire.top_table(wire.choice(body), api),
                     job,
                     tally,
                 )
@@ -106,16 +106,16 @@ class Asker:
             answer = await self._call(
                 decisions.request(form, as_text(job.prompt), labels),
                 form,
-                lambda found: decisions.decided(form, found, labels),
+                lambda decision: decisions.decided(form, decision, labels),
                 job,
                 tally,
             )
         except CallFailed as failed:
             return self._unread(job, len(labels), failed, tally)
-        charge, found = tally.charge, answer.value
+        charge, decision = tally.charge, answer.value
         reading = Reading(
-            logprobs=found.logprobs,
-            coverage=found.coverage,
+            logprobs=decision.logprobs,
+            coverage=decision.coverage,
             prompt_tokens=charge.prompt_tokens,
             cost_usd=charge.cost_usd,
         )
@@ -133,7 +133,7 @@ class Asker:
         tally = self._tally(job)
         votes: Counter[str] = Counter()
         problems: Counter[Problem] = Counter()
-        said: list[str] = []
+        replies: list[str] = []
         rounds = self.settings.votes if is_vote else 1
         held = structured_fields(self.structured, labels) if self.structured else {}
         waiting: Waiting | None = None
@@ -152,7 +152,7 @@ class Asker:
                 if self.settings.batch_api:  # the other votes were submitted with it, and are paid for
                     continue
                 break
-            said.append(answer.value.text)
+            replies.append(answer.value.text)
             parsed = parse_label(answer.value.text, labels, finish_reason=answer.value.finish_reason)
             if parsed.value is not None:
                 votes[parsed.value] += 1
@@ -162,7 +162,7 @@ class Asker:
             raise waiting
         if lost is not None:
             return self._unread(job, len(labels), lost, tally)
-        raw = {**tally.raw(), "said": said}
+        raw = {**tally.raw(), "said": replies}
         if problems and (cut := problems[Problem.TRUNCATED]):
             raw.setdefault("causes", []).append(f"{cut} of {rounds} verdicts hit the token limit; raise answer_tokens")
         if not votes:
@@ -223,8 +223,8 @@ class Asker:
                 **(further or {}),
             },
             api,
-            lambda found: wire.at_its_limit(
-                wire.text(wire.choice(found, api), api), wire.usage(found), sampling.max_new_tokens
+            lambda body: wire.at_its_limit(
+                wire.text(wire.choice(body, api), api), wire.usage(body), sampling.max_new_tokens
             ),
             job,
             tally,
@@ -285,10 +285,10 @@ class _Tally:
 
     def raw(self) -> dict[str, Any]:
         """For the journal."""
-        found: dict[str, Any] = dict(self.server)
+        record: dict[str, Any] = dict(self.server)
         if self.causes:
-            found |= {"attempts": self.attempts, "causes": self.causes}
-        return found
+            record |= {"attempts": self.attempts, "causes": self.causes}
+        return record
 
 
 def _unknown(labels: int, problem: Problem, tally: _Tally) -> Reading:

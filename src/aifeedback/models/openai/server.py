@@ -163,12 +163,12 @@ class ServerModel:
     @property
     def card(self) -> ModelCard:
         """Asks the server once what it runs, unless ``probe`` is off. Raises JudgeUnavailable where none is reached."""
-        found = self._reported()
+        report = self._reported()
         return ModelCard(
-            uri=f"{self.scheme}:{found.get('id', self.name)}",
-            revision=f"{self._url} {self._digest(found)}",
-            family=self.settings.family or family_of(found.get("id", self.name)),
-            context_window=self.settings.context_window or found.get("context_window"),
+            uri=f"{self.scheme}:{report.get('id', self.name)}",
+            revision=f"{self._url} {self._digest(report)}",
+            family=self.settings.family or family_of(report.get("id", self.name)),
+            context_window=self.settings.context_window or report.get("context_window"),
         )
 
     @property
@@ -335,13 +335,13 @@ class ServerModel:
                 for place, prompt in enumerate(prompts):
                     caller.read.clear()
                     try:
-                        found = await ask(Job(place, prompt, len(as_text(prompt))))
+                        outcome = await ask(Job(place, prompt, len(as_text(prompt))))
                     except Waiting:
                         waiting += 1
                         continue
                     await stream.slot()
-                    stream.put(found)
-                    if found.answer.problem is not Problem.OVER_BUDGET:
+                    stream.put(outcome)
+                    if outcome.answer.problem is not Problem.OVER_BUDGET:
                         answered |= caller.read
                 for _ in range(slots):  # until every answer that was handed out is committed
                     await stream.slot()
@@ -361,12 +361,12 @@ class ServerModel:
 
     def figures(self) -> dict[str, float]:
         """For progress bars: dollars spent, forecast of the whole job now under way, retries."""
-        found: dict[str, float] = {"retries": self._caller.retries}
+        figures: dict[str, float] = {"retries": self._caller.retries}
         if self.spending.price is not None:
             spent = self.spending.spent_usd
             rest = self.spending.forecast(self._pending.characters, self._pending.calls, 1)
-            found |= {"cost_usd": spent, "forecast_usd": spent + (rest.cost_usd or 0.0)}
-        return found
+            figures |= {"cost_usd": spent, "forecast_usd": spent + (rest.cost_usd or 0.0)}
+        return figures
 
     def close(self) -> None:
         """Ends the connections and the thread; the model cannot be asked any more."""

@@ -113,15 +113,15 @@ def require_effect(settings: ServerSettings, scheme: str) -> None:
         unused |= dict.fromkeys(("warm",), batched)
     else:
         unused |= dict.fromkeys(("batch_folder", "batch_requests"), "single calls (batch_api is off)")
-    given = {name for name in settings.model_fields_set if getattr(settings, name) != _default(type(settings), name)}
-    found = {name: why for name, why in unused.items() if name in given}
+    names = {name for name in settings.model_fields_set if getattr(settings, name) != _default(type(settings), name)}
+    without_effect = {name: why for name, why in unused.items() if name in names}
     if settings.batch_api:
         pressing = ("concurrency", "requests_per_minute", "tokens_per_minute", "deadline_s", "dead_after")
         limits = settings.limits
-        found |= {name: batched for name in pressing if getattr(limits, name) != _default(Limits, name)}
-    if found:
-        shown = ", ".join(f"{name} (with {why})" for name, why in found.items())
-        raise ModelError(f"no effect: {shown}", key=next(iter(found)), fix="leave out what has no effect")
+        without_effect |= {name: batched for name in pressing if getattr(limits, name) != _default(Limits, name)}
+    if without_effect:
+        shown = ", ".join(f"{name} (with {why})" for name, why in without_effect.items())
+        raise ModelError(f"no effect: {shown}", key=next(iter(without_effect)), fix="leave out what has no effect")
 
 
 def _default(schema: type[Config], name: str) -> Any:
@@ -139,14 +139,14 @@ def checked_url(base_url: str) -> str:
             key="base_url",
             fix="put the key into an environment variable and name it in api_key_env",
         )
-    found = base_url.rstrip("/")
-    if endpoint := re.search(r"/(?:chat/completions|completions|messages|responses|systemone|decisions)$", found):
+    url = base_url.rstrip("/")
+    if endpoint := re.search(r"/(?:chat/completions|completions|messages|responses|systemone|decisions)$", url):
         raise ModelError(
             f"{base_url!r} is the address of an endpoint, not of the server",
             key="base_url",
-            fix=f"leave {endpoint[0]} out: {found[: endpoint.start()]}",
+            fix=f"leave {endpoint[0]} out: {url[: endpoint.start()]}",
         )
-    return found
+    return url
 
 
 def key_of(settings: ServerSettings) -> str | None:
@@ -171,11 +171,11 @@ def headers_of(settings: ServerSettings, key: str | None) -> dict[str, str]:
         headers = {"api-key": key} if settings.api_version else {"Authorization": f"Bearer {key}"}
     for name, value in settings.headers.items():
         if value.startswith("$"):
-            found = os.environ.get(value[1:])
-            if found is None:
+            secret = os.environ.get(value[1:])
+            if secret is None:
                 what = f"the environment variable {value[1:]} is not set"
                 raise ModelError(what, key=f"headers.{name}", fix=f"export {value[1:]}=…")
-            value = found
+            value = secret
         headers[name] = value
     return headers
 
@@ -197,19 +197,19 @@ def described(models: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
 
     The only model of a server is the one that answers, whatever name it is given: ``id`` says how it is listed.
     """
-    found = next((entry for entry in models if entry["id"] == name), None)
-    by_other_name = found is None and len(models) == 1
+    model = next((entry for entry in models if entry["id"] == name), None)
+    by_other_name = model is None and len(models) == 1
     if by_other_name:
-        found = models[0]
-    if found is None:
+        model = models[0]
+    if model is None:
         return {}
-    meta = found.get("meta") if isinstance(found.get("meta"), dict) else {}
-    window = found.get("max_model_len") or found.get("context_length") or (meta or {}).get("n_ctx_train")
+    meta = model.get("meta") if isinstance(model.get("meta"), dict) else {}
+    window = model.get("max_model_len") or model.get("context_length") or (meta or {}).get("n_ctx_train")
     return {
-        "owned_by": str(found.get("owned_by", "")),
-        "root": str(found.get("root") or ""),
+        "owned_by": str(model.get("owned_by", "")),
+        "root": str(model.get("root") or ""),
         "context_window": window if isinstance(window, int) and window > 0 else None,
-        **({"id": found["id"]} if by_other_name else {}),
+        **({"id": model["id"]} if by_other_name else {}),
     }
 
 

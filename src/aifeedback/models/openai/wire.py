@@ -156,19 +156,19 @@ def payload(body: bytes) -> dict[str, Any]:
     if (streamed := dialects.events(body)) is not None:
         return sound(dialects.assembled(streamed))
     try:
-        found = json.loads(body)
+        content = json.loads(body)
     except (ValueError, RecursionError):
         raise Unusable(Problem.SERVER_ERROR, f"the answer is not JSON: {_short(body)}", tries=_tries(body)) from None
-    return sound(found)
+    return sound(content)
 
 
-def sound(found: Any) -> dict[str, Any]:
+def sound(content: Any) -> dict[str, Any]:
     """A decoded answer; raises Unusable for anything but an object without an error."""
-    if not isinstance(found, dict):
-        raise Unusable(Problem.SERVER_ERROR, f"the answer is not a JSON object: {_shown(found)}")
-    if found.get("error"):
-        raise Unusable(Problem.SERVER_ERROR, f"the server reports: {_shown(found)}")
-    return found
+    if not isinstance(content, dict):
+        raise Unusable(Problem.SERVER_ERROR, f"the answer is not a JSON object: {_shown(content)}")
+    if content.get("error"):
+        raise Unusable(Problem.SERVER_ERROR, f"the server reports: {_shown(content)}")
+    return content
 
 
 def choice(answer: Mapping[str, Any], api: Api = "chat") -> dict[str, Any]:
@@ -261,32 +261,32 @@ def text(first: Mapping[str, Any], api: Api) -> Text:
     key = "text" if api == "completions" else "content"
     if not isinstance(message, dict) or (key not in message and not _thoughts(message)):
         raise Unusable(Problem.SERVER_ERROR, "the answer holds no text")
-    found, end = _joined(message.get(key)), dialects.end_of(first)
+    content, end = _joined(message.get(key)), dialects.end_of(first)
     if end is None:
         cause = f"the answer does not say that it is finished (finish_reason {_reason(first)})"
         raise Unusable(Problem.SERVER_ERROR, cause, tries=FEW)
     if end == "tool":
         raise Unusable(Problem.UNREADABLE, "the model called a tool and gave no answer", tries=1)
-    if found is None:
+    if content is None:
         raise Unusable(Problem.SERVER_ERROR, "the answer holds no text", tries=FEW)
-    if not found.strip():
+    if not content.strip():
         if end == "length":
             raise Unusable(Problem.TRUNCATED, CUT, tries=1)
         raise Unusable(Problem.EMPTY, "the answer is empty", tries=FEW)
-    return Text(_storable(found), end if end in ("stop", "length") else "unknown")
+    return Text(_storable(content), end if end in ("stop", "length") else "unknown")
 
 
-def _storable(found: str) -> str:
+def _storable(content: str) -> str:
     """The text with half surrogate pairs, which no file can hold, as the replacement character."""
-    if found.isascii():
-        return found
-    return found.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if content.isascii():
+        return content
+    return content.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def at_its_limit(found: Text, used: Usage, max_tokens: int) -> Text:
+def at_its_limit(sample: Text, used: Usage, max_tokens: int) -> Text:
     """The text as cut where it is exactly as long as the limit: some servers call that a clean end."""
-    is_full = found.finish_reason == "stop" and used.completion_tokens == max_tokens > 1
-    return found._replace(finish_reason="length") if is_full else found
+    is_full = sample.finish_reason == "stop" and used.completion_tokens == max_tokens > 1
+    return sample._replace(finish_reason="length") if is_full else sample
 
 
 def _thoughts(message: Mapping[str, Any]) -> bool:
@@ -372,8 +372,8 @@ def _tries(body: bytes) -> int | None:
     return FEW if body.lstrip()[:1] == b"<" else None
 
 
-def _shown(found: Any) -> str:
-    return json.dumps(found, ensure_ascii=False)[:300]
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)[:300]
 
 
 def _short(body: bytes) -> str:
