@@ -104,7 +104,7 @@ def test_rankings_become_pairs_and_a_concordance(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ([], "no rater is named"),
+        ([], "no --rater given"),
         (["--rater", "anna", "--rater", "anna"], "same name"),
         (["--rater", "anna", "--per-item", "2"], "2 ratings per item"),
         (["--rater", "anna", "--volunteer", "ben"], "'ben' is not a rater"),

@@ -211,8 +211,8 @@ def test_values_beyond_the_scale_and_edited_texts_are_skipped_by_name(tmp_path: 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
-    [("f.csv", "a,b\n1,2\n", "has no column 'rater'"), ("f.json", "{", "is not JSON"), ("f.json", "[]", "no list of records"),
-     ("f.json", "[1]", "no list of records")],
+    [("f.csv", "a,b\n1,2\n", "has no column 'rater'"), ("f.json", "{", "is not JSON"), ("f.json", "[]", "not a list of records"),
+     ("f.json", "[1]", "not a list of records")],
 )  # fmt: skip
 def test_a_file_that_is_none_of_these_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
     with pytest.raises(FileError, match=words):

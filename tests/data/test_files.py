@@ -206,7 +206,7 @@ def test_columns_can_be_mapped(tmp_path: Path) -> None:
     columns = {"prompt": "question", "first": "one", "second": "two", "label": "better"}
     read = read_comparisons(path, columns=columns)
     assert (read.human, dict(read.rows[0].prompt.tags)) == ([0.0], {"topic": "maths"})
-    with pytest.raises(FileError, match="key 'answer'.*no column of the file"):
+    with pytest.raises(FileError, match="key 'answer'.*not a column of the file"):
         read_comparisons(path, columns={**columns, "second": "answer"})
     with pytest.raises(FileError, match="key 'promt'"):
         read_comparisons(path, columns={"promt": "question"})
@@ -349,7 +349,7 @@ def test_labels_load_as_trl_wants_them(tmp_path: Path) -> None:
 
 def test_labels_must_belong_to_their_comparisons(tmp_path: Path) -> None:
     read = read_comparisons(jsonl(tmp_path / "in.jsonl", [GOOD]))
-    with pytest.raises(ValueError, match="stands beside comparison"):
+    with pytest.raises(ValueError, match="does not match comparison"):
         labelled(read, preferences([read.rows[0].swapped()], [0.3]))
 
 

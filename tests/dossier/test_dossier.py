@@ -236,7 +236,7 @@ def test_conditions_need_words_and_an_end_and_are_void_after_it(here: Path) -> N
     assert (note, level) == ("a third rater by May", "watch")
     ended, why, level = decision_line(made.signatures(), results, datetime.now(UTC) + 3 * DAY)
     assert (ended, level) == ("No decision is in force.", "unknown")
-    assert "it ended on" in why
+    assert "it expired on" in why
 
 
 def test_a_monitor_counts_while_it_runs_and_no_alarm_is_open(here: Path) -> None:
@@ -257,7 +257,7 @@ def test_a_monitor_counts_while_it_runs_and_no_alarm_is_open(here: Path) -> None
 def test_questions_that_no_file_answers_are_printed_and_taken_with_a_name(here: Path) -> None:
     assert init("--template", "reward-hacking", "--template", "rubric").code == 0
     printed = call("check", "release").said
-    assert "Questions that no file answers" in printed
+    assert "Questions for people" in printed
     assert "Did people read responses that got the highest rewards?" in printed.replace("\n", " ")
     assert "needs a name" in call("add", "release", "--answer", "hacking-people=yes, 40 of them").said
     assert "no requirement" in call("add", "release", "--answer", "nothing=yes", "--by", "ana").said

@@ -67,7 +67,7 @@ def test_fewer_pairs_and_across_sources() -> None:
     assert len(across.comparisons) == 9
     assert across.skipped == {"same source": 6}
     assert pair_completions(PROMPTS[:2], completions[:1]).skipped == {"fewer than two answers": 2}
-    with pytest.raises(InputError, match="which is not given"):
+    with pytest.raises(InputError, match="which is missing"):
         pair_completions(PROMPTS[1:], completions)
 
 

@@ -442,7 +442,7 @@ def test_an_appeal_closed_without_a_verdict_stays_out_of_the_golden_set(here: Pa
     ("more", "says"),
     [
         (("--policy", "openai:p"), "prompts or redteam"),
-        (("--prompts", "prompts.jsonl"), "without a policy"),
+        (("--prompts", "prompts.jsonl"), "these need a policy"),
         (("--passes", 1), "passes"),
         (("--false-alarms", 400), "once in"),
         (("--webhook", "ftp://127.0.0.1/x"), "not an address"),
@@ -464,7 +464,7 @@ def test_settings_are_checked_before_the_first_call(
 def test_a_folder_that_is_no_monitor_and_one_that_is_already_are_refused(here: Path, server: StubServer) -> None:
     assert "no monitor here" in call("monitor", "run", "watch").said
     assert init(server).code == 0
-    assert "holds a monitor already" in init(server).said
+    assert "already contains a monitor" in init(server).said
     Path("watch/monitor.yaml").write_text("judge: openai:m\ngolden: g\ncadence: 3\n")
     assert "unknown key 'cadence'" in call("monitor", "run", "watch").said
     for damaged in (b"judge: [", b"\xff\xfe", b"- a\n"):

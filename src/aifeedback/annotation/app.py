@@ -275,7 +275,7 @@ def _careful(act: Act, assignment: Assignment, rater: str, form: Mapping[str, st
 
 
 def _refused(assignment: Assignment, rater: str, form: Mapping[str, str], reason: str) -> Page:
-    """The same form once more, with everything that was entered, because the store could not take it."""
+    """The form again with everything entered, because saving failed."""
     problem = f"{reason} Your answer is not saved yet; it is kept below. Please wait a moment and save again."
     return _form_again(assignment, rater, form, problem, 503)
 

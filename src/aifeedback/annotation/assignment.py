@@ -132,7 +132,7 @@ def read_task(
     harmful: bool = False,
     scale: Scale | None = None,
 ) -> Task:
-    """Raises FileError where the file cannot be used or holds nothing to rate.
+    """Raises FileError if the file is unusable or has nothing to rate.
 
     The folder of a comparison gives the responses of all its policies, to be ranked. ``harmful`` says that all items
     are, whatever their tags. ``scale`` asks about every response by itself.

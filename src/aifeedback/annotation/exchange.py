@@ -219,7 +219,7 @@ def _results(rating: Rating, item: Item) -> list[dict[str, Any]]:
 def import_ratings(
     path: str | Path, items: Sequence[Item], *, form: str | None = None, columns: Mapping[str, str] | None = None
 ) -> Imported:
-    """Ratings of these items in a file of another tool. The format is seen from the file where it is not given.
+    """Ratings of these items in a file of another tool. The format is detected by default.
 
     ``columns`` maps our names (prompt, response_1 …, rater, verdict, comment) to the file's columns, fields or questions.
     Raises FileError where the file as a whole cannot be read.
@@ -258,7 +258,7 @@ def _records(path: Path, text: str) -> list[dict[str, Any]]:
             f"is not JSON: {cause}", file=path, fix="export records or tasks as JSON, or give a .csv"
         ) from None
     if not content or not all(isinstance(record, dict) for record in content):
-        raise FileError("holds no list of records", file=path, fix="export records (Argilla) or tasks (Label Studio)")
+        raise FileError("is not a list of records", file=path, fix="export records (Argilla) or tasks (Label Studio)")
     return content
 
 
@@ -468,10 +468,10 @@ def _ranks(ranking: Any, count: int) -> list[int]:
     for place, entry in enumerate(ranking):
         name, rank = (entry.get("value"), entry.get("rank")) if isinstance(entry, Mapping) else (entry, place + 1)
         if not isinstance(rank, int) or not 1 <= rank <= count:
-            raise _Unusable("gives a response no rank")
+            raise _Unusable("leaves a response without a rank")
         ranks[_place(" ".join(str(name).casefold().split()), count)] = rank
     if 0 in ranks:
-        raise _Unusable("ranks a response twice")
+        raise _Unusable("ranks one response more than once")
     return ranks
 
 

@@ -55,7 +55,7 @@ class Item(NamedTuple):
     is_harmful: bool = False
     """Its texts are hidden until the rater asks to see them, and that is counted."""
     scale: Scale | None = None
-    """What is asked where there is one response."""
+    """The question for an item with a single response."""
     purpose: Purpose = "rating"
     expected: Expected | None = None
 

@@ -53,7 +53,7 @@ def read_ratings(path: str | Path) -> list[Rating]:
 
         ratings = read_records(where, Rating)
     if not ratings:
-        raise FileError("holds no rating", file=where, fix="let somebody rate first")
+        raise FileError("has no ratings", file=where, fix="rate some items first")
     return ratings
 
 
@@ -96,7 +96,7 @@ class PeopleLabeler:
         return cls(read_ratings(path), name=f"people:{path}", combine=combine, exclude=exclude)
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
-        """One preference per comparison; unknown where nobody rated it, or nobody could tell."""
+        """One preference per comparison; unknown if nobody rated it or no rater could decide."""
         return [self._preference(comparison) for comparison in comparisons]
 
     def _preference(self, comparison: Comparison) -> Preference:

@@ -143,7 +143,7 @@ def _copied(ratings: Sequence[Rating], items: Mapping[str, Item]) -> dict[str, d
 
 
 def _units(item: Item, rating: Rating) -> list[float]:
-    """The verdict as numbers to be compared one by one: a value, or one per two responses."""
+    """The verdict as numbers: one value, or one per pair of responses."""
     if rating.value is not None:
         return [rating.value]
     pairs = [verdict(rating, i, j) for i, j in combinations(range(len(item.answers)), 2)]

@@ -58,7 +58,7 @@ def summarise(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str, Any
 def preferences(
     comparisons: Sequence[Comparison], ratings: Sequence[Rating], *, source: str = "human"
 ) -> list[Preference]:
-    """People's preference per comparison: the mean of their verdicts (a tie is 0.5); unknown where nobody could tell.
+    """Raters' mean preference per comparison (a tie counts 0.5); unknown if no rater could decide.
 
     A ranking counts for every two of its responses.
     """
@@ -262,7 +262,7 @@ def _extra(row: data.LabelledRow) -> dict[str, Any]:
 
 
 def _of_model(recorded: tuple[float, str] | None, cells: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's verdict in the file, also where people's stood beside it, and also one that is unknown."""
+    """The model's verdict in the file, even if it is unknown or a human verdict is present too."""
     if recorded is not None:
         return {"p_first": recorded[0], "judge": recorded[1], "problem": None, **_gap(cells)}
     judge = cells.get("judge")

@@ -71,7 +71,7 @@ class RatingStore:
         return tokens
 
     def rater_of(self, token: str | None) -> str | None:
-        """The rater with this token; None where it is nobody's."""
+        """The rater with this token; None for an unknown token."""
         if not token:
             return None
         rows = self._read("SELECT name FROM raters WHERE token_sha256 = ?", _digest(token))
@@ -172,7 +172,7 @@ class RatingStore:
         return self.sign("public", *parts)[:12]
 
     def _read(self, query: str, *values: Any) -> list[Any]:
-        """Run on a connection of its own, so that no reader waits for a writer."""
+        """Run on a separate connection, so that readers do not wait for writers."""
         connection, is_fresh = None, False
         try:
             try:

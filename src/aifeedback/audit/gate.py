@@ -13,7 +13,7 @@ LEVELS: Mapping[FailOn, tuple[str, ...]] = {"serious": ("bad",), "watch": ("bad"
 
 
 def require_audits(audits: Sequence[Mapping[str, Any]], fail_on: FailOn) -> None:
-    """``audits`` as ``audit.json`` holds them. Raises GateClosed where a finding is that serious, or nothing was found.
+    """``audits`` as in ``audit.json``. Raises GateClosed if a finding is that serious or nothing was audited.
 
     An audit in which no probe could be measured does not pass.
     """

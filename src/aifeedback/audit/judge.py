@@ -87,7 +87,7 @@ def audit_judge(
     chosen = list(PROBES) if probes is None else list(probes)
     require_probes(chosen)
     if not comparisons:
-        raise InputError("there are no pairs to audit the judge on", key="comparisons")
+        raise InputError("no pairs to audit the judge on", key="comparisons")
     started = time.perf_counter()
     before = new_questions(labeler), new_questions(again) if again is not None else 0
     preferences = list(labeler.label(comparisons))

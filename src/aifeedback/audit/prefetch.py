@@ -58,7 +58,7 @@ class Answered:
     def __init__(
         self, labeler: Labeler, questions: Sequence[Comparison], *, progress: Callable[[int], None] = lambda done: None
     ) -> None:
-        """``progress`` is told now and then how many are answered."""
+        """``progress`` is called with the number answered so far."""
         self._labeler = labeler
         self._known: dict[str, Preference] = {}
 

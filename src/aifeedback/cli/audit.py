@@ -29,13 +29,13 @@ def verify(
         typer.Option(
             "--head",
             metavar="FILE|LINK",
-            help="A page, a file of heads or a link kept elsewhere: finds rows "
+            help="A page, a file of heads, or a link stored elsewhere; detects rows "
             "cut off the end, and a chain rewritten as a whole. Repeat for several.",
         ),
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Check that nothing of a run was changed since it was written: calls, labels, metrics, pages, ratings."""
+    """Verify that calls, labels, metrics, pages and ratings of a run are unchanged."""
     from aifeedback.errors import FileError, JournalError
     from aifeedback.models.journal.digests import read_heads, verify
     from aifeedback.storage import write_json
@@ -55,7 +55,7 @@ def verify(
         if len(check.calls) > 1:
             console.print(f"{run}: {sum(check.calls.values()):,} calls in {len(check.calls)} journals")
         for folder in check.unsealed:
-            console.print(f"[yellow]![/] {folder}: no digests recorded, so its files were not checked", soft_wrap=True)
+            console.print(f"[yellow]![/] {folder}: not checked: no digests recorded", soft_wrap=True)
         for fault in check.faults:
             console.print(f"[red]✗[/] {escape(fault)}", highlight=False, soft_wrap=True)
         if not check.faults:
@@ -76,7 +76,7 @@ def diff(
     ] = None,
     json_file: Json = None,
 ) -> None:
-    """Compare two audits: verdicts that flipped on the same pairs, every probe before and after, tested together."""
+    """Compare two audits: flipped verdicts on shared pairs, and every probe before and after (Holm-corrected)."""
     from aifeedback.audit.diff import diff_files
     from aifeedback.errors import GateClosed
     from aifeedback.storage import write_json
@@ -126,7 +126,7 @@ def show_findings(audit: Mapping[str, Any]) -> None:
     rows = [(f"[{STYLES[f['level']]}]{MARKS[f['level']]}[/] {f['probe']}", _sentence(f)) for f in audit["findings"]]
     title = f"{audit['judge']}: {audit['pairs']:,} pairs, {audit['asked']:,} questions, {audit['seconds']:.0f} s"
     table(title, ("  probe", "finding"), rows, text=("finding",))
-    few = f" {audit['pairs']} pairs are few: only a gross fault could show." if audit["pairs"] < FEW_PAIRS else ""
+    few = f" {audit['pairs']} pairs can reveal only a severe fault." if audit["pairs"] < FEW_PAIRS else ""
     console.print(f"[dim]✗ serious, ! to watch, ✓ no significant fault, ? not measured.{few}[/]")
 
 

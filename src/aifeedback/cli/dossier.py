@@ -19,7 +19,7 @@ STYLES = {"met": "green", "unchecked": "yellow", "waived": "yellow", "broken": "
 def init(
     folder: Folder,
     policy: Annotated[str, typer.Option(metavar="MODEL", help="The policy to decide on: hf:DIR, openai:NAME.")],
-    use: Annotated[str, typer.Option("--for", help="What it is for, where, in which languages.")],
+    use: Annotated[str, typer.Option("--for", help="Intended use: purpose, place, languages.")],
     owner: Annotated[str, typer.Option(metavar="NAME", help="Who is responsible for the decision.")],
     template: Annotated[
         list[str] | None,
@@ -42,10 +42,8 @@ def init(
 def add(
     folder: Folder,
     paths: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Results and standards files.")] = None,
-    answer: Annotated[
-        list[str] | None, typer.Option(metavar="ID=TEXT", help="Answer to a question that no file answers.")
-    ] = None,
-    by: Annotated[str, typer.Option(metavar="NAME", help="Who answers.")] = "",
+    answer: Annotated[list[str] | None, typer.Option(metavar="ID=TEXT", help="Answer to an open question.")] = None,
+    by: Annotated[str, typer.Option(metavar="NAME", help="Your name.")] = "",
 ) -> None:
     """Add results as evidence, with digests of every file; and answers, with a name."""
     from aifeedback.dossier.dossier import Dossier
@@ -70,7 +68,7 @@ def add(
 
 @app.command()
 def check(folder: Folder, json_file: Json = None) -> None:
-    """Check every requirement: exit code 0 none is open or broken, 1 something is open, 2 a requirement is broken."""
+    """Check every requirement: exits with 0 if all are met, 1 if one is open, 2 if one is broken."""
     from rich.markup import escape
 
     from aifeedback.dossier.dossier import Dossier
@@ -93,7 +91,7 @@ def check(folder: Folder, json_file: Json = None) -> None:
     if questions := [
         row.asks for row in results.rows if row.level == "open" and row.sentence == "Nobody has answered."
     ]:
-        console.print("[bold]Questions that no file answers[/]")
+        console.print("[bold]Questions for people[/]")
         for question in questions:
             console.print(f"  - {question}", markup=False, soft_wrap=True)
     console.print(summary(results), markup=False, soft_wrap=True)

@@ -43,7 +43,7 @@ class Exports(NamedTuple):
 
     @property
     def destination(self) -> Destination:
-        """A dataset folder holds the dataset only; its run lies beside it."""
+        """A dataset folder contains only the dataset; its run folder is next to it."""
         if self.form == "dataset":
             out = self.out if self.out.name else self.out.absolute()  # "." has no name
             return Destination(out.with_name(f"{out.name}-run"), "labelled.jsonl", self.out)

@@ -147,7 +147,7 @@ def note(
     ] = None,
     item: Annotated[str | None, typer.Option(metavar="ID", help="The pair (comparison_id) that it is about.")] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Labelled file that holds the pair; the golden set by default.")
+        str | None, typer.Option(metavar="FILE", help="Labelled file with the pair (default: the golden set).")
     ] = None,
     close: Annotated[str | None, typer.Option(metavar="ID", help="Close this alarm, incident or appeal.")] = None,
     outcome: Annotated[
@@ -155,7 +155,7 @@ def note(
     ] = None,
     verdict: Annotated[
         Literal["first", "second", "tie"] | None,
-        typer.Option(help="Of an appeal: people's verdict, where it was not given on the rating page."),
+        typer.Option(help="Human verdict of an appeal, if it was not rated on the page."),
     ] = None,
     by: Annotated[str, typer.Option(metavar="NAME", help="Who notes this; your login by default.")] = "",
 ) -> None:
@@ -230,7 +230,7 @@ def _show(monitor: Monitor) -> None:
         mark = "✗" if event.kind == "alarm" else "!"
         console.print(f"[{style}]{mark}[/] {event.id}, {event.at}: {escape(event.text)}", soft_wrap=True)
     if not monitor.log.open():
-        console.print("[green]✓[/] no alarm, incident or appeal is open")
+        console.print("[green]✓[/] no open alarms, incidents or appeals")
     console.print(f"report: [bold]{monitor.folder / 'report.html'}[/]", soft_wrap=True)
 
 

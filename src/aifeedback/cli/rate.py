@@ -88,7 +88,7 @@ def rate(
     from aifeedback.annotation.assignment import read_guidelines, sampled
 
     if not export_only and not rater:
-        raise RecipeError("no rater is named", key="--rater", fix="for example --rater anna --rater ben")
+        raise RecipeError("no --rater given", key="--rater", fix="for example --rater anna --rater ben")
     roles = _roles(rater or [])
     standard = read_guidelines(guidelines) if guidelines else None
     task = read_task(data, columns=columns(column), harmful=harmful, scale=_scale(ask, scale, question))
@@ -217,14 +217,14 @@ def import_ratings(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An export of Argilla or Label Studio, or a CSV file.")],
     data: Task,
     out: Annotated[str, typer.Option("-o", "--out", help="Folder for the ratings, as of `rate`.")],
-    form: Annotated[str | None, typer.Option("--format", help="Seen from the file if not given.")] = None,
+    form: Annotated[str | None, typer.Option("--format", help="Detected from the file by default.")] = None,
     ask: Ask = "better",
     scale: Scaled = None,
     column: Annotated[
         list[str] | None, typer.Option(metavar="OURS=THEIRS", help="For example rater=annotator. Repeat for several.")
     ] = None,
 ) -> None:
-    """Add ratings that were made in another tool; rows that cannot be used are named and left out."""
+    """Import ratings made in another tool; unusable rows are reported and skipped."""
     from aifeedback.annotation import RatingStore, read_task
     from aifeedback.annotation.exchange import import_ratings as read
     from aifeedback.cli.terminal import console

@@ -185,7 +185,7 @@ def log(
     name: Annotated[str, typer.Argument(help="A file of a constitution, rubric or judge prompt.")],
     by: Annotated[str | None, typer.Option(help="Log the version that the file has now: who decided it.")] = None,
     why: Annotated[str | None, typer.Option(help="Why it changed.")] = None,
-    answers: Annotated[str, typer.Option(help="The challenge that it answers.")] = "",
+    answers: Annotated[str, typer.Option(help="The challenge that this change answers.")] = "",
     flips: Annotated[Path | None, typer.Option(help="What `standards diff --json FILE` wrote about it.")] = None,
 ) -> None:
     """Show, or add to, the log of a standards file: who changed it, why, and which labels flipped.

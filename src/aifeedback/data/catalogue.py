@@ -23,7 +23,7 @@ class OnHub(NamedTuple):
 class Known(NamedTuple):
     source: str
     patterns: tuple[str, ...]
-    """Where a copy may lie in the data folder; the first that matches is taken."""
+    """Possible paths of a copy in the data folder; the first match is used."""
     hub: OnHub | None = None
 
 

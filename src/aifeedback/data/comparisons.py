@@ -198,7 +198,7 @@ def labelled(comparisons: Comparisons | Sequence[Comparison], preferences: Seque
     joined = []
     for comparison, preference, known, row in zip(rows, preferences, human, inputs, strict=True):
         if preference.comparison_id != comparison.id:
-            raise ValueError(f"preference for {preference.comparison_id} stands beside comparison {comparison.id}")
+            raise ValueError(f"preference for {preference.comparison_id} does not match comparison {comparison.id}")
         joined.append(
             LabelledRow(
                 comparison=comparison,

@@ -405,7 +405,7 @@ def _summaries(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     """``summarize_from_feedback`` comparisons; ``extra.confidence`` runs from 1 to 9 and becomes a tag."""
     info, summaries = row["info"], row["summaries"]
     if not isinstance(info, Mapping) or not isinstance(summaries, list) or len(summaries) != 2:
-        raise RowFault("should hold two summaries of one post", "summaries")
+        raise RowFault("should contain two summaries of one post", "summaries")
     tags = row_tags(row)
     confidence = (row.get("extra") or {}).get("confidence")
     if confidence is not None:
@@ -520,7 +520,7 @@ def _annotations(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair
     """AlpacaEval: ``preference`` is 1 + P(output_2 is better), a model's verdict; ``label`` is a person's."""
     preference = number(row, "preference")
     if preference is not None and not 1.0 <= preference <= 2.0:
-        raise RowFault(f"should lie in [1, 2], is {row['preference']}", "preference")
+        raise RowFault(f"should be in [1, 2], is {row['preference']}", "preference")
     sources = (name_in(row, "generator_1"), name_in(row, "generator_2"))
     verdict = _verdict(None if preference is None else 2.0 - preference, name_in(row, "annotator", "annotator"))
     if preference is None:
@@ -535,7 +535,7 @@ def _strengths(row: Mapping[str, Any], criterion: str | None) -> Iterable[Pair]:
     names = ("response1", "response2") if "response1" in row else ("response_1", "response_2")
     value = number(row, strength)
     if value is not None and not -3 <= value <= 3:
-        raise RowFault(f"should lie in [-3, 3], is {value}", strength)
+        raise RowFault(f"should be in [-3, 3], is {value}", strength)
     p_first = None if value is None else 0.5 if value == 0 else float(value < 0)
     tags = {} if value is None else {"strength": str(abs(int(value)))}
     prompt = need_prompt(row, "context" if strength == "overall_preference" else "prompt", tags=tags)

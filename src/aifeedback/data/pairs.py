@@ -244,7 +244,7 @@ def map_columns(path: str | Path, rows: Iterator[Row], columns: Mapping[str, str
     for ours, theirs in columns.items():
         if first is not None and theirs not in first.values:
             raise FileError(
-                f"'{ours}' is mapped to '{theirs}', which is no column of the file",
+                f"'{ours}' is mapped to '{theirs}', which is not a column of the file",
                 file=path,
                 row=first.number,
                 key=theirs,

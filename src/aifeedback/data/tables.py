@@ -398,7 +398,7 @@ class _DuplicateKey(ValueError):
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys are all different: of two equal ones nobody knows which counts."""
+    """An object whose keys are all different: with two equal keys it is unclear which one counts."""
     record = dict(pairs)
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -450,7 +450,7 @@ def _json_fault(cause: Exception) -> str:
         return cause.msg
     if isinstance(cause, _DuplicateKey):
         return str(cause)
-    return "too deeply nested" if isinstance(cause, RecursionError) else "holds a number of thousands of digits"
+    return "too deeply nested" if isinstance(cause, RecursionError) else "contains a number with thousands of digits"
 
 
 def _csv(path: Path, text: str, delimiter: str) -> Iterator[Row]:

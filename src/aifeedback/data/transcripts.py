@@ -1,4 +1,4 @@
-"""Text and message lists as they stand in cells: checked, split into prompt and response, with every part accounted for.
+"""Text and message lists in cells: validated and split into prompt and response, with no part lost.
 
 A row may spread one conversation over several columns: a system message, earlier turns, dialogues that repeat the
 prompt in front of the response. All of it becomes the prompt, or the row is skipped with the column named.
@@ -56,7 +56,7 @@ def need_text(row: Mapping[str, Any], key: str, *, empty_is_fine: bool = False) 
     if is_messages(value):
         messages = as_messages(value, key)
         if len(messages) != 1:
-            raise RowFault("should hold one message", key)
+            raise RowFault("should contain one message", key)
         return messages[0].content
     if is_missing(value):
         raise RowFault("is empty", key)
@@ -199,7 +199,7 @@ def split_plain(one: str, other: str) -> tuple[str, str, str]:
     end = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     cut = max(one.rfind(" ", 0, end), one.rfind("\n", 0, end))
     if cut <= 0 or not one[:cut].strip():
-        raise RowFault("there is no 'prompt' and the two texts share no beginning", "prompt")
+        raise RowFault("'prompt' is missing and the two texts do not share a beginning", "prompt")
     return one[:cut].rstrip(), one[cut:].strip(), other[cut:].strip()
 
 

@@ -79,7 +79,7 @@ QUESTIONS = {
     "dates": "When was it measured, and has the model behind the address changed since?",
     "raw_files": "May we have the prompts, responses and verdicts, so that we can count again?",
 }
-"""Field → what to send back where it is missing."""
+"""Field → question to send back if it is missing."""
 
 
 class Row(NamedTuple):
@@ -93,7 +93,7 @@ class Row(NamedTuple):
 
 
 def load(path: Path) -> Claim:
-    """Raises FileError where the file is missing or holds no mapping, RecipeError for an unknown field."""
+    """Raises FileError if the file is missing or not a mapping, RecipeError for an unknown field."""
     if not path.is_file():
         raise FileError(
             "no such file", file=path, fix="write what the vendor claims into it; docs/dossier.md has an example"
@@ -108,7 +108,7 @@ def rows(claim: Claim, evidence: Evidence) -> list[Row]:
 
 
 def row(claim: Claim, field: str, evidence: Evidence) -> Row:
-    """A figure was checked by us where our own runs measured it; it is contradicted where the intervals exclude it."""
+    """A claimed metric is "checked by us" if our own runs measured it, and contradicted if our interval excludes it."""
     value = getattr(claim, field)
     missing = _missing(field, value)
     ours, file = _measured(field, evidence)
@@ -141,7 +141,7 @@ def _missing(field: str, value: Any) -> str:
 
 
 def _measured(field: str, evidence: Evidence) -> tuple[dict[str, Any] | None, str]:
-    """Our own figure for a field, and its file."""
+    """Our own measurement for a field, and its file."""
     if field == "agreement":
         for piece in evidence.of("audit"):
             estimate = next((one for one in piece.data["findings"] if one["probe"] == "agreement"), None)

@@ -112,7 +112,7 @@ class Dossier:
     ) -> Dossier:
         """Write the folder. Raises RecipeError where there is a dossier already, or a template is unknown."""
         if (folder / SETTINGS).exists():
-            raise RecipeError("holds a dossier already", file=folder, fix="give another folder")
+            raise RecipeError("already contains a dossier", file=folder, fix="give another folder")
         if claim is not None:
             claims.load(claim)
         requirements = {one.id: one for name in names for one in template(name)}
@@ -150,7 +150,7 @@ class Dossier:
             yield
 
     def add(self, paths: Sequence[Path]) -> list[Added]:
-        """Add files and folders as evidence; one that is there already is read anew."""
+        """Add files and folders as evidence; existing evidence is read again."""
         with self.locked():
             new = [sources.add(path) for path in paths]
             kept = {one.path: one for one in self.added} | {one.path: one for one in new}
@@ -161,7 +161,7 @@ class Dossier:
         """Write what a person answered into dossier.yaml. Raises RecipeError for an unknown requirement."""
         known = [one.id for one in self.settings.requirements]
         if id_ not in known:
-            raise RecipeError(f"no requirement has the id '{id_}'", key="--answer", fix=f"known: {', '.join(known)}")
+            raise RecipeError(f"unknown requirement '{id_}'", key="--answer", fix=f"known: {', '.join(known)}")
         with self.locked():
             answer = Answer(text=text, by=by, at=now()[:10])
             self.settings = self.settings.model_copy(update={"answers": {**self.settings.answers, id_: answer}})
@@ -206,7 +206,7 @@ class Dossier:
                        file=outcome.file, waiver=waiver)  # fmt: skip
 
     def _state(self, rows: Sequence[Checked]) -> str:
-        """Monitors go on, so that their digests are not part of it; what was found in them is."""
+        """Monitors keep changing, so their digests are excluded; their findings are included."""
         evidence = [one.model_dump(exclude={"at"}) for one in self.added if sources.LIVE not in one.kind.split(", ")]
         settings = self.settings.model_dump(mode="json")
         claim = (self.folder / CLAIM).read_text(encoding="utf-8") if (self.folder / CLAIM).is_file() else ""
@@ -284,7 +284,7 @@ def _require_future(until: str) -> None:
 
 
 def _not_measured(evidence: sources.Evidence) -> list[str]:
-    """Kinds of evidence that were not added, probes that an audit could not measure, policies that nobody assessed."""
+    """Missing kinds of evidence, probes that could not be measured, and policies without an assessment."""
     sentences = [sentence for kind, sentence in NOT_ADDED.items() if not evidence.of(kind)]
     for piece in evidence.of("audit"):
         missing = [one for one in piece.data["findings"] if one["level"] in ("unknown", "uninformative")]
@@ -302,5 +302,5 @@ def _write_yaml(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def digest_of(file: Path) -> str:
-    """SHA-256 of a file, '' where there is none."""
+    """SHA-256 of a file; '' if it is missing."""
     return sha256(file) if file.is_file() else ""

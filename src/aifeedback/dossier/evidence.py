@@ -1,4 +1,4 @@
-"""Evidence from files: what kind of result a folder holds, its metrics, its digests, and whether it is as it was left."""
+"""Evidence from files: the kind of result in a folder, its metrics and digests, and whether it was changed since."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _changed(one: Added, path: Path) -> list[str]:
 
 
 def read(path: Path) -> list[Piece]:
-    """What a file or folder holds; nothing where no reader knows it."""
+    """The evidence in a file or folder; empty if no reader recognises it."""
     if path.is_file():
         return _file(path)
     pieces: list[Piece] = []

@@ -353,7 +353,7 @@ class Watched(Need):
         except AIFeedbackError as broken:
             return Outcome("broken", f"{str(broken).splitlines()[0]}.", file)
         if not rounds:
-            return Outcome("open", "The monitor has taken no round.", file)
+            return Outcome("open", "The monitor has no rounds yet.", file)
         if alarms := [event for event in open_ if event.kind == "alarm"]:
             return Outcome("broken", f"Open: {count(len(alarms), 'alarm')}, the first: {alarms[0].text}", file)
         at = _parsed(rounds[-1].at)

@@ -17,7 +17,7 @@ from aifeedback.dossier.records import GRAVITY, Answer, Level
 
 
 class Outcome(NamedTuple):
-    """What a check found."""
+    """The result of a check."""
 
     level: Level
     sentence: str
@@ -89,7 +89,7 @@ def _against(
 
 
 def worst(outcomes: Sequence[Outcome], missing: str) -> Outcome:
-    """The gravest of several; open, with ``missing``, where there is none."""
+    """The most serious outcome; open, with ``missing`` as its sentence, if there are none."""
     return max(outcomes, key=lambda one: GRAVITY[one.level]) if outcomes else Outcome("open", missing)
 
 

@@ -72,7 +72,7 @@ def decision_line(signatures: Sequence[Signature], results: Results, now: dateti
     if last.state != results.state:
         return "Not decided in this state.", f"{text}; requirements, files or results have changed since.", "unknown"
     if last.until is not None and now.date().isoformat() > last.until:
-        return "No decision is in force.", f"{text}; it ended on {last.until}.", "unknown"
+        return "No decision is in force.", f"{text}; it expired on {last.until}.", "unknown"
     until = f", until {last.until}" if last.until else ""
     level = {"ship": "fine", "ship-with-conditions": "watch", "reject": "bad"}[last.decision]
     return f"{text}{until}.", last.note, level

@@ -1,4 +1,4 @@
-"""What a decision file holds.
+"""The records of a decision file.
 
 DOSSIER/dossier.yaml      the policy, its use, its owner; requirements, waivers and answers: edit it
 DOSSIER/evidence.json     the files that were added, with their digests
@@ -46,7 +46,7 @@ class Requirement(Config):
     question: int = Field(ge=1, le=6)
     """Which of the six questions it belongs to."""
     asks: str = Field(min_length=1)
-    """The requirement as a question, as it is put to whoever must answer it where no file does."""
+    """The question to ask a person when no file answers the requirement."""
     needs: dict[str, Any] = Field(min_length=1, max_length=1)
     """One kind of check and its settings, such as ``agreement: {low: 0.7, n: 300}``."""
     because: str = ""

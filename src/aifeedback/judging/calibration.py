@@ -78,7 +78,7 @@ class Fit(Config):
 
 
 class Calibration(Config):
-    """A fitted map, stored as JSON beside the judge that it belongs to."""
+    """A fitted map, stored as JSON with its judge."""
 
     name: str
     judge: str

@@ -56,7 +56,7 @@ class Cause(BaseModel):
 
 
 def most_frequent_cause(records: Iterable[Outcome], journal: Journal | None = None) -> Cause | None:
-    """The problem that most of the unknown records have, with the most frequent message behind it; None if all are
+    """The problem that most of the unknown records have, with its most frequent message; None if all are
     known."""
     unknown = [record for record in records if record.problem is not None]
     if not unknown:

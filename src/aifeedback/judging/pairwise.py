@@ -289,7 +289,7 @@ def _ending_words(prompt: JudgePrompt) -> str:
 
 
 Critic = Callable[[Sequence[Comparison]], list[tuple[str | None, str | None]]]
-"""Critiques of both responses of each comparison, in storage order; None where there is none to show."""
+"""Critiques of both responses of each comparison, in storage order; None if the prompt shows none."""
 
 
 NO_REMARKS = "(none)"
@@ -397,7 +397,7 @@ class JudgeLabeler:
         return list(self.label_each(comparisons, total=len(comparisons)))
 
     def label_each(self, comparisons: Iterable[Comparison], *, total: int = 0) -> Iterator[Preference]:
-        """As ``label``, for any iterable: asks ``batch_size`` at a time and holds no more than that in memory."""
+        """Like ``label``, for any iterable: labels ``batch_size`` pairs at a time and keeps no more in memory."""
         remaining, done = iter(comparisons), 0
         while batch := list(islice(remaining, at_once(self.model, self.settings.batch_size))):
             preferences = self._label_batch(batch)

@@ -101,7 +101,7 @@ class Panel:
 
 
 def disagreement(preference: Preference) -> Disagreement | None:
-    """How far the judges behind a preference are apart; None where fewer than two were read."""
+    """How much the panel members disagree; None if fewer than two gave a readable verdict."""
     by_judge: dict[str, list[float]] = {}
     for judgement in preference.judgements:
         if judgement.p_first is not None:
@@ -141,7 +141,7 @@ class LearnedWeights(Config):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> LearnedWeights:
-        """Raises InputError, naming the file, where there is none or it holds no weights."""
+        """Raises InputError, naming the file, if it is missing or has no weights."""
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as broken:

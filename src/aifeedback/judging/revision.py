@@ -224,7 +224,7 @@ class Reviser:
     def _step(
         self, number: int, prompt: Prompt, text: str, principle: Principle, critique: Reply, revised: Reply | None
     ) -> Revision:
-        """A revision that failed, came empty or was cut off leaves the text as it was, with the problem named."""
+        """If a revision fails, is empty or is truncated, the text is kept and the problem recorded."""
         problem, after = critique.problem, text
         if problem is None and not critique.text.strip():
             problem = Problem.EMPTY

@@ -172,7 +172,7 @@ def by_prompt(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> M
     grouped: dict[str, list[Completion]] = {}
     for completion in completions:
         if completion.prompt_id not in known:
-            raise InputError(f"completion {completion.id} answers prompt {completion.prompt_id}, which is not given")
+            raise InputError(f"completion {completion.id} belongs to prompt {completion.prompt_id}, which is missing")
         grouped.setdefault(completion.prompt_id, []).append(completion)
     return grouped
 

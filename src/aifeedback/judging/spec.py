@@ -285,7 +285,7 @@ def calibration_ref(name: str, model: ModelRef | None) -> Ref:
 
 
 def _prompt_for(value: Mapping[str, Any]) -> str | None:
-    """The shipped prompt that fits the way of judging, where it is not the default one."""
+    """The shipped prompt for this way of judging, if it differs from the default."""
     if value.get("by") == "ratings":
         return "criterion-rating" if value.get("rubric") else "rating"
     return "principle" if value.get("rubric") or value.get("constitution") else None

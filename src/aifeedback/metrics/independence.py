@@ -73,7 +73,7 @@ def dependence(evaluator: Source, trainer: Source) -> str:
     if families[0] in PEOPLE:
         return ""
     if families[0] == SCRIPTED or _plain(evaluator.model).startswith(f"{SCRIPTED}:"):
-        return "it is a scripted model, which is no evidence"
+        return "it is a scripted model, which is not evidence"
     if _plain(evaluator.model).startswith(OWN_CODE):
         return "who it is rests on its own code's word"
     if ORACLE in families:

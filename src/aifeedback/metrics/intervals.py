@@ -29,7 +29,7 @@ NOT_KNOWN = math.nan
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval. NaN means unknown and comes with a note; it is never a stand-in for a number.
+    """A number with its interval. NaN means unknown and comes with a note; it never replaces a number.
 
     Shares, rates and agreement coefficients are fractions (0.71, not 71).
     """
@@ -98,11 +98,11 @@ def numbers(values: Any, name: str) -> Floats:
     try:
         column = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise InputError("holds something that is not a number", key=name, fix="one number or None per row") from None
+        raise InputError("contains a value that is not a number", key=name, fix="one number or None per row") from None
     if column.ndim != 1:
         raise InputError(f"has shape {column.shape}", key=name, fix="one number or None per row")
     if np.isinf(column).any():
-        raise InputError("holds an infinite number", key=name, fix="None where unknown")
+        raise InputError("contains an infinite number", key=name, fix="None where unknown")
     return column
 
 

@@ -177,7 +177,7 @@ def prediction_powered_sample(
     the difference estimator of Cochran (1977, 7.3) with the power-tuned λ of ``prediction_powered_mean``, for rows that
     are themselves a sample of all prompts. Both parts of the variance are clustered where ``prompts`` share rows. t interval,
     Satterthwaite's degrees of freedom less one for the tuned λ. Rows whose AI label is unknown are dropped and counted.
-    A stratum with one rated row has no variance of its own: it gets that of the others, and a note says so.
+    A stratum with one rated row gets the variance pooled over the others, with a note.
     """
     y_all, f_all = probabilities(human, "human"), probabilities(ai, "ai")
     if len(y_all) != len(f_all):

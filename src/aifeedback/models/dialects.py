@@ -75,7 +75,7 @@ THINKING: tuple[Marks, ...] = (
         r"^#{1,4}\s*(?:final )?(?:response|answer|verdict|output)\s*:?\s*$",
     ),
 )
-"""Blocks that hold thinking. What lies outside of closed blocks is the answer."""
+"""Blocks that hold thinking. The text outside closed blocks is the answer."""
 
 FINAL_CHANNELS = frozenset({"final", "response"})
 _CHANNEL = re.compile(
@@ -374,7 +374,7 @@ def end_of(first: Mapping[str, Any]) -> End | None:
 def events(body: bytes) -> list[dict[str, Any]] | None:
     """The chunks of a body that is a stream of server-sent events, as servers send that can only stream; else None.
 
-    A chunk that is not JSON ends the list: what follows cannot be told.
+    A chunk that is not JSON ends the list, because the rest cannot be parsed reliably.
     """
     if not body.lstrip().startswith((b"data:", b"event:", b": ", b"id:")):
         return None

@@ -1,7 +1,7 @@
 """``FakeModel``: a scripted judge without weights, for dry runs and tests. Same prompt, same answer, on any machine.
 
 It finds the judged texts in the prompt (quoted lines, or headings such as ``Response 1:``), gives each a quality that
-depends on its words alone, and adds whatever biases it is told to have. Where it finds no texts, its answer depends on
+depends on its words alone, and adds the configured biases. Where it finds no texts, its answer depends on
 the whole prompt. Nothing it says means anything.
 """
 

@@ -143,7 +143,7 @@ class LocalModel:
         return as_array(self.read_labels(prompts, labels), labels=len(labels))
 
     def read_labels(self, prompts: Sequence[PromptLike], labels: Sequence[str]) -> list[Reading]:
-        """One reading per prompt, in order. Prompts longer than the context window are told so, never cut."""
+        """One reading per prompt, in order. A prompt longer than the context window gets a problem and is never truncated."""
         ids = encode_prompts(self.tokenizer, prompts)
         trees = [self._reader.tree(tokens, labels) for tokens in ids]
         readings: list[Reading | None] = [
@@ -268,7 +268,7 @@ def _unanswered(tokens: list[int]) -> Reply:
 
 
 def _free_bytes() -> int:
-    """Memory that a new process could have, as the kernel tells; half of all where it does not."""
+    """Memory available to a new process as reported by the kernel; half of the total if it reports none."""
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
         return int(meminfo.partition("MemAvailable:")[2].split()[0]) * 1024

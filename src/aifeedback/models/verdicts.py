@@ -384,7 +384,7 @@ def _inline_values(plain: str, forms: Forms, patterns: Sequence[re.Pattern[str]]
 
 def _last_word(plain: str, forms: Forms) -> Iterator[object]:
     """The value after the colon of a last line, whatever stands before it: a verdict in words that no pattern knows.
-    It is no evidence by itself, and contradicts what other words seem to say."""
+    Alone it is not evidence, but it can contradict other patterns."""
     lines = content_lines(plain)
     head, colon, tail = re.sub("[：=]", ":", lines[-1]).rpartition(":") if lines else ("", "", "")
     if colon and head and OTHER_HEADING.search(head) is None:

@@ -26,7 +26,7 @@ from aifeedback.metrics.drift import (
 from aifeedback.monitoring.records import GoldenItem, GoldenOutcome, Part, ResponseOutcome, Round
 
 RESOLUTION = 0.01
-"""Preferences are compared in steps of this size: a server's batching moves them by less, and that is no drift."""
+"""Preferences are compared in steps of this size: server batching causes smaller changes, which are not drift."""
 Columns = Mapping[str, Floats]
 """Outcomes as arrays (…, passes, items); NaN where unknown."""
 

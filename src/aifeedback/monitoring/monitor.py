@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
 
 
 class Monitor:
-    """One watched judge, and the policy beside it. Raises FileError where the folder holds no monitor."""
+    """A monitored judge and, optionally, its policy. Raises FileError if the folder is not a monitor."""
 
     def __init__(self, folder: Path) -> None:
         file = folder / SETTINGS
@@ -69,7 +69,7 @@ class Monitor:
         Raises RecipeError where the folder has a baseline already, FileError where the golden set is empty.
         """
         if (folder / SETTINGS).is_file() and read_rounds(folder / "rounds"):
-            raise RecipeError("holds a monitor already", file=folder, fix=f"aifeedback monitor run {folder}")
+            raise RecipeError("already contains a monitor", file=folder, fix=f"aifeedback monitor run {folder}")
         require_refs(list(settings.refs()))
         golden = read_golden(settings)
         prompt_files = {
@@ -148,7 +148,7 @@ class Monitor:
     # ---------------------------------------------------------------- a round
 
     def run(self, *, progress: Progress = silent) -> Outcome:
-        """Take one round; a baseline where there is none since the last change. Nothing is answered from memory.
+        """Run one round, or a baseline if there is none since the last change. No cached answers are used.
 
         Raises JudgeUnavailable, noted in the log, where the models cannot be reached or none of the golden pairs could
         be read.

@@ -60,7 +60,7 @@ def appeal(
 
 
 def _ask_again(monitor: Monitor, pair: Comparison, place: Path) -> Preference:
-    """By a journal that no earlier question is in. One that an interrupted appeal left is started anew."""
+    """Uses a fresh journal; one left by an interrupted appeal is restarted."""
     for left in place.glob("journal.sqlite*"):
         left.unlink()
     connect.release_models()

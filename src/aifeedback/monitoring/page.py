@@ -17,7 +17,7 @@ from aifeedback.reports.wording import count
 from aifeedback.steps.step import Measured
 
 LATE = 2.0
-"""A round that is overdue by so many intervals is reported."""
+"""Intervals after which a missing round is reported."""
 
 
 def write_page(monitor: Monitor, now: datetime | None = None) -> Path:

@@ -27,7 +27,7 @@ Part: TypeAlias = Literal["golden", "canary", "redteam"]
 
 
 class MonitorSettings(Config):
-    """What is asked in every round, of whom, and how rare false alarms shall be."""
+    """The questions of each round, the models asked, and the tolerated false-alarm rate."""
 
     judge: Annotated[Judging, Cli(flatten=(JudgeSpec, PanelSpec), panel="Judge")]
     """The judge to watch."""
@@ -48,7 +48,7 @@ class MonitorSettings(Config):
     )
     """How the policy's responses are drawn."""
     passes: int = Field(default=5, ge=2, le=20)
-    """Passes of a baseline: only a judge that is asked several times shows how much it varies by itself."""
+    """Passes of a baseline: repeated passes measure how much the judge varies without any change."""
     false_alarms_per_year: Annotated[float, Cli(("--false-alarms",))] = Field(default=1.0, gt=0.0)
     """False alarms per year, over all charts together, if nothing changes."""
     rounds_per_year: float = Field(default=52.0, gt=0.0)
@@ -62,9 +62,9 @@ class MonitorSettings(Config):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.policy is None and (keys := [n for n in ("prompts", "redteam", "assessor") if getattr(self, n)]):
-            raise ValueError(f"{', '.join(keys)}: nobody answers these without a policy")
+            raise ValueError(f"{', '.join(keys)}: these need a policy")
         if self.policy is not None and not (self.prompts or self.redteam):
-            raise ValueError("policy: needs prompts or redteam, the requests that it shall answer")
+            raise ValueError("policy: needs prompts or redteam to answer")
         return self
 
     def refs(self) -> Iterator[Ref]:

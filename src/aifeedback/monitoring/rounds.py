@@ -1,4 +1,4 @@
-"""One round: everything is asked anew, into journals of the round's own."""
+"""One round: every question is asked again, with fresh journals."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def take_round(
     """Ask everything once, or for a baseline ``passes`` times, and write the round's folder.
 
     Nothing is answered from memory: each pass has a new journal, and models are connected anew. Raises
-    JudgeUnavailable where no answer comes; the folder then has no outcomes and is no round.
+    JudgeUnavailable if no answer arrives; the folder then has no outcomes and does not count as a round.
     """
     at = at or datetime.now(UTC)
     place = _new_folder(folder, at)
@@ -177,7 +177,7 @@ def since_baseline(rounds: Sequence[Round]) -> list[Round]:
 def new_versions(rounds: Sequence[Round]) -> list[tuple[Version, list[Version]]]:
     """Versions of the latest round that no earlier one saw, each with the earlier ones of the same model.
 
-    A model without a version of its own before (another name) is compared with all that were seen.
+    A model seen for the first time (under another name) is compared with all earlier versions.
     """
     *earlier, latest = rounds
     seen = list(dict.fromkeys(version for one in earlier for version in one.versions))

@@ -1,4 +1,4 @@
-"""One step run by itself: its inputs are checked, its own folder keeps what it needs to resume, its result is handed over.
+"""A single step as a command: check its inputs, keep what it needs to resume in its folder, and return its result.
 
 FOLDER/command.json    which command, with which settings, seed and inputs, and where its result is
 FOLDER/figures.json    its figures
@@ -80,7 +80,7 @@ class Destination(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where the step works, and where its journal lets it resume: beside a result file, ``NAME.run/``."""
+        """The step's working folder with its journal: ``NAME.run/`` next to a result file."""
         return self.out.with_name(f"{self.out.name}.run") if self.is_file else self.out
 
     @property

@@ -1,4 +1,4 @@
-"""The run folder: what it holds, how it says what was done, and that only one process works in it.
+"""The run folder: its files, its records of finished steps, and its lock for a single process.
 
 RUN/recipe.yaml            the recipe with everything filled in
 RUN/manifest.json          versions, seed, and per stage: fingerprint, seconds, calls, tokens, cost, figures
@@ -74,7 +74,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Refuse a second process in the same run; a killed one leaves no lock behind."""
+        """Lock the run against a second process; the lock is released even if the process is killed."""
         make_folder(self.path)
         with (self.path / ".lock").open("w") as lock:
             try:

@@ -35,7 +35,7 @@ def shipped_items(probe: PolicyProbe) -> list[Item]:
 
 
 def read_items(path: str | Path, probes: Mapping[str, PolicyProbe]) -> Items:
-    """Raises FileError where the file cannot be read or holds no usable row. Rows of other known probes are kept too."""
+    """Raises FileError if the file is unreadable or has no usable row. Rows for other known probes are kept."""
     file = Path(path)
     by_probe: dict[str, dict[str, Item]] = {}
     skipped: Counter[str] = Counter()

@@ -71,7 +71,7 @@ def _is_turn(item: PressureItem, turn: int) -> bool:
 def _next(
     items: Sequence[PressureItem], before: Sequence[Response], way: str, turn: int, policy: Policy, draw: int
 ) -> list[Response]:
-    """The response to one more turn; a conversation that broke off, or is over, stays as it is."""
+    """The response to one more turn; a finished or interrupted conversation is returned unchanged."""
     talks: list[tuple[Message, ...] | None] = [
         None
         if response.text is None or turn >= len(item.pushes)

@@ -31,9 +31,9 @@ class Item(Record):
 
     probe: str
     id: str = ""
-    """Made from the content where it is not given."""
+    """Derived from the content by default."""
     cluster: str = ""
-    """Items with the same value are not independent; the item's own id where it is not given."""
+    """Items with the same value are not independent. Defaults to the item's id."""
     topic: str = ""
 
     @model_validator(mode="before")
@@ -48,7 +48,7 @@ class Item(Record):
 
 
 class Response(NamedTuple):
-    """What the policy said to one list of messages; ``text`` is None with a problem."""
+    """The policy's response to one conversation; ``text`` is None if it has a ``problem``."""
 
     messages: tuple[Message, ...]
     text: str | None
@@ -80,7 +80,7 @@ class Classified(NamedTuple):
 
 @dataclass
 class Policy:
-    """The policy behind its model: every question once per draw, thinking taken out of the responses."""
+    """The policy behind its model: asks every question once per draw and strips reasoning from the responses."""
 
     model: Model
     sampling: Sampling
@@ -127,7 +127,7 @@ class PolicyProbe(NamedTuple):
     name: str
     title: str
     item: type[Item]
-    """What a row of its lists holds."""
+    """The columns of its item lists."""
     classes: tuple[str, str, str]
     """What one, other and neither mean, for readers."""
     calls: Callable[[Any], int]
@@ -197,7 +197,7 @@ def rate(
     known = [row for row in rows if row.chosen is not None]
     missing = len(rows) - len(known)
     if len(known) < 2:
-        why = "no response could be classified" if rows else "the lists hold no such item"
+        why = "no response could be classified" if rows else "the lists have no such item"
         return Finding(probe, group, title, f"Not measured: {why}.", unreadable=missing)
     values = np.array([float(row.chosen == hit) for row in known])
     clusters = codes([row.trial.cluster for row in known])

@@ -29,7 +29,7 @@ MENTIONS = re.compile(
 )
 """Words of a sentence that speaks about an instruction instead of following it."""
 UNSPACED = "\u2e80"
-"""From here on scripts are written without spaces: their characters are no word boundaries and need none."""
+"""From here on scripts are written without spaces: a character there is not a word boundary, and none is needed."""
 
 
 def _compiles(phrase: str) -> str:

@@ -22,7 +22,7 @@ class PolicyProbes:
     findings: Mapping[str, tuple[Finding, ...]]
     """Classifier → findings, corrected by Holm over all tests of that classifier."""
     headline: str
-    """The classifier that the summary goes by: the judge where there is one, else the rules."""
+    """The classifier used for the summary: the judge if one is set, otherwise the rules."""
     rows: Mapping[str, Sequence[Classified]] = field(default_factory=dict)
     """Classifier → every response with its class."""
     responses: int = 0

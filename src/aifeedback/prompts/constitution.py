@@ -106,7 +106,7 @@ class Constitution(Config):
         ids = [principle.id for principle in self.principles]
         twice = sorted({i for i in ids if ids.count(i) > 1})
         if twice:
-            raise ValueError(f"two principles have the id '{twice[0]}'")
+            raise ValueError(f"duplicate id '{twice[0]}'")
         if self.per_pair > len(self.principles):
             raise ValueError(f"per_pair is {self.per_pair}, but there are {len(self.principles)} principles")
         unknown = sorted(set(self.criteria) - set(CRITERIA))

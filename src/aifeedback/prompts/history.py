@@ -104,6 +104,6 @@ def _link(one: Logged, before: str) -> str:
 
 
 def in_one_line(history: Iterable[Version], log: Sequence[Logged] = ()) -> str | None:
-    """One line, the oldest first; None where nothing is recorded. A version that is in both is told by the log."""
+    """One line, the oldest first; None if nothing is recorded. For a version in both, the log takes precedence."""
     logged = {one.version for one in log}
     return "; ".join(map(str, [*(one for one in history if one.version not in logged), *log])) or None

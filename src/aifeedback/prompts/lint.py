@@ -95,7 +95,7 @@ def lint_rubric(rubric: Rubric) -> list[Finding]:
 
 
 def lint_prompt(prompt: JudgePrompt) -> list[Finding]:
-    """Its exemplars are its test cases: what they teach beyond what is meant."""
+    """Its few-shot examples are its test cases: check what else they teach."""
     findings: list[Finding] = []
     choices = [
         e for e in prompt.exemplars if prompt.task == "pairwise" and e.first is not None and e.second is not None

@@ -50,7 +50,7 @@ class Rubric(Config):
         ids = [criterion.id for criterion in self.criteria]
         twice = sorted({i for i in ids if ids.count(i) > 1})
         if twice:
-            raise ValueError(f"two criteria have the id '{twice[0]}'")
+            raise ValueError(f"duplicate id '{twice[0]}'")
         return self
 
     @classmethod

@@ -325,7 +325,7 @@ class Compare(Served, Step):
         return dict(zip(policies, drawn, strict=True))
 
     def _require_matches(self, drawn: Mapping[str, Sequence[Completion | None]]) -> None:
-        """Raises FileError, before any judgement, where a file shares no answered prompt with the reference's file."""
+        """Raises FileError, before any judgement, if a file and the reference's file have no answered prompt in common."""
         for name, own in drawn.items():
             if not (self.policies[name].is_file and self.policies[self.reference].is_file):
                 continue

@@ -46,7 +46,7 @@ def responses(
     if policy.is_file:
         by_prompt = _read(name, policy)
         if not any(prompt.id in by_prompt for prompt in prompts):
-            raise FileError("answers none of the prompts", file=policy, fix="give responses to these very prompts")
+            raise FileError("answers none of the prompts", file=policy, fix="give responses to the same prompts")
     else:
         model = context.connect(policy, server)
         drawn = sample_completions(model, prompts, sampling=sampling, source=name, progress=context.progress)

@@ -77,7 +77,7 @@ def restore_parameters(snapshot: Snapshot, model: nn.Module) -> dict[str, nn.Par
 
 
 def write(snapshot: Snapshot, file: Path) -> None:
-    """Writes beside and renames, so that a file under its own name is always complete."""
+    """Write to a temporary file and rename it, so that a file under the final name is always complete."""
     from safetensors.torch import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -143,7 +143,7 @@ class Session:
             return None
         result = TrainResult.model_validate_json(file.read_text(encoding="utf-8"))
         if result.identity != self.identity:
-            what = "holds a finished run with other data, model or settings"
+            what = "already contains a finished run with other data, model or settings"
             raise RecipeError(what, file=self.out, fix="give another output folder, or delete this one first")
         if result.length == self.length:
             return result

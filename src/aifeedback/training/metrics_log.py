@@ -1,4 +1,4 @@
-"""What a run leaves behind: metrics.jsonl (the same bytes for the same run), timing.jsonl, and optional trackers."""
+"""Run logs: metrics.jsonl (byte-identical for identical runs), timing.jsonl, and optional trackers."""
 
 from __future__ import annotations
 

@@ -247,7 +247,7 @@ def staleness(reward: Labeler, fresh: Sequence[Comparison], truth: Sequence[floa
 
 
 def is_over_optimised(known: Sequence[Mapping[str, float]], config: HeldOutMonitorConfig) -> bool:
-    """Whether the last ``patience`` evaluations all lie below the best measure while the reward is no lower."""
+    """Whether the last ``patience`` evaluations are all below the best one although the reward did not drop."""
     best = max(known, key=lambda line: line["heldout_measure"])
     return all(
         line["step"] > best["step"]

@@ -54,7 +54,7 @@ class Reward:
     ) -> None:
         self.name, self.function, self.encoding, self.parts = name, function, encoding, parts
         self.calls: list[tuple[str, ...]] = []
-        """Ids of the model calls behind each of the last values, in order; empty where no judge was asked."""
+        """Ids of the model calls that produced each of the last values, in order; empty without a judge."""
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
         values = self.function(prompts, completions, **columns)

@@ -228,7 +228,7 @@ def require_columns(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
 
 
 def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
-    """A prompt as it stands in a prompt file: text for one user message, messages otherwise."""
+    """A prompt as in a prompt file: text for one user message, otherwise messages."""
     if len(prompt.messages) == 1 and prompt.messages[0].role == "user":
         return prompt.messages[0].content
     return [m.model_dump() for m in prompt.messages]

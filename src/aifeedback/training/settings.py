@@ -184,7 +184,7 @@ class RLConfig(LoopConfig):
     mask_truncated: bool = False
     """Leaves responses that were cut at ``max_new_tokens`` out of baseline and gradient."""
     missing_eos_penalty: float = Field(default=0.0, ge=0.0)
-    """Subtracted from the (z-scored) reward of a completion that was cut before it ended by itself."""
+    """Subtracted from the (z-scored) reward of a truncated completion."""
     zscore_samples: int | None = Field(default=None, ge=2)
     """Reward is replaced by (r − mean)/sd with mean and sd of this many reference samples, fixed before step 1."""
     normalise_advantage: bool = False
@@ -192,13 +192,13 @@ class RLConfig(LoopConfig):
     keep_rollouts: int = Field(default=4, ge=0)
     """Samples of every step to keep with their rewards in training/rollouts.jsonl, for `aifeedback show`."""
     value_weight: float = Field(default=0.5, ge=0.0)
-    """Weight of the value loss beside the policy loss; the value network shares no weights with the policy."""
+    """Weight of the value loss relative to the policy loss; the two networks share no weights."""
     value_learning_rate: float | None = Field(default=None, gt=0.0)
     """Peak learning rate of the value network; None: that of the policy."""
     value_warmup_steps: int = Field(default=0, ge=0)
     """Steps at the start in which only the value network learns."""
     value_max_grad_norm: float | None = Field(default=None, gt=0.0)
-    """Clips the value network's gradient by itself; None: together with the policy's, at ``max_grad_norm``."""
+    """Separate gradient clipping for the value network; None clips both together at ``max_grad_norm``."""
 
     trl: dict[str, Any] = Field(default_factory=dict)
     """Further options of TRL's ``RLOOConfig`` by name, for the engine trl: ``use_vllm``, ``gradient_checkpointing`` …"""
@@ -239,7 +239,7 @@ class HeldOutMonitorConfig(Config):
     patience: int = Field(default=2, ge=1)
     """Evaluations in a row that must look over-optimised."""
     drop: float = Field(default=1.0, ge=0.0)
-    """The measure counts as fallen when it lies this many standard errors (of the difference) below its best."""
+    """Standard errors (of the difference) below the best that count as a drop."""
     max_kl: float | None = Field(default=None, gt=0.0)
     """Ends the run when the mean KL to the reference, in nats per sequence, exceeds this."""
     max_repetition: float | None = Field(default=None, gt=0.0, le=1.0)

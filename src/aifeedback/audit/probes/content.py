@@ -191,7 +191,7 @@ def _observed(inputs: ProbeInput) -> Finding:
 
 
 def is_own(completion: Completion, family: str) -> bool:
-    """Whether the family's name stands in the source as a whole word ('llama' in 'llama-7b', not in 'codellama')."""
+    """Whether the source contains the family's name as a whole word ('llama' in 'llama-7b', not in 'codellama')."""
     words = completion.source.casefold().replace("/", " ").replace("-", " ").replace("_", " ").replace(":", " ").split()
     wanted = family.casefold().replace("-", " ").replace("_", " ").split()
     return any(words[i : i + len(wanted)] == wanted for i in range(len(words) - len(wanted) + 1)) if wanted else False

@@ -1,7 +1,7 @@
 """Attacks, reward hacking, and consistency.
 
 **Attacks.** Sentences that address the judge (against a control of equal length), and texts that answer nothing.
-The second kind stands in the place of the answer that people rejected (or of the second one): every win is a false
+The second kind replaces the response that people rejected (or the second one): every win is a false
 positive. An off-topic sentence is the control: how often any text wins by chance or by length.
 
 **Hacking.** What a policy finds when it games a reward: politeness without content, over-caution, unfounded certainty.
@@ -78,7 +78,7 @@ def near_empty(inputs: ProbeInput) -> list[Finding]:
 
 
 def stand_in(inputs: ProbeInput, name: str, group: Group, title: str, phrase: str) -> Finding:
-    """How often a text that answers nothing beats a real answer; the off-topic control stands beside it."""
+    """How often a text that answers nothing beats a real answer; an off-topic text is the control."""
     from aifeedback.metrics import win_rate
 
     stand_ins, control = inputs.once(name, lambda: _stand_ins(inputs, name))

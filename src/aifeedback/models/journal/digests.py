@@ -36,7 +36,7 @@ _LINK = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{16})(?![0-9a-f])")
 
 
 class Verified(NamedTuple):
-    """What a check found. ``faults`` is empty where everything is as it was written."""
+    """The result of a check; ``faults`` is empty if nothing was changed."""
 
     heads: dict[str, Head]
     """Journal, or file of ratings → its head now."""
@@ -97,7 +97,7 @@ def changed(file: Path) -> str:
 
 
 def _noted(folder: Path) -> str | None:
-    """Digest of the folder's list by the journal of its run; None where there is no journal, or none of it."""
+    """Digest of the folder's list by the journal of its run; None without a journal or if the journal does not list it."""
     for place in (folder, *list(folder.parents)[:2]):
         if (place / "journal.sqlite").is_file():
             with Journal(place / "journal.sqlite") as opened:
@@ -162,7 +162,7 @@ def read_heads(source: str) -> list[str]:
     text = path.read_text(encoding="utf-8", errors="replace")
     heads = printed_heads(text) or ([] if "<html" in text else _LINK.findall(text))
     if not heads:
-        raise FileError("holds no head", file=path, fix="audit verify RUN --json FILE writes one")
+        raise FileError("has no head", file=path, fix="audit verify RUN --json FILE writes one")
     return list(dict.fromkeys(heads))
 
 

@@ -134,7 +134,7 @@ def _create(db: sqlite3.Connection, path: Path) -> None:
 
 
 FILES = "files"
-"""Kind of the rows that note digests of files; they are no calls and count as none."""
+"""Kind of the rows that note digests of files; they are not calls and are not counted as such."""
 _TAIL = 64
 _KEYS_PER_QUERY = 500
 

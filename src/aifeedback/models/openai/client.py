@@ -302,7 +302,7 @@ class Pace:
 
 
 class Caller:
-    """Sends JSON to one server. Raises JudgeUnavailable or ModelError where there is no point in going on."""
+    """Sends JSON to one server. Raises JudgeUnavailable or ModelError when continuing is pointless."""
 
     def __init__(
         self,

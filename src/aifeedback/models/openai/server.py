@@ -130,7 +130,7 @@ class ServerModel:
         if settings.api in FORMATS:
             raise ModelError("decision models have no batch API", key="batch_api", fix="leave it out")
         if settings.batch_folder is None:
-            what = "there is no folder for the records of submitted batches"
+            what = "no folder for the records of submitted batches"
             raise ModelError(what, key="batch_folder", fix="name one that the next start can read")
         return BatchCaller(
             self._url,

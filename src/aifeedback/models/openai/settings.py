@@ -193,7 +193,7 @@ def listed(body: bytes) -> list[dict[str, Any]] | None:
 
 
 def described(models: Sequence[Mapping[str, Any]], name: str) -> dict[str, Any]:
-    """What a server says about a model, as far as it does not change with every restart; empty where it is not listed.
+    """What a server reports about a model, without fields that change on restart; empty if the model is not listed.
 
     The only model of a server is the one that answers, whatever name it is given: ``id`` says how it is listed.
     """
@@ -219,7 +219,7 @@ def continuing_of(reported: dict[str, Any]) -> Continuing:
 
 
 def family_of(name: str) -> str:
-    """A model's lineage as far as its name tells ("meta-llama/Llama-3.1-8B" → "llama"), else the name itself."""
+    """A model's family, guessed from its name ("meta-llama/Llama-3.1-8B" → "llama"), else the name itself."""
     words = re.findall(r"[a-z]+\d?", name.lower().rpartition("/")[2])
     for word in words:
         stem = re.sub(r"\d$", "", word)

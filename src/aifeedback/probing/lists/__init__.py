@@ -12,7 +12,7 @@ import yaml
 
 @lru_cache(maxsize=16)
 def shipped(probe: str) -> tuple[Mapping[str, Any], ...]:
-    """The rows of a probe's shipped list; none where there is no such list."""
+    """The rows of a probe's shipped list; empty if it has none."""
     file = files("aifeedback.probing.lists") / f"{probe}.yaml"
     if not file.is_file():
         return ()
