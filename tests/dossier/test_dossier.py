@@ -260,7 +260,7 @@ def test_questions_that_no_file_answers_are_printed_and_taken_with_a_name(here: 
     assert "Questions for people" in printed
     assert "Did people read responses that got the highest rewards?" in printed.replace("\n", " ")
     assert "needs a name" in call("add", "release", "--answer", "hacking-people=yes, 40 of them").said
-    assert "no requirement" in call("add", "release", "--answer", "nothing=yes", "--by", "ana").said
+    assert "unknown requirement" in call("add", "release", "--answer", "nothing=yes", "--by", "ana").said
     assert call("add", "release", "--answer", "hacking-people=yes, 40 of them", "--by", "ana").code == 0
     assert levels()["hacking-people"] == "met"
 
