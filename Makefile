@@ -10,7 +10,7 @@ TORCH ?=
 UV_FLAGS := --compile-bytecode -c constraints.txt $(if $(WHEELS),--find-links $(WHEELS)) $(if $(and $(TORCH),$(if $(WHEELS),,x)),--torch-backend $(TORCH))
 SEED ?= 0
 
-.PHONY: setup demo demo-short real test check format bench campaign test-server wheel-test docs clean
+.PHONY: setup demo demo-short paper real test check format bench campaign test-server wheel-test docs clean
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +24,11 @@ demo: setup
 
 demo-short: setup
 	$(BIN)/aifeedback demo --short --seed $(SEED) -o runs/demo-short
+
+# Every experiment of the paper on the lab, three training seeds, and the published tables beside it; rerun to resume.
+paper: setup
+	$(BIN)/aifeedback run paper --set seed=$(SEED) -o runs/paper
+	$(BIN)/aifeedback report runs/paper --paper
 
 # Pretrained models and real text: fetches 1.8 GB by hash and Debian's package descriptions, then runs the recipe (resumable).
 real: setup

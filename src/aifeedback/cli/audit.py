@@ -107,6 +107,9 @@ def diff(
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(metavar="RUN")],
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Write paper.html, .json and .md too: the published tables beside this run.")
+    ] = False,
 ) -> None:
     """Write summary.json and report.html of a run again."""
     from aifeedback.models.journal.digests import seal
@@ -114,9 +117,15 @@ def report(
     from aifeedback.pipeline.summary import summarise
     from aifeedback.reports.run_report import write_report
 
-    path = write_report(summarise(folder), folder)
+    summary = summarise(folder)
+    paths = [write_report(summary, folder)]
+    if paper:
+        from aifeedback.reports.paper import write_paper
+
+        paths.append(write_paper(folder, folder.resolve().name))
     seal(folder, RunFolder(folder).journal)
-    console.print(f"report: [bold]{path}[/]", soft_wrap=True)
+    for path in paths:
+        console.print(f"report: [bold]{path}[/]", soft_wrap=True)
 
 
 def show_findings(audit: Mapping[str, Any]) -> None:

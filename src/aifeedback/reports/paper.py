@@ -57,9 +57,11 @@ class Table(NamedTuple):
     verdict: Verdict
     sentence: str
     reference: float | None = 0.5
+    is_share: bool = True
+    """Values are shares, printed in percent; else scores."""
 
 
-def pooled(estimates: Sequence[Mapping[str, Any] | None]) -> Pooled | None:
+def pooled(estimates: Sequence[Mapping[str, Any] | None], *, is_share: bool = True) -> Pooled | None:
     """One metric of several runs (estimates with value, low, high, n). None where no run measured it."""
     known = [one for one in estimates if one and one.get("value") is not None and one.get("low") is not None]
     if not known:
@@ -68,7 +70,8 @@ def pooled(estimates: Sequence[Mapping[str, Any] | None]) -> Pooled | None:
     within = statistics.fmean(((float(one["high"]) - float(one["low"])) / (2 * Z)) ** 2 for one in known)
     between = statistics.variance(values) / len(values) if len(values) > 1 else 0.0
     value, half = statistics.fmean(values), Z * math.sqrt(within + between)
-    return Pooled(value, max(0.0, value - half), min(1.0, value + half), int(known[0].get("n") or 0), tuple(values))
+    low, high = (max(0.0, value - half), min(1.0, value + half)) if is_share else (value - half, value + half)
+    return Pooled(value, low, high, int(known[0].get("n") or 0), tuple(values))
 
 
 def judged(claims: Sequence[tuple[str, bool | None]]) -> tuple[Verdict, str]:
@@ -99,8 +102,10 @@ def apart(more: Pooled | None, less: Pooled | None) -> bool | None:
 class Results:
     """Metrics of a finished run by step and, for steps that were repeated, by run."""
 
-    def __init__(self, summary: Mapping[str, Any]) -> None:
-        self.steps: Mapping[str, Mapping[str, Any]] = summary.get("stages") or {}
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        done = {file.parent.name: read_json(file) for file in sorted((folder / "stages").glob("*/done.json"))}
+        self.steps: Mapping[str, Mapping[str, Any]] = {name: step["figures"] for name, step in done.items()}
         self.runs = sorted(name.removeprefix("compare-") for name in self.steps if name.startswith("compare-"))
 
     def of(self, step: str, read: Callable[[Mapping[str, Any]], Any]) -> Pooled | None:
@@ -131,13 +136,19 @@ class Results:
                  if policy in self.steps[f"compare-{run}"]["policies"]]  # fmt: skip
         return statistics.fmean(known) if known and None not in known else None
 
+    def evaluations(self, step: str) -> list[Mapping[str, float]]:
+        """What was measured on held-out prompts while ``step`` trained, in order."""
+        file = self.folder / "stages" / step / "policy" / "training" / "metrics.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return [row for row in map(json.loads, lines) if "heldout_measure" in row and "heldout_reward" in row]
+
     def cells(self, step: str) -> list[Mapping[str, Any]]:
         return list((self.steps.get(step) or {}).get("cells") or [])
 
 
-def tables(summary: Mapping[str, Any]) -> list[Table]:
-    """Every table; one that the run did not measure says so."""
-    results = Results(summary)
+def tables(folder: Path) -> list[Table]:
+    """Every table of the run in ``folder``; one that it did not measure says so."""
+    results = Results(folder)
     return [
         _win_rates(results), _length_control(results), _label_quality(results), _sizes(results), _orders(results),
         _prompts(results), _consistency(results), _reward_models(results), _learning(results), _over_optimisation(results),
@@ -165,19 +176,31 @@ def _win_rates(results: Results) -> Table:
     if equal:
         claims.append(("RLAIF and RLHF are level", equal.low <= 0.5 <= equal.high))
     if direct:
-        claims.append(("d-RLAIF is no worse than same-size RLAIF", None if direct.low < 0.5 < direct.high else direct.low > 0.5))
-    return Table("Win rates", f"{SOURCE}, Table 1 and Figure 1 (summaries, by people); ours by the oracle", rows,
+        claims.append(
+            ("d-RLAIF is no worse than same-size RLAIF", None if direct.low < 0.5 < direct.high else direct.low > 0.5)
+        )
+    return Table("Win rates", f"{SOURCE}, Table 1 (summaries, by people); ours by the first evaluator", rows,
                  "RLAIF, RLHF and d-RLAIF beat SFT; RLAIF and RLHF are level; d-RLAIF is no worse than same-size RLAIF.",
                  *judged(claims))  # fmt: skip
 
 
 def _length_control(results: Results) -> Table:
     published = {"rlaif": "71 → 59", "rlhf": "73 → 61", "same_size": "68 → 59", "d_rlaif": "74 → 65", "both": "71 → 61"}
-    names = {"rlaif": "RLAIF", "rlhf": "RLHF", "same_size": "same-size RLAIF", "d_rlaif": "d-RLAIF", "both": "RLHF + RLAIF"}
+    names = {
+        "rlaif": "RLAIF",
+        "rlhf": "RLHF",
+        "same_size": "same-size RLAIF",
+        "d_rlaif": "d-RLAIF",
+        "both": "RLHF + RLAIF",
+    }
     start = results.length("sft")
     rows, claims = [], []
     for policy, printed in published.items():
-        raw, controlled, length = results.win_rate(policy), results.win_rate(policy, at_length=True), results.length(policy)
+        raw, controlled, length = (
+            results.win_rate(policy),
+            results.win_rate(policy, at_length=True),
+            results.length(policy),
+        )
         grew = "" if length is None or not start else f" (length × {length / start:.2f})"
         rows.append(Row(f"{names[policy]} against SFT{grew}", printed.partition("→")[2].strip(), controlled))
         if raw and controlled and length and start and length > start:
@@ -186,7 +209,8 @@ def _length_control(results: Results) -> Table:
     rows.append(Row("RLAIF against RLHF", "47", results.against("rlaif", "rlhf", at_length=True)))
     rows.append(Row("d-RLAIF against same-size RLAIF", "56", results.against("d_rlaif", "same_size", at_length=True)))
     return Table("Win rates at equal length", f"{SOURCE}, appendix on length control", rows,
-                 "Length control lowers the win rate of policies that write longer responses than SFT.", *judged(claims))  # fmt: skip
+                 "Length control lowers the win rate of policies that write longer responses than SFT.",
+                 *judged(claims))  # fmt: skip
 
 
 def _label_quality(results: Results) -> Table:
@@ -206,7 +230,8 @@ def _sizes(results: Results) -> Table:
     published = {0: ("78.0", "18"), 1: ("73.8", "21"), 2: ("62.7", "56")}
     rows: list[Row] = []
     agreement, position = [], []
-    for index, cell in enumerate(results.cells("judges")[:3]):
+    sizes = results.cells("judges")[:3]
+    for index, cell in enumerate(sizes if len({str(cell["judge"]) for cell in sizes}) > 1 else ()):
         name, size = str(cell["judge"]), "L S XS".split()[index]
         agreement.append(pooled([cell.get("alignment")]))
         position.append(pooled([cell.get("position_bias")]))
@@ -216,7 +241,9 @@ def _sizes(results: Results) -> Table:
     if len(agreement) == 3:
         for (large, small), names in zip(((0, 1), (1, 2)), (("L", "S"), ("S", "XS")), strict=True):
             claims.append((f"{names[0]} agrees more than {names[1]}", apart(agreement[large], agreement[small])))
-            claims.append((f"{names[0]} depends less on position than {names[1]}", apart(position[small], position[large])))
+            claims.append(
+                (f"{names[0]} depends less on position than {names[1]}", apart(position[small], position[large]))
+            )
     return Table("The judge's size", f"{SOURCE}, Tables 3 and 4", rows,
                  "Agreement rises and position bias falls with the judge's size.", *judged(claims), reference=None)  # fmt: skip
 
@@ -257,11 +284,13 @@ def _prompts(results: Results) -> Table:
     for preamble in ("base", "detailed"):
         at_once, thought = known.get((preamble, 0, 0)), known.get((preamble, 0, 1))
         if at_once and thought:
-            claims.append((f"a rationale raises agreement after the {preamble.capitalize()} preamble", apart(thought, at_once)))
+            claims.append(
+                (f"a rationale raises agreement after the {preamble.capitalize()} preamble", apart(thought, at_once))
+            )
         none, two = known.get((preamble, 0, 0)), known.get((preamble, 2, 0))
         if none and two:
-            overlap = apart(two, none)
-            claims.append((f"exemplars do not help after the {preamble.capitalize()} preamble", True if overlap is None else not overlap))
+            gain = apart(two, none)
+            claims.append((f"exemplars bring no significant gain after the {preamble.capitalize()} preamble", not gain))
     return Table("Preamble, exemplars, chain of thought", f"{SOURCE}, Table 2 (summaries)", rows,
                  "A rationale helps, exemplars do not.", *judged(claims), reference=None)  # fmt: skip
 
@@ -283,9 +312,10 @@ def _consistency(results: Results) -> Table:
             rows.append(Row(f"{cell['rationales']} rationales at temperature {heat}", published.get(heat, "–"), value))
             if greedy and value:
                 better = apart(value, greedy)
-                claims.append((f"no gain at temperature {heat}", True if better is None else not better))
+                claims.append((f"no significant gain at temperature {heat}", not better))
     return Table("Self-consistency", f"{SOURCE}, Table 5 (16 rationales there)", rows,
-                 "Averaging over sampled rationales does not beat one greedy rationale.", *judged(claims), reference=None)  # fmt: skip
+                 "Averaging over sampled rationales does not beat one greedy rationale.", *judged(claims),
+                 reference=None)  # fmt: skip
 
 
 def _reward_models(results: Results) -> Table:
@@ -298,7 +328,7 @@ def _reward_models(results: Results) -> Table:
         Row("AI labels, from the base model", "73.0", results.accuracy("rm_ai_from_base-{run}")),
         Row("AI labels of the same-size judge, from SFT", "–", size),
         Row("AI labels of the Base preamble without rationale", "77.9", results.accuracy("rm_base-{run}")),
-        Row("human and AI labels, half each", "–", results.accuracy("rm_both-{run}")),
+        Row("human and AI labels, equal numbers", "–", results.accuracy("rm_both-{run}")),
     ]
     claims: list[tuple[str, bool | None]] = []
     if human and ai:
@@ -328,40 +358,44 @@ def _over_optimisation(results: Results) -> Table:
     claims: list[tuple[str, bool | None]] = []
     pulls = sorted({step.rpartition("-")[2] for step in results.steps if step.startswith("drift-")}, key=float)
     for pull in pulls:
-        first, best, last, proxy = [], [], [], []
-        for run in results.runs:
-            curve = ((results.steps.get(f"drift-{run}-{pull}") or {}).get("monitor") or {}).get("curve") or []
-            measured = [point for point in curve if point.get("measure") is not None]
-            if not measured:
-                continue
-            first.append(measured[0]["measure"])
-            last.append(measured[-1])
-            best.append(max(measured, key=lambda point: point["measure"]["value"])["measure"])
-            proxy.append(measured[-1]["reward"] - measured[0]["reward"])
-        rows.append(Row(f"β = {pull}, best checkpoint by the oracle", "–", pooled(best)))
-        rows.append(Row(f"β = {pull}, last checkpoint", "–", pooled([one["measure"] for one in last])))
-        if proxy and pull == pulls[0]:
-            end, top = pooled([one["measure"] for one in last]), pooled(best)
-            claims.append((f"the reward rose by {statistics.fmean(proxy):.2f} standard deviations", statistics.fmean(proxy) > 0))
-            claims.append((f"at β = {pull} the oracle's win rate ends below its best", apart(top, end)))
+        curves = [curve for run in results.runs if (curve := results.evaluations(f"drift-{run}-{pull}"))]
+        best = pooled([_score(max(curve, key=lambda row: row["heldout_measure"])) for curve in curves], is_share=False)
+        last = pooled([_score(curve[-1]) for curve in curves], is_share=False)
+        rows += [Row(f"β = {pull}, the watched score at its best checkpoint", "–", best),
+                 Row(f"β = {pull}, at the last checkpoint", "–", last)]  # fmt: skip
+        if curves and pull == pulls[0]:
+            rise = statistics.fmean(
+                curve[-1]["heldout_reward"] - max(curve, key=lambda row: row["heldout_measure"])["heldout_reward"]
+                for curve in curves
+            )
+            claims.append((f"from the best checkpoint on the reward rises by {rise:.2f}", rise > 0 or None))
+            claims.append(("the watched score ends below its best", apart(best, last)))
     return Table("Too little pull to the starting policy", "Gao et al. 2023 (arXiv 2210.10760); shape (7) of the method", rows,
-                 "With a small β the reward keeps rising while an independent measure turns over.", *judged(claims))  # fmt: skip
+                 "With a small β the reward keeps rising while an independent measure turns over.", *judged(claims),
+                 reference=None, is_share=False)  # fmt: skip
+
+
+def _score(row: Mapping[str, float]) -> dict[str, float]:
+    half = Z * row.get("heldout_measure_se", math.nan)
+    value = row["heldout_measure"]
+    return {"value": value, "low": value - half, "high": value + half}
 
 
 # ------------------------------------------------------------------ pages
 
 
-def write_paper(summary: Mapping[str, Any], folder: Path) -> Path:
+def write_paper(folder: Path, title: str = "paper") -> Path:
     """Write paper.html, paper.json and paper.md beside the run's summary; returns the page."""
-    found = tables(summary)
-    write_json(folder / "paper.json", {"recipe": summary.get("name"), "seed": summary.get("seed"), "tables": [
+    found = tables(folder)
+    write_json(folder / "paper.json", {"tables": [
         {**table._asdict(), "rows": [{"label": row.label, "published": row.published,
                                       "ours": row.ours._asdict() if row.ours else None} for row in table.rows]}
         for table in found]})  # fmt: skip
     (folder / "paper.md").write_text(markdown(found), encoding="utf-8")
     manifest = read_json(folder / "manifest.json") or {}
-    page = render("paper.html.j2", tables=[(table, _plot(table)) for table in found], percent=percent,
-                  summary=summary, manifest=manifest, headline=headline(found))  # fmt: skip
+    when = str(manifest.get("at") or "")[:10]
+    page = render("paper.html.j2", tables=[(table, _plot(table)) for table in found], printed=printed, each_run=each_run,
+                  title=title, when=when, headline=headline(found))  # fmt: skip
     target = folder / "paper.html"
     target.write_text(page, encoding="utf-8")
     return target
@@ -375,18 +409,22 @@ def headline(found: Sequence[Table]) -> str:
     )
 
 
-def percent(row: Row) -> str:
-    """Value with interval and n, in percent."""
+def printed(table: Table, row: Row) -> str:
+    """Value with interval and n, shares in percent."""
     if row.ours is None:
         return "not measured"
-    one = row.ours
-    return f"{100 * one.value:.1f} ({100 * one.low:.1f}–{100 * one.high:.1f}), n = {one.n:,}"
+    value, low, high = (_number(table, part) for part in row.ours[:3])
+    return f"{value} ({low} to {high})" + (f", n = {row.ours.n:,}" if row.ours.n else "")
 
 
-def each_run(row: Row) -> str:
+def each_run(table: Table, row: Row) -> str:
     """The runs one by one, where there are several."""
     runs = row.ours.runs if row.ours else ()
-    return ", ".join(f"{100 * run:.1f}" for run in runs) if len(runs) > 1 else "–"
+    return ", ".join(_number(table, run) for run in runs) if len(runs) > 1 else "–"
+
+
+def _number(table: Table, value: float) -> str:
+    return f"{100 * value:.1f}" if table.is_share else f"{value:.2f}"
 
 
 def markdown(found: Sequence[Table]) -> str:
@@ -395,9 +433,11 @@ def markdown(found: Sequence[Table]) -> str:
         lines += [
             f"### {table.title}", "", f"{table.source}. Published: {table.shape}", "",
             f"**{table.verdict.capitalize()}.** {table.sentence}", "",
-            "| | published, % | ours, % (95 % interval) | runs |", "|---|---|---|---|",
+            f"| | published | ours{', %' if table.is_share else ''} (95 % interval) | runs |", "|---|---|---|---|",
         ]  # fmt: skip
-        lines += [f"| {row.label} | {row.published} | {percent(row)} | {each_run(row)} |" for row in table.rows]
+        lines += [
+            f"| {row.label} | {row.published} | {printed(table, row)} | {each_run(table, row)} |" for row in table.rows
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -405,7 +445,12 @@ def markdown(found: Sequence[Table]) -> str:
 def _plot(table: Table) -> str:
     lines = [Line(row.label, [Mark(row.ours.value, row.ours.low, row.ours.high), _mark(row.published)])
              for row in table.rows if row.ours]  # fmt: skip
-    return dots(lines, ["ours", "published"], unit="%", reference=table.reference) if lines else ""
+    if not lines or not table.is_share:
+        return ""
+    series = ["ours", "published"] if any(line.marks[1] for line in lines) else ["ours"]
+    return dots(
+        [line._replace(marks=line.marks[: len(series)]) for line in lines], series, unit="%", reference=table.reference
+    )
 
 
 def _mark(published: str) -> Mark | None:
