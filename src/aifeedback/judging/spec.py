@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from aifeedback.config import Cli, Config
+from aifeedback.errors import AIFeedbackError
 from aifeedback.judging.pairwise import JudgeSettings, Rationale
 from aifeedback.models.dialects import named_headers
 from aifeedback.refs import DECISIONS, ConstitutionRef, JudgeRef, ModelRef, PromptRef, Ref, RubricRef
@@ -175,6 +176,19 @@ class JudgeSpec(Served, JudgeSettings):
         yield from (ref for ref in (self.constitution, self.rubric) if ref)
         if self.calibration:
             yield calibration_ref(self.calibration, self.model)
+
+    def problems(self) -> Iterator[str]:
+        """Settings that the judge prompt does not support; a prompt that cannot be read is a problem of ``refs``."""
+        if not self.model or not self.model.is_readable:
+            return
+        try:
+            prompt = self.prompt.load()
+        except AIFeedbackError:
+            return
+        if self.rationale and prompt.rationale_request is None:
+            yield f"judge prompt '{prompt.name}' offers no chain of thought: leave out the rationale, or use another prompt"
+        if self.shots is not None and self.shots > len(prompt.exemplars):
+            yield f"judge prompt '{prompt.name}' has {len(prompt.exemplars)} exemplars, {self.shots} requested"
 
     @property
     def questions(self) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 from aifeedback.errors import MissingExtra, RecipeError
+from aifeedback.judging.spec import JudgeSpec
 from aifeedback.refs import GGUF, ModelRef, Ref, problems_of
 from aifeedback.steps.step import Step
 
@@ -25,7 +29,21 @@ COLUMNAR = (".parquet", ".arrow")
 
 def problems(step: Step) -> list[str]:
     """Everything that is wrong with a step's inputs and settings, each once."""
-    return [*problems_of(iter(step.inputs())), *step.problems()]
+    judges = [problem for judge in judges_in(step) for problem in judge.problems()]
+    return list(dict.fromkeys([*problems_of(iter(step.inputs())), *judges, *step.problems()]))
+
+
+def judges_in(settings: Any) -> Iterator[JudgeSpec]:
+    """Every judge that the settings hold, however deep."""
+    if isinstance(settings, JudgeSpec):
+        yield settings
+    elif isinstance(settings, BaseModel):
+        for name in type(settings).model_fields:
+            yield from judges_in(getattr(settings, name))
+    elif isinstance(settings, Mapping):
+        yield from (judge for value in settings.values() for judge in judges_in(value))
+    elif isinstance(settings, list | tuple):
+        yield from (judge for value in settings for judge in judges_in(value))
 
 
 def require(step: Step) -> None:

@@ -151,6 +151,9 @@ class Grid(Served, Step):
             return None
         return {} if samples == 1 else {"samples": samples, "temperature": self.temperature}
 
+    def problems(self) -> Iterator[str]:
+        yield from dict.fromkeys(problem for cell in self.cells() for problem in cell.problems())
+
     def refs(self) -> Iterator[Ref]:
         yield self.comparisons
         yield from dict.fromkeys(ref for cell in self.cells() for ref in cell.refs())
