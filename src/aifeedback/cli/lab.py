@@ -13,7 +13,7 @@ app = typer.Typer()
 
 
 MAIN_METRICS = (
-    "alignment", "alignment_cot", "fact_pairs", "fact_pairs_cot",
+    "alignment", "alignment_cot", "detailed_0", "detailed_0_cot", "fact_pairs", "fact_pairs_cot",
     "gold", "facts_right",
     "complies", "refuses", "details_right",
     "harmless_thought", "helpful_thought", "classes",
