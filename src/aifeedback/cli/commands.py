@@ -64,7 +64,7 @@ COMMANDS: dict[str, Verb | Other] = {
         "A folder for findings, report and journal.",
         default_out="runs/audit",
     ),
-    "audit verify": Other("audit", "Check that nothing of a run was changed since it was written.", MEASURING),
+    "audit verify": Other("audit", "Verify that nothing in a run has changed since it was written.", MEASURING),
     "audit diff": Other("audit", "Compare two audits: verdicts that flipped, every probe before and after.", MEASURING),
     "probe": Verb(
         "probe",
