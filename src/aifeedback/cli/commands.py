@@ -93,7 +93,7 @@ COMMANDS: dict[str, Verb | Other] = {
     "draw": Other("rate", "Draw a random sample for raters; every drawn row keeps its sampling weight.", PEOPLE),
     "rate": Other("rate", "Open the rating page, then export the ratings and their agreement.", PEOPLE),
     "ratings export": Other("rate", "Write ratings for Argilla, Label Studio or as CSV.", PEOPLE),
-    "ratings import": Other("rate", "Add ratings that were made in Argilla, Label Studio or a CSV file.", PEOPLE),
+    "ratings import": Other("rate", "Import ratings from Argilla, Label Studio or a CSV file.", PEOPLE),
     "serve": Other("serve", "Serve a reward over HTTP for verl, OpenRLHF, TRL and others.", SERVING),
 }
 TRAIN_COMMANDS: dict[str, Verb | Other] = {
