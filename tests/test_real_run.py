@@ -20,9 +20,10 @@ import summaries  # noqa: E402
 
 def test_the_recipe_resolves_without_its_models() -> None:
     recipe = load(FOLDER / "real.yaml")
-    assert [stage.id for stage in recipe.stages if stage.kind == "rl"] == ["rlhf", "rlaif", "self", "d_rlaif"]
-    (measured,) = [stage for stage in recipe.stages if stage.id == "compare"]
-    assert set(measured.needs) == {"rlhf", "rlaif", "self", "d_rlaif"}
+    arms = {f"{arm}-{run}" for arm in ("rlhf", "rlaif", "self", "d_rlaif") for run in range(3)}
+    assert {stage.id for stage in recipe.stages if stage.kind == "rl"} == arms
+    measured = [stage for stage in recipe.stages if stage.id.startswith("compare-")]
+    assert {need for stage in measured for need in stage.needs} == arms
 
 
 def test_no_measure_of_the_comparison_trains_a_policy() -> None:

@@ -9,7 +9,7 @@ folder of their own; nothing is installed and no setting of the system changes.
     people-train.jsonl, people-heldout.jsonl   the maintainer's summary (chosen) and that of another package (rejected)
 
 The rejected summary is, of 300 drawn ones, the one that shares most words with the description. No description is in
-two files of different purpose: train and people-train share their descriptions, and so do test and people-heldout.
+two files of different purpose: the pairs of people-train are of descriptions in train, those of people-heldout of all in test.
 """
 
 from __future__ import annotations
@@ -98,29 +98,30 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("out", type=Path)
     options.add_argument("--train", type=int, default=400)
-    options.add_argument("--test", type=int, default=100)
+    options.add_argument("--test", type=int, default=250)
+    options.add_argument("--pairs", type=int, default=120, help="pairs to train on, of the first training descriptions")
     options.add_argument("--seed", type=int, default=0)
-    given = options.parse_args()
-    text = lists(given.out / "apt" / "lists")
+    settings = options.parse_args()
+    text = lists(settings.out / "apt" / "lists")
     pool = sorted(packages(text))
-    draw = random.Random(given.seed)
+    draw = random.Random(settings.seed)
     draw.shuffle(pool)
-    parts = {"train": pool[: given.train], "test": pool[given.train :][: given.test]}
-    rest = pool[given.train + given.test :]
+    parts = {"train": pool[: settings.train], "test": pool[settings.train :][: settings.test]}
+    rest = pool[settings.train + settings.test :]
     if len(rest) < DRAWN:
         sys.exit(f"only {len(pool)} usable descriptions; ask for fewer with --train and --test")
     for name, part in parts.items():
-        write_records(given.out / f"{name}.jsonl", [package.prompt for package in part])
-        pairs = "people-train" if name == "train" else "people-heldout"
+        write_records(settings.out / f"{name}.jsonl", [package.prompt for package in part])
+        pairs, kept = ("people-train", part[: settings.pairs]) if name == "train" else ("people-heldout", part)
         write_rows(
-            given.out / f"{pairs}.jsonl",
+            settings.out / f"{pairs}.jsonl",
             [
                 {"prompt": one.prompt.text, "chosen": one.summary, "rejected": other_summary(one, rest, draw)}
-                for one in part
+                for one in kept
             ],
         )
     print(
-        f"{len(pool):,} usable descriptions; {len(parts['train'])} to train on, {len(parts['test'])} held out: {given.out}"
+        f"{len(pool):,} usable descriptions; {len(parts['train'])} to train on, {len(parts['test'])} held out: {settings.out}"
     )
 
 

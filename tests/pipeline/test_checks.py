@@ -10,7 +10,8 @@ import pytest
 
 from aifeedback.errors import RecipeError
 from aifeedback.pipeline import checks
-from aifeedback.steps import step_class
+from aifeedback.steps import STEPS, step_class
+from aifeedback.steps.step import Step
 
 THOUGHT = "judge prompt 'lab-pairwise' offers no chain of thought"
 JUDGE = {"model": "fake:longer", "prompt": "lab:pairwise", "rationale": True}
@@ -56,3 +57,15 @@ def test_more_exemplars_than_the_prompt_has_are_found_once(pairs: str) -> None:
 def test_what_the_prompt_offers_is_no_problem(pairs: str) -> None:
     judge = {"model": "lab:pairs-s", "prompt": "lab:pairs-detailed", "rationale": True, "shots": 2}
     assert checks.problems(step_class("label").model_validate({"comparisons": pairs, "judge": judge})) == []
+
+
+JUDGING = ("Judging", "JudgeSpec", "ScoreSpec", "PanelSpec")
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_a_step_that_asks_a_judge_forecasts_its_calls_or_says_that_they_are_unknown(kind: str) -> None:
+    """The default of a step is no call at all: with a judge among the settings that would be a false zero."""
+    step = step_class(kind)
+    asks = [name for name, field in step.model_fields.items() if any(j in str(field.annotation) for j in JUDGING)]
+    if asks:
+        assert step.forecast is not Step.forecast, asks

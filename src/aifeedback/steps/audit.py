@@ -18,7 +18,7 @@ from aifeedback.models.journal.journal import Spent
 from aifeedback.models.pending import each_before_pending
 from aifeedback.refs import ProbeRef, Ref
 from aifeedback.steps import connect
-from aifeedback.steps.step import Context, Figures, Rows, Step
+from aifeedback.steps.step import Context, Figures, Forecast, Rows, Step
 from aifeedback.steps.verdict import Verdict, count
 
 
@@ -99,6 +99,9 @@ class Audit(Step):
     @property
     def asks_anew(self) -> bool:
         return self.fresh
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        return Forecast(None)  # which questions a probe asks depends on the pairs' texts
 
     def run(self, context: Context) -> AuditFigures:
         from aifeedback.audit.judge import audit_judge

@@ -26,7 +26,7 @@ from aifeedback.steps.compare import AGAIN, Compare, CompareFigures, judges_from
 from aifeedback.steps.label import LabelFigures, judged_by, label_all, label_figures
 from aifeedback.steps.policies import responses
 from aifeedback.steps.sample import SamplingSettings
-from aifeedback.steps.step import Context, Figures, Measured, Rows, Step
+from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows, Step
 from aifeedback.steps.verdict import Verdict
 from aifeedback.storage import read_json
 from aifeedback.types import Comparison, Preference
@@ -84,6 +84,9 @@ class Rejudge(Served, Step):
         served = {name: settings.pop(name) for name in Served.model_fields if name in settings}
         among = judges.get("model", [])
         return super().from_options({**settings, "judges": judges_from_options(judges, served, among)}, chosen)
+
+    def forecast(self, rows: Mapping[str, int]) -> Forecast:
+        return Forecast(None)  # the pairs are those of the saved run
 
     def run(self, context: Context) -> RejudgeFigures:
         saved = find_saved(Path(self.saved))
