@@ -79,7 +79,7 @@ def test_options_of_a_server_are_refused_for_a_model_of_this_machine() -> None:
         with pytest.raises(RecipeError, match="only a server"):
             parse(JudgeSpec, {"model": "lab:judge-1", **inputs})
         with pytest.raises(RecipeError, match="only a judge on a server"):
-            reward_from_options("rm:reward-model", served=inputs)
+            reward_from_options(["rm:reward-model"], served=inputs)
         with pytest.raises(RecipeError, match="only a model on a server"):
             Rl.from_options({"model": "hf:a/b", "prompts": "p.jsonl", "reward": "rm:r", **inputs})
     with pytest.raises(RecipeError, match="not JSON"):

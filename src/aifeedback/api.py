@@ -294,6 +294,7 @@ class TrainedModel(Generic[F]):
 
 
 ModelLike: TypeAlias = "str | TrainedModel[TrainFigures]"
+RewardLike: TypeAlias = "str | RewardSpec | TrainedModel[RewardModelFigures]"
 
 
 def train_sft(
@@ -358,7 +359,7 @@ def train_rl(
     model: ModelLike,
     prompts: PromptData,
     *,
-    reward: str | RewardSpec | TrainedModel[RewardModelFigures],
+    reward: RewardLike | Sequence[RewardLike | tuple[RewardLike, float]],
     out: str | Path,
     seed: int = 0,
     **settings: Any,
@@ -366,16 +367,30 @@ def train_rl(
     """Train a policy by policy gradient with a KL penalty to its start; write a model folder.
 
     ``reward``: a reward model from ``train_reward_model``, a judge's ``reward()``, or a name: rm:DIR, judge:MODEL or
-    python:FILE.py:FUNCTION. ``settings``: any setting of the step (``monitor``, ``limit``) or of the trainer (``steps``,
-    ``samples_per_prompt``, ``beta``, ``baseline``). Raises RecipeError before training for a wrong setting, and if
-    ``out`` holds another result.
+    python:FILE.py:FUNCTION; or a list of them, each alone or as (reward, weight), which are added. ``settings``: any
+    setting of the step (``monitor``, ``limit``) or of the trainer (``steps``, ``samples_per_prompt``, ``beta``,
+    ``baseline``). Raises RecipeError before training for a wrong setting, and if ``out`` holds another result.
     """
     inputs = {
         "model": str(model),
         "prompts": _prompts(prompts, out),
-        "reward": reward if isinstance(reward, RewardSpec) else str(reward),
+        "reward": _reward(reward),
     }
     return _train(Rl, "train rl", inputs, settings, out, seed)
+
+
+def _reward(reward: RewardLike | Sequence[RewardLike | tuple[RewardLike, float]]) -> Any:
+    if isinstance(reward, RewardSpec):
+        return reward
+    if isinstance(reward, str | TrainedModel):
+        return str(reward)
+    return {"mix": [_part(*one) if isinstance(one, tuple) else _part(one) for one in reward]}
+
+
+def _part(reward: RewardLike, weight: float | None = None) -> RewardSpec:
+    """One of several rewards; without ``weight`` it keeps its own."""
+    spec = reward if isinstance(reward, RewardSpec) else RewardSpec.model_validate(str(reward))
+    return spec if weight is None else spec.model_copy(update={"weight": weight})
 
 
 def sample(

@@ -131,3 +131,38 @@ def test_a_run_that_its_data_made_short_is_reported(llama: Path, pairs: Path, tm
     assert "1 step was made of 12 rows, which teaches little" in " ".join(short.split())
     chosen = CliRunner().invoke(app, [*asked, str(tmp_path / "b"), "--steps", "1"], catch_exceptions=False).output
     assert "teaches little" not in chosen
+
+
+def test_several_rewards_are_added_by_their_weights(llama: Path, answers: Path, tmp_path: Path) -> None:
+    """As options, as a list in a recipe and in Python it is one program; each reward is logged beside the weighted sum."""
+    import aifeedback as af
+    from aifeedback.config import parse
+    from aifeedback.steps.rl import Rl
+
+    file = tmp_path / "fn.py"
+    file.write_text(
+        "def long(prompts, completions):\n    return [float(len(c)) for c in completions]\n"
+        "def one(prompts, completions):\n    return [1.0 for c in completions]\n"
+    )
+    named = [f"python:{file}:long", f"python:{file}:one"]
+    trainer = "--steps 2 --prompts-per-step 2 --samples-per-prompt 2 --set train.zscore_samples=null"
+    command = f"rl --policy hf:{llama} --prompts {answers} {trainer} --max-new-tokens 4"
+    spelled = f"--reward {named[0]} --reward {named[1]} --reward-weight 0.5 --reward-weight 3"
+    train(f"{command} {spelled} --set train.missing_eos_penalty=0", tmp_path / "command")
+    rows = [json.loads(row) for row in (tmp_path / "command" / "training" / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        assert row["reward_2"] == 1.0
+        assert row["reward"] == pytest.approx(0.5 * row["reward_1"] + 3 * 1.0, rel=1e-6)
+    settings = {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 2, "zscore_samples": None}
+    trained = af.train_rl(
+        f"hf:{llama}", str(answers), reward=[(named[0], 0.5), (named[1], 3.0)], out=tmp_path / "python",
+        max_new_tokens=4, missing_eos_penalty=0.0, **settings,
+    )  # fmt: skip
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "command", trained.folder)]
+    assert weights[0] == weights[1]
+    both = {"model": f"hf:{llama}", "prompts": str(answers)}
+    assert [part.weight for part in parse(Rl, {**both, "reward": named}).reward.mix] == [1.0, 1.0]
+    with pytest.raises(RecipeError, match="1 weights for 2 rewards"):
+        train(f"{command} --reward {named[0]} --reward {named[1]} --reward-weight 1", tmp_path / "wrong")
+    with pytest.raises(RecipeError, match="reward_weight|weight"):
+        train(f"{command} --reward {named[0]} --reward-weight much", tmp_path / "wrong")

@@ -16,11 +16,16 @@ app = typer.Typer()
 @app.command()
 @with_server_options
 def serve(
-    reward: Annotated[str, typer.Argument(help="rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL.")],
+    reward: Annotated[
+        list[str], typer.Argument(help="rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL. Several are added.")
+    ],
     prompt: Annotated[str, typer.Option(help="Rating prompt of a judge.")] = "rating",
     rationale: Annotated[
         bool, typer.Option("--rationale", "--cot", help="Let the judge reason before it scores.")
     ] = False,
+    reward_weight: Annotated[
+        list[float] | None, typer.Option(metavar="W", help="Weight of each reward, in their order (default: 1 each).")
+    ] = None,
     host: Annotated[str, typer.Option(help="Any address other than loopback needs --token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 picks a free port.")] = 8300,
     token: Annotated[
@@ -46,13 +51,14 @@ def serve(
     from aifeedback.annotation.app import listening
     from aifeedback.integrations.serve import ServeConfig, create_app, require_token
     from aifeedback.refs import refs_in
-    from aifeedback.steps.rewards import decider_of, reward_from_options, reward_function
+    from aifeedback.steps.rewards import RewardSpec, decider_of, reward_from_options, reward_function
     from aifeedback.steps.step import Context
     from aifeedback.storage import make_folder
 
     config = parse(ServeConfig, {"host": host, "port": port, "token": token, "template": template}, prefix="--")
     require_token(config)
-    spec = reward_from_options(reward, prompt, rationale, served)
+    named = reward_from_options(reward, reward_weight or (), {"prompt": prompt, "rationale": rationale}, served)
+    spec = parse(RewardSpec, named if isinstance(named, dict) else {"source": named}, prefix="REWARD ")
     require_refs(list(refs_in(spec)))
     make_folder(out)
     with listening(host, port) as listener:
@@ -60,6 +66,6 @@ def serve(
         function = reward_function(spec, context)
         app = create_app(function, config, decider=decider_of(spec, function, context))
         shown, open_port = f"[{host}]" if ":" in host else host, listener.getsockname()[1]
-        message = f"serving {reward} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
+        message = f"serving {' + '.join(reward)} on http://{shown}:{open_port}{f'/{token}' if token else ''}/score"
         console.print(message, markup=False, soft_wrap=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from aifeedback.config import Config, parse
+from aifeedback.config import Config
 from aifeedback.errors import RecipeError
 from aifeedback.judging.spec import JudgeSpec, rating_alone
-from aifeedback.refs import Ref, RewardRef
+from aifeedback.refs import JudgeRef, Ref, RewardRef
 from aifeedback.steps import connect
 from aifeedback.steps.step import Context
 from aifeedback.types import RewardFn
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 class RewardSpec(Config):
-    """One source of reward and what is done to it. A bare name is a source; ``judge:MODEL`` is a judge's live score."""
+    """One source of reward and what is done to it.
+
+    A bare name is a source, ``judge:MODEL`` a judge's live score, and a list is a mix.
+    """
 
     source: RewardRef | None = None
     """rm:DIR (a reward model) or python:FILE.py:FUNCTION (TRL's signature)."""
@@ -42,7 +45,9 @@ class RewardSpec(Config):
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
-        """A bare name is a source; a judge that does not compare rates each response alone."""
+        """A bare name is a source, a list a mix; a judge that does not compare rates each response alone."""
+        if isinstance(value, list):
+            return {"mix": value}
         if isinstance(value, str):
             head, _, model = value.partition(":")
             value = {"judge": model} if head == "judge" and model else {"source": value}
@@ -82,19 +87,35 @@ class RewardSpec(Config):
 
 
 def reward_from_options(
-    name: str, prompt: str | None = None, rationale: bool = False, served: Mapping[str, Any] | None = None
-) -> RewardSpec:
-    """The reward that a command names: rm:DIR, python:FILE.py:FUNCTION or judge:MODEL with its rating prompt.
+    named: Sequence[str],
+    weights: Sequence[float | str] = (),
+    judge: Mapping[str, Any] | None = None,
+    served: Mapping[str, Any] | None = None,
+) -> str | dict[str, Any]:
+    """The reward that a command names: rm:DIR, python:FILE.py:FUNCTION or judge:MODEL, or several with their weights.
 
-    ``served``: options of the judge's server. Raises RecipeError where they are given to a reward that is no judge.
+    ``judge``: settings of every judge among them, ``served``: those of its server. Raises RecipeError where no judge
+    takes the server's settings, or where there are not as many weights as rewards.
     """
-    if not name.startswith("judge:"):
-        if served:
-            what = f"{next(iter(served))}: only a judge on a server (judge:openai:NAME) has such a setting, not {name}"
-            raise RecipeError(what)
-        return parse(RewardSpec, {"source": name}, prefix="--reward ")
-    judge = {"model": name.partition(":")[2], "prompt": prompt, "rationale": rationale, **(served or {})}
-    return parse(RewardSpec, {"judge": judge}, prefix="--reward ")
+    served = served or {}
+    if served and not any(name.startswith("judge:") and JudgeRef(name[6:]).is_served for name in named):
+        what = "only a judge on a server (judge:openai:NAME) has such a setting"
+        raise RecipeError(f"{what}, not {', '.join(named)}", key=f"--{next(iter(served)).replace('_', '-')}")
+    if weights and len(weights) != len(named):
+        raise RecipeError(
+            f"{len(weights)} weights for {len(named)} rewards", key="--reward-weight", fix="give one for each --reward"
+        )
+
+    def one(name: str) -> str | dict[str, Any]:
+        if not name.startswith("judge:"):
+            return name
+        model = name.partition(":")[2]
+        return {"judge": {"model": model, **(judge or {}), **(served if JudgeRef(model).is_served else {})}}
+
+    if len(named) == 1 and not weights:
+        return one(named[0])
+    parts = [made if isinstance(made := one(name), dict) else {"source": made} for name in named]
+    return {"mix": [{**part, **({"weight": weights[i]} if weights else {})} for i, part in enumerate(parts)]}
 
 
 def reward_function(spec: RewardSpec, context: Context) -> RewardFn:

@@ -17,7 +17,7 @@ from aifeedback.models.lineage import Origin
 from aifeedback.refs import JudgeRef, ModelRef, PromptRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
-from aifeedback.steps.rewards import RewardSpec, reward_function
+from aifeedback.steps.rewards import RewardSpec, reward_from_options, reward_function
 from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows
 from aifeedback.steps.trained import Trained, TrainFigures
 from aifeedback.training.settings import HeldOutMonitorConfig, RLConfig
@@ -33,6 +33,8 @@ class RewardOptions(Served):
     """Rating prompt of a judge reward."""
     rationale: Annotated[bool, Cli(("--rationale", "--cot"), panel=REWARD)] = False
     """Let the judge reason before it scores."""
+    reward_weight: Annotated[list[float], Cli(is_repeated=True, metavar="W", panel="")] = Field(default_factory=list)
+    """Weight of each --reward, in their order (default: 1 each)."""
     batch_api: Annotated[bool, Cli(is_hidden=True)] = False
     """Refused: a reward is needed at once."""
     monitor_prompt: Annotated[PromptRef | None, Cli(panel=MONITOR, metavar="NAME")] = None
@@ -101,8 +103,8 @@ class Rl(Trained):
     """Policy to start from: hf:DIR_OR_ID or lab:NAME."""
     prompts: Annotated[Ref, Cli(("--prompts", "--data"), metavar="FILE")]
     """Prompts to respond to."""
-    reward: Annotated[RewardSpec, Cli(metavar="REWARD")]
-    """rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL (d-RLAIF)."""
+    reward: Annotated[RewardSpec, Cli(is_repeated=True, metavar="REWARD")]
+    """rm:DIR, python:FILE.py:FUNCTION, or judge:MODEL (d-RLAIF). Repeat to add several."""
     limit: int | None = Field(default=None, ge=1)
     """Use at most this many prompts."""
     engine: Literal["own", "trl"] = "own"
@@ -116,18 +118,19 @@ class Rl(Trained):
     def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Rl:
         settings = dict(settings)
         judge = {key: settings.pop(key) for key in _JUDGE_REWARD if key in settings}
-        reward = str(settings.get("reward", ""))
-        served = {key: judge[key] for key in Served.model_fields if key in judge}
+        rewards = settings.get("reward", [])
+        named = [rewards] if isinstance(rewards, str) else rewards
+        served = {key: judge.pop(key) for key in Served.model_fields if key in judge}
         watch = settings.get("monitor", {}).get("judge")
         is_watched = isinstance(watch, str) and ModelRef(watch).is_served
-        if served and not is_watched and not (reward.startswith("judge:") and JudgeRef(reward[6:]).is_served):
+        is_served = any(name.startswith("judge:") and JudgeRef(name[6:]).is_served for name in named)
+        if served and not is_watched and not is_served:
             raise RecipeError(
-                f"only a model on a server has such a setting, not {reward}", key=f"--{next(iter(served))}"
+                f"only a model on a server has such a setting, not {', '.join(named)}", key=f"--{next(iter(served))}"
             )
-        if reward.startswith("judge:"):
-            if not JudgeRef(reward[6:]).is_served:
-                judge = {key: value for key, value in judge.items() if key not in served}
-            settings["reward"] = {"judge": {"model": reward.partition(":")[2], **judge}}
+        weights = settings.pop("reward_weight", ())
+        if named:
+            settings["reward"] = reward_from_options(named, weights, judge, served if is_served else {})
         if monitor := settings.get("monitor"):
             monitor = dict(monitor)
             if not {"prompts", "judge"} <= monitor.keys():
