@@ -70,7 +70,16 @@ def test_a_budget_does_not_make_a_judge_better_and_prices_are_per_label() -> Non
         ({"judge_agreement": 0.55}, "RLHF with RL"),
         ({}, "hybrid with RL"),
         ({"judge_agreement": 0.78, "high_stakes": True}, "hybrid with RL"),
-        ({"judge_agreement": 0.55, "budget_usd": 5000.0}, "hybrid with RL"),
+        ({"judge_agreement": 0.55, "budget_usd": 5000.0}, "RLHF with RL"),
+        ({"judge_agreement": 0.65, "budget_usd": 5000.0}, "hybrid with RL"),
+        ({"judge_agreement": 0.55, "high_stakes": True}, "RLHF with RL"),
+        ({"judge_agreement": 0.55, "people_agreement": 0.58}, "RLHF with RL"),
+        ({"judge_agreement": 0.78, "is_taste": True}, "hybrid with RL"),
+        ({"judge_agreement": 0.78, "is_taste": True, "budget_usd": 2000.0}, "hybrid with RL"),
+        ({"is_taste": True}, "hybrid with RL"),
+        ({"judge_agreement": 0.78, "pairs": 5_000}, "RLAIF with DPO"),
+        ({"judge_agreement": 0.55, "pairs": 5_000}, "RLHF with DPO"),
+        ({"judge_agreement": 0.78, "pairs": 5_000, "can_sample": False}, "RLAIF with DPO"),
         ({"judge_agreement": 0.55, "budget_usd": 10.0}, "RLHF with RL"),
         ({"judge_agreement": 0.55, "budget_usd": 3000.0, "can_sample": False}, "RLHF with DPO"),
         ({"judge_agreement": 0.51, "budget_usd": 3000.0}, "RLHF with RL"),
@@ -79,6 +88,39 @@ def test_a_budget_does_not_make_a_judge_better_and_prices_are_per_label() -> Non
 )
 def test_each_rule(given: dict[str, object], advice: str) -> None:
     assert plan(Constraints(**given)).advice == advice  # type: ignore[arg-type]
+
+
+def test_existing_pairs_are_not_bought_again_and_evidence_is_per_locale() -> None:
+    """Half-width 0.05 at 0.5 needs 381 labels; with agreement 0.5 the judge saves none, and is measured on 381 as well."""
+    known = {"labels": 10_000, "half_width": 0.05, "judge_agreement": 0.5}
+    ways = {way.name: way for way in plan(Constraints(**known, pairs=4_000, locales=3)).ways}  # type: ignore[arg-type]
+    assert ways["RLHF"].human_labels == 10_000 - 4_000 + 3 * 381
+    assert ways["hybrid"].human_labels == max(0, 2_000 + 3 * 381 - 4_000) + 3 * 381
+    assert ways["RLAIF"].human_labels == 3 * 381  # measured on pairs that exist
+    assert ways["hybrid"].ai_labels == 8_000
+
+
+def test_hours_are_those_of_reading() -> None:
+    """304 words at 238 a minute are 76.6 s; two raters read twice."""
+    result = plan(Constraints(human=HumanPrice(raters=2)))
+    assert result.hours_per_human_label == pytest.approx(2 * 304 / 238 / 60)
+    for way in result.ways:
+        assert way.hours == pytest.approx(way.human_labels * 2 * 304 / 238 / 60)
+
+
+def test_unclear_guidelines_are_named_before_labels_are_bought() -> None:
+    result = plan(Constraints(judge_agreement=0.55, people_agreement=0.58))
+    assert any("sharpen the guidelines" in reason for reason in result.reasons)
+
+
+@pytest.mark.parametrize("agreement", [0.3, 0.5, 0.59])
+@pytest.mark.parametrize("budget", [None, 10.0, 1_500.0, 5_000.0, 1e6])
+@pytest.mark.parametrize("more", [{}, {"high_stakes": True}, {"is_taste": True}, {"pairs": 9_000}, {"locales": 4}])
+def test_a_judge_below_what_is_useful_is_never_advised(
+    agreement: float, budget: float | None, more: dict[str, object]
+) -> None:
+    result = plan(Constraints(judge_agreement=agreement, budget_usd=budget, **more))  # type: ignore[arg-type]
+    assert result.advice.startswith("RLHF")
 
 
 def test_nothing_is_called_affordable_that_is_not() -> None:

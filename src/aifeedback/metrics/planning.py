@@ -41,6 +41,8 @@ class HumanPrice(Config):
 
     words: float = Field(default=304.0, ge=0)
     """Words a rater reads."""
+    words_per_minute: float = Field(default=238.0, gt=0)
+    """Reading speed: 238 is the mean for English non-fiction (Brysbaert 2019); deciding takes time on top."""
     usd_per_50_words: float = Field(default=0.11, ge=0)
     """Pay per 50 words."""
     raters: int = Field(default=1, ge=1)
@@ -58,6 +60,12 @@ def human_label_cost(price: HumanPrice | None = None) -> float:
     """US dollars per human label; $0.669 at the published figures."""
     p = price or HumanPrice()
     return p.raters * p.words / 50 * p.usd_per_50_words
+
+
+def human_label_hours(price: HumanPrice | None = None) -> float:
+    """Hours that raters read per label; 0.021 (77 s) for the published 304 words."""
+    p = price or HumanPrice()
+    return p.raters * p.words / p.words_per_minute / 60
 
 
 class CostPlan(NamedTuple):
@@ -106,6 +114,12 @@ class Constraints(Config):
     """Most that all labels together may cost."""
     high_stakes: bool = False
     """Errors hurt people: an AI's word alone is never enough."""
+    is_taste: bool = False
+    """What is better is a matter of taste, humour or culture, on which a judge's agreement elsewhere says little."""
+    locales: int = Field(default=1, ge=1)
+    """Languages or groups of users; the judge is measured, and the result proven, in each."""
+    pairs: int = Field(default=0, ge=0)
+    """Pairs with human labels that exist already; they are not bought again."""
     can_sample: bool = True
     """The policy can write new texts during training; DPO needs none."""
     ai: AIPrice = AIPrice()
@@ -115,8 +129,11 @@ class Constraints(Config):
 class Way(NamedTuple):
     name: str
     human_labels: int
+    """To buy, beyond the pairs that exist."""
     ai_labels: int
     usd: float
+    hours: float
+    """Hours that raters read."""
     is_affordable: bool
     about: str
 
@@ -132,6 +149,7 @@ class Plan(NamedTuple):
     """Of AI and human verdicts, 2·agreement − 1: holds for two outcomes that are about equally frequent."""
     usd_per_human_label: float
     usd_per_ai_label: float
+    hours_per_human_label: float
     ways: tuple[Way, ...]
     advice: str
     """RLHF, RLAIF or hybrid; with DPO or RL."""
@@ -145,31 +163,30 @@ def plan(constraints: Constraints | None = None) -> Plan:
     alone = sample_size(c.half_width, share=c.share).value
     helped = None if rho is None else sample_size(c.half_width, share=c.share, ai_correlation=rho, n_ai=c.labels).value
     check = sample_size(c.half_width, share=c.judge_agreement or 0.5).value
-    evidence = helped if helped is not None else alone
-    ways = _ways(c, evidence, check)
+    ways = _ways(c, alone if helped is None else helped, check)
     advice, reasons = _advice(c, {way.name: way for way in ways})
     human, ai = human_label_cost(c.human), ai_label_cost(c.ai)
-    return Plan(alone, helped, check, rho, human, ai, ways, advice, reasons)
+    return Plan(alone, helped, check, rho, human, ai, human_label_hours(c.human), ways, advice, reasons)
 
 
 def _ways(c: Constraints, evidence: int, check: int) -> tuple[Way, ...]:
-    """All three include the human labels that prove the result; those that rely on an AI also measure it."""
+    """All three include the human labels that prove the result, in each locale; those that rely on an AI also measure it.
+
+    Existing pairs serve as labels and to measure the judge, never as evidence: that needs new responses.
+    """
+    evidence, check = evidence * c.locales, check * c.locales
     slices = min(c.labels, max(check, c.labels // 5))
     rows = (
-        ("RLHF", c.labels + evidence, 0, "people label everything"),
-        (
-            "hybrid",
-            slices + check + evidence,
-            c.labels - slices,
-            "an AI labels four fifths, people the hard or local rest",
-        ),
-        ("RLAIF", check + evidence, c.labels, "an AI labels everything, people check it and judge the result"),
+        ("RLHF", c.labels, 0, "people label everything"),
+        ("hybrid", slices + check, c.labels - slices, "an AI labels four fifths, people the hard or local rest"),
+        ("RLAIF", check, c.labels, "an AI labels everything, people check it and judge the result"),
     )
     human, ai = human_label_cost(c.human), ai_label_cost(c.ai)
     made = []
     for name, people, machine, about in rows:
-        usd = people * human + machine * ai
-        made.append(Way(name, people, machine, usd, c.budget_usd is None or usd <= c.budget_usd, about))
+        bought = max(0, people - c.pairs) + evidence
+        usd, hours = bought * human + machine * ai, bought * human_label_hours(c.human)
+        made.append(Way(name, bought, machine, usd, hours, c.budget_usd is None or usd <= c.budget_usd, about))
     return tuple(made)
 
 
@@ -180,46 +197,60 @@ def _advice(c: Constraints, ways: dict[str, Way]) -> tuple[str, tuple[str, ...]]
         cheaper = [name for name in ("hybrid", "RLAIF") if ways[name].usd < ways[wish].usd and ways[name].is_affordable]
         if not cheaper:
             reasons.append(f"{price}: buy fewer labels, or accept a wider interval")
-        elif cheaper[0] == "RLAIF" and _is_too_weak(c):
+        elif _is_too_weak(c):
             # a budget makes no judge better: noise at a lower price is still noise
             reasons.append(
-                f"{price}; only RLAIF fits, and this judge is too weak for it: buy fewer human labels, or find a judge that "
-                f"agrees with people on at least {USEFUL:.0%} of pairs"
+                f"{price}; only {' or '.join(cheaper)} fits, and this judge is too weak for it: buy fewer human labels, or find "
+                f"a judge that agrees with people on at least {USEFUL:.0%} of pairs"
             )
-        elif c.high_stakes and cheaper[0] == "RLAIF":
-            reasons.append(f"{price}; only RLAIF fits, and at these stakes it is not enough: buy fewer labels instead")
+        elif (c.high_stakes or c.is_taste) and cheaper[0] == "RLAIF":
+            why = "at these stakes" if c.high_stakes else "in matters of taste"
+            reasons.append(f"{price}; only RLAIF fits, and {why} it is not enough: buy fewer labels instead")
         else:
             reasons.append(f"{price}; {cheaper[0]} fits")
             wish = cheaper[0]
-    if c.can_sample:
-        return f"{wish} with RL", (
-            *reasons,
-            "the policy can sample: RL learns from its own texts, and best-of-n is a cheap check",
-        )
-    return f"{wish} with DPO", (
-        *reasons,
-        "the policy cannot sample while it trains: DPO learns from the labelled pairs alone",
-    )
+    if c.locales > 1:
+        reasons.append(f"{c.locales} locales: the judge is measured, and the result proven, in each of them")
+    return f"{wish} with {'DPO' if _is_for_dpo(c) else 'RL'}", (*reasons, _route(c))
+
+
+def _is_for_dpo(c: Constraints) -> bool:
+    return c.pairs > 0 or not c.can_sample
+
+
+def _route(c: Constraints) -> str:
+    if not c.can_sample:
+        return "the policy cannot sample while it trains: DPO learns from the labelled pairs alone"
+    if c.pairs:
+        return f"{c.pairs:,} labelled pairs exist: DPO on them is the simplest start; go to RL where its win rate stops rising"
+    return "the policy can sample: RL learns from its own texts, and best-of-n is a cheap check"
 
 
 def _wish(c: Constraints) -> tuple[str, list[str]]:
-    if c.high_stakes:
-        return "hybrid", [
-            "errors hurt people: people label a share, and the judge counts only where they agree with it"
-        ]
     if c.judge_agreement is None:
-        return "hybrid", ["the judge's agreement with people is unknown: measure it first (`aifeedback audit`)"]
-    gap = c.people_agreement - c.judge_agreement
+        reasons = ["the judge's agreement with people is unknown: measure it first (`aifeedback audit`)"]
+        return "hybrid", [*_limits(c), *reasons]
     rates = f"the judge agrees with people on {c.judge_agreement:.0%} of pairs, two people on {c.people_agreement:.0%}"
-    if gap <= CLOSE + 1e-9:  # 0.75 − 0.70 is more than 0.05 in binary
+    if _is_too_weak(c):
+        unclear = [f"two people agree on {c.people_agreement:.0%} only: sharpen the guidelines before buying labels"]
+        return "RLHF", [f"{rates}: too little to learn from", *(unclear if c.people_agreement < USEFUL else ())]
+    if limits := _limits(c):
+        return "hybrid", [*limits, rates]
+    if c.people_agreement - c.judge_agreement <= CLOSE + 1e-9:  # 0.75 − 0.70 is more than 0.05 in binary
         return "RLAIF", [f"{rates}: about as good as one more person"]
-    if not _is_too_weak(c):
-        return "hybrid", [f"{rates}: a useful judge, not a substitute"]
-    return "RLHF", [f"{rates}: too little to learn from"]
+    return "hybrid", [f"{rates}: a useful judge, not a substitute"]
+
+
+def _limits(c: Constraints) -> list[str]:
+    """Why an AI's labels alone will not do, however good they are."""
+    limits = []
+    if c.high_stakes:
+        limits.append("errors hurt people: people label a share, and the judge counts only where they agree with it")
+    if c.is_taste:
+        limits.append("a matter of taste or culture: people from the intended users label a share")
+    return limits
 
 
 def _is_too_weak(c: Constraints) -> bool:
     """A judge from which no share of AI labels would teach anything, however cheap."""
-    if c.judge_agreement is None:
-        return False
-    return c.judge_agreement < USEFUL and c.people_agreement - c.judge_agreement > CLOSE + 1e-9
+    return c.judge_agreement is not None and c.judge_agreement < USEFUL
