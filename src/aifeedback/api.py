@@ -149,13 +149,16 @@ def load_prompts(path: str | Path, *, columns: Mapping[str, str] | None = None, 
     return Prompts(read.rows, read.report)
 
 
-class _Judging:
+Spec = TypeVar("Spec", JudgeSpec, PanelSpec)
+
+
+class _Judging(Generic[Spec]):
     """What a judge and a panel have in common."""
 
-    spec: Judging
+    spec: Spec
     """Its settings, as a recipe writes them."""
 
-    def __init__(self, spec: Judging, *, seed: int, folder: str | Path) -> None:
+    def __init__(self, spec: Spec, *, seed: int, folder: str | Path) -> None:
         checks.require_refs(list(refs_in(spec)))
         self.spec, self.seed, self.folder = spec, seed, Path(folder)
 
@@ -172,10 +175,8 @@ class _Judging:
         return label_all(connect.labeler(self.spec, context), rows, context, connect.batch_for(self.spec, context, 256))
 
 
-class Judge(_Judging):
+class Judge(_Judging[JudgeSpec]):
     """A model made into a judge of pairs."""
-
-    spec: JudgeSpec
 
     def __init__(
         self,
@@ -216,10 +217,8 @@ _SHARED = ("model", "base_url", "spend_cap_usd", "prices", "server", "rationale"
 """Settings of a judge of pairs that also concern a judge that rates responses."""
 
 
-class Panel(_Judging):
+class Panel(_Judging[PanelSpec]):
     """Several judges as one."""
-
-    spec: PanelSpec
 
     def __init__(
         self,

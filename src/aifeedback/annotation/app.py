@@ -19,7 +19,7 @@ import os
 import re
 import socket
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -369,7 +369,7 @@ def _next(assignment: Assignment, rater: str, *, saved: str = "", problem: str =
     waiting = assignment.waiting(rater)
     known = assignment.item(rater, saved) if saved in assignment.done(rater) else None
     latest = assignment.latest(rater, known) if known is not None and known.purpose == "calibration" else None
-    around = {
+    around: dict[str, Any] = {
         "problem": problem,
         "lost": lost,
         "saved": saved if known is not None else "",
@@ -597,7 +597,7 @@ class Running(NamedTuple):
 
 
 @contextmanager
-def running(assignment: Assignment) -> Iterator[Running]:
+def running(assignment: Assignment) -> Generator[Running]:
     """The page on a free loopback port, in a thread, until the block ends: for tests and simulated raters."""
     import threading
     import time

@@ -14,7 +14,7 @@ import json
 import secrets
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -189,7 +189,7 @@ class RatingStore:
                 self._idle.append(connection)
 
     @contextmanager
-    def _writing(self) -> Iterator[Connection]:
+    def _writing(self) -> Generator[Connection]:
         """A transaction, committed at the end. Raises StoreUnavailable where it cannot be had or cannot be committed."""
         if not self._lock.acquire(timeout=self.patience_s):
             raise StoreUnavailable(self.path, None)

@@ -235,13 +235,14 @@ def _ask(judge: str | None, prompt: str, rationale: bool, out: Path, make: Any, 
     from aifeedback.storage import make_folder
 
     server = parse(JudgeSpec, {"model": judge, "prompt": prompt, **served}, prefix="--").server_options
-    refs = [ModelRef(judge), PromptRef(prompt)]
+    asking = PromptRef(prompt)
+    refs = [ModelRef(judge), asking]
     require_modules(modules_of(refs))
     if problems := problems_of(iter(refs)):
         raise RecipeError("\n  ".join(problems), fix="nothing was run; fix this first")
     make_folder(out)
     model = Context(out, out).connect(judge, server)
-    return make(model, refs[1].load(), JudgeSettings(rationale=Thought() if rationale else None))
+    return make(model, asking.load(), JudgeSettings(rationale=Thought() if rationale else None))
 
 
 def _comparisons(data: Path | None) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,7 +91,7 @@ def clock(seconds: float) -> str:
 
 
 @contextmanager
-def progress_line(title: str) -> Iterator[Any]:
+def progress_line(title: str) -> Generator[Any]:
     """A protocols.Progress for a single step."""
     with bars() as progress:
         watcher = RunWatcher(progress)

@@ -166,7 +166,7 @@ def name_in(row: Mapping[str, Any], key: str, default: str = "data") -> str:
 
 def kind_of(value: Any) -> str:
     """What a JSON value is, in plain words."""
-    names = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
+    names: dict[Any, str] = {str: "text", list: "a list", dict: "an object", bool: "true or false", type(None): "null"}
     if type(value) is int and abs(value) >= 10**20:
         return "a number of more than 20 digits"
     if type(value) in (int, float):

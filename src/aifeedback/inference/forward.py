@@ -33,7 +33,7 @@ def plain_head(model: Any) -> nn.Linear | None:
     """The output matrix of a model whose logits are nothing but hidden states times it; None for every other."""
     head = unwrapped(model).get_output_embeddings()
     config = unwrapped(model).config.get_text_config()
-    is_plain = type(head) is nn.Linear and head.bias is None and type(head.weight) is nn.Parameter
+    is_plain = type(head) is nn.Linear and type(head.weight) is nn.Parameter and getattr(head, "bias", None) is None
     return head if is_plain and not any(getattr(config, name, None) for name in SCALED_HEADS) else None
 
 
@@ -53,7 +53,7 @@ class TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         hidden_RD, weight_VD, token_R, lse_R = ctx.saved_tensors
         grad_R1 = (grads[0] / ctx.temperature)[:, None]
         d_hidden_RD = torch.empty_like(hidden_RD) if ctx.needs_input_grad[0] else None

@@ -13,7 +13,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, TypeAlias
 
@@ -125,7 +125,7 @@ class Engine:
         self._prefix = {}
 
     @contextmanager
-    def running(self, path: Path) -> Iterator[None]:
+    def running(self, path: Path) -> Generator[None]:
         """The model as it is called on this path: with our attention and kernels on ``tree``, with its own elsewhere.
 
         One thread at a time.
@@ -134,7 +134,7 @@ class Engine:
             yield
 
     @contextmanager
-    def _as_on(self, path: Path) -> Iterator[None]:
+    def _as_on(self, path: Path) -> Generator[None]:
         if path != "tree":
             yield
             return
@@ -220,7 +220,7 @@ class Engine:
 @contextmanager
 def recomputing(
     model: Any, around: Callable[[], AbstractContextManager[None]] = nullcontext, *, wanted: bool = True
-) -> Iterator[None]:
+) -> Generator[None]:
     """Layers that keep their inputs alone for the backward pass, and run again there under ``around``.
 
     transformers' own checkpointing runs in training mode only, and forgets how the engine calls the model.
@@ -228,7 +228,7 @@ def recomputing(
     if not wanted or not torch.is_grad_enabled():
         yield
         return
-    kinds = set(getattr(unwrapped(model), "_no_split_modules", None) or ())
+    kinds = set[str](getattr(unwrapped(model), "_no_split_modules", None) or ())
     layers = [module for module in base_of(model).modules() if type(module).__name__.removeprefix("FSDP") in kinds]
     if not layers:
         raise ModelError(

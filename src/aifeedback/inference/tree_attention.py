@@ -19,7 +19,7 @@ end, where its own queries do not look, with its last token.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ FULL = 0.75
 class Group(NamedTuple):
     """N short blocks of at most L tokens that are computed together."""
 
-    count: int
+    blocks: int
     places: Tensor
     """(N·L,) where each token is in the pack; behind the end of a shorter block, its last token again."""
     real: Tensor | None
@@ -53,7 +53,7 @@ class Group(NamedTuple):
     def gather(self, states: Tensor) -> Tensor:
         """(1, heads, T, …) → (N, heads, L, …)."""
         picked = states[0].transpose(0, 1).index_select(0, self.places)
-        return picked.unflatten(0, (self.count, -1)).transpose(1, 2)
+        return picked.unflatten(0, (self.blocks, -1)).transpose(1, 2)
 
     def scatter(self, parts: Tensor, out: Tensor) -> None:
         """(N, heads, L, …) to their places in ``out`` (1, heads, T, …)."""
@@ -69,7 +69,7 @@ class Group(NamedTuple):
             return parts
         kept = torch.zeros(len(self.places), dtype=torch.bool)
         kept[self.real] = True
-        return parts * kept.view(self.count, 1, -1, *[1] * (parts.dim() - 3))
+        return parts * kept.view(self.blocks, 1, -1, *[1] * (parts.dim() - 3))
 
 
 class Blocks(NamedTuple):
@@ -345,7 +345,7 @@ def configs_of(model: Any) -> list[Any]:
 
 
 @contextmanager
-def attention(configs: Sequence[Any], name: str) -> Iterator[None]:
+def attention(configs: Sequence[Any], name: str) -> Generator[None]:
     """A model with another attention function; its own is back afterwards."""
     before = [config._attn_implementation_internal for config in configs]
     try:

@@ -179,7 +179,8 @@ def unparsed(labelled: Done) -> str:
 
 def parsed(text: str) -> Done:
     values = json.loads(text)
-    calls = [Entry(**{**call, **{name: bytes.fromhex(call[name]) for name in _BYTES}}) for call in values["calls"]]
+    rows: list[dict[str, Any]] = values["calls"]
+    calls = [Entry(**{**row, **_bytes_of(row)}) for row in rows]
     return Done([Preference.model_validate(p) for p in values["preferences"]], calls)
 
 
@@ -203,7 +204,11 @@ def _ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray  # pyright: ignore[reportMissingImports]
-        import ray.data  # pyright: ignore[reportMissingImports]
+        import ray.data  # pyright: ignore[reportMissingImports, reportUnusedImport]
     except ImportError:
         raise MissingExtra("ray", "ray") from None
     return ray
+
+
+def _bytes_of(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: bytes.fromhex(row[name]) for name in _BYTES}

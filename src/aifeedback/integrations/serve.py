@@ -23,7 +23,7 @@ import asyncio
 import re
 import secrets
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -154,7 +154,7 @@ def create_app(
     encoding = _encoding(reward, config)
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
         worker = asyncio.create_task(batcher.run())
         yield
         worker.cancel()

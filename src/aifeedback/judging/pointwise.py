@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -166,7 +166,7 @@ class JudgeScorer:
         texts = [rationale.text for rationale, _ in read if rationale]
         readings = [reading for _, reading in read if reading]
         coverages = [r.coverage for r in readings if r.coverage is not None]
-        common = {
+        common: dict[str, Any] = {
             "completion_id": completion.id,
             "judge": self.name,
             "coverage": min(coverages) if coverages else None,

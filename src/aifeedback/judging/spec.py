@@ -217,8 +217,9 @@ class JudgeSpec(Served, JudgeSettings):
 
     def settings(self, seed: int) -> JudgeSettings:
         """What the labeler takes."""
-        own = {name: getattr(self, name) for name in JudgeSettings.model_fields}
-        return JudgeSettings(**{**own, "seed": seed})
+        own: dict[str, Any] = {name: getattr(self, name) for name in JudgeSettings.model_fields}
+        own["seed"] = seed
+        return JudgeSettings(**own)
 
 
 COMBINATIONS = "must be mean, median or a file of learned weights (.json)"

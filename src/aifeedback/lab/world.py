@@ -101,7 +101,7 @@ def draw_fragment(rng: random.Random, sentences: int, *, distraction: float = DI
 
 def post_forms(facts: Facts) -> list[tuple[str, ...]]:
     """The forms of each sentence that a post with these facts holds; the question comes last."""
-    forms = [words.POST_CORE, words.POST_WHERE]
+    forms: list[tuple[str, ...]] = [words.POST_CORE, words.POST_WHERE]
     if "feeling" in facts:
         forms.append(words.POST_FEELING)
     if "excuse" in facts:

@@ -333,7 +333,7 @@ def labelled(
     values = np.where(same, 0.5, column)
     lengths = [np.array([len(text) if text.strip() else 0 for text in side]) for side in (first, second)]
     shared: dict[str, Any] = {"prompts": None if prompts is None else shared_prompts(prompts), "confidence": confidence}
-    counted = {
+    counted: dict[str, Any] = {
         "rows": len(values),
         "unknown": int(np.isnan(values).sum()),
         "identical": int(same.sum()),

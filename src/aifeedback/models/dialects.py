@@ -450,7 +450,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 _ALPHABET = _byte_alphabet()
-_STAND_INS = frozenset(character for character, byte in _ALPHABET.items() if ord(character) >= 256)
+_STAND_INS = frozenset(character for character in _ALPHABET if ord(character) >= 256)
 _RAW_START = re.compile("[\u0120\u010a\u0109]")  # space, newline and tab in byte-level BPE
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _BYTES_TEXT = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")

@@ -26,7 +26,7 @@ OPEN = frozenset({Problem.SERVER_ERROR, Problem.TIMEOUT, Problem.NO_LOGPROBS, Pr
 class Answered(NamedTuple):
     """One answer as it arrives."""
 
-    index: int
+    place: int
     """Position of its prompt."""
     answer: Any
     """Reading or Reply."""
@@ -124,7 +124,7 @@ class Journaled:
         wanted = (_Batch(places, [prompts[n] for n in places]) for places in self._open(keys, ask.batch, answers, form))
         with closing(ask.run(wanted)) as batches:
             for batch in batches:
-                entries = [_entry(kind, keys[a.index], setting, hashes[a.index], a) for a in batch]
+                entries = [_entry(kind, keys[a.place], setting, hashes[a.place], a) for a in batch]
                 made = [entry for entry in entries if entry.outcome != Problem.OVER_BUDGET]
                 answers.update({entry.key: _answer(entry, form) for entry in entries})
                 answers.update({entry.key: _answer(entry, form) for entry in self.journal.append(made)})
@@ -173,7 +173,7 @@ def _streamed(
     for places, prompts in batches:
         with closing(stream(prompts)) as answered:
             for some in answered:
-                yield [one._replace(index=places[one.index]) for one in some]
+                yield [one._replace(place=places[one.place]) for one in some]
 
 
 def _one_by_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -125,7 +125,7 @@ class LocalModel:
         return int(max(1, min(torch.get_num_threads(), MOST_COPIES, room)))
 
     @contextmanager
-    def with_threads(self, count: int) -> Iterator[None]:
+    def with_threads(self, count: int) -> Generator[None]:
         """torch uses so many threads inside the block."""
         before = torch.get_num_threads()
         torch.set_num_threads(count)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from aifeedback.models import dialects
 from aifeedback.types import FinishReason, Problem
@@ -313,7 +313,7 @@ def parse_label(text: str, labels: Sequence[str], *, finish_reason: FinishReason
     return _parse(with_ordinals(text, names), label_forms(tuple(labels)), finish_reason)
 
 
-def _parse(text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
+def _parse(text: str, forms: Forms, finish_reason: FinishReason) -> Parsed[Any]:
     answer = dialects.final_text(text)
     if answer.text is None:
         return Parsed(None, Problem.UNREADABLE)
@@ -325,7 +325,7 @@ def _parse(text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
     return parsed
 
 
-def _read(answer: dialects.FinalText, text: str, forms: Forms, finish_reason: FinishReason) -> Parsed:
+def _read(answer: dialects.FinalText, text: str, forms: Forms, finish_reason: FinishReason) -> Parsed[Any]:
     plain = plain_text(text)
     if finish_reason == "length":
         # The conclusion may be what was cut off, "1" may be half of "10", and without a mark that closes it all of it
@@ -349,7 +349,7 @@ def _why_not(plain: str) -> Problem:
     return Problem.ABSTAINED if UNDECIDED.search(plain) else Problem.UNREADABLE
 
 
-def _agreed(evidence: Iterable[object]) -> Parsed | None:
+def _agreed(evidence: Iterable[object]) -> Parsed[Any] | None:
     """The one value that all evidence names; None without evidence; unreadable where it differs."""
     values = set(evidence)
     if len(values) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,7 +117,7 @@ class Monitor:
         return count * self.settings.rounds_per_year / self.settings.false_alarms_per_year
 
     @contextlib.contextmanager
-    def locked(self, *, changes: Collection[str] = ()) -> Iterator[list[Path]]:
+    def locked(self, *, changes: Collection[str] = ()) -> Generator[list[Path]]:
         """Work in the folder: log and page are written, and everything is sealed, when the block ends.
 
         Yields a list for the files that the block writes. Refuses a second process. Raises JournalError where a file,

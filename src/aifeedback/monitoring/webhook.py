@@ -31,7 +31,7 @@ def address(url: str) -> str:
 
 
 class _Direct(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         """Follow no redirect: it could lead anywhere."""
 
 

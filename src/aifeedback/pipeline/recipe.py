@@ -211,6 +211,7 @@ def _stages(
     entries: Sequence[Entry], overrides: Mapping[str, Mapping[str, Any]], problems: list[str]
 ) -> Iterator[Stage]:
     for entry in entries:
+        schema: Any = None
         try:
             values = fill(entry.values, entry.settings)
             if not values.pop("when", True):
@@ -223,7 +224,7 @@ def _stages(
         except InputError as unusable:
             problems.append(f"{entry.where}: {unusable}")
         except ValueError as invalid:
-            errors = getattr(invalid, "errors", list)()
+            errors = getattr(invalid, "errors", list)() if schema else []
             problems += [f"{entry.where}: {describe(e, schema)}" for e in errors] or [f"{entry.where}: {invalid}"]
         else:
             yield Stage(entry.id, entry.kind, step, tuple(step.needs()), values)

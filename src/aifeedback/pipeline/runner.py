@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
@@ -193,7 +193,7 @@ ONLY_SHOWS = {"cli", "audit", "reports", "annotation", "integrations", "summary.
 
 
 @contextmanager
-def _without_script() -> Iterator[None]:
+def _without_script() -> Generator[None]:
     """Meanwhile a new process does not run the user's script again: a stage needs nothing of it, and a script that calls
     ``run`` at its top level would start itself in every worker."""
     main = sys.modules["__main__"]

@@ -90,7 +90,7 @@ def append(path: Path, *, version: str, digest: str, by: str, why: str, answers:
         raise StandardsError(
             f"another wording is logged as version {version}", file=path, key="version", fix="give it a new version"
         )
-    measured = {"compared": flips["n"], "flipped": tuple(flips["flipped"])} if flips else {}
+    measured: dict[str, Any] = {"compared": flips["n"], "flipped": tuple(flips["flipped"])} if flips else {}
     today = datetime.now(UTC).date().isoformat()
     one = Logged(version=version, at=today, by=by, why=why, digest=digest, answers=answers, **measured)
     one = one.model_copy(update={"link": _link(one, log[-1].link if log else "")})

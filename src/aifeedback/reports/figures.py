@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -329,7 +329,7 @@ def drawn(draw: Callable[[Any], None], *, width: float, height: float, alt: str)
 
 
 @contextmanager
-def _settings(salt: str) -> Iterator[None]:
+def _settings(salt: str) -> Generator[None]:
     import matplotlib
 
     with matplotlib.rc_context(cast(Any, {**_STYLE, "svg.hashsalt": salt})), warnings.catch_warnings():

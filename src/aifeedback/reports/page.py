@@ -25,7 +25,7 @@ def _environment() -> Environment:
         loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["svg"] = lambda text: Markup(text)  # our own plots, never input
-    environment.filters["css"] = lambda name: Markup(_source(name))
+    environment.filters["css"] = lambda name: Markup(_source(str(name)))
     environment.filters["duration"] = duration
     environment.filters["visible"] = visible
     environment.filters["typeset"] = typeset

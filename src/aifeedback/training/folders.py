@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -266,7 +266,7 @@ def weights_digest(folder: str | PathLike[str]) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def _quietly() -> Generator[None]:
     """Without transformers' own bars and warnings on new heads: the caller shows progress."""
     from transformers.utils import logging
 

@@ -109,7 +109,7 @@ class KtoObjective(RowObjective):
         figures = {"kl": kl if self.share.rank == 0 else 0.0}
         return Plan([KtoMicro(micro.rows, micro.scale, kl) for micro in plan.micro], plan.tokens, figures)
 
-    def forward(self, micro: KtoMicro) -> Loss:
+    def forward(self, micro: KtoMicro) -> Loss:  # pyright: ignore[reportIncompatibleMethodOverride]
         rows = micro.rows
         logp = compute.sequence_logprobs(self.model, [r.prompt for r in rows], [r.completion for r in rows], grad=True)
         own_B = torch.stack([logp_T.sum() for logp_T in logp])

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from os import PathLike
 from pathlib import Path
@@ -310,7 +310,7 @@ def start(config: LoopConfig) -> Any:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     bf16 = config.precision == "bf16" or (config.precision == "auto" and has_bf16)
     return Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=not torch.cuda.is_available())
@@ -473,7 +473,7 @@ def _shard(objective: Any, accelerator: Any) -> Any:
 
 
 @contextmanager
-def _whole(wrapped: Any) -> Iterator[None]:
+def _whole(wrapped: Any) -> Generator[None]:
     """Lets code use the model outside the wrapped call: a sharded root has its own parameters gathered meanwhile."""
     if hasattr(wrapped, "unshard"):
         wrapped.unshard()
@@ -483,7 +483,7 @@ def _whole(wrapped: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _unsynchronised(wrapped: Any) -> Iterator[None]:
+def _unsynchronised(wrapped: Any) -> Generator[None]:
     """Gradients of all but the last micro-batch stay on their process."""
     if hasattr(wrapped, "set_requires_gradient_sync"):
         wrapped.set_requires_gradient_sync(False)
@@ -497,7 +497,7 @@ def _unsynchronised(wrapped: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _repeatable(seed: int, accelerator: Any) -> Iterator[None]:
+def _repeatable(seed: int, accelerator: Any) -> Generator[None]:
     """Own random state, deterministic algorithms; everything as before afterwards."""
     on_cpu = accelerator.device.type == "cpu"
     memory: Any = torch.utils.deterministic

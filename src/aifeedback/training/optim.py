@@ -65,7 +65,7 @@ class Adafactor(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del closure
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -89,7 +89,7 @@ class SplitWeights(torch.optim.Optimizer):
         self.kind = kind
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         del closure
         update_of = _adafactor_update if self.kind == "adafactor" else _adamw_update
         for group in self.param_groups:

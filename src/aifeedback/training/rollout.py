@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -53,7 +53,7 @@ class AdaptersOff:
 
 
 @contextmanager
-def running(model: Any) -> Iterator[Any]:
+def running(model: Any) -> Generator[Any]:
     """The model to call for a model or a reference."""
     if isinstance(model, AdaptersOff):
         with model.adapters.disable_adapter():
@@ -312,7 +312,7 @@ class Clock:
         self.line = {"step": step}
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> Generator[None]:
         began = time.perf_counter()
         yield
         self.line[name] = time.perf_counter() - began

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -204,7 +205,7 @@ def wording(inputs: ProbeInput) -> list[Finding]:
     return findings
 
 
-def _same(inputs: ProbeInput, probe: str, title: str, drawn: list[int], preferences: list) -> Finding:
+def _same(inputs: ProbeInput, probe: str, title: str, drawn: list[int], preferences: list[Any]) -> Finding:
     from aifeedback.metrics import repeatability as measure
 
     share = measure(

@@ -8,7 +8,7 @@ numbers with the kernel, and left alone otherwise. Linear layers stay the model'
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeAlias
 
@@ -56,7 +56,7 @@ class TreeAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, *ctx.kernels.tree_attention_backward(grads[0], *ctx.saved_tensors, *ctx.rest), None, None, None
 
 
@@ -99,7 +99,7 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, *ctx.kernels.rms_norm_backward(grads[0], *ctx.saved_tensors), None
 
 
@@ -114,7 +114,7 @@ class SwiGlu(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, *ctx.kernels.swiglu_backward(grads[0], *ctx.saved_tensors)
 
 
@@ -129,7 +129,7 @@ class Rotate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return None, ctx.kernels.rotate(grads[0], *ctx.saved_tensors, backward=True), None, None
 
 
@@ -161,7 +161,7 @@ def stand_ins(model: Any) -> tuple[StandIn, ...]:
 
 
 @contextmanager
-def replaced(substitutes: Sequence[StandIn]) -> Iterator[None]:
+def replaced(substitutes: Sequence[StandIn]) -> Generator[None]:
     """The stand-ins in place; what was there before is back afterwards."""
     before = [(s, vars(s.owner).get(s.name)) for s in substitutes]
     try:

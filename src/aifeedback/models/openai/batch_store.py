@@ -14,7 +14,7 @@ import fcntl
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,7 +71,7 @@ class BatchStore:
         self.folder = folder
 
     @asynccontextmanager
-    async def locked(self) -> AsyncIterator[None]:
+    async def locked(self) -> AsyncGenerator[None]:
         """One process at a time looks and submits, so that two stages with equal requests submit them once."""
         make_folder(self.folder)
         with (self.folder / ".lock").open("w") as lock:

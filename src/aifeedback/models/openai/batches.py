@@ -14,7 +14,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import groupby
 from pathlib import Path
@@ -100,7 +100,7 @@ class BatchCaller(Caller):
         """Requests whose responses were read since this was last emptied."""
 
     @asynccontextmanager
-    async def round(self) -> AsyncIterator[None]:
+    async def round(self) -> AsyncGenerator[None]:
         """Fetch what has ended; inside, calls are answered from it or join the queue."""
         async with self.store.locked():
             await self._begin()

@@ -344,8 +344,9 @@ class Caller:
         tokens = charge.characters / charge.spending.characters_per_token + max_tokens
         data = json.dumps(body).encode("utf-8", "surrogatepass")
         causes: list[str] = []
-        started = time.monotonic()
-        for attempt in range(1, self.limits.attempts + 1):
+        attempt, started = 0, time.monotonic()
+        while True:
+            attempt += 1
             await self.pace.turn(tokens)
             if attempt == 1:
                 started = time.monotonic()

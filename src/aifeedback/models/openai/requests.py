@@ -39,7 +39,7 @@ PATHS: Mapping[str, str] = {
 class Job(NamedTuple):
     """A prompt and its place in the caller's list."""
 
-    index: int
+    place: int
     prompt: PromptLike
     characters: int
 
@@ -97,7 +97,7 @@ class Asker:
             cost_usd=tally.charge.cost_usd,
             problem=None if len(seen) == len(logprobs) else Problem.LABEL_HIDDEN,
         )
-        return Answered(job.index, reading, tally.seconds, {**tally.raw(), "top": tables[""]})
+        return Answered(job.place, reading, tally.seconds, {**tally.raw(), "top": tables[""]})
 
     async def decide(self, job: Job, form: decisions.Format, labels: Sequence[str]) -> Answered:
         """log P(label) as a decision model gives it."""
@@ -119,7 +119,7 @@ class Asker:
             prompt_tokens=charge.prompt_tokens,
             cost_usd=charge.cost_usd,
         )
-        return Answered(job.index, reading, tally.seconds, {**tally.raw(), "answers": answer.body.get("answers")})
+        return Answered(job.place, reading, tally.seconds, {**tally.raw(), "answers": answer.body.get("answers")})
 
     async def vote(self, job: Job, labels: Sequence[str]) -> Answered:
         """log of each label's share of n sampled verdicts; ``NO_VOTES`` for a label that no readable one named.
@@ -166,7 +166,7 @@ class Asker:
         if problems and (cut := problems[Problem.TRUNCATED]):
             raw.setdefault("causes", []).append(f"{cut} of {rounds} verdicts hit the token limit; raise answer_tokens")
         if not votes:
-            return Answered(job.index, _unknown(len(labels), problems.most_common(1)[0][0], tally), tally.seconds, raw)
+            return Answered(job.place, _unknown(len(labels), problems.most_common(1)[0][0], tally), tally.seconds, raw)
         reading = Reading(
             logprobs=tuple(math.log(votes[label] / rounds) if votes[label] else NO_VOTES for label in labels),
             coverage=votes.total() / rounds,
@@ -174,7 +174,7 @@ class Asker:
             completion_tokens=tally.charge.completion_tokens,
             cost_usd=tally.charge.cost_usd,
         )
-        return Answered(job.index, reading, tally.seconds, raw)
+        return Answered(job.place, reading, tally.seconds, raw)
 
     async def reply(self, job: Job, sampling: Sampling) -> Answered:
         """One sampled answer, drawn with a seed made of ``sampling.seed`` and the prompt."""
@@ -192,11 +192,11 @@ class Asker:
             cost_usd=tally.charge.cost_usd,
             problem=problem,
         )
-        return Answered(job.index, reply, tally.seconds, tally.raw(), stays_open=self._is_doubtful(problem))
+        return Answered(job.place, reply, tally.seconds, tally.raw(), stays_open=self._is_doubtful(problem))
 
     def _unread(self, job: Job, labels: int, failed: CallFailed, tally: _Tally) -> Answered:
         unknown = _unknown(labels, failed.problem, tally)
-        return Answered(job.index, unknown, tally.seconds, tally.raw(), stays_open=self._is_doubtful(failed.problem))
+        return Answered(job.place, unknown, tally.seconds, tally.raw(), stays_open=self._is_doubtful(failed.problem))
 
     def _is_doubtful(self, problem: Problem | None) -> bool:
         """Whether a refusal for length may be about the settings: no prompt was accepted yet."""

@@ -382,7 +382,7 @@ def _in_order(batches: Iterator[list[Answered]], count: int) -> list[Any]:
     answers: list[Any] = [None] * count
     for batch in batches:
         for answered in batch:
-            answers[answered.index] = answered.answer
+            answers[answered.place] = answered.answer
     return answers
 
 
