@@ -290,3 +290,42 @@ def test_raters_marked_unsound_are_left_out_by_a_declared_rule(tmp_path: Path) -
     assert set(out["raters"]) == {"ben", "cleo"}
     assert set(out["rater_quality"]) == {"anna", "ben", "cleo", "dan"}
     assert (tmp_path / "sound" / "ratings.jsonl").read_text() == (tmp_path / "all" / "ratings.jsonl").read_text()
+
+
+def test_agreement_with_others_and_among_them_equals_plain_loops() -> None:
+    """Three raters of five, not all on each item: every two agreements, written out one by one."""
+    items, random = pairs(30), Random(3)
+    everyone = simulated({name: steady(0.7) for name in ("ana", "ben", "cleo", "dora", "emil")}, items, seed=4)
+    ratings = [rating for rating in everyone if random.random() < 0.7]
+    quality = rater_quality(items, ratings)
+    by_item: dict[str, dict[str, str | None]] = {}
+    for rating in ratings:
+        by_item.setdefault(rating.item_id, {})[rating.rater] = rating.choice
+    for name, one in quality.items():
+        own, below = [], []
+        for choices in by_item.values():
+            others = [choice for other, choice in choices.items() if other != name]
+            if name not in choices or not others:
+                continue
+            with_them = sum(choice == choices[name] for choice in others) / len(others)
+            among = [a == b for i, a in enumerate(others) for b in others[i + 1 :]]
+            own.append(with_them)
+            below += [with_them - sum(among) / len(among)] if among else []
+        assert one["agreement"]["value"] == pytest.approx(sum(own) / len(own), abs=1e-12)
+        assert one["below_others"]["value"] == pytest.approx(sum(below) / len(below), abs=1e-12)
+        assert one["below_others"]["n"] == len(below)
+
+
+def test_the_work_grows_with_pairs_of_raters_not_with_pairs_of_pairs() -> None:
+    """120 raters make 7,140 pairs; comparing each with every other pair would take hours."""
+    items = pairs(24)
+    raters = {f"r{n:03}": steady(0.8) for n in range(119)} | {"copy": steady(0.8)}
+    ratings = simulated(raters, items, seed=0)
+    verdicts = {rating.item_id: rating.choice for rating in ratings if rating.rater == "r000"}
+    ratings = [
+        rating.model_copy(update={"choice": verdicts[rating.item_id]}) if rating.rater == "copy" else rating
+        for rating in ratings
+    ]
+    quality = rater_quality(items, ratings)
+    assert len(quality) == 120
+    assert {rater for rater, one in quality.items() if one["copied"]} <= {"r000", "copy"}

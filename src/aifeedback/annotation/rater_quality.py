@@ -15,8 +15,11 @@ from itertools import combinations
 from statistics import median
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from aifeedback.annotation.items import Catalogue, Item, current, item_id
 from aifeedback.annotation.labeler import verdict
+from aifeedback.metrics.intervals import Floats, special
 from aifeedback.types import Rating
 
 FEW = 20
@@ -47,6 +50,23 @@ class _Row(NamedTuple):
     others: float | None
 
 
+class _Shared(NamedTuple):
+    """One item and everyone who rated it."""
+
+    item: Item
+    place: dict[str, int]
+    """Rater → row of ``agreement``."""
+    agreement: Floats
+    """(R, R) of every two raters; 1 on the diagonal."""
+    verdicts: Counter[float]
+    """How often each verdict was given."""
+
+    def rest(self, counts: Floats) -> tuple[float, int]:
+        """Sum and number of agreements over the pairs of raters that ``counts`` (R, R, of 0 and 1) keeps."""
+        kept = np.triu(counts, 1)
+        return float((self.agreement * kept).sum()), int(kept.sum())
+
+
 def unsound(quality: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The raters marked ✗: the declared rule by which ``rate --export --exclude-unsound`` leaves raters out."""
     return sorted(rater for rater, one in quality.items() if one["verdict"] == "✗")
@@ -61,11 +81,16 @@ def rater_quality(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str,
     for rating in now:
         by_rater[rating.rater].append(rating)
     again = [rating for rating in current(ratings) if rating.purpose == "repeat"]
-    copied = _copied(now, by_id)
+    shared = _shared(now, by_id)
+    names = sorted(by_rater)
+    copied = _copied(shared, names)
     copies = frozenset(frozenset((rater, one["rater"])) for rater, one in copied.items())
+    repeated: dict[str, list[Rating]] = defaultdict(list)
+    for rating in again:
+        repeated[rating.rater].append(rating)
+    rows = _rows(shared, copies)
     measured = {
-        rater: _measure(rater, own, now, by_id, [r for r in again if r.rater == rater], copies)
-        for rater, own in sorted(by_rater.items())
+        rater: _measure(rater, by_rater[rater], shared, rows, by_id, repeated[rater], len(names)) for rater in names
     }
     for rater, one in measured.items():
         one["copied"] = copied.get(rater)
@@ -79,59 +104,99 @@ def rater_quality(items: Sequence[Item], ratings: Sequence[Rating]) -> dict[str,
 def _measure(
     rater: str,
     own: Sequence[Rating],
-    everyone: Sequence[Rating],
+    shared: Mapping[str, _Shared],
+    rows_of: Mapping[tuple[str, str], _Row],
     items: Mapping[str, Item],
     again: Sequence[Rating],
-    copies: frozenset[frozenset[str]],
+    raters: int,
 ) -> dict[str, Any]:
-    others: dict[str, list[Rating]] = defaultdict(list)
-    for rating in everyone:
-        if rating.rater != rater:
-            others[rating.item_id].append(rating)
-    shared = [rating for rating in own if others[rating.item_id]]
-    rows = [_row(items[r.item_id], r, others[r.item_id], copies) for r in shared]
+    with_others = [rating for rating in own if (rater, rating.item_id) in rows_of]
+    rows = [rows_of[rater, rating.item_id] for rating in with_others]
     seconds = [r.seconds for r in own if r.seconds is not None]
+    chance = _chance(with_others, shared)
     return {
         "n": len(own),
         "agreement": _share([row.own for row in rows]),
-        "chance": _chance(items, shared, others),
-        "above_chance_p": _above(rows, _chance(items, shared, others)),
+        "chance": chance,
+        "above_chance_p": _above(rows, chance),
         "below_others": _paired([row.own - row.others for row in rows if row.others is not None]),
         "gold": _gold(own, items),
         "repeats": _repeats(own, again, items),
         "median_seconds": median(seconds) if seconds else None,
         "too_fast": _too_fast(own, items),
         "position": _position(own, items),
-        "same_value": _same_value(shared, others),
+        "same_value": _same_value(with_others, shared),
         "drift": _drift(rows),
-        "raters": len({r.rater for r in everyone}),
+        "raters": raters,
     }
 
 
-def _copied(ratings: Sequence[Rating], items: Mapping[str, Item]) -> dict[str, dict[str, Any]]:
+def _shared(ratings: Sequence[Rating], items: Mapping[str, Item]) -> dict[str, _Shared]:
+    """Item id → who rated it and how far every two of them agree: computed once, since raters are compared in pairs."""
+    by_item: dict[str, list[Rating]] = defaultdict(list)
+    for rating in ratings:
+        by_item[rating.item_id].append(rating)
+    shared: dict[str, _Shared] = {}
+    for identity, own in by_item.items():
+        item = items[identity]
+        units = [_units(item, rating) for rating in own]
+        units_RU = np.array(units, dtype=float)
+        agreement_RR = _alike_all(item, units_RU[:, None, :], units_RU[None, :, :]).mean(-1)
+        verdicts = Counter(value for row in units for value in row)
+        shared[identity] = _Shared(item, {r.rater: place for place, r in enumerate(own)}, agreement_RR, verdicts)
+    return shared
+
+
+def _rows(shared: Mapping[str, _Shared], copies: frozenset[frozenset[str]]) -> dict[tuple[str, str], _Row]:
+    """(rater, item id) → their row, where others rated the item too.
+
+    A rater and a copy of them agree by definition: that says nothing about how far others agree.
+    """
+    rows: dict[tuple[str, str], _Row] = {}
+    for identity, one in shared.items():
+        size = len(one.place)
+        if size < 2:
+            continue
+        counts_RR = np.ones((size, size))
+        for pair in copies:
+            if pair <= one.place.keys():
+                a, b = (one.place[name] for name in pair)
+                counts_RR[a, b] = counts_RR[b, a] = 0.0
+        total, pairs = one.rest(counts_RR)
+        np.fill_diagonal(counts_RR, 0.0)
+        own_R, own_pairs_R = (one.agreement * counts_RR).sum(1), counts_RR.sum(1)
+        with_others_R = (one.agreement.sum(1) - one.agreement.diagonal()) / (size - 1)
+        for rater, place in one.place.items():
+            left = pairs - int(own_pairs_R[place])
+            others = (total - float(own_R[place])) / left if left else None
+            rows[rater, identity] = _Row(float(with_others_R[place]), others)
+    return rows
+
+
+def _copied(shared: Mapping[str, _Shared], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Rater → the other one with whom they agree too well, against how well all others agree on the same items.
 
     Which of the two copied is not known. Needs three raters: two who agree may both be right.
     """
-    by_item: dict[str, dict[str, Rating]] = defaultdict(dict)
-    for rating in (r for r in ratings if items[r.item_id].scale is None):
-        by_item[rating.item_id][rating.rater] = rating
-    names = sorted({rating.rater for rating in ratings})
+    if len(names) < 3:
+        return {}
+    place_of = {name: place for place, name in enumerate(names)}
+    size = (len(names), len(names))
+    rated_RR, agreed_RR, rest_RR = (np.zeros(size) for _ in range(3))
+    for one in shared.values():
+        if one.item.scale is not None or len(one.place) < 3:  # without a third rater there is nothing to compare with
+            continue
+        places = np.ix_(*[[place_of[name] for name in one.place]] * 2)
+        total, pairs = one.rest(np.ones_like(one.agreement))
+        rated_RR[places] += 1
+        agreed_RR[places] += one.agreement
+        rest_RR[places] += (total - one.agreement) / (pairs - 1)
     tests: list[tuple[tuple[str, str], dict[str, Any]]] = []
-    for pair in combinations(names, 2) if len(names) > 2 else ():
-        own, excess = [], []
-        for identity, by_rater in by_item.items():
-            if not by_rater.keys() >= set(pair):
-                continue
-            item = items[identity]
-            same = _agreement(item, by_rater[pair[0]], by_rater[pair[1]])
-            rest = [
-                _agreement(item, a, b) for (n, a), (m, b) in combinations(by_rater.items(), 2) if {n, m} != set(pair)
-            ]
-            own.append(same)
-            excess += [same - sum(rest) / len(rest)] if rest else []
-        if len(own) >= FEW and (excess_test := _paired(excess)) is not None:
-            tests.append((pair, {**excess_test, "agreement": sum(own) / len(own)}))
+    for a, b in zip(*np.nonzero(np.triu(rated_RR >= FEW, 1)), strict=True):
+        n, agreed, rest = int(rated_RR[a, b]), float(agreed_RR[a, b]), float(rest_RR[a, b] / rated_RR[a, b])
+        # not a t test: agreement that is nearly 1 has next to no spread
+        test = {"value": agreed / n - rest, "agreement": agreed / n, "n": n, "p_value": _at_least(agreed, n, rest)}
+        tests.append(((str(names[a]), str(names[b])), test))
     _adjust([test for _, test in tests])
     worst: dict[str, dict[str, Any]] = {}
     for pair, test in tests:
@@ -150,11 +215,15 @@ def _units(item: Item, rating: Rating) -> list[float]:
     return [p for p in pairs if p is not None]
 
 
-def _alike(item: Item, one: float, other: float) -> float:
+def _alike_all(item: Item, one: Floats, other: Floats) -> Floats:
     """1 for the same verdict; on a scale of several values by distance."""
     if item.scale is None or item.scale.is_yes_no:
-        return float(one == other)
-    return 1.0 - abs(one - other) / (item.scale.high - item.scale.low)
+        return (one == other).astype(float)
+    return 1.0 - np.abs(one - other) / (item.scale.high - item.scale.low)
+
+
+def _alike(item: Item, one: float, other: float) -> float:
+    return float(_alike_all(item, np.float64(one), np.float64(other)))  # type: ignore[arg-type]
 
 
 def _agreement(item: Item, one: Rating, other: Rating) -> float:
@@ -162,26 +231,19 @@ def _agreement(item: Item, one: Rating, other: Rating) -> float:
     return sum(_alike(item, a, b) for a, b in pairs) / len(pairs)
 
 
-def _row(item: Item, own: Rating, others: Sequence[Rating], copies: frozenset[frozenset[str]]) -> _Row:
-    """A rater and a copy of them agree by definition: that says nothing about how far others agree."""
-    apart = [pair for pair in combinations(others, 2) if frozenset(r.rater for r in pair) not in copies]
-    among = [_agreement(item, *pair) for pair in apart]
-    with_them = [_agreement(item, own, other) for other in others]
-    return _Row(sum(with_them) / len(with_them), sum(among) / len(among) if among else None)
-
-
-def _chance(items: Mapping[str, Item], own: Sequence[Rating], others: Mapping[str, Sequence[Rating]]) -> float | None:
+def _chance(own: Sequence[Rating], shared: Mapping[str, _Shared]) -> float | None:
     """Agreement of the rater's verdicts with the others' on any item, the right one or not."""
     mine: dict[Any, Counter[float]] = defaultdict(Counter)
     theirs: dict[Any, Counter[float]] = defaultdict(Counter)
     example: dict[Any, Item] = {}
     for rating in own:
-        item = items[rating.item_id]
-        kind = item.scale or "comparison"
-        example[kind] = item
-        mine[kind].update(_units(item, rating))
-        for other in others[rating.item_id]:
-            theirs[kind].update(_units(item, other))
+        one = shared[rating.item_id]
+        kind = one.item.scale or "comparison"
+        example[kind] = one.item
+        verdicts = _units(one.item, rating)
+        mine[kind].update(verdicts)
+        theirs[kind].update(one.verdicts)
+        theirs[kind].subtract(verdicts)
     total = sum(sum(c.values()) for c in mine.values())
     if not total:
         return None
@@ -197,8 +259,6 @@ def _chance(items: Mapping[str, Item], own: Sequence[Rating], others: Mapping[st
 
 def _share(values: Sequence[float]) -> dict[str, Any] | None:
     """Mean of numbers in [0, 1] with its 95 % interval."""
-    import numpy as np
-
     from aifeedback.metrics.intervals import share_interval
 
     if not values:
@@ -208,38 +268,46 @@ def _share(values: Sequence[float]) -> dict[str, Any] | None:
 
 
 def _above(rows: Sequence[_Row], chance: float | None) -> float | None:
-    """One-sided p-value of agreement at chance against agreement above it."""
+    """One-sided p-value of agreement at chance against agreement above it: a t test, binomial where all agree alike."""
     if chance is None or len(rows) < 2:
         return None
     test = _paired([row.own - chance for row in rows])
     if test is None:
         return None
+    if test["low"] is None:
+        return _at_least(sum(row.own for row in rows), len(rows), chance)
     two_sided = test["p_value"]
     return two_sided / 2 if test["value"] > 0 else 1 - two_sided / 2
 
 
+def _at_least(agreed: float, n: int, share: float) -> float:
+    """Binomial probability of ``agreed`` of ``n`` or more."""
+    return float(special().bdtrc(math.floor(agreed + 1e-9) - 1, n, min(share, 1.0))) if agreed >= 1 else 1.0
+
+
 def _paired(differences: Sequence[float]) -> dict[str, Any] | None:
     """Mean difference with its t interval and two-sided p-value; None below two items."""
-    import numpy as np
-
-    from aifeedback.metrics.intervals import t_of, t_test_p, variance_of_mean
+    from aifeedback.metrics.intervals import variance_of_mean
 
     if len(differences) < 2:
         return None
     values = np.array(differences)
-    mean, (variance, df) = float(values.mean()), variance_of_mean(values)
+    return _tested(float(values.mean()), *variance_of_mean(values))
+
+
+def _tested(mean: float, variance: float, df: int) -> dict[str, Any]:
+    from aifeedback.metrics.intervals import has_spread, t_of, t_test_p
+
+    n = df + 1
+    if not has_spread(variance):  # no spread says nothing of how sure the mean is
+        return {"value": mean, "low": None, "high": None, "n": n, "p_value": 1.0}
     error = math.sqrt(variance)
-    if error == 0:  # no spread says nothing of how sure the mean is
-        return {"value": mean, "low": None, "high": None, "n": len(values), "p_value": 1.0}
     reach = t_of(0.95, df) * error
-    p = float(t_test_p(mean / error, df))
-    return {"value": mean, "low": mean - reach, "high": mean + reach, "n": len(values), "p_value": p}
+    return {"value": mean, "low": mean - reach, "high": mean + reach, "n": n, "p_value": t_test_p(mean / error, df)}
 
 
 def _drift(rows: Sequence[_Row]) -> dict[str, Any] | None:
     """Change of agreement from the first half of the items to the second, against the others' where there are some."""
-    import numpy as np
-
     from aifeedback.metrics.intervals import t_of, t_test_p
 
     values = [row.own - (row.others or 0.0) for row in rows if row.others is not None] or [row.own for row in rows]
@@ -300,8 +368,6 @@ def _too_fast(own: Sequence[Rating], items: Mapping[str, Item]) -> float | None:
 
 def _position(own: Sequence[Rating], items: Mapping[str, Item]) -> dict[str, Any] | None:
     """Share of decided pairs in which the response shown first won. Orders are drawn, so it is ½ for who reads."""
-    import numpy as np
-
     from aifeedback.metrics.intervals import share_interval
     from aifeedback.metrics.win_rates import sign_test
 
@@ -319,13 +385,17 @@ def _position(own: Sequence[Rating], items: Mapping[str, Item]) -> dict[str, Any
     }
 
 
-def _same_value(shared: Sequence[Rating], others: Mapping[str, Sequence[Rating]]) -> bool:
+def _same_value(own: Sequence[Rating], shared: Mapping[str, _Shared]) -> bool:
     """Whether every single response got one value, while the others gave another one in more than a fifth."""
-    values = {r.value for r in shared}
-    if len(shared) < FEW or len(values) != 1 or None in values:
+    values = {r.value for r in own}
+    if len(own) < FEW or len(values) != 1 or None in values:
         return False
-    theirs = [other.value for r in shared for other in others[r.item_id]]
-    return sum(v not in values for v in theirs) > len(theirs) / 5
+    (value,) = values
+    theirs = [
+        (one.verdicts[float(value or 0.0)] - 1, one.verdicts.total() - 1) for r in own for one in (shared[r.item_id],)
+    ]
+    same, all_ = (sum(column) for column in zip(*theirs, strict=True))
+    return all_ - same > all_ / 5
 
 
 def _adjust(tests: Sequence[dict[str, Any]]) -> None:
