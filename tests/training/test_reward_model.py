@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tiny import made_pairs
 
 from aifeedback.errors import RecipeError, TrainingError
+from aifeedback.steps.reward_model import RewardModel as RewardModelStep
+from aifeedback.steps.step import Context
+from aifeedback.training.examples import encode_pairs, hard_labels, noisy_labels
+from aifeedback.training.folders import load_scorer, load_tokenizer
 from aifeedback.training.loop import plateau
 from aifeedback.training.reward_model import (
     RewardEnsemble,
@@ -85,6 +91,44 @@ def test_a_held_out_pair_that_is_trained_on_makes_another_run(llama: Path, tmp_p
     fit_reward_model(llama, rows[:8], settings, tmp_path / "rm", heldout=rows[8:])
     with pytest.raises(RecipeError, match="finished run with other data"):
         fit_reward_model(llama, rows[:10], settings, tmp_path / "rm", heldout=rows[10:])
+
+
+def test_the_margin_of_a_row_takes_the_place_of_the_setting(llama: Path, tmp_path: Path) -> None:
+    """Mean of −p·log σ(Δ − m) − (1−p)·log σ(−Δ − m), with Δ of the starting model, row by row; as text, m is left out."""
+    labels, margins, ours = (1.0, 0.0, 0.3, 1.0, 0.8), (1.5, 0.0, 2.0, None, "far"), (1.5, 0.0, 2.0, 0.25)
+    pairs = [row.comparison for row in made_pairs(5, seed=3)]
+    file = tmp_path / "labels.jsonl"
+    rows = [
+        {"prompt": c.prompt.text, "first": c.first.text, "second": c.second.text, "p_first": p, "margin": m}
+        for c, p, m in zip(pairs, labels, margins, strict=True)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    step = RewardModelStep(model=f"hf:{llama}", data=str(file), train={"steps": 1, "margin": 0.25, "seed": 0})
+    figures = step.run(Context(tmp_path / "rm", tmp_path / "rm"))
+    assert (figures.rows, figures.skipped) == (4, {"margin_unreadable": 1})
+
+    model, tokenizer = load_scorer(llama, seed=0), load_tokenizer(llama)
+    encoded, _ = encode_pairs(tokenizer, made_pairs(4, seed=3), whole=True)
+    expected = 0.0
+    for ids, p, m in zip(encoded, labels, ours, strict=False):
+        with torch.no_grad():
+            one, two = (model(torch.tensor([[*ids.prompt, *side]])).logits.item() for side in (ids.first, ids.second))
+        expected -= p * math.log(1 / (1 + math.exp(m - one + two))) / 4
+        expected -= (1 - p) * math.log(1 / (1 + math.exp(m + one - two))) / 4
+    assert figures.figures["loss"] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("changed", [hard_labels, lambda rows: noisy_labels(rows, accuracy=0.9)])
+def test_a_margin_stays_with_a_row_whose_label_changes(changed: Any) -> None:
+    rows = [row._replace(margin=float(i), weight=2.0) for i, row in enumerate(made_pairs(3))]
+    assert [(row.margin, row.weight) for row in changed(rows)] == [(0.0, 2.0), (1.0, 2.0), (2.0, 2.0)]
+
+
+def test_a_run_with_another_margin_is_another_run(llama: Path, tmp_path: Path) -> None:
+    rows, settings = made_pairs(8), RewardModelConfig(steps=1, batch=4)
+    fit_reward_model(llama, rows, settings, tmp_path / "rm")
+    with pytest.raises(RecipeError, match="finished run with other data"):
+        fit_reward_model(llama, [row._replace(margin=0.5) for row in rows], settings, tmp_path / "rm")
 
 
 def test_wilson_interval_against_statsmodels() -> None:

@@ -42,6 +42,11 @@ class LabelledRow(Record):
     """Whether the input had ``first`` and ``second`` as message lists, so that they are written as such."""
     extra: Mapping[str, Any] = Field(default_factory=dict)
 
+    @property
+    def margin(self) -> Any:
+        """By how much the better response should lead, from the file's column of this name; as TRL reads it."""
+        return self.extra.get("margin")
+
 
 class Rows(Sequence[Comparison]):
     """Comparisons made on first access: their ids cost as much as reading the file does."""

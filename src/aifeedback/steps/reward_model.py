@@ -60,7 +60,7 @@ class RewardModel(Trained):
         origin = Origin()
         for path, weight in {self.data: 1.0, **self.mix}.items():
             labels = read_labelled(path, context.seed)
-            own = [PairRow(r.comparison, r.p_first, weight) for r in labels]
+            own = [PairRow(r.comparison, r.p_first, weight, r.margin) for r in labels]
             origin += lineage.of_labels(path, [r.judge for r in labels if r.p_first is not None])
             by_source[context.named(path)] = len(own)
             rows += own

@@ -43,10 +43,13 @@ class PairRow(NamedTuple):
     comparison: Comparison
     p_first: float | None
     weight: float = 1.0
+    margin: float | None = None
+    """By how much a reward model has to put the better completion ahead; None: as the settings say."""
 
 
 class Pair(Protocol):
-    """A comparison with its label, from wherever it comes; may also carry a ``weight`` (1 where it does not)."""
+    """A comparison with its label, from wherever it comes; may also carry a ``weight`` (1 where it does not) and a
+    ``margin``."""
 
     @property
     def comparison(self) -> Comparison: ...
@@ -89,6 +92,7 @@ class PairIds(NamedTuple):
     p_first: float
     weight: float
     row: int
+    margin: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -139,7 +143,8 @@ def encode_pairs(
 ) -> tuple[list[PairIds], Counter[str]]:
     """Usable labelled comparisons as token ids, and how many were left out for which reason.
 
-    ``whole``: as finished conversations, which is how a reward model reads them.
+    ``whole``: as finished conversations, which is how a reward model reads them, with the margins of the rows; a row whose
+    margin is not a number of at least 0 is left out.
     """
     encoding = Encoding.of(tokenizer)
     encode = _Encoder(encoding, (max_prompt_tokens, max_completion_tokens, context_window))
@@ -150,6 +155,10 @@ def encode_pairs(
             continue
         if not 0.0 <= row.p_first <= 1.0:
             raise TrainingError(f"row {index + 1}: p_first = {row.p_first!r} is not a probability in [0, 1]")
+        margin = getattr(row, "margin", None) if whole else None
+        if margin is not None and not _is_margin(margin):
+            encode.skipped["margin_unreadable"] += 1
+            continue
         comparison = row.comparison
         prompt = encode.prompt(comparison.prompt)
         if whole:
@@ -165,8 +174,12 @@ def encode_pairs(
             fits = encode.fits(prompt, first, second)
         weight = float(getattr(row, "weight", 1.0))
         if fits:
-            kept.append(PairIds(prompt, first, second, float(row.p_first), weight, index))
+            kept.append(PairIds(prompt, first, second, float(row.p_first), weight, index, margin))
     return kept, encode.skipped
+
+
+def _is_margin(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0.0 <= value < math.inf
 
 
 def _shared(first: list[int], second: list[int]) -> int:
@@ -312,7 +325,13 @@ def mix(sources: Sequence[Source], *, rows: int | None = None, seed: int) -> Mix
 
 def reweighted(row: Pair, weight: float) -> PairRow:
     """The row with its weight multiplied."""
-    return PairRow(row.comparison, row.p_first, weight * float(getattr(row, "weight", 1.0)))
+    same = _with_label(row, row.p_first)
+    return same._replace(weight=weight * same.weight)
+
+
+def _with_label(row: Pair, p_first: float | None) -> PairRow:
+    """The row with another label; weight and margin stay."""
+    return PairRow(row.comparison, p_first, float(getattr(row, "weight", 1.0)), getattr(row, "margin", None))
 
 
 def noisy_labels(rows: Sequence[Pair], *, accuracy: float) -> list[PairRow]:
@@ -328,24 +347,12 @@ def noisy_labels(rows: Sequence[Pair], *, accuracy: float) -> list[PairRow]:
 
 def relabelled(rows: Sequence[Pair], change: Callable[[float], float]) -> list[PairRow]:
     """Rows with ``change`` applied to every known label, such as a fitted calibration."""
-    return [
-        PairRow(
-            row.comparison, None if row.p_first is None else change(row.p_first), float(getattr(row, "weight", 1.0))
-        )
-        for row in rows
-    ]
+    return [_with_label(row, None if row.p_first is None else change(row.p_first)) for row in rows]
 
 
 def hard_labels(rows: Sequence[Pair]) -> list[PairRow]:
     """Labels rounded to 0 or 1; a label of exactly one half has no direction and becomes unknown."""
-    return [
-        PairRow(
-            row.comparison,
-            None if row.p_first is None or row.p_first == 0.5 else float(row.p_first > 0.5),
-            float(getattr(row, "weight", 1.0)),
-        )
-        for row in rows
-    ]
+    return [_with_label(row, None if row.p_first in (None, 0.5) else float(row.p_first > 0.5)) for row in rows]
 
 
 def _apportioned(shares: Sequence[float], total: int) -> list[int]:

@@ -237,7 +237,9 @@ class Session:
 def row_key(row: Any) -> Mapping[str, Any]:
     """What of a row enters a run's identity."""
     if hasattr(row, "comparison"):
-        return {"id": row.comparison.id, "p_first": row.p_first, "weight": getattr(row, "weight", 1.0)}
+        margin = getattr(row, "margin", None)
+        own = {} if margin is None else {"margin": margin}
+        return {"id": row.comparison.id, "p_first": row.p_first, "weight": getattr(row, "weight", 1.0), **own}
     return {"prompt": row[0].id, "completion": row[1].id, "weight": row[2] if len(row) > 2 else 1.0}
 
 

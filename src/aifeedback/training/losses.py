@@ -27,11 +27,12 @@ def token_logp(logits_TV: Tensor, token_T: Tensor, *, temperature: float = 1.0) 
     return -F.cross_entropy(logits_TV if temperature == 1.0 else logits_TV / temperature, token_T, reduction="none")
 
 
-def soft_preference_loss(margin_B: Tensor, p_first_B: Tensor, *, lead: float = 0.0) -> Tensor:
+def soft_preference_loss(margin_B: Tensor, p_first_B: Tensor, *, lead: float | Tensor = 0.0) -> Tensor:
     """−p·log σ(Δ) − (1−p)·log σ(−Δ), Δ = score(first) − score(second); p in [0, 1]. Shape (B,).
 
-    ``lead`` is subtracted from the difference in both orders: the better one has to lead by it (Touvron et al. 2023,
-    arXiv 2307.09288). Exact under a swap: (Δ, p) and (−Δ, 1−p) give the same bits as long as 1−(1−p) = p.
+    ``lead``, one for all or one per pair, is subtracted from the difference in both orders: the better one has to lead by
+    it (Touvron et al. 2023, arXiv 2307.09288). Exact under a swap: (Δ, p) and (−Δ, 1−p) give the same bits as long as
+    1−(1−p) = p.
     """
     return -(p_first_B * F.logsigmoid(margin_B - lead) + (1.0 - p_first_B) * F.logsigmoid(-margin_B - lead))
 

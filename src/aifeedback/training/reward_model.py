@@ -72,7 +72,8 @@ class RewardObjective(RowObjective):
         margin_B = first_B - second_B
         p_B = torch.tensor([r.p_first for r in rows], device=margin_B.device, dtype=margin_B.dtype)
         weight_B = torch.tensor([r.weight for r in rows], device=margin_B.device, dtype=margin_B.dtype) * micro.scale
-        loss_B = soft_preference_loss(margin_B, p_B, lead=self.lead)
+        lead_B = margin_B.new_tensor([self.lead if r.margin is None else r.margin for r in rows])
+        loss_B = soft_preference_loss(margin_B, p_B, lead=lead_B)
         if self.centre_weight:
             loss_B = loss_B + self.centre_weight * centring_loss(first_B, second_B)
         agrees_B = torch.sign(margin_B) == torch.sign(p_B - 0.5)

@@ -110,7 +110,7 @@ class RewardModelConfig(RowConfig):
     epochs: float = 2.0
     """Passes over the data where ``steps`` is not given."""
     margin: float = Field(default=0.0, ge=0.0)
-    """The better response must lead by this much: −log σ(Δ − margin)."""
+    """The better response must lead by this much: −log σ(Δ − margin). A row's own ``margin`` takes its place."""
     centre_weight: float = Field(default=0.0, ge=0.0)
     """Weight of (r₁ + r₂)², which holds rewards around zero while training (arXiv 2312.09244)."""
 
