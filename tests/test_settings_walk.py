@@ -40,6 +40,10 @@ ASIDE = {
     ("rl", "train.value_warmup_steps"): {"train": {"baseline": "value"}},
     ("score", "rounds"): {"rank": "tournament"},
     ("reward_model", "centre_limit"): {"centre": "c.jsonl"},
+    **{
+        ("rl", f"rollouts.{name}"): {"rollouts": {"model": "openai:p", "reload": "./reload.sh"}}
+        for name in ("model", "base_url", "reload", "every", "server")
+    },
 }
 """What must be set beside a setting for it to count."""
 CANDIDATES: tuple[Any, ...] = (

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from aifeedback.errors import RecipeError
 from aifeedback.models.fake import FakeModel
+from aifeedback.steps.rewards import reward_function
 from aifeedback.steps.rl import Rl
+from aifeedback.steps.step import Context
 from aifeedback.training import rewards
 from aifeedback.training.advantages import GroupDecoupled
 from aifeedback.training.policy_gradient import train_rl
@@ -114,6 +116,30 @@ def test_a_recipe_with_gdpo_and_a_single_reward_is_refused_before_it_runs(llama:
     assert "needs several criteria" in told({"mix": [part, part], "per_word": 0.1})
     assert told({"mix": [part, part]}) == ""
     assert told({"judge": {"model": "fake:quality", "rubric": "general"}}) == ""
+
+
+def test_several_rewards_by_hand(tmp_path: Path) -> None:
+    """Two samples of one prompt. words: 1, 3. stops: 10, 0. Weights 1 and ½, so the sums are 6 and 3.
+
+    Of the sums the first sample is better. One by one, words are −1/√2, +1/√2 and stops +1/√2, −1/√2 of a deviation from
+    their means; weighted and added −½/√2, +½/√2, whose deviation is ½: −1/√2, +1/√2. The second sample is better.
+    """
+    file = tmp_path / "own.py"
+    file.write_text(
+        "def words(prompts, completions):\n    return [len(text.split()) for text in completions]\n"
+        "def stops(prompts, completions):\n    return [10 * text.count('.') for text in completions]\n"
+    )
+    names = [f"python:{file}:words", f"python:{file}:stops"]
+    step = Rl.from_options({"model": "hf:a/b", "prompts": "p.jsonl", "reward": names, "reward_weight": ["1", "0.5"]})
+    reward = reward_function(step.reward, Context(tmp_path, tmp_path))
+    assert isinstance(reward, rewards.Criteria)
+    columns = reward.columns(["Say"] * 2, ["One.", "one two three"])
+    assert columns == [[1, 3], [10, 0]]
+    assert reward.total(columns) == [6, 3]
+    criteria_PGC = torch.tensor(columns, dtype=torch.float64).T[None]
+    advantages = GroupDecoupled().of_criteria(criteria_PGC, reward.weights)[0].tolist()
+    assert advantages == pytest.approx([-(0.5**0.5), 0.5**0.5], abs=1e-3)
+    assert step.reward.has_criteria
 
 
 def test_a_judge_with_a_rubric_is_a_reward_of_its_criteria() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
@@ -20,10 +21,10 @@ from aifeedback.steps.connect import JudgeCard
 from aifeedback.steps.rewards import RewardSpec, reward_from_options, reward_function
 from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows
 from aifeedback.steps.trained import Trained, TrainFigures
-from aifeedback.training.settings import HeldOutMonitorConfig, RLConfig
+from aifeedback.training.settings import HeldOutMonitorConfig, RLConfig, RolloutServer
 from aifeedback.types import Prompt
 
-MONITOR, REWARD = "Monitoring", "Judge as reward"
+MONITOR, REWARD, ROLLOUTS = "Monitoring", "Judge as reward", "Rollouts by a server"
 
 
 class RewardOptions(Served):
@@ -111,6 +112,8 @@ class Rl(Trained):
     """own, or trl: TRL's RLOO trainer with the same rewards."""
     train: Annotated[RLConfig, Cli(flatten=(RLConfig,), panel="Trainer")] = RLConfig()
     """Settings of the trainer."""
+    rollouts: Annotated[RolloutServer | None, Cli(flatten=(RolloutServer,), panel=ROLLOUTS)] = None
+    """A server that draws the samples."""
     monitor: Annotated[Monitor | None, Cli(flatten=(Monitor,), panel=MONITOR)] = None
     """An independent measure while the policy trains."""
 
@@ -149,6 +152,10 @@ class Rl(Trained):
     def _monitored(self) -> Self:
         if self.engine == "trl" and self.monitor:
             raise ValueError("monitor: TRL's trainer cannot be monitored; use engine own")
+        if self.engine == "trl" and self.rollouts:
+            raise ValueError("rollouts: TRL draws its own samples (train.trl: {use_vllm: true}); use engine own")
+        if self.rollouts and self.train.lora:
+            raise ValueError("rollouts: whole weights are handed over; leave train.lora out")
         if self.engine == "own" and self.train.trl:
             raise ValueError("train.trl: only engine trl has such options; leave them out")
         return self
@@ -156,6 +163,7 @@ class Rl(Trained):
     def requires(self) -> Iterator[str]:
         yield from super().requires()
         yield from ("trl", "datasets") if self.engine == "trl" else ()
+        yield from ("aiohttp",) if self.rollouts else ()
 
     def problems(self) -> Iterator[str]:
         if self.train.evaluate_every and self.monitor is None:
@@ -233,19 +241,28 @@ class Rl(Trained):
         from aifeedback.training.policy_gradient import train_rl
 
         guard = self._guard(reward, context, out)
-        result = train_rl(
-            self.model.folder(),
-            prompts,
-            reward,
-            config,
-            out,
-            reference=self._judging_checkpoint(context),
-            hook=guard,
-            stop=guard.stop if guard and self.monitor and self.monitor.stop_when_gamed else None,
-            reward_name=name_of(reward),
-            progress=context.progress,
-        )
+        with self._sampler(out) as sampler:
+            result = train_rl(
+                self.model.folder(),
+                prompts,
+                reward,
+                config,
+                out,
+                reference=self._judging_checkpoint(context),
+                hook=guard,
+                stop=guard.stop if guard and self.monitor and self.monitor.stop_when_gamed else None,
+                reward_name=name_of(reward),
+                sampler=sampler,
+                progress=context.progress,
+            )
         return Learned(result, self._choose(config, context, out), name_of(reward))
+
+    def _sampler(self, out: Path) -> AbstractContextManager[Any]:
+        if self.rollouts is None:
+            return nullcontext()
+        from aifeedback.training.served_rollouts import ServedRollouts
+
+        return ServedRollouts(self.rollouts, out / "training" / "served")
 
     def _judging_checkpoint(self, context: Context) -> Any:
         """The model that a judge has loaded, where it is the very checkpoint to start from: it is the reference too."""

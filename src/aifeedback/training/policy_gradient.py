@@ -112,7 +112,8 @@ def train_rl(
     reward = mix(reward) if isinstance(reward, Sequence) else adapted(reward)
     require_columns(reward, encoded.prompts)
     reward_name = reward_name or name_of(reward)
-    digest = content_id([p.id for p in encoded.prompts], reward_name)
+    drawn_by = [name_of(sampler)] if sampler is not None else []  # type: ignore[arg-type]
+    digest = content_id([p.id for p in encoded.prompts], reward_name, *drawn_by)
     if config.chosen_baseline == "gdpo" and len(getattr(reward, "weights", ())) < 2:
         what = f"gdpo normalises the criteria of a reward one by one, and {reward_name} is a single one"
         raise RecipeError(what, key="baseline", fix="give a mix of rewards or a judge with a rubric, or take grpo")
@@ -288,6 +289,7 @@ class PolicyObjective(nn.Module):
             raw_B, criteria_BC = self._score(chosen, rollout.texts)
         row_prompts = [self.prompts.prompts[i] for i in chosen for _ in range(config.samples_per_prompt)]
         self.kept.write(step, row_prompts, rollout.texts, raw_B, self.reward)
+        sampled_T = torch.cat(rollout.logp)
         rollout, weight = self._recomputed(sampler, rollout)
         with self.clock.phase("reference"):
             reference = self._logp(self.reference, rollout)
@@ -309,6 +311,9 @@ class PolicyObjective(nn.Module):
         counts = float(self.share.rank == 0)
         figures = step_figures(facts, reward_B, ~weighed.advantage_B.isnan()) | criteria_figures(criteria_BC)
         figures = {name: counts * value for name, value in figures.items()}
+        if self.sampler is not None:
+            gap_T = (torch.cat(rollout.logp) - sampled_T.to(rollout.logp[0])).abs()
+            figures["sampler_gap"] = float(gap_T.sum()) / float(facts.length_B.sum())
         return Plan(micro, tokens, figures, config.updates_per_rollout)
 
     def forward(self, micro: Micro) -> Loss:

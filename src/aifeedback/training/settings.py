@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, field_validator, model_validator
 
 from aifeedback.config import Cli, Config
-from aifeedback.refs import AdvantageRef
+from aifeedback.refs import AdvantageRef, ModelRef
 
 
 class OptimConfig(Config):
@@ -231,6 +231,37 @@ class RLConfig(LoopConfig):
     @property
     def chosen_baseline(self) -> AdvantageRef:
         return self.baseline or AdvantageRef("leave_one_out" if self.samples_per_prompt > 1 else "value")
+
+
+class RolloutServer(Config):
+    """A server that draws the samples of ``train_rl``, and how it gets the policy's weights."""
+
+    model: Annotated[ModelRef, Cli(("--rollouts",), metavar="MODEL")]
+    """Let an OpenAI-compatible server draw the samples: openai:NAME. It has to return token ids, as vLLM does."""
+    base_url: Annotated[str | None, Cli(("--rollouts-url",), metavar="URL")] = None
+    """Address of that server."""
+    reload: Annotated[str, Cli(("--reload",), metavar="URL|COMMAND")]
+    """How it loads a model folder: an address that takes {"model_path": FOLDER} (SGLang: /update_weights_from_disk), or a
+    command, which gets the folder as its last argument."""
+    every: Annotated[int, Cli(("--reload-every",))] = Field(default=1, ge=1)
+    """Steps between two hand-overs of weights. The samples of the steps between are of an earlier policy; importance_cap
+    weighs them."""
+    server: Annotated[dict[str, Any], Cli(is_hidden=True)] = Field(default_factory=dict)
+    """Further options of the server by name: concurrency, headers, api_key_env … (docs/servers.md)."""
+
+    @field_validator("model")
+    @classmethod
+    def _is_openai(cls, value: ModelRef) -> ModelRef:
+        if value.scheme != "openai":
+            raise ValueError(f"'{value}' cannot draw rollouts; write openai:NAME")
+        return value
+
+    @field_validator("reload")
+    @classmethod
+    def _is_something(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("empty; give an address or a command that loads a model folder")
+        return value
 
 
 class HeldOutMonitorConfig(Config):

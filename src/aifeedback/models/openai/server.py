@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import numpy as np
@@ -28,8 +28,8 @@ from aifeedback.models.journal import canonical
 from aifeedback.models.journaled import Answered
 from aifeedback.models.label_logprobs import LabelSet, as_array
 from aifeedback.models.openai.batches import BatchCaller, Waiting
-from aifeedback.models.openai.budget import Forecast, Spending, price_of
-from aifeedback.models.openai.client import Background, Caller, Limits, Schedule, Stream
+from aifeedback.models.openai.budget import Charge, Forecast, Spending, price_of
+from aifeedback.models.openai.client import Background, Caller, CallFailed, Limits, Schedule, Stream
 from aifeedback.models.openai.requests import Asker, Job
 from aifeedback.models.openai.settings import (
     ANTHROPIC_URL,
@@ -96,6 +96,9 @@ def _connected(scheme: str, name: str, options: dict[str, Any]) -> ServerModel:
     settings = parse(ServerSettings, options, error=ModelError)
     require_effect(settings, scheme)
     return ServerModel(name, settings, scheme=scheme)
+
+
+T = TypeVar("T")
 
 
 class Pending(NamedTuple):
@@ -351,6 +354,39 @@ class ServerModel:
                     raise await caller.submit()
 
         return stream.read(self._background, work)
+
+    def complete(
+        self, bodies: Sequence[Mapping[str, Any]], read: Callable[[dict[str, Any]], T], *, max_tokens: int
+    ) -> list[T]:
+        """Post each body to the completions endpoint; what ``read`` makes of the answers, in order.
+
+        All of them count: raises ModelError where one fails in all its attempts.
+        """
+        slots = asyncio.Semaphore(self.settings.limits.concurrency)
+        name = self._reported().get("id", self.name)
+
+        async def one(place: int, fields: Mapping[str, Any]) -> T:
+            body = {"model": name, **fields, **self.settings.extra_body}
+            body = {key: value for key, value in body.items() if value is not None}
+            charge = Charge(self.spending, len(canonical(body)))
+            async with slots:
+                posted = self._caller.post(
+                    "/completions", body, read, charge=charge, max_tokens=max_tokens, key=str(place)
+                )
+                return (await posted).value
+
+        async def work() -> list[T]:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    started = [tasks.create_task(one(place, body)) for place, body in enumerate(bodies)]
+            except BaseExceptionGroup as failed:
+                raise failed.exceptions[0] from None
+            return [task.result() for task in started]
+
+        try:
+            return self._background.run(work())
+        except CallFailed as failed:
+            raise ModelError(f"{self._url}: {failed}") from failed
 
     # ---------------------------------------------------------------- money and time
 
