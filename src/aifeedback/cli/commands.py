@@ -53,7 +53,7 @@ COMMANDS: dict[str, Verb | Other] = {
     "standards": Other(
         "standards", "List, check and compare constitutions and judge prompts.", FEEDBACK, is_group=True
     ),
-    "train": Other("lazy", "Train on files: sft, reward, dpo, kto, rl.", TRAINING, is_group=True),
+    "train": Other("lazy", "Train on files: sft, reward, dpo, kto, distill, rl.", TRAINING, is_group=True),
     "evaluate": Verb(
         "evaluate", "Measure a labelled file: agreement, calibration, win rate.", MEASURING, has_out=False
     ),
@@ -101,6 +101,7 @@ TRAIN_COMMANDS: dict[str, Verb | Other] = {
     "reward": Verb("reward_model", "Fit a reward model on soft labels.", TRAINING, "The model folder to write."),
     "dpo": Verb("dpo", "Optimise a policy directly on soft preferences.", TRAINING, "The model folder to write."),
     "kto": Verb("kto", "Optimise a policy on single verdicts.", TRAINING, "The model folder to write."),
+    "distill": Verb("distill", "Distil a teacher into a policy.", TRAINING, "The model folder to write."),
     "rl": Verb("rl", "Train a policy by policy gradient with a KL penalty.", TRAINING, "The model folder to write."),
 }
 EXAMPLES = {
@@ -130,6 +131,7 @@ EXAMPLES = {
     "train reward": "aifeedback train reward --model hf:DIR --data labels.jsonl --heldout human.jsonl -o reward-model",
     "train dpo": "aifeedback train dpo --model hf:DIR --data labels.jsonl -o policy",
     "train kto": "aifeedback train kto --model hf:DIR --data scored.jsonl -o policy",
+    "train distill": "aifeedback train distill --policy hf:DIR --teacher hf:JUDGE --prompts prompts.jsonl -o policy",
     "train rl": "aifeedback train rl --policy hf:DIR --prompts prompts.jsonl --reward rm:reward-model -o policy",
     "evaluate": "aifeedback evaluate --data labels.jsonl",
     "audit": "aifeedback audit openai:NAME --data pairs.jsonl -o audit",

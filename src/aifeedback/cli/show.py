@@ -64,6 +64,7 @@ NEXT = {
     "train sft": (COMPARED,),
     "train dpo": (COMPARED,),
     "train kto": (COMPARED,),
+    "train distill": (COMPARED,),
     "train rl": (COMPARED,),
     "train reward": (
         "aifeedback train rl --policy hf:DIR --prompts PROMPTS --reward rm:{out} -o policy",

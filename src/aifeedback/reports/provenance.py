@@ -165,6 +165,9 @@ def _trained(origin: Origin, step: str) -> str:
         return f"supervised fine-tuning of {start}"
     if kind in ("dpo", "kto"):
         return f"{kind.upper()} from {start} on {_labels(origin, settings.get('data'))}"
+    if kind == "distill":
+        teacher = _model(origin, str(settings.get("teacher") or ""))
+        return f"distillation of {teacher} into {start}, on its own samples"
     if kind == "rl":
         return f"reinforcement learning from {start}; reward: {_reward(origin, _mapping(settings.get('reward')))}"
     return f"made by step {step} ({kind})"

@@ -24,6 +24,7 @@ STEPS = {
     "reward_model": "reward_model:RewardModel",
     "dpo": "dpo:Dpo",
     "kto": "kto:Kto",
+    "distill": "distill:Distill",
     "rl": "rl:Rl",
     "compare": "compare:Compare",
     "rejudge": "rejudge:Rejudge",

@@ -10,7 +10,7 @@ Where an architecture cannot share prefixes, and for the value network, batches 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +67,35 @@ def completion_hidden(
         back = torch.empty_like(at)
         back[torch.tensor(order)] = at
         return hidden_UD.index_select(0, back.to(hidden_UD.device))
+
+
+class NextTokens(NamedTuple):
+    """What the next-token distributions of completions are made of, a row for every token, completion by completion."""
+
+    state_RX: Tensor
+    head_VX: Tensor | None
+    """The output matrix; None where the states are logits already."""
+
+    def logits(self, rows: slice) -> Tensor:
+        """(C, V), fp32 at least."""
+        state_CX = self.state_RX[rows]
+        logits_CV = state_CX if self.head_VX is None else state_CX @ self.head_VX.T
+        return logits_CV.float() if logits_CV.dtype in (torch.float16, torch.bfloat16) else logits_CV
+
+
+def next_tokens(
+    model: Any, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], *, grad: bool
+) -> NextTokens:
+    """The distributions from which the tokens of each completion are drawn."""
+    head = plain_head(model)
+    if head is not None:
+        return NextTokens(completion_hidden(model, prompt_ids, completion_ids, grad=grad), head.weight)
+    ids_BT, mask_BT = pad([[*p, *c] for p, c in zip(prompt_ids, completion_ids, strict=True)], device=model.device)
+    rows = [i for i, completion in enumerate(completion_ids) for _ in completion]
+    places = [len(p) - 1 + t for p, c in zip(prompt_ids, completion_ids, strict=True) for t in range(len(c))]
+    with torch.set_grad_enabled(grad), engine_of(model).running("padded"):
+        logits_BTV = model(input_ids=ids_BT, attention_mask=mask_BT.long(), use_cache=False).logits
+    return NextTokens(logits_BTV[rows, places], None)
 
 
 def completion_nll(

@@ -112,6 +112,12 @@ def kl_loss(logp_T: Tensor, ref_logp_T: Tensor, *, estimator: str) -> Tensor:
     return torch.expm1(log_r_T) - log_r_T
 
 
+def next_token_kl(logits_TV: Tensor, other_TV: Tensor) -> Tensor:
+    """KL(π‖other) of each next token, summed over the vocabulary. Shape (T,)."""
+    logp_TV, other_TV = logits_TV.log_softmax(-1), other_TV.log_softmax(-1)
+    return (logp_TV.exp() * (logp_TV - other_TV)).sum(-1)
+
+
 def value_loss(value_BT: Tensor, return_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """Σ_t (Z_t − V_t)² over the tokens that the mask counts. Shape (B,)."""
     return ((return_BT.detach() - value_BT).square() * mask_BT).sum(-1)

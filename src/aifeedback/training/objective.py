@@ -111,6 +111,17 @@ def share_of(accelerator: Any) -> Share:
     return Share(accelerator.process_index, accelerator.num_processes)
 
 
+def largest(mine: int, share: Share) -> int:
+    """The largest of a number over all processes."""
+    if share.world == 1:
+        return mine
+    import torch.distributed as dist
+
+    numbers: list[Any] = [None] * share.world
+    dist.all_gather_object(numbers, mine)
+    return max(numbers)
+
+
 class Limits(TypedDict):
     """Length limits, as the encoders take them."""
 

@@ -34,7 +34,7 @@ from aifeedback.training.advantages import GroupDecoupled, Value, make_baseline
 from aifeedback.training.examples import Order
 from aifeedback.training.loop import Loss, Plan, Session, Title, TrainResult
 from aifeedback.training.losses import importance
-from aifeedback.training.objective import Share, share_of
+from aifeedback.training.objective import Share, largest, share_of
 from aifeedback.training.optim import Rate
 from aifeedback.training.policy_update import Micro, Samples, Weighed, micro_batches, policy_loss
 from aifeedback.training.rewards import Criteria, adapted, mix, name_of
@@ -59,7 +59,7 @@ from aifeedback.training.rollout import (
     uniforms,
     whole_model,
 )
-from aifeedback.training.settings import RLConfig
+from aifeedback.training.settings import RLConfig, SampledConfig
 from aifeedback.types import Progress, Prompt, RewardFn, content_id, silent
 
 
@@ -127,7 +127,7 @@ def train_rl(
             "nothing evaluates this run", key="evaluate_every", fix="give a monitor (in Python: hook), or leave it out"
         )
     share = share_of(session.accelerator)
-    _check_share(config, share)
+    check_share(config, share)
     policy = folders.load_policy(policy_dir, dtype=session.dtype)
     if reference is None and config.lora is None:
         reference = copy.deepcopy(policy)
@@ -168,14 +168,15 @@ def train_rl(
     return session.conclude(policy, tokenizer, outcome, title, rows=len(encoded.prompts), skipped=encoded.skipped)
 
 
-def planned_steps(prompts: int, config: RLConfig) -> int:
+def planned_steps(prompts: int, config: SampledConfig) -> int:
     """Optimizer steps of a run."""
     return (
         config.steps if config.steps is not None else max(1, round(config.epochs * prompts / config.prompts_per_step))
     )
 
 
-def _check_share(config: RLConfig, share: Share) -> None:
+def check_share(config: SampledConfig, share: Share) -> None:
+    """Raises RecipeError where a step cannot be shared by the processes."""
     if config.prompts_per_step % share.world:
         raise RecipeError(
             f"{config.prompts_per_step} prompts per step cannot be shared by {share.world} processes",
@@ -303,7 +304,7 @@ class PolicyObjective(nn.Module):
             weighed,
             config,
             self.share,
-            most=lambda mine: int(self._gather(torch.tensor([mine])).max()),
+            most=lambda mine: largest(mine, self.share),
         )
         self.clock.start_update()
         tokens = sum(rollout.lengths) + sum(len(p) for p in rollout.prompt_ids)

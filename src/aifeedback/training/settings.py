@@ -135,17 +135,9 @@ class KtoConfig(RowConfig):
     """Weight of bad verdicts."""
 
 
-BaselineName = Literal["none", "running_mean", "value", "leave_one_out", "grpo", "gdpo"]
-"""The shipped ones (``advantages.py``)."""
-IN_GROUPS = ("leave_one_out", "grpo", "gdpo")
-"""Those that compare the samples of one prompt with each other."""
+class SampledConfig(LoopConfig):
+    """Settings of training on the policy's own samples."""
 
-
-class RLConfig(LoopConfig):
-    """Settings of ``train_rl``. Defaults are the published ones."""
-
-    epochs: float = Field(default=8.0, gt=0.0)
-    """Passes over the prompts where ``steps`` is not given."""
     prompts_per_step: int = Field(default=128, ge=1)
     """Prompts per step, over all processes together."""
     samples_per_prompt: int = Field(default=1, ge=1)
@@ -156,6 +148,30 @@ class RLConfig(LoopConfig):
     """Completions are cut here; see ``missing_eos_penalty``."""
     temperature: float = Field(default=0.9, gt=0.0)
     """Of sampling, and of every log-probability in gradient and KL."""
+
+
+class DistillConfig(SampledConfig):
+    """Settings of ``train_distill``."""
+
+    temperature: float = Field(default=1.0, gt=0.0)
+    """Of sampling, and of both distributions that are compared."""
+    credit: Literal["token", "response"] = "token"
+    """token: each next-token distribution moves towards the teacher's on the prefix that was written. response: prefixes
+    after which the two differ become less likely too, which is the exact gradient of the KL of whole responses, and
+    varies more."""
+
+
+BaselineName = Literal["none", "running_mean", "value", "leave_one_out", "grpo", "gdpo"]
+"""The shipped ones (``advantages.py``)."""
+IN_GROUPS = ("leave_one_out", "grpo", "gdpo")
+"""Those that compare the samples of one prompt with each other."""
+
+
+class RLConfig(SampledConfig):
+    """Settings of ``train_rl``. Defaults are the published ones."""
+
+    epochs: float = Field(default=8.0, gt=0.0)
+    """Passes over the prompts where ``steps`` is not given."""
     beta: float = Field(default=0.05, ge=0.0, lt=1.0)
     """Weight of the KL to the reference, in the form that ``kl_form`` names."""
     kl_form: Literal["paper", "usual"] = "paper"
