@@ -10,7 +10,6 @@ import json
 import shlex
 import shutil
 import subprocess
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
