@@ -101,6 +101,13 @@ CASES = {
         " --set warmup_steps=1",
         "policy",
     ),
+    "distill": Case(
+        {"model": "hf:llama", "teacher": "hf:llama", "prompts": "prompts.jsonl", "limit": 8,
+         "train": {"steps": 2, "prompts_per_step": 4, "samples_per_prompt": 2, "max_new_tokens": 6}},
+        "train distill --policy hf:llama --teacher hf:llama --prompts prompts.jsonl --limit 8 --steps 2"
+        " --prompts-per-step 4 --samples-per-prompt 2 --max-new-tokens 6",
+        "policy",
+    ),
     "rl": Case(
         {"model": "hf:llama", "prompts": "prompts.jsonl", "limit": 8, "reward": {"judge": {"model": "fake:longer"}},
          "train": {"steps": 2, "prompts_per_step": 4, "samples_per_prompt": 2, "max_new_tokens": 6, "evaluate_every": 1},
