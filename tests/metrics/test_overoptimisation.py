@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import combinations, product
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aifeedback.errors import InputError
-from aifeedback.metrics import best_of_n_kl, over_optimisation
+from aifeedback.metrics import best_of_n_kl, expected_best, over_optimisation
 
 KL = np.linspace(0, 60, 13)
 D = np.sqrt(KL)
@@ -74,3 +78,31 @@ def test_bad_input() -> None:
 def test_kl_of_best_of_n() -> None:
     assert best_of_n_kl(1) == 0
     assert best_of_n_kl(4) == pytest.approx(np.log(4) - 0.75)
+
+
+def test_expected_best_of_n_by_hand() -> None:
+    # of 1, 2, 4 the pairs have maxima 2, 4, 4; the mean is 10/3
+    assert expected_best([2.0, 4.0, 1.0], 2) == pytest.approx(10 / 3)
+    assert expected_best([2.0, 4.0, 1.0], 1) == pytest.approx(7 / 3)
+    assert expected_best([2.0, 4.0, 1.0], 3) == 4.0
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=7))
+def test_expected_best_is_the_mean_over_all_subsets(rewards: list[float]) -> None:
+    for n in range(1, len(rewards) + 1):
+        subsets = [max(chosen) for chosen in combinations(rewards, n)]
+        assert expected_best(rewards, n) == pytest.approx(sum(subsets) / len(subsets), abs=1e-9)
+
+
+def test_expected_best_is_unbiased_for_the_distribution_the_samples_are_from() -> None:
+    """Four values with equal chance: best-of-2 has expectation (1·1 + 3·2 + 5·3 + 7·4)/16; so has the mean of the
+    estimate over all 4³ samples of size 3."""
+    exact = (1 * 1 + 3 * 2 + 5 * 3 + 7 * 4) / 16
+    estimates = [expected_best(drawn, 2) for drawn in product([1.0, 2.0, 3.0, 4.0], repeat=3)]
+    assert sum(estimates) / len(estimates) == pytest.approx(exact)
+
+
+def test_expected_best_needs_as_many_samples() -> None:
+    for n in (0, 3):
+        with pytest.raises(InputError, match="of 2 samples"):
+            expected_best([1.0, 2.0], n)

@@ -67,6 +67,13 @@ CASES = {
         {"completions": "answers.jsonl", "limit": 6, "judge": {"model": "fake:noisy", "rubric": "general", "by": "ratings"}},
         "score --data answers.jsonl --judge fake:noisy --limit 6 --rubric general",
     ),
+    "best_of_n": Case(
+        {"completions": "answers.jsonl", "keep": 1, "limit": 20,
+         "reward": {"mix": [{"source": "python:reward.py:brief"},
+                            {"judge": {"model": "fake:noisy", "by": "pairs"}, "rank": "all", "weight": 0.5}]}},
+        "best-of-n --data answers.jsonl --limit 20 --reward python:reward.py:brief --reward judge:fake:noisy"
+        " --reward-weight 1 --reward-weight 0.5 --rank all",
+    ),
     "revise": Case(
         {"completions": "answers.jsonl", "model": "fake:longer", "constitution": "harmless", "limit": 4,
          "settings": {"rounds": 2, "temperature": 0.8}, "helpful": "answers.jsonl", "helpful_share": 0.3},
@@ -207,6 +214,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         verdicts = zip([0.9, 0.2, 0.5, 1.0] * 6, answers * 2, strict=True)
         write("verdicts.jsonl", [{"prompt": r["prompt"], "completion": r["one"], "p_good": p} for p, r in verdicts])
+        Path("reward.py").write_text("def brief(completions):\n    return [-len(text) / 100 for text in completions]\n")
         write("short.jsonl", [{"prompt": r["prompt"], "completion": r["one"]} for r in answers])
         write("pairs.jsonl", rows(8, "first", "second"))
         write("people.jsonl", rows(10, "chosen", "rejected"))

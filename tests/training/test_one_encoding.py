@@ -20,7 +20,8 @@ from aifeedback.integrations.trl import TrlReward, dataset_row
 from aifeedback.training import folders, rewards
 from aifeedback.training.examples import PairRow, SftRow, encode_pairs, encode_sft
 from aifeedback.training.reward_model import RewardModel, centre, fit_reward_model
-from aifeedback.training.rollout import encode_prompts, plain_prompt
+from aifeedback.training.rewards import plain_prompt
+from aifeedback.training.rollout import encode_prompts
 from aifeedback.training.settings import RewardModelConfig, RLConfig, SftConfig
 from aifeedback.training.sft import train_sft
 from aifeedback.types import Comparison, Completion, Prompt, Sampling

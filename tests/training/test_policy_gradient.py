@@ -19,7 +19,8 @@ from aifeedback.errors import RecipeError, TrainingError
 from aifeedback.training import folders
 from aifeedback.training.objective import Share
 from aifeedback.training.policy_gradient import PolicyObjective, optimised_reward, other_form, train_rl
-from aifeedback.training.rollout import Clock, EncodedPrompts, encode_prompts, score, uniforms
+from aifeedback.training.rewards import score
+from aifeedback.training.rollout import Clock, EncodedPrompts, encode_prompts, uniforms
 from aifeedback.training.settings import BaselineName, RLConfig
 from aifeedback.types import Prompt
 

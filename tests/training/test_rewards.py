@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny import save_llama
 
 from aifeedback.errors import InputError, RecipeError, TrainingError
+from aifeedback.steps.rewards import RewardSpec
+from aifeedback.steps.rl import Rl
+from aifeedback.steps.step import Context
 from aifeedback.training import rewards
 from aifeedback.training.rewards import Reward, clip, length_penalty, mix, panel
 from aifeedback.types import Comparison, Completion, Labeler, Preference, Problem, Prompt, RewardFn, Score, Scorer
@@ -154,3 +160,103 @@ def test_what_a_function_returns_is_checked_before_it_is_clipped(tmp_path: Path)
         rewards.python_function(f"python:{file}:none")(PROMPTS, TEXTS)
     with pytest.raises(TrainingError, match="3 values for 2 completions"):
         rewards.python_function(f"python:{file}:some")(PROMPTS[:2], TEXTS[:2])
+
+
+class PairJudge:
+    """P(first better) from a table of texts; a pair that is not in it is unknown."""
+
+    name = "pairs"
+
+    def __init__(self, table: dict[tuple[str, str], float]) -> None:
+        self.table = table
+        self.asked: list[tuple[str, str]] = []
+
+    def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
+        self.asked += [(c.first.text, c.second.text) for c in comparisons]
+        known = [self.table.get((c.first.text, c.second.text)) for c in comparisons]
+        return [
+            Preference(
+                comparison_id=c.id, source=self.name, p_first=p, problem=None if p is not None else Problem.TIMEOUT
+            )
+            for c, p in zip(comparisons, known, strict=True)
+        ]
+
+
+def test_a_rank_by_hand() -> None:
+    """Of two answers the fitted chance is the judge's 0.8: values 0.6 and −0.6. With A twice, A ties with itself:
+    (0.5 + 0.8)/2 = 0.65 → 0.3 for each, and B has 0.2 → −0.6; the values of a prompt add up to 0."""
+    judge = PairJudge({("A", "B"): 0.8})
+    reward = rewards.judge_rank(judge)
+    assert reward(["p", "p"], ["A", "B"]) == pytest.approx([0.6, -0.6], abs=0.01)
+    assert reward(["p"] * 3, ["A", "B", "A"]) == pytest.approx([0.3, -0.6, 0.3], abs=0.01)
+    assert judge.asked == [("A", "B")] * 2
+
+
+def test_a_rank_without_doubt_is_the_normalised_rank() -> None:
+    order = "DBAC"  # best first
+    judge = PairJudge({(a, b): float(order.index(a) < order.index(b)) for a in order for b in order if a != b})
+    values = rewards.judge_rank(judge)(["p"] * 4, list("ABCD"))
+    # 2·(4 − rank)/3 − 1 for the ranks 3, 2, 4, 1
+    assert values == pytest.approx([-1 / 3, 1 / 3, -1.0, 1.0], abs=0.02)
+
+
+def test_ranks_that_are_not_known() -> None:
+    """One answer alone, and a prompt whose judgements do not connect its answers; the others keep theirs."""
+    reward = rewards.judge_rank(PairJudge({("A", "B"): 0.8, ("C", "D"): 0.7}))
+    values = reward(["p", "p", "q", "q", "q", "r"], ["A", "B", "C", "D", "E", "F"])
+    assert values[:2] == pytest.approx([0.6, -0.6], abs=0.01)
+    assert values[2:] == [None] * 4
+    assert reward(["p", "p"], ["A", "A"]) == [0.0, 0.0]  # equal answers tie; no question is needed
+    mixed = mix([(reward, 1.0), (fixed(0.5, 0.5, 0.5), 1.0)])
+    values = mixed(["p", "p", "r"], ["A", "B", "F"])
+    assert values[:2] == pytest.approx([1.1, -0.1], abs=0.01)
+    assert values[2] is None
+
+
+def test_settings_of_a_rank() -> None:
+    ranked = RewardSpec.model_validate({"judge": "fake:longer", "rank": "all"})
+    assert ranked.judge is not None
+    assert ranked.judge.by == "pairs"
+    assert ranked.calls(4) == 6 * 2  # all pairs in both orders
+    assert ranked.model_copy(update={"rank": "tournament", "rounds": 1}).calls(4) == 4 * 2
+    for wrong in (
+        {"source": "rm:DIR", "rank": "all"},
+        {"judge": "fake:longer", "rank": "all", "against_reference": True},
+    ):
+        with pytest.raises(ValueError, match="rank: only a judge ranks"):
+            RewardSpec.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"train": {"samples_per_prompt": 1}}, "samples_per_prompt to 2"),
+        ({"train": {"samples_per_prompt": 4, "zscore_samples": 8}}, "not z-scored"),
+        (
+            {"train": {"samples_per_prompt": 4, "evaluate_every": 1},
+             "monitor": {"prompts": "p.jsonl", "judge": "fake:noisy", "stop_when_gamed": True}},
+            "nothing can stop or choose",
+        ),
+    ],
+)  # fmt: skip
+def test_a_rank_refuses_what_needs_single_responses(settings: dict[str, Any], problem: str) -> None:
+    reward = {"mix": [{"judge": "fake:longer", "rank": "all"}]}
+    step = Rl.model_validate({"model": "hf:x", "prompts": "p.jsonl", "reward": reward, **settings})
+    assert [found for found in step.problems() if problem in found]
+
+
+def test_a_rank_trains_and_its_log_has_mean_zero(tmp_path: Path) -> None:
+    save_llama(tmp_path / "start")
+    prompts = [Prompt.of(f"w{i} w1 w2") for i in range(4)]
+    step = Rl.model_validate(
+        {
+            "model": f"hf:{tmp_path / 'start'}",
+            "prompts": "p.jsonl",
+            "reward": {"judge": "fake:longer", "rank": "tournament"},
+            "train": {"steps": 2, "prompts_per_step": 2, "samples_per_prompt": 3, "max_new_tokens": 4},
+        }
+    )
+    learned = step.learn(prompts, Context(tmp_path, tmp_path), tmp_path / "policy")
+    lines = [json.loads(x) for x in (tmp_path / "policy" / "training" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["reward"] for line in lines] == pytest.approx([0.0, 0.0], abs=1e-6)
+    assert learned.reward == "judge fake:longer helpful-detailed rank, tournament of 2 rounds"

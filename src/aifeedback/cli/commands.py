@@ -46,6 +46,7 @@ COMMANDS: dict[str, Verb | Other] = {
         "A folder for labels and metrics.",
     ),
     "score": Verb("score", "Score completions with a judge model.", FEEDBACK),
+    "best-of-n": Verb("best_of_n", "Keep the completion with the highest reward of each prompt.", FEEDBACK),
     "revise": Verb("revise", "Critique and revise responses under a constitution.", FEEDBACK),
     "calibrate": Other(
         "calibrate", "Fit a map from a judge's confidence to its agreement with human labels.", FEEDBACK
@@ -120,6 +121,7 @@ EXAMPLES = {
     "label": "aifeedback label --data pairs.jsonl --judge openai:NAME --base-url http://localhost:8000/v1 -o labels.jsonl",
     "grid": "aifeedback grid --data pairs.jsonl --judge hf:DIR --prompt summary-base --prompt summary-detailed -o grid",
     "score": "aifeedback score --data samples.jsonl --judge hf:DIR -o scores.jsonl",
+    "best-of-n": "aifeedback best-of-n --data samples.jsonl --reward rm:reward-model -o best.jsonl",
     "revise": "aifeedback revise --data samples.jsonl --model hf:DIR --constitution harmless -o revised.jsonl",
     "calibrate": "aifeedback calibrate --data labels.jsonl -o mine",
     "standards list": "aifeedback standards list",

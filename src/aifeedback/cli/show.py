@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from aifeedback.cli.commands import COMMANDS, TRAIN_COMMANDS, Verb
-from aifeedback.cli.terminal import console, show_figures, show_spent, show_verdict, table
+from aifeedback.cli.terminal import console, estimate, show_figures, show_spent, show_verdict, table
 from aifeedback.errors import FileError
 from aifeedback.models.journal.journal import Spent
 from aifeedback.pipeline import command
@@ -20,7 +20,7 @@ from aifeedback.steps import step_class
 from aifeedback.steps.grid import GridFigures
 from aifeedback.steps.step import Measured
 from aifeedback.steps.verdict import Verdict, percent
-from aifeedback.storage import read_json
+from aifeedback.storage import read_json, write_json
 
 HOLDS = {
     "report.html": "the report, one file that opens offline",
@@ -31,6 +31,7 @@ HOLDS = {
     "scored.jsonl": "every score beside its prompt and completion",
     "scores.jsonl": "every score with its distribution",
     "criteria.jsonl": "the scores by each criterion",
+    "best.jsonl": "the completion with the highest reward of each prompt; `train sft` takes it",
     "sft.jsonl": "what `train sft` takes",
     "revised.jsonl": "the last version of every response",
     "revisions.jsonl": "every critique and revision",
@@ -60,6 +61,7 @@ NEXT = {
         "aifeedback train reward --model hf:DIR --data {out} -o reward-model",
         "aifeedback train dpo --model hf:DIR --data {out} -o policy",
     ),
+    "best-of-n": ("aifeedback train sft --model hf:DIR --data {out} -o policy",),
     "revise": ("aifeedback train sft --model hf:DIR --data {out} -o policy",),
     "train sft": (COMPARED,),
     "train dpo": (COMPARED,),
@@ -75,7 +77,13 @@ NEXT = {
 }
 
 
-MAIN = {"sample": "completions.jsonl", "pair": "comparisons.jsonl", "label": "labelled.jsonl", "revise": "sft.jsonl"}
+MAIN = {
+    "sample": "completions.jsonl",
+    "pair": "comparisons.jsonl",
+    "label": "labelled.jsonl",
+    "best-of-n": "best.jsonl",
+    "revise": "sft.jsonl",
+}
 """The file that a next command takes, where the result is a folder."""
 
 
@@ -201,6 +209,16 @@ def _show_grid(figures: GridFigures) -> None:
     table("", heads, rows, text=("cell",))
 
 
+def _show_best(figures: Mapping[str, Any], json_file: Path | None) -> None:
+    apart = ("curve", "selected_by", "unrecorded")
+    show_figures({key: value for key, value in figures.items() if key not in apart})
+    rows = [(f"{p['n']}", estimate(p["reward"]), estimate(p["gain"]), f"{p['kl']:.3g}") for p in figures["curve"]]
+    table("", ("best of", "expected reward", "gain", "KL at most"), rows)
+    if json_file:
+        write_json(json_file, figures)
+        console.print(f"[dim]metrics → {json_file}[/]")
+
+
 def _with_ends(share: Measured | None) -> str:
     """60 % (47–71)"""
     shown = _percent_of(share)
@@ -227,6 +245,8 @@ def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> N
         show_rejudged(figures if isinstance(figures, RejudgeFigures) else RejudgeFigures.model_validate(figures))
     elif kind == "grid":
         _show_grid(figures if isinstance(figures, GridFigures) else GridFigures.model_validate(figures))
+    elif kind in ("best-of-n", "best_of_n"):
+        _show_best(figures if isinstance(figures, Mapping) else figures.as_json(), json_file)
     elif kind == "audit":
         from aifeedback.cli.audit import show_findings
 
@@ -235,7 +255,6 @@ def show_figures_of(kind: str, figures: Any, json_file: Path | None = None) -> N
     elif kind == "evaluate":
         from aifeedback.cli.people import show_people
         from aifeedback.steps.by_people import ByPeople
-        from aifeedback.storage import write_json
 
         plain = figures if isinstance(figures, Mapping) else figures.as_json()
         show_figures({key: value for key, value in plain.items() if key != "people"})

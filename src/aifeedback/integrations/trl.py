@@ -146,8 +146,8 @@ def run_rloo(
     from aifeedback.training import folders
     from aifeedback.training.folders import peft_config
     from aifeedback.training.loop import NOT_IDENTITY
-    from aifeedback.training.rewards import adapted, name_of
-    from aifeedback.training.rollout import encode_prompts, require_columns
+    from aifeedback.training.rewards import adapted, name_of, require_columns
+    from aifeedback.training.rollout import encode_prompts
     from aifeedback.types import content_id
 
     trl_options = {**config.trl, **trl_options}

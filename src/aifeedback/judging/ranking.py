@@ -6,6 +6,7 @@ P(i beats j) = σ(sᵢ − sⱼ), with soft labels and a weak normal prior that 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Literal, NamedTuple
@@ -29,6 +30,8 @@ class Ranking(NamedTuple):
     """Log-strengths with mean 0; None with a problem where the judgements do not connect all answers."""
     preferences: tuple[Preference, ...]
     problem: Problem | None
+    meet: tuple[tuple[int, int], ...] = ()
+    """Indices of the two answers that each preference is about."""
 
     @property
     def best_first(self) -> tuple[int, ...] | None:
@@ -42,9 +45,7 @@ class Ranking(NamedTuple):
         """The fitted probability of each answer to beat another of the same prompt, in [0, 1]."""
         if self.strengths is None:
             return None
-        s = np.array(self.strengths)
-        beats = 1.0 / (1.0 + np.exp(s[None, :] - s[:, None]))
-        return tuple(float(x) for x in (beats.sum(axis=1) - 0.5) / max(len(s) - 1, 1))
+        return tuple(_win_rates(self.strengths, [1] * len(self.strengths)))
 
 
 def rank_answers(
@@ -69,8 +70,19 @@ def rank_answers(
     return [_ranking(prompt, own, meet, [next(labels) for _ in meet]) for prompt, own, meet in planned]
 
 
+class Ranked(NamedTuple):
+    score: Score
+    calls: tuple[str, ...]
+    """Ids of the model calls behind the judgements about this answer."""
+
+
 class RankScorer:
-    """A ``Scorer``: value = 2·(fitted chance to beat another answer of the same prompt) − 1, in [−1, 1]."""
+    """A ``Scorer``: value = 2·(fitted chance to beat another answer of the same prompt) − 1, in [−1, 1].
+
+    This is the normalised rank, soft where the judge is unsure: it tends to 1 for the best of k, to −1 for the worst,
+    to 2·(k − rank)/(k − 1) − 1 in general, and adds up to 0 over a prompt. Answers with equal text tie and are judged
+    once. Where the known judgements do not connect a prompt's answers, all of them are unknown.
+    """
 
     def __init__(self, labeler: Labeler, *, design: Design = "all", rounds: int = 2, seed: int = 0) -> None:
         self._labeler, self._rounds, self._seed = labeler, rounds, seed
@@ -82,19 +94,41 @@ class RankScorer:
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Score]:
         """A prompt with one answer gives None with ``missing``: there is nothing to rank it against."""
-        rankings = rank_answers(
-            self._labeler, prompts, completions, design=self._design, rounds=self._rounds, seed=self._seed
-        )
-        win_rates: dict[str, float] = {}
-        for ranking in rankings:
-            if ranking.win_rates is not None and len(ranking.completion_ids) > 1:
-                win_rates |= dict(zip(ranking.completion_ids, ranking.win_rates, strict=True))
-        return [self._score(completion, win_rates.get(completion.id)) for completion in completions]
+        return [ranked.score for ranked in self.rank(prompts, completions)]
 
-    def _score(self, completion: Completion, win_rate: float | None) -> Score:
+    def rank(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[Ranked]:
+        """The same scores, with the calls behind each."""
+        first: dict[tuple[str, str], Completion] = {}
+        for completion in completions:
+            first.setdefault((completion.prompt_id, completion.text), completion)
+        copies = Counter(first[completion.prompt_id, completion.text].id for completion in completions)
+        known: dict[str, tuple[float | None, tuple[str, ...]]] = {}
+        for ranking in rank_answers(
+            self._labeler, prompts, list(first.values()), design=self._design, rounds=self._rounds, seed=self._seed
+        ):
+            own = [copies[one] for one in ranking.completion_ids]
+            is_known = ranking.strengths is not None and sum(own) > 1
+            rates = _win_rates(ranking.strengths, own) if ranking.strengths and is_known else [None] * len(own)
+            calls = [_calls(ranking, at) for at in range(len(own))]
+            known |= zip(ranking.completion_ids, zip(rates, calls, strict=True), strict=True)
+        return [self._ranked(c, *known[first[c.prompt_id, c.text].id]) for c in completions]
+
+    def _ranked(self, completion: Completion, win_rate: float | None, calls: tuple[str, ...]) -> Ranked:
         if win_rate is None:
-            return Score(completion_id=completion.id, judge=self.name, problem=Problem.MISSING)
-        return Score(completion_id=completion.id, judge=self.name, value=2.0 * win_rate - 1.0)
+            return Ranked(Score(completion_id=completion.id, judge=self.name, problem=Problem.MISSING), calls)
+        return Ranked(Score(completion_id=completion.id, judge=self.name, value=2.0 * win_rate - 1.0), calls)
+
+
+def _win_rates(strengths: Sequence[float], copies: Sequence[int]) -> list[float]:
+    """The fitted chance of each answer to beat another one; an answer that occurs several times ties with itself."""
+    s, weights = np.array(strengths), np.array(copies)
+    beats = 1.0 / (1.0 + np.exp(s[None, :] - s[:, None]))
+    return [float(x) for x in (beats @ weights - 0.5) / max(weights.sum() - 1, 1)]
+
+
+def _calls(ranking: Ranking, answer: int) -> tuple[str, ...]:
+    judged = [label for pair, label in zip(ranking.meet, ranking.preferences, strict=True) if answer in pair]
+    return tuple(dict.fromkeys(j.call_id for label in judged for j in label.judgements if j.call_id))
 
 
 def fit_strengths(count: int, results: Sequence[tuple[int, int, float]], *, prior_sd: float = 30.0) -> Floats:
@@ -139,7 +173,7 @@ def _ranking(
     is_connected = _connects(len(answers), [(i, j) for i, j, _ in known])
     strengths = tuple(float(s) for s in fit_strengths(len(answers), known)) if is_connected else None
     ids = tuple(answer.id for answer in answers)
-    return Ranking(prompt.id, ids, strengths, tuple(labels), None if is_connected else Problem.MISSING)
+    return Ranking(prompt.id, ids, strengths, tuple(labels), None if is_connected else Problem.MISSING, tuple(meet))
 
 
 def _connects(count: int, pairs: Sequence[tuple[int, int]]) -> bool:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         length_controlled_win_rate,
         preferred,
     )
-    from aifeedback.metrics.overoptimisation import OverOptimisation, best_of_n_kl, over_optimisation
+    from aifeedback.metrics.overoptimisation import OverOptimisation, best_of_n_kl, expected_best, over_optimisation
     from aifeedback.metrics.planning import (
         AIPrice,
         Constraints,
@@ -121,6 +121,7 @@ _HOME = {
     "holm": "intervals",
     "OverOptimisation": "overoptimisation",
     "best_of_n_kl": "overoptimisation",
+    "expected_best": "overoptimisation",
     "over_optimisation": "overoptimisation",
     "PredictionPowered": "ppi",
     "SampleSize": "ppi",
@@ -204,6 +205,7 @@ __all__ = [
     "cost_plan",
     "count_wins",
     "coverage",
+    "expected_best",
     "expected_calibration_error",
     "fleiss_kappa",
     "harmless_rate",

@@ -7,7 +7,9 @@ sampling and d·(α − β·ln d) under RL; the proxy keeps rising. The fit is l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import comb, fsum
 from statistics import NormalDist
 from typing import Literal
 
@@ -116,7 +118,22 @@ def _fit(distance: Floats, gold: Floats, form: str) -> tuple[float, float, float
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n sampling from its base policy, in nats: ln n − (n − 1)/n (Stiennon et al. 2020, appendix G.3)."""
+    """KL of best-of-n sampling from its base policy, in nats: ln n − (n − 1)/n (Stiennon et al. 2020, appendix G.3).
+
+    Exact where no two samples tie; an upper bound in general (Beirami et al. 2024, arXiv 2401.01879).
+    """
     if n < 1:
         raise InputError(f"{n} samples", key="n", fix="1 or more")
     return float(np.log(n) - (n - 1) / n)
+
+
+def expected_best(rewards: Sequence[float], n: int) -> float:
+    """Mean of the highest of n rewards over all subsets of size n: Σᵢ C(i−1, n−1)/C(N, n) · r₍ᵢ₎, r₍₁₎ ≤ … ≤ r₍N₎.
+
+    Unbiased for the expected reward of best-of-n where the N ≥ n samples are independent (Nakano et al. 2021, arXiv
+    2112.09332, appendix I). With n = 1 it is their mean, with n = N their maximum.
+    """
+    if not 1 <= n <= len(rewards):
+        raise InputError(f"the best of {n} of {len(rewards)} samples", key="n", fix="1 to the number of samples")
+    subsets = comb(len(rewards), n)
+    return fsum(comb(i, n - 1) / subsets * reward for i, reward in enumerate(sorted(rewards)))

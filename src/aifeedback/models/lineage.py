@@ -288,6 +288,16 @@ def of_texts(path: Ref, sources: Sequence[str], base: Path | None) -> Origin:
     return whole
 
 
+def of_selection(path: Ref) -> Origin:
+    """Whose scores chose the rows of a file, as the step that left it recorded (``selected_by``, ``unrecorded``)."""
+    file = path.path
+    whole = Origin()
+    for figures in _figures_beside(file) if file is not None else ():
+        chosen = figures.get("selected_by") or ()
+        whole += Origin(tuple(Trainer.model_validate(one) for one in chosen), tuple(figures.get("unrecorded") or ()))
+    return whole
+
+
 def _of_name(name: str, cards: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
     """Model → card behind the name that a label carries: one judge, or every member of a panel."""
     if name.startswith("panel"):
@@ -307,16 +317,21 @@ def _card_of(uri: str, cards: Mapping[str, Mapping[str, Any]]) -> Mapping[str, A
 
 def _cards(file: Path) -> dict[str, Mapping[str, Any]]:
     """Cards of judges and revisers that the step which left the file recorded, by model."""
+    for figures in _figures_beside(file):
+        cards = list(_described(figures))
+        if cards:
+            return {str(card.get("model") or card.get("uri")): card for card in cards}
+    return {}
+
+
+def _figures_beside(file: Path) -> Iterator[Mapping[str, Any]]:
+    """Figures of the step that left the file, as far as they are unchanged."""
     for folder in (file.parent, file.with_name(f"{file.name}.run")):
         for name in ("done.json", "figures.json"):
             stored = read_json(folder / name) if (folder / name).is_file() else None
             figures = (stored or {}).get("figures", stored)
-            if not isinstance(figures, Mapping) or digests.changed(folder / name):
-                continue
-            cards = list(_described(figures))
-            if cards:
-                return {str(card.get("model") or card.get("uri")): card for card in cards}
-    return {}
+            if isinstance(figures, Mapping) and not digests.changed(folder / name):
+                yield figures
 
 
 def _described(figures: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

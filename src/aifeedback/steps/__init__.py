@@ -18,6 +18,7 @@ STEPS = {
     "label": "label:Label",
     "grid": "grid:Grid",
     "score": "score:Score",
+    "best_of_n": "best_of_n:BestOfN",
     "revise": "revise:Revise",
     "calibrate": "calibrate:Calibrate",
     "sft": "sft:Sft",

@@ -12,32 +12,30 @@ from pydantic import Field, model_validator
 from aifeedback import data
 from aifeedback.config import Cli, Config
 from aifeedback.errors import RecipeError
-from aifeedback.judging.spec import JudgeSpec, Served
+from aifeedback.judging.spec import JudgeSpec
 from aifeedback.models import lineage
 from aifeedback.models.lineage import Origin
 from aifeedback.refs import JudgeRef, ModelRef, PromptRef, Ref
 from aifeedback.steps import connect
 from aifeedback.steps.connect import JudgeCard
-from aifeedback.steps.rewards import RewardSpec, reward_from_options, reward_function
+from aifeedback.steps.rewards import (
+    JudgeRewardOptions,
+    RewardSpec,
+    reward_from_options,
+    reward_function,
+    reward_origin,
+)
 from aifeedback.steps.step import Context, Figures, Forecast, Measured, Rows
 from aifeedback.steps.trained import Trained, TrainFigures
 from aifeedback.training.settings import HeldOutMonitorConfig, RLConfig, RolloutServer
 from aifeedback.types import Prompt
 
-MONITOR, REWARD, ROLLOUTS = "Monitoring", "Judge as reward", "Rollouts by a server"
+MONITOR, ROLLOUTS = "Monitoring", "Rollouts by a server"
 
 
-class RewardOptions(Served):
+class RewardOptions(JudgeRewardOptions):
     """Options of the command that are about a judge reward and its monitor; a recipe writes them into ``reward``."""
 
-    prompt: Annotated[PromptRef, Cli(("--judge-prompt",), panel=REWARD, metavar="NAME")] = PromptRef("rating")
-    """Rating prompt of a judge reward."""
-    rationale: Annotated[bool, Cli(("--rationale", "--cot"), panel=REWARD)] = False
-    """Let the judge reason before it scores."""
-    reward_weight: Annotated[list[float], Cli(is_repeated=True, metavar="W", panel="")] = Field(default_factory=list)
-    """Weight of each --reward, in their order (default: 1 each)."""
-    batch_api: Annotated[bool, Cli(is_hidden=True)] = False
-    """Refused: a reward is needed at once."""
     monitor_prompt: Annotated[PromptRef | None, Cli(panel=MONITOR, metavar="NAME")] = None
     """Judge prompt for --monitor."""
     monitor_every: Annotated[int, Cli(panel=MONITOR)] = Field(default=20, ge=1)
@@ -120,10 +118,9 @@ class Rl(Trained):
     @classmethod
     def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> Rl:
         settings = dict(settings)
-        judge = {key: settings.pop(key) for key in _JUDGE_REWARD if key in settings}
+        judge, served, weights = RewardOptions.taken_from(settings)
         rewards = settings.get("reward", [])
         named = [rewards] if isinstance(rewards, str) else rewards
-        served = {key: judge.pop(key) for key in Served.model_fields if key in judge}
         watch = settings.get("monitor", {}).get("judge")
         is_watched = isinstance(watch, str) and ModelRef(watch).is_served
         is_served = any(name.startswith("judge:") and JudgeRef(name[6:]).is_served for name in named)
@@ -131,7 +128,6 @@ class Rl(Trained):
             raise RecipeError(
                 f"only a model on a server has such a setting, not {', '.join(named)}", key=f"--{next(iter(served))}"
             )
-        weights = settings.pop("reward_weight", ())
         if named:
             settings["reward"] = reward_from_options(named, weights, judge, served if is_served else {})
         if monitor := settings.get("monitor"):
@@ -170,6 +166,8 @@ class Rl(Trained):
             yield "train.evaluate_every needs a monitor: nothing is evaluated without one"
         if self.train.chosen_baseline == "gdpo" and not self.reward.has_criteria:
             yield "train.baseline gdpo needs several criteria: a reward.mix, or a judge with a rubric, without clip or per_word"
+        if self.reward.has_rank:
+            yield from self._unranked()
         if self.monitor is None or not self.monitor.choose_on:
             return
         if not self._guard_config(seed=0).candidates:
@@ -179,12 +177,18 @@ class Rl(Trained):
         if self.train.lora:
             yield "monitor.choose_on keeps whole weights: it cannot be combined with train.lora"
 
+    def _unranked(self) -> Iterator[str]:
+        """Settings under which a rank stays unknown: it needs other responses to the same prompt."""
+        if self.train.samples_per_prompt < 2:
+            yield "reward.rank ranks the responses to one prompt: set train.samples_per_prompt to 2 or more"
+        if self.train.zscore_samples:
+            yield "train.zscore_samples: a rank has mean 0 over every prompt and is not z-scored; leave it out"
+        if self._selects:
+            yield "monitor: a rank is no reward of a single response, so that nothing can stop or choose by it"
+
     def forecast(self, rows: Mapping[str, int]) -> Forecast:
-        calls = sum(judge.calls_per_score for judge in self.reward.judges())
-        steps = self.train.steps
-        if calls and steps is None:
-            return Forecast(None)
-        return Forecast(self.train.prompts_per_step * self.train.samples_per_prompt * (steps or 0) * calls)
+        calls, steps = self.reward.calls(self.train.samples_per_prompt), self.train.steps
+        return Forecast(None if calls and steps is None else self.train.prompts_per_step * (steps or 0) * calls)
 
     def run(self, context: Context) -> RlFigures:
         read = data.load_prompts(self.prompts, limit=self.limit)
@@ -218,13 +222,12 @@ class Rl(Trained):
         return [*prompts, *(p for ref in further for p in data.read_prompts(ref, limit=self.monitor.limit))]
 
     def _origin(self, cards: Mapping[JudgeRef, JudgeCard], rows: int) -> Origin:
+        whole = reward_origin(self.reward, cards, role="reward", rows=rows)
         rewarding = {judge.model for judge in self.reward.judges()}
-        whole = Origin()
-        for model, card in cards.items():
-            role = "reward" if model in rewarding else "selection"
-            whole += lineage.behind(model, [lineage.trainer(model, card.as_json(), role=role, rows=rows)])
-        for source in self.reward.sources():
-            whole += lineage.behind(source, [lineage.trainer(source, role="reward", rows=rows)])
+        for model in [one for one in cards if one not in rewarding]:
+            whole += lineage.behind(
+                model, [lineage.trainer(model, cards[model].as_json(), role="selection", rows=rows)]
+            )
         return whole
 
     def learn(self, prompts: Sequence[Prompt], context: Context, out: Path) -> Learned:
@@ -314,7 +317,3 @@ class Rl(Trained):
             judge=None if scores else connect.labeler(judge, context),
             out=out if self.monitor.choose_on else None,
         )
-
-
-_JUDGE_REWARD = ("prompt", "rationale", *Served.model_fields)
-"""Options of ``train rl`` that are about a judge reward."""

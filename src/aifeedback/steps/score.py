@@ -134,7 +134,7 @@ class Score(Step):
         scores: dict[int, types.Score] = {}
         criteria: list[types.Score] = []
         batch = connect.batch_for(self.judge, context, self.batch)
-        for positions in _by_prompt([prompt.id for prompt in read.prompts], batch):
+        for positions in whole_prompts([prompt.id for prompt in read.prompts], batch):
             prompts, completions = [read.prompts[i] for i in positions], [read.rows[i] for i in positions]
             if isinstance(scorer, RubricScorer):
                 rubric_scores = scorer.score_all(prompts, completions)
@@ -151,7 +151,7 @@ class Score(Step):
         return RankScorer(connect.labeler(self.judge, context), design=self.rank, rounds=self.rounds, seed=context.seed)
 
 
-def _by_prompt(prompt_ids: Sequence[str], batch: int) -> Iterator[list[int]]:
+def whole_prompts(prompt_ids: Sequence[str], batch: int) -> Iterator[list[int]]:
     """Positions of the completions in groups of at least ``batch`` that never split the responses to one prompt."""
     positions: dict[str, list[int]] = {}
     for position, prompt_id in enumerate(prompt_ids):

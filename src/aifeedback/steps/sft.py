@@ -53,7 +53,7 @@ class Sft(Trained):
         base = Path(self.model.folder())
         texts = lineage.of_texts(
             self.data, [completion.source for _, completion in pairs], base if base.is_dir() else None
-        )
+        ) + lineage.of_selection(self.data)
         if is_completions(self.data):
             return texts
         labels = read_labelled(self.data, context.seed)

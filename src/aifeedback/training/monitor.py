@@ -23,17 +23,15 @@ from aifeedback.inference.passes import context_window
 from aifeedback.training import folders
 from aifeedback.training.policy_gradient import Policy
 from aifeedback.training.reward_model import Accuracy, accuracy, wilson
-from aifeedback.training.rewards import adapted
+from aifeedback.training.rewards import adapted, plain_prompt, score
 from aifeedback.training.rollout import (
     EncodedPrompts,
     Rollout,
     as_rewards,
     encode_prompts,
-    plain_prompt,
     reference_logp,
     roll_out,
     sample_facts,
-    score,
     uniforms,
 )
 from aifeedback.training.settings import HeldOutMonitorConfig, RLConfig

@@ -37,7 +37,7 @@ from aifeedback.training.losses import importance
 from aifeedback.training.objective import Share, largest, share_of
 from aifeedback.training.optim import Rate
 from aifeedback.training.policy_update import Micro, Samples, Weighed, micro_batches, policy_loss
-from aifeedback.training.rewards import Criteria, adapted, mix, name_of
+from aifeedback.training.rewards import Criteria, adapted, mix, name_of, require_columns, score, score_criteria
 from aifeedback.training.rollout import (
     AdaptersOff,
     Clock,
@@ -50,11 +50,8 @@ from aifeedback.training.rollout import (
     criteria_figures,
     encode_prompts,
     reference_logp,
-    require_columns,
     roll_out,
     sample_facts,
-    score,
-    score_criteria,
     step_figures,
     uniforms,
     whole_model,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aifeedback import extensions
 from aifeedback.errors import InputError, RecipeError, TrainingError
+from aifeedback.judging.ranking import Design, RankScorer
 from aifeedback.types import Comparison, Completion, Labeler, Prompt, RewardFn, Scorer
 
 if TYPE_CHECKING:
@@ -142,6 +143,24 @@ def _of_rubric(scorer: ByCriterion) -> Criteria:
         return [[one.value for one in column] for column in scores]
 
     reward = Criteria(f"judge {scorer.name}", columns, scorer.shares)
+    return reward
+
+
+def judge_rank(labeler: Labeler, *, design: Design = "all", rounds: int = 2, seed: int = 0) -> Reward:
+    """Where each completion ranks among those of its prompt in the same call, in [−1, 1] (``ranking.RankScorer``).
+
+    The reward has mean 0 over a prompt, whatever the judge makes of the prompt itself. None for a completion without
+    another of its prompt, and for all of a prompt whose known judgements do not connect them.
+    """
+    scorer = RankScorer(labeler, design=design, rounds=rounds, seed=seed)
+
+    def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
+        ranked = scorer.rank(*records(prompts, completions))
+        reward.calls = [one.calls for one in ranked]
+        return [one.score.value for one in ranked]
+
+    how = "all pairs" if design == "all" else f"tournament of {rounds} rounds"
+    reward = Reward(f"judge {scorer.name}, {how}", score)
     return reward
 
 
@@ -319,6 +338,43 @@ def checked_rewards(values: Sequence[Any], count: int) -> list[float | None]:
     if len(values) != count:
         raise TrainingError(f"the reward function returned {len(values)} values for {count} completions")
     return [_finite(value) for value in values]
+
+
+def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
+    """Calls a reward function in TRL's way and checks what comes back; None stays None, NaN becomes None.
+
+    ``prompts`` become texts (one user message) or lists of role/content dicts; ``reference`` and every tag become
+    keyword lists. Raises TrainingError for a wrong number of rewards and for values that are not numbers.
+    """
+    values = adapted(reward)([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
+    return checked_rewards(values, len(texts))
+
+
+def score_criteria(reward: Criteria, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[float | None]]:
+    """What ``score`` gives, of every criterion by itself; none is called twice for it."""
+    columns = reward.columns([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
+    return [checked_rewards(values, len(texts)) for values in columns]
+
+
+def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:
+    """The keyword arguments of a reward function: references, and every tag that one of the prompts has."""
+    columns: dict[str, list[str | None]] = {"reference": [p.reference for p in prompts]}
+    for name in sorted({tag for p in prompts for tag in p.tags}):
+        columns[name] = [p.tags.get(name) for p in prompts]
+    return columns
+
+
+def require_columns(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
+    """Raises InputError where a function needs a column that no prompt has."""
+    if isinstance(reward, Function):
+        reward.require({"reference", *(tag for p in prompts for tag in p.tags)})
+
+
+def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
+    """A prompt as in a prompt file: text for one user message, otherwise messages."""
+    if len(prompt.messages) == 1 and prompt.messages[0].role == "user":
+        return prompt.messages[0].content
+    return [m.model_dump() for m in prompt.messages]
 
 
 def records(prompts: Sequence[Any], completions: Sequence[str]) -> tuple[list[Prompt], list[Completion]]:

@@ -24,7 +24,7 @@ from aifeedback.inference.encoding import Encoding
 from aifeedback.inference.generation import generate
 from aifeedback.training import checkpoint, compute
 from aifeedback.training.objective import require_rows
-from aifeedback.training.rewards import Criteria, Function, adapted, calls_of, checked_rewards, name_of
+from aifeedback.training.rewards import calls_of, name_of
 from aifeedback.types import Completion, Prompt, RewardFn, Sampling
 
 
@@ -195,43 +195,6 @@ def encode_prompts(
         raise TrainingError(f"none of {len(every)} prompts has between 1 and {limit:g} tokens")
     require_rows(kept, skipped)
     return EncodedPrompts([p for p, _ in kept], [ids for _, ids in kept], dict(skipped))
-
-
-def score(reward: RewardFn, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float | None]:
-    """Calls a reward function in TRL's way and checks what comes back; None stays None, NaN becomes None.
-
-    ``prompts`` become texts (one user message) or lists of role/content dicts; ``reference`` and every tag become
-    keyword lists. Raises TrainingError for a wrong number of rewards and for values that are not numbers.
-    """
-    values = adapted(reward)([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
-    return checked_rewards(values, len(texts))
-
-
-def score_criteria(reward: Criteria, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[list[float | None]]:
-    """What ``score`` gives, of every criterion by itself; none is called twice for it."""
-    columns = reward.columns([plain_prompt(p) for p in prompts], list(texts), **columns_of(prompts))
-    return [checked_rewards(values, len(texts)) for values in columns]
-
-
-def columns_of(prompts: Sequence[Prompt]) -> dict[str, list[str | None]]:
-    """The keyword arguments of a reward function: references, and every tag that one of the prompts has."""
-    columns: dict[str, list[str | None]] = {"reference": [p.reference for p in prompts]}
-    for name in sorted({tag for p in prompts for tag in p.tags}):
-        columns[name] = [p.tags.get(name) for p in prompts]
-    return columns
-
-
-def require_columns(reward: RewardFn, prompts: Sequence[Prompt]) -> None:
-    """Raises InputError where a function needs a column that no prompt has."""
-    if isinstance(reward, Function):
-        reward.require({"reference", *(tag for p in prompts for tag in p.tags)})
-
-
-def plain_prompt(prompt: Prompt) -> str | list[dict[str, str]]:
-    """A prompt as in a prompt file: text for one user message, otherwise messages."""
-    if len(prompt.messages) == 1 and prompt.messages[0].role == "user":
-        return prompt.messages[0].content
-    return [m.model_dump() for m in prompt.messages]
 
 
 def as_rewards(values: Sequence[float | None], *, samples: int) -> Tensor:
