@@ -7,7 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from aifeedback import metrics
+from aifeedback.annotation import Drawn, draw, weighted_mean
 from aifeedback.metrics import Estimate
+from aifeedback.metrics.intervals import mean_interval
+from aifeedback.reports.paper import pooled
 
 Draw = tuple[Estimate, float]
 Generator = np.random.Generator
@@ -183,6 +186,71 @@ def bradley_terry(g: Generator) -> Draw:
     return first, 0.8
 
 
+# --- samples for people, slices, several runs --------------------------------------------------------------------------
+
+
+def population(g: Generator, rows: int = 2000) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Human verdicts, AI labels, topics and marks of uncertainty; topics differ, and so do the uncertain 30 %."""
+    topic = g.choice(3, size=rows, p=[0.6, 0.3, 0.1])
+    uncertain = g.random(rows) < 0.3
+    chance = np.where(uncertain, 0.5, np.array([0.75, 0.55, 0.35])[topic])
+    human = (g.random(rows) < chance).astype(float)
+    ai = np.where(g.random(rows) < np.where(uncertain, 0.55, 0.85), human, 1 - human)
+    return human, ai, topic, uncertain
+
+
+TRUE_RATE = 0.3 * 0.5 + 0.7 * (0.6 * 0.75 + 0.3 * 0.55 + 0.1 * 0.35)
+
+
+def sampled(g: Generator, topic: np.ndarray, uncertain: np.ndarray) -> list[Drawn]:
+    """240 rows by topic, 40 % of them uncertain ones."""
+    return draw(len(topic), 240, strata=list(topic), uncertain=list(uncertain), uncertain_share=0.4,
+                seed=int(g.integers(2**31)))  # fmt: skip
+
+
+def weighted_sample(g: Generator) -> Draw:
+    """The truth is the mean of the population that was drawn from."""
+    human, _, topic, uncertain = population(g)
+    rows = sampled(g, topic, uncertain)
+    estimate = weighted_mean([human[r.row] for r in rows], [r.weight for r in rows], [r.stratum for r in rows])
+    return estimate, float(human.mean())
+
+
+def prediction_powered_sample(g: Generator) -> Draw:
+    human, ai, topic, uncertain = population(g)
+    drawn = {r.row: r for r in sampled(g, topic, uncertain)}
+    rated = [human[i] if i in drawn else None for i in range(len(human))]
+    strata = [drawn[i].stratum if i in drawn else "" for i in range(len(human))]
+    weights = [drawn[i].weight if i in drawn else None for i in range(len(human))]
+    return metrics.prediction_powered_sample(rated, ai, strata=strata, weights=weights), TRUE_RATE
+
+
+def slice_of_policies(g: Generator) -> Draw:
+    """One slice of a coverage matrix: 60 of 180 prompts with three rows each, beta(2, 2) there, beta(3, 1) elsewhere."""
+    language = np.repeat(["hu"] * 60 + ["en"] * 120, 3)
+    chance = np.repeat(np.concatenate([g.beta(2, 2, 60), g.beta(3, 1, 120)]), 3)
+    rows = (g.random(540) < chance).astype(float)
+    sample = metrics.Sample(list(rows), {"language": list(language)}, prompts=list(np.repeat(np.arange(180), 3)))
+    (cell,) = [one for one in metrics.coverage({"policy": sample})["policy"] if one.name == "hu"]
+    return cell, 0.5
+
+
+def best_of_four(g: Generator) -> Draw:
+    """Six samples of 100 prompts; the expected maximum of four standard normals is 1.02938."""
+    rewards = g.normal(size=(100, 1)) * 0.7 + g.normal(size=(100, 6))
+    return mean_interval(np.array([metrics.expected_best(list(row), 4) for row in rewards]), bounds=None), 1.02938  # type: ignore[return-value]
+
+
+def three_runs(g: Generator) -> Draw:
+    """A win rate over three training runs that differ by 3 points, on the same 450 held-out prompts."""
+    difficulty = g.normal(0, 0.15, 450)
+    estimates = []
+    for level in 0.6 + g.normal(0, 0.03, 3):
+        won = metrics.win_rate((g.random(450) < np.clip(level + difficulty, 0, 1)).astype(float))
+        estimates.append({"value": won.value, "low": won.low, "high": won.high, "n": won.n})
+    return pooled(estimates), 0.6  # type: ignore[return-value]
+
+
 WORLDS: dict[str, Callable[[Generator], Draw]] = {
     "win rate, Wilson": win_rate_hard,
     "win rate, half the rows ties": win_rate_ties,
@@ -206,6 +274,11 @@ WORLDS: dict[str, Callable[[Generator], Draw]] = {
     "prediction-powered win rate, 200 + 5,000": prediction_powered,
     "Rogan–Gladen": rogan_gladen,
     "Bradley–Terry strength": bradley_terry,
+    "mean of a stratified sample, uncertain rows oversampled": weighted_sample,
+    "prediction-powered win rate from such a sample": prediction_powered_sample,
+    "win rate of a slice, several rows per prompt": slice_of_policies,
+    "expected reward of best-of-4": best_of_four,
+    "win rate over three training runs": three_runs,
 }
 
 
