@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from aifeedback.annotation.assignment import Assignment, Guidelines
 from aifeedback.annotation.items import SCALES, items_of_comparisons, items_of_completions, single_items
+from aifeedback.annotation.store import RatingStore
 from aifeedback.types import Comparison, Completion, Prompt
 
 from .pages import XSS, assignment, pairs, ranked
@@ -231,6 +233,31 @@ def test_while_the_server_is_away_nothing_is_sent_and_nothing_is_lost(tmp_path: 
     assert page.input_value("#comment") == "written in a tunnel"
     assert page.evaluate("Object.keys(localStorage).some(key => localStorage[key].includes('tunnel'))")
     context.close()
+
+
+def test_a_locked_file_of_ratings_keeps_the_draft_and_one_more_key_saves_it(tmp_path: Path, browser: Any) -> None:
+    store = RatingStore(tmp_path / "ratings.sqlite", patience_s=0.3)
+    where = Assignment(store, pairs(2), ("anna",))
+    other = sqlite3.connect(tmp_path / "ratings.sqlite", isolation_level=None)
+    with opened(browser, where) as page:
+        home = page.url
+        page.keyboard.press("3")
+        page.fill("#comment", "half a thought")
+        other.execute("BEGIN IMMEDIATE")
+        with page.expect_navigation():
+            page.keyboard.press("Control+Enter")
+        assert "Another program" in page.inner_text("[role=alert]:visible")
+        assert page.is_checked("input[value=tie]")
+        page.goto(home)  # given up, and opened again
+        assert page.is_checked("input[value=tie]")
+        assert page.input_value("#comment") == "half a thought"
+        other.close()
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert "1 of 2 done" in page.inner_text("main")
+        assert page.input_value("#comment") == ""
+    (stored,) = where.store.ratings()
+    assert (stored.choice, stored.comment) == ("tie", "half a thought")
 
 
 def test_the_mark_stays_on_the_screen_while_eight_responses_are_ranked(tmp_path: Path, browser: Any) -> None:

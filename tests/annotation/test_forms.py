@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import sqlite3
 import threading
@@ -12,9 +13,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from aifeedback.annotation.app import create_app
-from aifeedback.annotation.assignment import Assignment, Guidelines
+from aifeedback.annotation.assignment import Assignment, Guidelines, entry_of
 from aifeedback.annotation.items import SCALES, items_of_comparisons, single_items
-from aifeedback.annotation.store import RatingStore
+from aifeedback.annotation.store import RatingStore, StoreUnavailable
 from aifeedback.types import Comparison, Completion, Prompt, Rating
 
 from .pages import HOST, assignment, fields, pairs, ranked
@@ -23,6 +24,12 @@ from .test_app import entered, visitor
 
 def checked(page: str) -> set[tuple[str, str]]:
     return set(re.findall(r'name="([\w-]+)" value="([^"]*)"[^>]* checked', page))
+
+
+def all_fields(page: str) -> dict[str, str]:
+    """Every hidden field of the page's last form."""
+    last = page[page.rindex("<form") :]
+    return dict(re.findall(r'type="hidden" name="([\w-]+)" value="([^"]*)"', last))
 
 
 def singles(asks: str = "score", text: str = "an answer") -> list:  # type: ignore[type-arg]
@@ -327,6 +334,72 @@ def test_a_full_disk_on_a_ranking_keeps_the_ranks(tmp_path: Path) -> None:
     other.close()
     assert answer.status_code == 503
     assert checked(answer.text) == set(ranks.items())
+
+
+@pytest.mark.parametrize("act", ["skip", "correction"])
+def test_whatever_is_saved_while_the_file_is_locked_comes_back_as_it_was(tmp_path: Path, act: str) -> None:
+    where = impatient(tmp_path, pairs(2))
+    client = entered(where)
+    form = fields(client.get("/").text)
+    if act == "correction":
+        client.post("/rate", data={**form, "choice": "0"})
+        form = all_fields(client.get(f"/item?id={form['item']}").text)
+    sent = {**form, "choice": "tie", "comment": "second thoughts"}
+    other = sqlite3.connect(tmp_path / "ratings.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answer = client.post("/skip" if act == "skip" else "/rate", data=sent)
+    other.close()
+    assert answer.status_code == 503
+    assert checked(answer.text) == {("choice", "tie")}
+    assert "second thoughts</textarea>" in answer.text
+    client.post("/rate", data={**sent, **all_fields(answer.text)})
+    stored = where.store.ratings()[-1]
+    assert (stored.choice, stored.comment, stored.revision) == ("tie", "second thoughts", int(act == "correction"))
+
+
+def test_a_harmful_text_stays_hidden_where_its_view_cannot_be_counted(tmp_path: Path) -> None:
+    where = impatient(tmp_path, pairs(1, harmful=True, text="Terrible"), most_harmful=1)
+    client = entered(where)
+    form = fields(client.get("/").text)
+    other = sqlite3.connect(tmp_path / "ratings.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    answer = client.post("/reveal", data=form)
+    other.close()
+    assert answer.status_code == 503
+    assert "Terrible" not in answer.text
+    assert where.store.exposed_to("anna") == set()
+
+
+@pytest.mark.parametrize("kind", ["pair", "ranking", "score"])
+def test_a_store_that_cannot_even_be_read_gives_a_page_that_sends_the_same_form_again(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = {"pair": pairs(1), "ranking": ranked(), "score": singles()}[kind]
+    verdict = {
+        "pair": {"choice": "tie"},
+        "ranking": {"rank-0": "2", "rank-1": "1", "rank-2": "2"},
+        "score": {"value": "7"},
+    }[kind]
+    where = assignment(tmp_path, items)
+    client = entered(where)
+    comment = 'one "line"\nand </textarea> another'
+    sent = {**all_fields(client.get("/").text), **verdict, "comment": comment}
+
+    def gone(*_: object) -> None:
+        raise StoreUnavailable(where.store.path, sqlite3.OperationalError("disk I/O error"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where.store, "_read", gone)
+        shown, refused = client.get("/"), client.post("/rate", data=sent)
+    assert (shown.status_code, refused.status_code) == (503, 503)
+    assert "kept in this browser" in shown.text
+    assert 'action="rate"' in refused.text
+    again = all_fields(refused.text)
+    assert again == {key: value for key, value in sent.items() if key != "comment"}
+    assert html.unescape(refused.text.partition('dir="auto">\n')[2].partition("</textarea>")[0]) == comment
+    client.post("/rate", data={**again, "comment": comment})
+    (stored,) = where.store.ratings()
+    assert entry_of(stored) == {**verdict, "comment": comment}
 
 
 def test_an_older_file_of_ratings_is_upgraded_with_its_rows(tmp_path: Path) -> None:

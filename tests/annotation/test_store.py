@@ -133,6 +133,7 @@ def test_a_server_that_went_away_gives_the_form_back_and_is_used_again_when_it_i
     try:
         refused = client.post("/rate", data={**form, "choice": "1", "comment": "keep this"})
         assert refused.status_code == 503
+        assert "keep this</textarea>" in refused.text
     finally:
         postgres.start()
     saved = client.post("/rate", data={**form, "choice": "1", "comment": "keep this"})

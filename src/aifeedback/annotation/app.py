@@ -142,6 +142,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+SIGNED = ("item", "shown_at", "signature", "order", "revision")
+"""Fields of a form that say what it is about; the others are what a rater entered."""
 Act = Callable[[Assignment, str, Mapping[str, str]], "Page"]
 
 
@@ -169,7 +171,7 @@ def create_app(assignment: Assignment) -> FastAPI:
 
     @app.exception_handler(StoreUnavailable)
     async def _unavailable(request: Request, cause: StoreUnavailable) -> Response:
-        return HTMLResponse(_render("trouble.html.j2", reason=cause.reason), status_code=503)
+        return _trouble(cause)
 
     @app.get("/r/{token}")
     def enter(token: str) -> Response:
@@ -214,19 +216,22 @@ def create_app(assignment: Assignment) -> FastAPI:
     async def taken(act: Act, request: Request, who: str) -> Response:
         """A rater's form: ``act`` does what it says, in a thread, as soon as one of the writers is free."""
         form = await _form(request)
-        rater = await run_sync(_rater, assignment, request, cookie, who)
-        if rater is None:
-            return _stranger(form)
         try:
-            with anyio.fail_after(assignment.store.patience_s):
-                await writers.acquire_on_behalf_of(request)
-        except TimeoutError:
-            busy = StoreUnavailable(assignment.store.path, None)
-            return _response(await run_sync(_refused, assignment, rater, form, busy.reason), who)
-        try:
-            return _response(await run_sync(_careful, act, assignment, rater, form), who)
-        finally:
-            writers.release_on_behalf_of(request)
+            rater = await run_sync(_rater, assignment, request, cookie, who)
+            if rater is None:
+                return _stranger(form)
+            try:
+                with anyio.fail_after(assignment.store.patience_s):
+                    await writers.acquire_on_behalf_of(request)
+            except TimeoutError:
+                busy = StoreUnavailable(assignment.store.path, None)
+                return _response(await run_sync(_refused, assignment, rater, form, busy.reason), who)
+            try:
+                return _response(await run_sync(_careful, act, assignment, rater, form), who)
+            finally:
+                writers.release_on_behalf_of(request)
+        except StoreUnavailable as cause:  # not even the item can be read to be shown again
+            return _trouble(cause, form, action=request.url.path.rpartition("/")[2])
 
     @app.post("/reveal")
     @app.post("/u/{who}/reveal")
@@ -362,6 +367,14 @@ def _refusal(request: Request) -> Response | None:
 
 def _stranger(form: Mapping[str, str] | None = None) -> Response:
     return HTMLResponse(_render("stranger.html.j2", lost=(form or {}).get("comment", "")), status_code=403)
+
+
+def _trouble(cause: StoreUnavailable, form: Mapping[str, str] | None = None, *, action: str = "") -> Response:
+    """The page where the store cannot be read; it holds a form that was sent, to be sent again as it was."""
+    sent = {} if form is None else {key: form[key] for key in SIGNED if key in form} | entered(form)
+    comment = sent.pop("comment", "")
+    page = _render("trouble.html.j2", reason=cause.reason, sent=sent, comment=comment, action=action)
+    return HTMLResponse(page, status_code=503)
 
 
 def _next(assignment: Assignment, rater: str, *, saved: str = "", problem: str = "", lost: str = "") -> Page:
