@@ -9,6 +9,7 @@ import pytest
 
 from aifeedback.annotation.assignment import Guidelines
 from aifeedback.annotation.items import SCALES, Item, items_of_comparisons, single_items
+from aifeedback.annotation.store import StoreUnavailable
 from aifeedback.types import Comparison, Completion, Prompt
 
 from .pages import assignment, pairs, ranked
@@ -32,6 +33,10 @@ def singles(kind: str) -> list[Item]:
     return single_items([prompt], [Completion.of(prompt, "An answer.", source="m")], SCALES[kind])
 
 
+def unreadable(*_: object) -> None:
+    raise StoreUnavailable("ratings.sqlite", None)
+
+
 def faults(page: Any) -> list[str]:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     violations = axe.run(page).response["violations"]
@@ -45,7 +50,9 @@ def faults(page: Any) -> list[str]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1280])
-def test_axe_finds_no_serious_fault(tmp_path: Path, browser: Any, scheme: str, width: int) -> None:
+def test_axe_finds_no_serious_fault(
+    tmp_path: Path, browser: Any, scheme: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     items = [
         *pairs(1),
         *pairs(1, harmful=True, text="Terrible"),
@@ -73,19 +80,29 @@ def test_axe_finds_no_serious_fault(tmp_path: Path, browser: Any, scheme: str, w
         seen["mine"] = faults(page)
         page.goto(f"{home.partition('/u/')[0]}/r/unknown")
         seen["stranger"] = faults(page)
+        page.goto(f"{home}item?id={items[0].id}")
+        monkeypatch.setattr(where.store, "_read", unreadable)
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert "try again" in page.inner_text("main")
+        seen["trouble"] = faults(page)
     assert {place: found for place, found in seen.items() if found} == {}
 
 
 def test_the_tree_names_every_control_and_the_keyboard_reaches_it(tmp_path: Path, browser: Any) -> None:
-    """Tab alone visits each control once, its focus can be seen, and each has a name that a screen reader can speak."""
-    items = [*pairs(1), *ranked(), *singles("score")]
-    with opened(browser, assignment(tmp_path, items)) as page:
+    """What a screen reader is given: each control has a name, each choice a group with one, and Tab shows its focus."""
+    items = [*pairs(1), *ranked(), *singles("score"), *pairs(1, harmful=True, text="Terrible")]
+    rules = Guidelines("Rules", "1", "Choose the truer one.")
+    with opened(browser, assignment(tmp_path, items, guidelines=rules)) as page:
         home = page.url
         for item in items:
             page.goto(f"{home}item?id={item.id}")
-            named = page.evaluate(NAMES)
-            assert named
-            assert [one for one in named if not one["name"]] == []
+            tree = controls(page)
+            assert {role for role, *_ in tree} >= {"button", "link", "radio"}
+            assert [one for one in tree if not one[1]] == []
+            assert [one for one in tree if one[0] == "radio" and not one[2]] == []
+            assert len({one for one in tree if one[0] == "radio"}) == sum(one[0] == "radio" for one in tree)
+            wanted = set(page.evaluate(GROUPS))
             reached: set[str] = set()
             for _ in range(60):
                 page.keyboard.press("Tab")
@@ -94,8 +111,28 @@ def test_the_tree_names_every_control_and_the_keyboard_reaches_it(tmp_path: Path
                     break
                 assert at["outline"], at
                 reached.add(at["group"])
-            wanted = {one["group"] for one in named}
             assert wanted <= reached, wanted - reached
+
+
+def controls(page: Any) -> list[tuple[str, str, str]]:
+    """Role, name, and name of the group of every control in the browser's accessibility tree."""
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    known = {node["nodeId"]: node for node in nodes}
+
+    def value(node: dict[str, Any], key: str) -> str:
+        return str(node.get(key, {}).get("value", "")).strip()
+
+    def group(node: dict[str, Any]) -> str:
+        above = known.get(node.get("parentId", ""))
+        if above is None:
+            return ""
+        return value(above, "name") if value(above, "role") in ("group", "radiogroup") else group(above)
+
+    return [
+        (value(node, "role"), value(node, "name"), group(node))
+        for node in nodes
+        if not node["ignored"] and value(node, "role") in ROLES
+    ]
 
 
 def test_three_kinds_are_rated_by_tab_and_space_alone(tmp_path: Path, browser: Any) -> None:
@@ -124,12 +161,10 @@ def _tab_to(page: Any, wanted: str) -> None:
     raise AssertionError(f"Tab never reached {wanted}")
 
 
-NAMES = """() => [...document.querySelectorAll('main input:not([type=hidden]), main button, main textarea, main a')]
+ROLES = ("button", "checkbox", "link", "radio", "textbox", "DisclosureTriangle", "progressbar", "region")
+GROUPS = """() => [...document.querySelectorAll('input:not([type=hidden]), button, textarea, a, summary, [tabindex]')]
   .filter(e => e.checkVisibility())
-  .map(e => ({
-    group: e.type === 'radio' ? 'radio ' + e.name : e.tagName + ' ' + (e.id || e.name || e.innerText || e.value),
-    name: (e.getAttribute('aria-label') || [...(e.labels || [])].map(l => l.innerText).join(' ') || e.innerText).trim(),
-  }))"""
+  .map(e => e.type === 'radio' ? 'radio ' + e.name : e.tagName + ' ' + (e.id || e.name || e.innerText || e.value))"""
 FOCUSED = """() => {
   const e = document.activeElement;
   if (!e || e === document.body) return null;
