@@ -83,8 +83,8 @@ def judged(claims: Sequence[tuple[str, bool | None]]) -> tuple[Verdict, str]:
     if failed:
         return "fails", f"Not so here: {'; '.join(failed)}."
     if unclear:
-        return "undecided", f"Inside the intervals, so not decided: {'; '.join(unclear)}."
-    return "holds", f"So it is here: {'; '.join(text for text, _ in claims)}."
+        return "undecided", f"Not decided within the intervals: {'; '.join(unclear)}."
+    return "holds", f"Here too: {'; '.join(text for text, _ in claims)}."
 
 
 def above(one: Pooled | None, bound: float) -> bool | None:
