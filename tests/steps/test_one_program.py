@@ -85,8 +85,10 @@ CASES = {
         "calibration.json", "calibration.json",
     ),
     "sft": Case(
-        {"model": "hf:llama", "data": "answers.jsonl", "train": {**TINY, "learning_rate": 1e-3}},
-        "train sft --model hf:llama --data answers.jsonl --batch 4 --steps 2 --learning-rate 1e-3 --set warmup_steps=1",
+        {"model": "hf:llama", "data": "answers.jsonl", "weight": 0.5, "mix": {"short.jsonl": 1.0}, "equal_sizes": True,
+         "train": {**TINY, "learning_rate": 1e-3}},
+        "train sft --model hf:llama --data answers.jsonl=0.5 --data short.jsonl --equal-sizes"
+        " --batch 4 --steps 2 --learning-rate 1e-3 --set warmup_steps=1",
         "policy",
     ),
     "reward_model": Case(
@@ -103,8 +105,10 @@ CASES = {
         "policy",
     ),
     "kto": Case(
-        {"model": "hf:llama", "data": "verdicts.jsonl", "hard": True, "train": {**TINY, "good_weight": 2.0}},
-        "train kto --model hf:llama --data verdicts.jsonl --hard --batch 4 --steps 2 --good-weight 2"
+        {"model": "hf:llama", "data": "verdicts.jsonl", "mix": {"more-verdicts.jsonl": 3.0}, "hard": True,
+         "train": {**TINY, "good_weight": 2.0}},
+        "train kto --model hf:llama --data verdicts.jsonl --data more-verdicts.jsonl=3 --hard"
+        " --batch 4 --steps 2 --good-weight 2"
         " --set warmup_steps=1",
         "policy",
     ),
@@ -215,6 +219,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         verdicts = zip([0.9, 0.2, 0.5, 1.0] * 6, answers * 2, strict=True)
         write("verdicts.jsonl", [{"prompt": r["prompt"], "completion": r["one"], "p_good": p} for p, r in verdicts])
         Path("reward.py").write_text("def brief(completions):\n    return [-len(text) / 100 for text in completions]\n")
+        write("more-verdicts.jsonl", [{"prompt": r["prompt"], "completion": r["two"], "label": True} for r in answers])
         write("short.jsonl", [{"prompt": r["prompt"], "completion": r["one"]} for r in answers])
         write("pairs.jsonl", rows(8, "first", "second"))
         write("people.jsonl", rows(10, "chosen", "rejected"))

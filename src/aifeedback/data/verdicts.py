@@ -22,6 +22,8 @@ class Verdicts(NamedTuple):
     p_good: list[float | None]
     """None where the verdict is unknown."""
     report: ReadReport
+    judges: list[str]
+    """Who gave each verdict; 'human' where only a ``label`` says it, empty where nothing does."""
 
 
 def load_verdicts(path: str | Path) -> Verdicts:
@@ -34,7 +36,13 @@ def load_verdicts(path: str | Path) -> Verdicts:
     if not any(name in row for row in read.inputs for name in ("p_good", "label", "value")):
         raise FileError("no verdicts", file=path, fix="add a column label (true or false), p_good or value")
     verdicts = [_p_good(row, path, number) for number, row in enumerate(read.inputs, 1)]
-    return Verdicts(read.prompts, read.rows, verdicts, read.report)
+    return Verdicts(read.prompts, read.rows, verdicts, read.report, [_judge(row) for row in read.inputs])
+
+
+def _judge(row: Mapping[str, Any]) -> str:
+    if not is_missing(row.get("judge")):
+        return str(row["judge"])
+    return "" if not is_missing(row.get("p_good")) or is_missing(row.get("label")) else "human"
 
 
 def _p_good(row: Mapping[str, Any], path: str | Path, number: int) -> float | None:

@@ -150,7 +150,8 @@ class Compare(Served, Step):
     policies: Annotated[dict[str, PolicyRef], Cli(is_argument=True, is_repeated=True, metavar="NAME=POLICY")] = Field(
         min_length=1
     )
-    """Two or more policies, each NAME=hf:DIR or NAME=FILE of responses; the first is the reference."""
+    """Two or more policies, each NAME=hf:DIR or NAME=FILE of responses; the first is the reference. In a recipe, one that
+    is empty is left out."""
     reference: Annotated[str, Cli(is_hidden=True)] = "sft"
     """Which of the policies is the reference."""
     prompts: Annotated[Ref, Cli(("--prompts", "--data"), metavar="FILE")]
@@ -178,6 +179,11 @@ class Compare(Served, Step):
     """How length is controlled for (docs/metrics.md); ratio is the published form."""
     tidy: bool = True
     """Remove trailing periods, spaces and line ends before judging (Lee et al. 2023), and report how many."""
+
+    @field_validator("policies")
+    @classmethod
+    def _nonempty(cls, policies: dict[str, PolicyRef]) -> dict[str, PolicyRef]:
+        return {name: policy for name, policy in policies.items() if policy}
 
     @field_validator("judges")
     @classmethod

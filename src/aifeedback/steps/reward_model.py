@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -12,8 +11,9 @@ from aifeedback.data import read_completions, read_labelled
 from aifeedback.models import lineage
 from aifeedback.models.lineage import Origin
 from aifeedback.refs import Ref
+from aifeedback.steps.sources import FromFiles, Gathered
 from aifeedback.steps.step import Context, Measured
-from aifeedback.steps.trained import Trained, TrainFigures
+from aifeedback.steps.trained import TrainFigures
 from aifeedback.training.settings import RewardModelConfig
 
 
@@ -22,11 +22,9 @@ class RewardModelFigures(TrainFigures):
     """Share of held-out human pairs whose preferred response scores higher."""
     offset: float | None = None
     """What was subtracted so that the mean reward on ``centre`` is 0."""
-    by_source: dict[str, int] | None = None
-    """Rows by file, where several were mixed."""
 
 
-class RewardModel(Trained):
+class RewardModel(FromFiles):
     """Fit a reward model on soft labels; writes reward_model/, an AutoModelForSequenceClassification folder."""
 
     kind: ClassVar[str] = "reward_model"
@@ -36,8 +34,6 @@ class RewardModel(Trained):
     """Labelled comparisons. Repeat to mix several files, each FILE or FILE=WEIGHT."""
     hard: bool = False
     """Round every label to 0 or 1; a label of one half is left out."""
-    mix: Annotated[dict[Ref, float], Cli(is_hidden=True)] = Field(default_factory=dict)
-    """Further labelled files → weight of their rows (human and AI labels in one model)."""
     heldout: Annotated[Ref | None, Cli(metavar="FILE")] = None
     """Human comparisons on which accuracy is measured."""
     centre: Annotated[Ref | None, Cli(metavar="FILE")] = None
@@ -47,23 +43,12 @@ class RewardModel(Trained):
     train: Annotated[RewardModelConfig, Cli(flatten=(RewardModelConfig,), panel="Trainer")] = RewardModelConfig()
     """Settings of the trainer."""
 
-    @classmethod
-    def from_options(cls, settings: dict[str, Any], chosen: Collection[str] = ()) -> RewardModel:
-        return super().from_options(one_or_mixed(settings), chosen)
-
     def run(self, context: Context) -> RewardModelFigures:
         from aifeedback.training.examples import PairRow, hard_labels
         from aifeedback.training.reward_model import centre, fit_reward_model
 
-        rows: list[Any] = []
-        by_source: dict[str, int] = {}
-        origin = Origin()
-        for path, weight in {self.data: 1.0, **self.mix}.items():
-            labels = read_labelled(path, context.seed)
-            own = [PairRow(r.comparison, r.p_first, weight, r.margin) for r in labels]
-            origin += lineage.of_labels(path, [r.judge for r in labels if r.p_first is not None])
-            by_source[context.named(path)] = len(own)
-            rows += own
+        gathered, origin = labelled_pairs(self, context)
+        rows = [PairRow(r.comparison, r.p_first, weight, r.margin) for r, weight in gathered.rows]
         folder = context.result("reward_model")
         result = fit_reward_model(
             self.model.folder(),
@@ -84,24 +69,17 @@ class RewardModel(Trained):
             are_steps_set=self.train.steps is not None,
             offset=offset,
             accuracy=_accuracy(result.figures),
-            by_source=by_source if self.mix else None,
+            by_source=gathered.by_source,
         )
 
 
-def one_or_mixed(settings: dict[str, Any]) -> dict[str, Any]:
-    """``data`` repeated as FILE or FILE=WEIGHT → the first as ``data``, the others as ``mix``."""
-    data = settings.get("data")
-    if not isinstance(data, list):
-        return settings
-    first, *more = data
-    mix = {}
-    for text in more:
-        path, equals, weight = text.rpartition("=")
-        try:
-            mix[path if equals else text] = float(weight) if equals else 1.0
-        except ValueError:
-            mix[text] = 1.0
-    return {**settings, "data": first, **({"mix": {**settings.get("mix", {}), **mix}} if mix else {})}
+def labelled_pairs(step: FromFiles, context: Context) -> tuple[Gathered, Origin]:
+    """The labelled rows of a step's files, and whose labels those are that are known."""
+    parts = {path: read_labelled(path, context.seed) for path in step.weights}
+    origin = Origin()
+    for path, labels in parts.items():
+        origin += lineage.of_labels(path, [row.judge for row in labels if row.p_first is not None])
+    return step.gather(parts, lambda row: row.p_first is not None, context), origin
 
 
 def _accuracy(logged: Any) -> Measured | None:

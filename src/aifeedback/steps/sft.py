@@ -12,20 +12,22 @@ from aifeedback.errors import FileError
 from aifeedback.models import lineage
 from aifeedback.models.lineage import Origin
 from aifeedback.refs import Ref
+from aifeedback.steps.sources import FromFiles, total_rows
 from aifeedback.steps.step import Context, Rows
-from aifeedback.steps.trained import Trained, TrainFigures
+from aifeedback.steps.trained import TrainFigures
 from aifeedback.training.settings import SftConfig
 from aifeedback.types import Completion, Prompt
 
 
-class Sft(Trained):
+class Sft(FromFiles):
     """Fine-tune a model on completions, or on the preferred responses of comparisons; writes policy/."""
 
     kind: ClassVar[str] = "sft"
     main: ClassVar[str] = "policy"
     Figures = TrainFigures
-    data: Annotated[Ref, Cli(metavar="FILE")]
-    """Prompts with completions, or comparisons with human or AI labels."""
+    data: Annotated[Ref, Cli(metavar="FILE", is_repeated=True)]
+    """Prompts with completions, or comparisons with human or AI labels. Repeat to mix several files, each FILE or
+    FILE=WEIGHT."""
     heldout: Annotated[Ref | None, Cli(metavar="FILE")] = None
     """Held-out rows on which the loss is measured."""
     train: Annotated[SftConfig, Cli(flatten=(SftConfig,), panel="Trainer")] = SftConfig()
@@ -35,29 +37,37 @@ class Sft(Trained):
         from aifeedback.training.examples import SftRow
         from aifeedback.training.sft import train_sft
 
-        pairs, rows = demonstrations(self.data, context.seed)
+        read = {path: demonstrations(path, context.seed) for path in self.weights}
+        gathered = self.gather({path: pairs for path, (pairs, _) in read.items()}, lambda _: True, context)
         result = train_sft(
             self.model.folder(),
-            [SftRow(prompt, completion) for prompt, completion in pairs],
+            [SftRow(*pair, weight) for pair, weight in gathered.rows],
             self.seeded(self.train, context),
             context.result("policy"),
             heldout=[SftRow(p, c) for p, c in demonstrations(self.heldout, context.seed)[0]] if self.heldout else (),
             progress=context.progress,
         )
-        prompts = [prompt for prompt, _ in pairs]
-        self.leave_origin(context.result("policy"), context, self._origin(pairs, context), prompts, self.data)
-        return TrainFigures.of(result, file=rows, are_steps_set=self.train.steps is not None)
+        origin = Origin()
+        for path, (pairs, _) in read.items():
+            origin += self._origin(path, pairs, context)
+        prompts = [prompt for (prompt, _), _ in gathered.rows]
+        self.leave_origin(context.result("policy"), context, origin, prompts, self.data)
+        return TrainFigures.of(
+            result,
+            file=total_rows([rows for _, rows in read.values()]),
+            are_steps_set=self.train.steps is not None,
+            by_source=gathered.by_source,
+        )
 
-    def _origin(self, pairs: Sequence[tuple[Prompt, Completion]], context: Context) -> Origin:
-        """Models that wrote the texts; of labelled comparisons, whoever preferred them."""
+    def _origin(self, path: Ref, pairs: Sequence[tuple[Prompt, Completion]], context: Context) -> Origin:
+        """Models that wrote or chose the texts; of labelled comparisons, whoever preferred them."""
         base = Path(self.model.folder())
-        texts = lineage.of_texts(
-            self.data, [completion.source for _, completion in pairs], base if base.is_dir() else None
-        ) + lineage.of_selection(self.data)
-        if is_completions(self.data):
+        sources = [completion.source for _, completion in pairs]
+        texts = lineage.of_texts(path, sources, base if base.is_dir() else None) + lineage.of_selection(path)
+        if is_completions(path):
             return texts
-        labels = read_labelled(self.data, context.seed)
-        return texts + lineage.of_labels(self.data, [row.judge for row in labels if row.p_first is not None])
+        labels = read_labelled(path, context.seed)
+        return texts + lineage.of_labels(path, [row.judge for row in labels if row.p_first is not None])
 
 
 def is_completions(path: str) -> bool:

@@ -37,7 +37,9 @@ class TrainFigures(Figures):
     best_step: int | None = None
     """The step that the saved weights are from, where a stop rule returned to an earlier one."""
     file: Rows | None = None
-    """Rows of the data file."""
+    """Rows of the data files."""
+    by_source: dict[str, int] | None = None
+    """Usable rows taken of each file, where several were mixed."""
 
     are_steps_set: bool = Field(default=True, exclude=True)
     """Whether the number of steps was chosen, and not made by the size of the data."""
@@ -54,7 +56,7 @@ class TrainFigures(Figures):
 
     @classmethod
     def of(cls, result: Any, **more: Any) -> Any:
-        return cls(**result.model_dump(exclude={"folder", "identity", "length"}), **more)
+        return cls(**{**result.model_dump(exclude={"folder", "identity", "length"}), **more})
 
 
 class Trained(Step):
