@@ -17,7 +17,7 @@ from aifeedback.config import parse
 from aifeedback.errors import BatchPending, RecipeError
 from aifeedback.judging.spec import JudgeSpec
 from aifeedback.steps.label import Label
-from aifeedback.steps.rewards import reward_from_options
+from aifeedback.steps.rewards import RewardSpec, reward_from_options
 from aifeedback.steps.rl import Rl
 from models.batch_stub import OpenAIStub
 from models.stub import Request, Response, StubServer, as_json, healthy
@@ -179,9 +179,9 @@ def test_from_python_the_same_call_collects(place: Path, stub: OpenAIStub, serve
 def test_what_needs_answers_at_once_refuses_batches_by_name() -> None:
     served = {"base_url": "http://x", "batch_api": True}
     with pytest.raises(RecipeError, match="batch_api: a reward is needed at once"):
-        reward_from_options("judge:openai:x", served=served)
+        parse(RewardSpec, reward_from_options(["judge:openai:x"], served=served))  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="batch_api: a reward is needed at once"):
-        reward_from_options("judge:openai:x", served={"server": {"batch_api": True}})
+        parse(RewardSpec, reward_from_options(["judge:openai:x"], served={"server": {"batch_api": True}}))  # type: ignore[arg-type]
     rl = {"model": "hf:a/b", "prompts": "p.jsonl"}
     with pytest.raises(RecipeError, match="batch_api: a reward is needed at once"):
         Rl.from_options({**rl, "reward": "judge:openai:x", **served})

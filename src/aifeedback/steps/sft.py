@@ -41,7 +41,7 @@ class Sft(FromFiles):
         gathered = self.gather({path: pairs for path, (pairs, _) in read.items()}, lambda _: True, context)
         result = train_sft(
             self.model.folder(),
-            [SftRow(*pair, weight) for pair, weight in gathered.rows],
+            [SftRow(prompt, completion, weight) for (prompt, completion), weight in gathered.rows],
             self.seeded(self.train, context),
             context.result("policy"),
             heldout=[SftRow(p, c) for p, c in demonstrations(self.heldout, context.seed)[0]] if self.heldout else (),
