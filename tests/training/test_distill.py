@@ -30,8 +30,11 @@ from typer.testing import CliRunner
 
 from aifeedback.cli import app
 from aifeedback.errors import RecipeError
+from aifeedback.steps.distill import Distill
+from aifeedback.steps.sft import Sft
 from aifeedback.training import compute, distill
 from aifeedback.training.distill import DistillObjective, Micro, still_to_come, train_distill
+from aifeedback.training.folders import load_policy
 from aifeedback.training.objective import Share
 from aifeedback.training.rollout import EncodedPrompts
 from aifeedback.training.settings import DistillConfig
@@ -162,6 +165,16 @@ def test_a_teacher_with_other_tokens_is_refused(llama: Path, teacher: Path, tmp_
     with pytest.raises(RecipeError, match="another vocabulary"):
         train_distill(llama, other, some_prompts(), DistillConfig(steps=1, **QUICK), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_forecast_of_memory_has_the_teacher_in_it(llama: Path, teacher: Path) -> None:
+    own, other = (
+        Sft(model=f"hf:{llama}", data="d.jsonl"),
+        Distill(model=f"hf:{llama}", teacher=f"hf:{teacher}", prompts="p"),
+    )
+    count = sum(p.numel() for p in load_policy(teacher).parameters())
+    assert other.memory() == (own.memory() or 0) + 4 * count
+    assert Distill(model=f"hf:{llama}", teacher="hf:some/hub-id", prompts="p").memory() is None
 
 
 def test_the_command_writes_a_policy_and_whose_feedback_trained_it(llama: Path, teacher: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -33,6 +34,14 @@ class Distill(Trained):
     """Use at most this many prompts."""
     train: Annotated[DistillConfig, Cli(flatten=(DistillConfig,), panel="Trainer")] = DistillConfig()
     """Settings of the trainer."""
+
+    def memory(self) -> int | None:
+        from aifeedback.training.memory import shapes_of
+
+        own, folder = super().memory(), Path(self.teacher.name)
+        if own is None or self.teacher.step is not None or self.teacher.scheme != "hf" or not folder.is_dir():
+            return None
+        return own + (2 if self.train.weights == "bf16" else 4) * sum(map(math.prod, shapes_of(folder).values()))
 
     def run(self, context: Context) -> TrainFigures:
         from aifeedback.training.distill import train_distill
