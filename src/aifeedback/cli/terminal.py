@@ -117,7 +117,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, t
     """The first column and those named in ``text`` are set flush left, the others, figures, flush right."""
     drawn = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for index, name in enumerate(header):
-        drawn.add_column(name, justify="left" if index == 0 or name in text else "right")
+        # a name or figure that does not fit goes on in the next line: cut, it would be another one
+        drawn.add_column(name, justify="left" if index == 0 or name in text else "right", overflow="fold")
     for row in rows:
         drawn.add_row(*row)
     console.print(drawn)
