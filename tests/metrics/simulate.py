@@ -282,6 +282,10 @@ WORLDS: dict[str, Callable[[Generator], Draw]] = {
 }
 
 
+WIDE = ("win rate over three training runs",)
+"""Intervals that may hold the truth more often than stated: the spread between runs contains a part of that within one."""
+
+
 def coverage(world: str, draws: int, seed: int = 0) -> float:
     """Share of draws whose interval holds the truth."""
     generator, inside = np.random.default_rng(seed), 0

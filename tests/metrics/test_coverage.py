@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from .simulate import WORLDS, coverage
+from .simulate import WIDE, WORLDS, coverage
 
 
 @pytest.mark.parametrize("world", list(WORLDS))
 def test_intervals_hold_the_truth(world: str) -> None:
     """120 draws have a standard error of two points: a broken interval shows, a slightly wrong one in the campaign."""
-    assert 0.89 <= coverage(world, draws=120) <= 0.995
+    assert 0.89 <= coverage(world, draws=120) <= (1.0 if world in WIDE else 0.995)
 
 
 @pytest.mark.campaign
@@ -18,4 +18,4 @@ def test_intervals_hold_the_truth(world: str) -> None:
 def test_campaign_intervals_hold_the_truth(world: str) -> None:
     inside = coverage(world, draws=2000)
     print(f"{world} | {100 * inside:.1f} %")
-    assert 0.93 <= inside <= 0.97
+    assert 0.93 <= inside <= (1.0 if world in WIDE else 0.97)
