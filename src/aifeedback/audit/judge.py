@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from aifeedback.audit.finding import Finding, ProbeInput, settle
-from aifeedback.audit.prefetch import Answered, Noted, new_questions
+from aifeedback.audit.prefetch import Answered, Noted, new_questions, problems_of
 from aifeedback.audit.probes import PROBES
 from aifeedback.audit.probes.labels import refusal
 from aifeedback.errors import InputError
@@ -38,6 +38,8 @@ class JudgeAudit:
     does not count them."""
     verdicts: Mapping[str, tuple[float | None, float | None]] = field(default_factory=dict)
     """Comparison id → p_first of the judge and of people; what ``audit.diff`` compares."""
+    problems: Mapping[str, int] = field(default_factory=dict)
+    """Reason → answers that are unknown for it, of the pairs and of those that probes made."""
     who: Mapping[str, Any] = field(default_factory=dict)
     """Model, family, version, prompt: what an auditor asks first."""
 
@@ -128,6 +130,7 @@ def audit_judge(
         seconds=time.perf_counter() - started,
         new_calls=None if None in counts or None in before else sum(counts) - sum(before),  # type: ignore[arg-type]
         verdicts={c.id: (p, h) for c, p, h in zip(comparisons, inputs.p_first, inputs.human, strict=True)},
+        problems=problems_of(preferences) + answered.problems,
         who=who or {},
     )
 

@@ -11,6 +11,7 @@ same batch, they are rounded alike, and texts that a judge cannot tell apart get
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,9 +62,11 @@ class Answered:
         """``progress`` is called with the number answered so far."""
         self._labeler = labeler
         self._known: dict[str, Preference] = {}
+        self.problems: Counter[str] = Counter()
+        """Why answers are unknown, of all that were given so far."""
 
         def ask(chunk: Sequence[Comparison]) -> None:
-            self._known |= zip([c.id for c in chunk], labeler.label(chunk), strict=True)
+            self._known |= zip([c.id for c in chunk], self._asked(chunk), strict=True)
             progress(len(self._known))
 
         each_before_pending(partial(ask, questions[start : start + CHUNK]) for start in range(0, len(questions), CHUNK))
@@ -79,5 +82,15 @@ class Answered:
 
     def label(self, comparisons: Sequence[Comparison]) -> list[Preference]:
         missing = [c for c in comparisons if c.id not in self._known]
-        answers = iter(self._labeler.label(missing) if missing else [])
+        answers = iter(self._asked(missing) if missing else [])
         return [self._known[c.id] if c.id in self._known else next(answers) for c in comparisons]
+
+    def _asked(self, comparisons: Sequence[Comparison]) -> Sequence[Preference]:
+        answers = self._labeler.label(comparisons)
+        self.problems += problems_of(answers)
+        return answers
+
+
+def problems_of(preferences: Sequence[Preference]) -> Counter[str]:
+    """Reason → how many preferences are unknown for it."""
+    return Counter(str(one.problem) for one in preferences if one.problem is not None)

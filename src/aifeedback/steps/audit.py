@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from aifeedback.steps.verdict import Verdict, count
 class AuditFigures(Figures):
     judges: list[dict[str, Any]]
     """One audit per judge (``audit.judge.Audit``), findings included."""
+    problems: Mapping[str, int] = {}
+    """Unknown answers of all judges, by problem."""
     rows: Rows | None = None
 
     @property
@@ -139,7 +142,11 @@ class Audit(Step):
                 connect.release_models()  # the next judge gets their memory
 
         audits = each_before_pending(partial(audited, judge) for judge in self.judges.values())
-        figures = AuditFigures(judges=[audit.as_dict() for audit in audits], rows=Rows.of(read.report))
+        figures = AuditFigures(
+            judges=[audit.as_dict() for audit in audits],
+            problems=dict(sum((Counter(audit.problems) for audit in audits), Counter())),
+            rows=Rows.of(read.report),
+        )
         write_json(context.folder / "audit.json", figures.model_dump(mode="json", include={"judges"}))
         write_judge_report(audits, context.folder / "report.html")
         return figures
