@@ -151,6 +151,10 @@ CASES = {
         "probe one=fake:longer two=fake:noisy --probe pressure --probe injection --limit 4 --draws 2 --judge fake:noisy"
         " --temperature 0.4 --max-new-tokens 9",
     ),
+    "staleness": Case(
+        {"policy": "hf:llama", "drawn_from": "hf:llama", "prompts": "prompts.jsonl", "limit": 6, "max_new_tokens": 5},
+        "staleness --policy hf:llama --drawn-from hf:llama --prompts prompts.jsonl --limit 6 --max-new-tokens 5",
+    ),
     "rejudge": Case(
         {"saved": "@compare", "judges": {"fake:second": {"model": "fake:second"}}},
         "rejudge run/stages/compare --judge fake:second",

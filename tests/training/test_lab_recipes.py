@@ -16,6 +16,7 @@ WORLD = {"world.sft": 40, "world.prompts": 24, "world.heldout": 12, "test": 8, "
 RL = {"steps": 2, "prompts_per_step": 2, "zscore_samples": 4, "evaluate_every": 1}
 TOY: dict[str, dict[str, Any]] = {
     "soft-labels": {"pairs": 12, **{f"{stage}.train.steps": 1 for stage in ("rm_soft", "rm_hard", "dpo")}},
+    "refresh": {"pairs": 8, "checked": 6, "rm_steps": 1, "steps": 1},
     "raft": {"limit": 6, "samples": 2, "epochs": 1, "teacher": "lab:base"},
     "self-improvement": {f"improved.train.{key}": value for key, value in RL.items()},
     "over-optimisation": {

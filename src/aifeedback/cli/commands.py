@@ -74,6 +74,12 @@ COMMANDS: dict[str, Verb | Other] = {
         "A folder for responses, findings, report and journal.",
         default_out="runs/probe",
     ),
+    "staleness": Verb(
+        "staleness",
+        "Measure how far a policy has moved from the one whose samples were labelled.",
+        MEASURING,
+        "A folder for samples and metrics.",
+    ),
     "compare": Verb(
         "compare",
         "Compare policies on held-out prompts.",
@@ -140,6 +146,7 @@ EXAMPLES = {
     "audit verify": "aifeedback audit verify runs/demo",
     "audit diff": "aifeedback audit diff runs/audit-may runs/audit-june --fail-on changed",
     "probe": "aifeedback probe before=hf:DIR after=hf:NEW --judge openai:NAME -o probes",
+    "staleness": "aifeedback staleness --policy hf:NEW --drawn-from hf:DIR --prompts prompts.jsonl -o staleness",
     "rejudge": "aifeedback rejudge runs/comparison --judge openai:OTHER -o comparison-other",
     "compare": "aifeedback compare before=hf:DIR after=hf:NEW --prompts test.jsonl --judge hf:JUDGE -o comparison",
     "plan": "aifeedback plan --labels 20000 --judge-agreement 0.72",

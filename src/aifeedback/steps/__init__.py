@@ -27,6 +27,7 @@ STEPS = {
     "kto": "kto:Kto",
     "distill": "distill:Distill",
     "rl": "rl:Rl",
+    "staleness": "staleness:Staleness",
     "compare": "compare:Compare",
     "rejudge": "rejudge:Rejudge",
     "safety": "safety:Safety",
