@@ -12,6 +12,7 @@ import pytest
 from tiny import save_llama
 
 from aifeedback.errors import InputError, RecipeError, TrainingError
+from aifeedback.judging.ranking import RankScorer
 from aifeedback.steps.rewards import RewardSpec
 from aifeedback.steps.rl import Rl
 from aifeedback.steps.step import Context
@@ -186,7 +187,7 @@ def test_a_rank_by_hand() -> None:
     """Of two answers the fitted chance is the judge's 0.8: values 0.6 and −0.6. With A twice, A ties with itself:
     (0.5 + 0.8)/2 = 0.65 → 0.3 for each, and B has 0.2 → −0.6; the values of a prompt add up to 0."""
     judge = PairJudge({("A", "B"): 0.8})
-    reward = rewards.judge_rank(judge)
+    reward = rewards.judge_rank(RankScorer(judge))
     assert reward(["p", "p"], ["A", "B"]) == pytest.approx([0.6, -0.6], abs=0.01)
     assert reward(["p"] * 3, ["A", "B", "A"]) == pytest.approx([0.3, -0.6, 0.3], abs=0.01)
     assert judge.asked == [("A", "B")] * 2
@@ -195,14 +196,14 @@ def test_a_rank_by_hand() -> None:
 def test_a_rank_without_doubt_is_the_normalised_rank() -> None:
     order = "DBAC"  # best first
     judge = PairJudge({(a, b): float(order.index(a) < order.index(b)) for a in order for b in order if a != b})
-    values = rewards.judge_rank(judge)(["p"] * 4, list("ABCD"))
+    values = rewards.judge_rank(RankScorer(judge))(["p"] * 4, list("ABCD"))
     # 2·(4 − rank)/3 − 1 for the ranks 3, 2, 4, 1
     assert values == pytest.approx([-1 / 3, 1 / 3, -1.0, 1.0], abs=0.02)
 
 
 def test_ranks_that_are_not_known() -> None:
     """One answer alone, and a prompt whose judgements do not connect its answers; the others keep theirs."""
-    reward = rewards.judge_rank(PairJudge({("A", "B"): 0.8, ("C", "D"): 0.7}))
+    reward = rewards.judge_rank(RankScorer(PairJudge({("A", "B"): 0.8, ("C", "D"): 0.7})))
     values = reward(["p", "p", "q", "q", "q", "r"], ["A", "B", "C", "D", "E", "F"])
     assert values[:2] == pytest.approx([0.6, -0.6], abs=0.01)
     assert values[2:] == [None] * 4

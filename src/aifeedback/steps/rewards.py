@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from aifeedback.config import Cli, Config
 from aifeedback.errors import RecipeError
-from aifeedback.judging.ranking import Design
+from aifeedback.judging.ranking import Design, RankScorer
 from aifeedback.judging.spec import JudgeSpec, Served, rating_alone
 from aifeedback.models import lineage
 from aifeedback.models.lineage import Origin
@@ -221,7 +221,8 @@ def _source(spec: RewardSpec, context: Context) -> RewardFn:
         return rewards.against_reference(connect.labeler(spec.judge, context))
     if spec.judge and spec.rank:
         labeler = connect.labeler(spec.judge, context)
-        return rewards.judge_rank(labeler, design=spec.rank, rounds=spec.rounds, seed=context.seed)
+        ranker = RankScorer(labeler, design=spec.rank, rounds=spec.rounds, seed=context.seed)
+        return rewards.judge_rank(ranker, "all pairs" if spec.rank == "all" else f"tournament of {spec.rounds} rounds")
     if spec.judge:
         return rewards.judge_score(connect.scorer(spec.judge, context))
     assert spec.source is not None

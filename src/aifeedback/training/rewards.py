@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from aifeedback import extensions
 from aifeedback.errors import InputError, RecipeError, TrainingError
-from aifeedback.judging.ranking import Design, RankScorer
 from aifeedback.types import Comparison, Completion, Labeler, Prompt, RewardFn, Scorer
 
 if TYPE_CHECKING:
@@ -36,6 +35,14 @@ class ByCriterion(Protocol):
     @property
     def shares(self) -> Sequence[float]: ...
     def score_all(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Any: ...
+
+
+class Ranker(Protocol):
+    """Ranks the responses to each prompt (``judging.ranking.RankScorer``): scores, each with the calls behind it."""
+
+    @property
+    def name(self) -> str: ...
+    def rank(self, prompts: Sequence[Prompt], completions: Sequence[Completion]) -> Sequence[Any]: ...
 
 
 class Reward:
@@ -146,21 +153,20 @@ def _of_rubric(scorer: ByCriterion) -> Criteria:
     return reward
 
 
-def judge_rank(labeler: Labeler, *, design: Design = "all", rounds: int = 2, seed: int = 0) -> Reward:
-    """Where each completion ranks among those of its prompt in the same call, in [−1, 1] (``ranking.RankScorer``).
+def judge_rank(ranker: Ranker, how: str = "all pairs") -> Reward:
+    """Where each completion ranks among those of its prompt in the same call, in [−1, 1].
 
     The reward has mean 0 over a prompt, whatever the judge makes of the prompt itself. None for a completion without
-    another of its prompt, and for all of a prompt whose known judgements do not connect them.
+    another of its prompt, and for all of a prompt whose known judgements do not connect them. ``how``: the design, as
+    it enters the reward's name.
     """
-    scorer = RankScorer(labeler, design=design, rounds=rounds, seed=seed)
 
     def score(prompts: Sequence[Any], completions: Sequence[str], **columns: Sequence[Any]) -> Values:
-        ranked = scorer.rank(*records(prompts, completions))
+        ranked = ranker.rank(*records(prompts, completions))
         reward.calls = [one.calls for one in ranked]
         return [one.score.value for one in ranked]
 
-    how = "all pairs" if design == "all" else f"tournament of {rounds} rounds"
-    reward = Reward(f"judge {scorer.name}, {how}", score)
+    reward = Reward(f"judge {ranker.name}, {how}", score)
     return reward
 
 
