@@ -17,6 +17,7 @@ from aifeedback.errors import AIFeedbackError, RecipeError
 from aifeedback.pipeline import recipe, runner
 from aifeedback.pipeline.run_folder import RunFolder
 from aifeedback.pipeline.summary import summarise
+from aifeedback.steps import step_class
 
 TEXT = """
 name: tiny
@@ -151,3 +152,67 @@ def test_progress_that_arrives_after_the_end_of_a_stage_is_let_go() -> None:
         watcher.finished("labels", seconds=1.0, skipped=False)
         watcher.advanced("labels", 2, 2, {})
         assert not watcher.tasks
+
+
+SHARED = """
+name: shared
+workers: 2
+settings: {data: DATA}
+stages:
+  - {id: pairs, stage: pairs, data: "${data}", heldout: 20}
+  - {id: later, stage: label, comparisons: "@pairs/train.jsonl", judge: {model: "lab:judge", prompt: "lab:pairwise"}}
+  - {id: other, stage: label, comparisons: "${data}", judge: {model: "lab:judge", prompt: "lab:judge-pairwise"}}
+  - {id: now, stage: label, comparisons: "${data}", judge: {model: "lab:judge", prompt: "lab:pairwise"}, limit: 30}
+"""
+
+
+def test_stages_that_may_ask_one_model_the_same_run_in_the_order_of_the_recipe(tmp_path: Path) -> None:
+    """Which of them asks first would decide what is computed beside a shared question, and so its last bits."""
+    file = tmp_path / "shared.yaml"
+    file.write_text(SHARED.replace("DATA", str(pairs_file(tmp_path))).replace("lab:judge-pairwise", "general-base"))
+    loaded = recipe.load(file)
+    asked = {stage.id: runner.questions(stage.step) for stage in loaded.stages}
+    assert asked["later"] == asked["now"] != frozenset()
+    assert asked["later"].isdisjoint(asked["other"])
+    assert asked["pairs"] == frozenset()
+
+    class Order(Seen):
+        def __init__(self) -> None:
+            super().__init__()
+            self.events: list[tuple[str, str]] = []
+
+        def started(self, stage_id: str) -> None:
+            self.events.append(("start", stage_id))
+
+        def finished(self, stage_id: str, *, seconds: float, skipped: bool, **_: object) -> None:
+            self.events.append(("end", stage_id))
+
+    order = Order()
+    runner.run(loaded, tmp_path / "run", order)
+    assert order.events.index(("end", "later")) < order.events.index(("start", "now"))
+    assert order.events.index(("start", "other")) < order.events.index(("end", "pairs"))
+
+
+def test_what_stages_share_is_read_off_their_settings(tmp_path: Path) -> None:
+    """Served models and oracles answer alike whatever is asked beside; a grid asks what each of its cells asks."""
+    judge = {"model": "lab:judge", "prompt": "lab:pairwise"}
+    steps = {
+        "one": {"stage": "label", "comparisons": "p.jsonl", "judge": judge},
+        "with_rationale": {"stage": "label", "comparisons": "p.jsonl", "judge": {**judge, "rationale": True}},
+        "grid": {"stage": "grid", "comparisons": "p.jsonl", "judges": ["lab:judge"], "prompts": ["lab:pairwise"]},
+        "panel": {"stage": "label", "comparisons": "p.jsonl", "judge": {"members": [judge, {"model": "gold:lab"}]}},
+        "gold": {"stage": "label", "comparisons": "p.jsonl", "judge": "gold:lab"},
+        "served": {"stage": "label", "comparisons": "p.jsonl", "judge": "openai:x"},
+        "sample": {"stage": "sample", "model": "lab:base", "prompts": "q.jsonl"},
+        "train": {"stage": "sft", "model": "lab:base", "data": "d.jsonl"},
+    }
+    asked = {
+        name: runner.questions(
+            step_class(str(step["stage"])).model_validate({k: v for k, v in step.items() if k != "stage"})
+        )
+        for name, step in steps.items()
+    }
+    assert asked["one"] == asked["grid"] == asked["panel"]
+    assert asked["one"].isdisjoint(asked["with_rationale"])
+    assert asked["gold"] == asked["served"] == asked["train"] == frozenset()
+    assert asked["sample"] == {"lab:base"}

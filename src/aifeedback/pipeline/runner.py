@@ -3,7 +3,9 @@
 A stage whose calls wait in a server's batch leaves the others to finish; the run then stops, and the next start collects.
 
 Each stage runs in a worker process with one torch thread (two torch threads on two shared cores are slower than two
-processes), so results do not depend on how many run at once. A worker whose parent died ends itself.
+processes). Stages that may ask one local model the same question run in the order of the recipe: the answer that is
+journaled first serves all of them, and its last bits depend on what was computed beside it. So results do not depend on
+how many stages run at once. A worker whose parent died ends itself.
 """
 
 from __future__ import annotations
@@ -29,10 +31,11 @@ import yaml
 from aifeedback.errors import AIFeedbackError, BatchPending, RecipeError
 from aifeedback.extensions import source_of
 from aifeedback.models.journal.digests import seal
+from aifeedback.models.journal.integrity import canonical
 from aifeedback.pipeline import checks
 from aifeedback.pipeline.recipe import Recipe, Stage
 from aifeedback.pipeline.run_folder import RunFolder
-from aifeedback.refs import digest_ref
+from aifeedback.refs import ModelRef, digest_ref
 from aifeedback.steps import step_class
 from aifeedback.steps.step import Context, Step
 from aifeedback.steps.verdict import Verdict
@@ -86,12 +89,33 @@ def run(recipe: Recipe, folder: Path, watcher: Watcher) -> dict[str, Any]:
         return manifest
 
 
+SAMPLING = frozenset({"sample", "compare", "safety", "probe", "revise"})
+"""Steps whose models answer through the journal; a trainer's do not."""
+QUESTION = ("model", "prompt", "by", "rationale", "shots")
+"""Settings of a judge without which two stages cannot ask it the same."""
+
+
+def questions(step: Step) -> frozenset[str]:
+    """What a step asks local models, as far as settings tell: two steps without a common element share no question."""
+    cells = getattr(step, "cells", None)
+    judges = cells() if cells else checks.judges_in(step)
+    asked = {
+        canonical({name: value for name, value in judge.model_dump(mode="json").items() if name in QUESTION})
+        for judge in judges
+        if judge.model.is_local
+    }
+    if step.kind in SAMPLING:
+        asked |= {str(ref) for ref in step.refs() if isinstance(ref, ModelRef) and ref.is_local}
+    return frozenset(asked)
+
+
 class _Execution:
     """The loop that hands stages to workers as soon as what they need is there."""
 
     def __init__(self, recipe: Recipe, place: RunFolder, prints: Mapping[str, str], watcher: Watcher) -> None:
         self.recipe, self.place, self.prints, self.watcher = recipe, place, prints, watcher
         self.running: dict[Future[dict[str, Any]], str] = {}
+        self.questions = {stage.id: questions(stage.step) for stage in recipe.stages}
         self.pending: list[str] = []
         """What stages wait for, in batches of a server."""
 
@@ -128,10 +152,14 @@ class _Execution:
                 raise
 
     def _submit_ready(self, pool: ProcessPoolExecutor, waiting: dict[str, Stage], done: set[str]) -> None:
+        held = frozenset[str]().union(*(self.questions[stage_id] for stage_id in self.running.values()))
         for stage in list(waiting.values()):
             if len(self.running) >= self.recipe.workers:
                 return
-            if all(need in done for need in stage.needs):
+            own = self.questions[stage.id]
+            is_free = held.isdisjoint(own)
+            held |= own
+            if is_free and all(need in done for need in stage.needs):
                 del waiting[stage.id]
                 folder = self.place.prepare(stage.id, self.prints[stage.id])
                 run = self.place.path.absolute()
