@@ -87,7 +87,7 @@ def test_what_cannot_be_chosen_by_is_refused(tmp_path: Path, monkeypatch: pytest
         run(tmp_path, completions="plain.jsonl")
     with pytest.raises(FileError, match="'high' is not a score"):
         run(tmp_path, completions=scored(Path("words.jsonl"), [["high"]]))
-    with pytest.raises(RecipeError, match="needs a --reward"):
+    with pytest.raises(RecipeError, match="has no effect without --reward"):
         BestOfN.from_options({"completions": "plain.jsonl", "rank": "all"})
 
 

@@ -29,7 +29,7 @@ class PageRater(NamedTuple):
     name: str
     seed: int = 0
     temperature: float = 0.5
-    """0.5 is a careful rater; at 2.5 two raters agree as often as people do (about 75 % of pairs as gold)."""
+    """0.5 is a careful rater; at 2.5 a rater agrees with gold on about 75 % of pairs."""
 
     def rate_all(self, link: str, wait: Callable[[float], None] = lambda seconds: None) -> int:
         """Open the secret link, rate until nothing is left, return how many items; ``wait`` gets the reading time of each.

@@ -223,10 +223,10 @@ def _right(choice: Floats, people: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class PositionBias(Estimate):
-    """``value`` is the share of pairs whose *same slot* won in both orders: 0 for a judge blind to position."""
+    """``value`` is the share of pairs in which the same position won in both orders: 0 for a judge blind to position."""
 
     slot: Literal["first", "second", "neither"] = "neither"
-    """The slot that is favoured, if the two differ at the 5 % level (sign test)."""
+    """The position that is favoured, if the two differ at the level 1 − confidence (sign test; over prompts a t test)."""
     slot_p_value: float = NOT_KNOWN
     slot_first: int = 0
     """Pairs where the response shown first won in both orders."""

@@ -295,10 +295,10 @@ def compare_win_rates(
 
     ``first[i]`` and ``second[i]`` are p_first of each policy on row i. The value is the mean of first − second with a
     paired t interval (over prompts where given); ``test`` gives the p-value: paired ``t``; ``wilcoxon`` signed ranks
-    (equal rows dropped, normal approximation with tie correction); ``mcnemar``, exact, on the labels binarised at 0.5
-    (rows where either is a tie are left out); ``permutation`` of signs, Phipson & Smyth's (b + 1)/(m + 1). Rows
-    unknown in either column are dropped and counted. Differences without spread are tested, and get an interval, by
-    their number alone (``intervals.equal_rows``).
+    (equal rows dropped; exact for small samples without ties, otherwise a normal approximation with tie correction);
+    ``mcnemar``, exact, on the labels binarised at 0.5 (rows where either is a tie are left out); ``permutation`` of
+    signs, Phipson & Smyth's (b + 1)/(m + 1). Rows unknown in either column are dropped and counted. Where all
+    differences are equal, test and interval come from their number alone (``intervals.equal_rows``).
     """
     a, b = probabilities(first, "first"), probabilities(second, "second")
     (a, b), kept, dropped = known_rows(first=a, second=b)

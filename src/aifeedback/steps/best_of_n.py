@@ -43,7 +43,7 @@ class Kept(Record):
 
     reward: float
     samples: int
-    """Samples of the prompt with a known reward, among which it is the best."""
+    """Samples of the prompt with a known reward, from which it was selected."""
 
 
 class Point(Figures):
@@ -55,7 +55,7 @@ class Point(Figures):
     gain: Measured
     """The same less the expected reward of one sample, on the same prompts."""
     kl: float
-    """Highest KL from the sampling policy, nats per response: ln n − (n − 1)/n."""
+    """Upper bound on the KL from the sampling policy, nats per response: ln n − (n − 1)/n."""
 
 
 class BestOfNFigures(Figures):
@@ -68,12 +68,13 @@ class BestOfNFigures(Figures):
     """Samples without a known reward; never chosen."""
     reward: str
     curve: list[Point]
-    """n = 1, 2, 4 … up to the number of known samples that at least half of the prompts have, over those prompts."""
+    """n = 1, 2, 4 … up to the largest n for which at least half of the prompts with a known reward have n of them; every
+    point is over the prompts that reach it."""
     rows: Rows
     selected_by: tuple[Trainer, ...] = ()
-    """Whose feedback the reward is; a model that is trained on the result records it."""
+    """Sources of the feedback behind the reward; a model that is trained on the file records them."""
     unrecorded: tuple[str, ...] = ()
-    """What is not known of that."""
+    """Parts of that origin that could not be determined."""
 
     @property
     def is_unread(self) -> bool:
@@ -95,7 +96,7 @@ class BestOfNFigures(Figures):
 
 
 class BestOfN(Step):
-    """Keep the completion with the highest reward of each prompt; writes best.jsonl, which ``train sft`` takes."""
+    """Keep the completions with the highest rewards of each prompt; writes best.jsonl, which ``train sft`` takes."""
 
     kind: ClassVar[str] = "best_of_n"
     main: ClassVar[str] = "best.jsonl"
@@ -124,7 +125,7 @@ class BestOfN(Step):
             settings["reward"] = reward_from_options(named, weights, judge, served)
         elif judge or served or weights:
             option = "reward-weight" if weights else next(iter({**judge, **served})).replace("_", "-")
-            raise RecipeError("needs a --reward that it is about", key=f"--{option}", fix="add --reward judge:MODEL")
+            raise RecipeError("has no effect without --reward", key=f"--{option}", fix="add --reward judge:MODEL")
         return super().from_options(settings, chosen)
 
     def requires(self) -> Iterator[str]:
@@ -228,7 +229,8 @@ class BestOfN(Step):
 def curve(known: Sequence[Sequence[float]]) -> list[Point]:
     """Expected reward of best-of-n against n; ``known``: the known rewards of each prompt's samples.
 
-    It ends at the number of samples that at least half of the prompts with a known reward have, and is over those.
+    It ends at the largest n for which at least half of the prompts with a known reward have n of them; every point is
+    over the prompts that reach it.
     """
     from aifeedback.metrics import best_of_n_kl, expected_best
 
