@@ -1,6 +1,6 @@
 """Attention over a packed tree of sequences, as an attention function of transformers; differentiable.
 
-*On a CPU* one call of our own kernel (``native``), or a cascade of dense blocks in PyTorch's (``tree_attention.py``).
+*On a CPU* one call of our own kernel (``native``), or, without it, a cascade of dense blocks on PyTorch's.
 
 *On a GPU* the same visibility, j ≤ i < end[j], is one flex_attention call.
 
@@ -13,7 +13,7 @@ exact: with (o₁, l₁) and (o₂, l₂), o = o₁ + σ(l₂ − l₁)·(o₂ �
 block the *merged* output and log-sum-exp, from which it recovers its share of the gradient.
 
 Short blocks of about equal length share one call, since a call costs as much as tens of tokens: each is padded at its
-end, where its own queries do not look, with its last token.
+end with copies of its last token, which the causal order keeps from its own queries.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class KeyValue(NamedTuple):
 def cascade(
     query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scale: float | None, chain: KeyValue | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Output (1, heads, T, head size), contiguous once heads and T change places, and log-sum-exp (1, heads, T)."""
+    """Output (1, heads, T, head size), contiguous after heads and T are transposed, and log-sum-exp (1, heads, T)."""
     _, heads, total, size = query.shape
     out = query.new_empty(1, total, heads, size).transpose(1, 2)
     lse = out.new_empty(1, total, heads, dtype=torch.promote_types(out.dtype, torch.float32)).transpose(1, 2)
@@ -191,11 +191,11 @@ class Plan:
     collect: dict[int, KeyValue] | None = None
     """Filled with this pack's own keys and values where given."""
     reads: NDArray[np.int64] | None = None
-    """The only places whose final hidden states are wanted, ascending; None: not said."""
+    """The only places whose final hidden states are wanted, ascending; None if unspecified."""
     _made: dict[Any, Any] = field(default_factory=dict)
 
     def meet(self, layer: int, key: Tensor, value: Tensor) -> KeyValue | None:
-        """The keys and values that a layer's queries see besides these, its own, which are kept where they are wanted."""
+        """The cached keys and values before the pack, or None; the layer's own (these) are stored if they are collected."""
         if self.collect is not None:
             self.collect[layer] = KeyValue(key, value)
         return self.chain[layer] if self.chain is not None else None
@@ -207,7 +207,7 @@ class Plan:
         return self._made[key]
 
     def visible(self, window: int | None, device: torch.device) -> Tensor:
-        """(T, chain + T) booleans: which query sees which key; ``window``: a key this far back is out of sight."""
+        """(T, chain + T) booleans: which query sees which key; ``window``: keys at this distance or more are masked."""
         depth_T = torch.from_numpy(self.layout.depth_T).to(device)
         end_T = torch.from_numpy(self.layout.end_T).to(device)
         at_T = torch.arange(len(depth_T), device=device)
@@ -254,7 +254,7 @@ def tree_attention(
 
 
 def window_of(module: Any, keywords: dict[str, Any]) -> int | None:
-    """The sliding window of this layer: as it is passed, else as the configuration tells."""
+    """The sliding window of this layer: as it is passed, otherwise from the configuration."""
     if "sliding_window" in keywords:
         return keywords["sliding_window"]
     config = module.config
@@ -346,7 +346,7 @@ def configs_of(model: Any) -> list[Any]:
 
 @contextmanager
 def attention(configs: Sequence[Any], name: str) -> Generator[None]:
-    """A model with another attention function; its own is back afterwards."""
+    """Use another attention function for the model, and restore its own on exit."""
     before = [config._attn_implementation_internal for config in configs]
     try:
         for config in configs:

@@ -1,6 +1,6 @@
 """Quality of AI labels and rewards against human labels: agreement, reward accuracy, position bias, repeatability.
 
-Every row counts or is counted: two identical responses are a tie whatever the label says; an empty response keeps its
+No row is dropped silently. Two identical responses are a tie whatever the label says; an empty response keeps its
 label and is counted, and has no length ratio; an unknown label is counted as unknown.
 """
 
@@ -91,9 +91,9 @@ def _equal_pairs(verdicts: Floats, known: NDArray[np.bool_]) -> Floats:
 @dataclass(frozen=True)
 class Agreement(Estimate):
     ties: int = 0
-    """Rows on which the label that is being checked makes no choice (p_first = 0.5, equal rewards)."""
+    """Rows on which the label under test prefers neither response (p_first = 0.5, equal rewards)."""
     undecided: int = 0
-    """Rows left out because the people make none (0.5, or closer to it than ``min_margin``)."""
+    """Rows left out because the human label is 0.5, or closer to it than ``min_margin``."""
 
 
 def alignment(

@@ -92,10 +92,10 @@ def sign_test(wins: int, losses: int) -> float:
 
 
 def rate_above(values: Floats, tolerated: float, clusters: NDArray[np.intp] | None = None) -> float:
-    """One-sided p-value that a share is at most ``tolerated``: the exact binomial tail.
+    """One-sided p-value of the null hypothesis that a share is at most ``tolerated``: the exact binomial tail.
 
     With clusters it is read at the effective number of rows, as ``share_interval`` reads the interval of Korn and
-    Graubard (1998), and never at more rows than there are. NaN without rows.
+    Graubard (1998), at most the actual number. NaN without rows.
     """
     n = len(values)
     if n == 0:
@@ -113,8 +113,8 @@ def rate_above(values: Floats, tolerated: float, clusters: NDArray[np.intp] | No
 
 
 def paired_shares_test(gaps: Floats, clusters: NDArray[np.intp] | None = None) -> float:
-    """Two-sided p-value that the mean of paired differences of verdicts is zero: the exact sign test, with clusters
-    Student's t over them. 1 where no pair differs; NaN without rows."""
+    """Two-sided p-value of the null hypothesis that paired differences of verdicts have mean zero: the exact sign test,
+    with clusters Student's t over them. 1 where no pair differs; NaN without rows."""
     if len(gaps) == 0:
         return math.nan
     if clusters is not None:
@@ -174,8 +174,8 @@ class WinRate(Estimate):
     hard_value: float = NOT_KNOWN
     """(wins + ties / 2) / n: the win rate of the binarised labels."""
     p_value: float = NOT_KNOWN
-    """Two-sided, against 50 %: sign test on hard labels without clusters, else t-test; rows or prompts without spread
-    are tested by their number (``intervals.equal_rows_test``)."""
+    """Two-sided, against 50 %: sign test on hard labels without clusters, else t-test; where all rows or
+    prompts are equal, from their number alone (``intervals.equal_rows_test``)."""
 
 
 def win_rate(

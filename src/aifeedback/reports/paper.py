@@ -370,7 +370,7 @@ def _over_optimisation(results: Results) -> Table:
             )
             claims.append((f"from the best checkpoint on the reward rises by {rise:.2f}", rise > 0 or None))
             claims.append(("the watched score ends below its best", apart(best, last)))
-    return Table("Too little pull to the starting policy", "Gao et al. 2023 (arXiv 2210.10760); shape (7) of the method", rows,
+    return Table("Too little pull to the starting policy", "Gao et al. 2023 (arXiv 2210.10760)", rows,
                  "With a small β the reward keeps rising while an independent measure turns over.", *judged(claims),
                  reference=None, is_share=False)  # fmt: skip
 

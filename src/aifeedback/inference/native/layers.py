@@ -4,9 +4,10 @@
   layer's outputs only those that become a logit or a score are needed. So queries, attention, output projection
   and MLP of all other tokens are left out there; keys and values, which the read places look at, are not. Exact,
   gradients included. What it saves is up to one layer of all.
-- *The others in two calls* of the kernels, before and after attention, where nothing learns: states of a few tokens stay
-  in the cache from the norm to the rotated heads, and from the attention's output to that of the MLP; the last layer's keys
-  and values in one. Wide models, short passes, adapters and anything that is listened to keep the model's own steps.
+- *The others in two calls* of the kernels, one before attention and one after it, where no gradient is needed. States of
+  a few tokens stay in the cache from the norm to the rotated heads, and from the attention's output to that of the MLP.
+  In the last layer one call computes keys and values. Wide models, short passes, adapters and modules with hooks keep
+  the model's own steps.
 
 As with the other stand-ins (``fused.py``), a layer is taken over only if it gives the same numbers on a trial.
 """
@@ -31,10 +32,10 @@ PROJECTIONS = {"q_proj", "k_proj", "v_proj", "o_proj"}
 NORMS = {"q_norm", "k_norm"}
 MATRICES = {"gate_proj", "up_proj", "down_proj"}
 WIDEST = 1024
-"""Above this width a few tokens' states no longer stay in the cache, and PyTorch's matrix products are faster; so they are
-in passes with fewer tokens than the model is wide, since each call lays out the weights anew."""
+"""Above this width a few tokens' states no longer stay in the cache, and PyTorch's matrix products are faster. They are
+also faster in a pass with fewer tokens than the model's width, because every call of the kernel repacks the weights."""
 ALIKE = 5
-"""Tokens of a trial at one scale: two, below them one branch of two and one of one."""
+"""Tokens of the trial tree at each scale: a root segment of two, with one branch of two tokens and one of one."""
 TRIAL = Layout(
     tokens_T=np.arange(3 * ALIKE),
     depth_T=np.tile([0, 1, 2, 3, 2], 3),
@@ -87,8 +88,8 @@ def _is_known(layer: Any) -> bool:
 
 
 def _is_plain(layer: Any, plan: Plan, turn: tuple[Tensor, ...]) -> bool:
-    """Whether this pass has no window in this layer, no dropout, rotates whole heads, as written out below, and nobody
-    listens to the attention, which is not called as a module."""
+    """Whether the layer can be computed as written out below in this pass: no effective sliding window, no dropout, a
+    rotation of whole heads, no hooks on the attention module (which is not called, so that they would not run)."""
     attends = layer.self_attn
     window = window_of(attends, {k: v for k, v in vars(attends).items() if k == "sliding_window"})
     looks_back = window is None or window > int(plan.layout.depth_T.max())
@@ -98,7 +99,7 @@ def _is_plain(layer: Any, plan: Plan, turn: tuple[Tensor, ...]) -> bool:
 
 
 def _is_bare(layer: Any) -> bool:
-    """Whether a layer is its weights and nothing else: plain linear layers of no great width that nobody listens to."""
+    """Whether a layer is its weights and nothing else: plain linear layers of no great width, without hooks."""
     attends, mlp = layer.self_attn, layer.mlp
     if not all(isinstance(getattr(mlp, name, None), nn.Linear) for name in MATRICES):
         return False
